@@ -1,0 +1,1 @@
+"""Mask decoders: one file or folder for each family."""

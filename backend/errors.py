@@ -1,0 +1,37 @@
+"""The errors of Maskloom, divided by who can fix them.
+
+::
+
+    MaskloomError
+    ├── RequestError        the caller: a body, a prompt or a labelling config that cannot be read
+    │   ├── ConfigError     the labelling config
+    │   └── ImageError      the image: missing, refused, too large, broken
+    ├── SetupError          whoever runs Maskloom: settings, weights, a busy port, a missing program
+    └── RemoteError         another service, Label Studio above all, did not answer as it should
+"""
+
+from __future__ import annotations
+
+
+class MaskloomError(Exception):
+    """Anything that Maskloom says on purpose; the message names what happened, where, and what to do."""
+
+
+class RequestError(MaskloomError):
+    """The caller can fix it."""
+
+
+class ConfigError(RequestError):
+    """The labelling config cannot be used."""
+
+
+class ImageError(RequestError):
+    """The image of a task cannot be had."""
+
+
+class SetupError(MaskloomError):
+    """Whoever runs Maskloom can fix it."""
+
+
+class RemoteError(MaskloomError):
+    """A service that Maskloom depends on failed."""

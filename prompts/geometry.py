@@ -1,0 +1,125 @@
+"""Sizes, coordinates and shapes: the only place that turns percent into pixels and outlines into masks.
+
+Coordinates are pixels of the upright image, ``x`` to the right and ``y`` down; pixel ``(row, column)`` covers
+``[column, column + 1) x [row, row + 1)``. Masks are ``(H, W)`` bool.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+_SUBPIXEL_BITS = 4
+"""OpenCV draws outlines on a grid of 1/16 pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Height and width of an image in pixels, always in that order."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"expected at least 1 x 1 pixel, got height {self.height} and width {self.width}")
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+def size_of(array: NDArray[np.generic]) -> Size:
+    """The size of an image ``(H, W, ...)`` or a mask ``(H, W)``."""
+    return Size(int(array.shape[0]), int(array.shape[1]))
+
+
+def percent_to_pixels(points: FloatArray, size: Size) -> FloatArray:
+    """Points ``(N, 2)`` in percent of the image's width and height, to pixels."""
+    return np.asarray(points, np.float64).reshape(-1, 2) * (size.width / 100, size.height / 100)
+
+
+def pixels_to_percent(points: FloatArray, size: Size) -> FloatArray:
+    """Points ``(N, 2)`` in pixels, to percent of the image's width and height."""
+    return np.asarray(points, np.float64).reshape(-1, 2) * (100 / size.width, 100 / size.height)
+
+
+def rotated_rectangle(x: float, y: float, width: float, height: float, degrees: float) -> FloatArray:
+    """The corners ``(4, 2)`` of a rectangle turned clockwise around its own top-left corner ``(x, y)``."""
+    angle = math.radians(degrees)
+    across = np.array([math.cos(angle), math.sin(angle)]) * width
+    down = np.array([-math.sin(angle), math.cos(angle)]) * height
+    corner = np.array([x, y], np.float64)
+    return np.stack([corner, corner + across, corner + across + down, corner + down])
+
+
+def ellipse_outline(x: float, y: float, radius_x: float, radius_y: float, degrees: float) -> FloatArray:
+    """The outline ``(64, 2)`` of an ellipse around ``(x, y)``, turned clockwise."""
+    turn = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+    flat = np.stack([radius_x * np.cos(turn), radius_y * np.sin(turn)], axis=1)
+    angle = math.radians(degrees)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    outline: FloatArray = flat @ rotation + (x, y)
+    return outline
+
+
+def bounding_box(points: FloatArray) -> tuple[float, float, float, float]:
+    """The upright box ``(x0, y0, x1, y1)`` around points ``(N, 2)``."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def mask_box(mask: BoolArray) -> tuple[int, int, int, int] | None:
+    """The box ``(x0, y0, x1, y1)`` around a mask, the far sides exclusive; None for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def clip_box(xyxy: tuple[float, float, float, float], size: Size) -> tuple[int, int, int, int]:
+    """The pixels that a box touches, as ``(x0, y0, x1, y1)`` with the far sides exclusive and at least one pixel."""
+    x0 = min(max(math.floor(xyxy[0]), 0), size.width - 1)
+    y0 = min(max(math.floor(xyxy[1]), 0), size.height - 1)
+    x1 = min(max(math.ceil(xyxy[2]), x0 + 1), size.width)
+    y1 = min(max(math.ceil(xyxy[3]), y0 + 1), size.height)
+    return x0, y0, x1, y1
+
+
+def box_mask(xyxy: tuple[float, float, float, float], size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of every pixel that a box touches."""
+    x0, y0, x1, y1 = clip_box(xyxy, size)
+    mask = np.zeros((size.height, size.width), np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def polygon_mask(points: FloatArray, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` inside a closed outline ``(N, 2)``; a line or a point covers the pixels that it touches."""
+    canvas = np.zeros((size.height, size.width), np.uint8)
+    cv2.fillPoly(canvas, [_fixed_point(points)], 1, cv2.LINE_8, _SUBPIXEL_BITS)
+    return canvas.astype(np.bool_)
+
+
+def stroke_mask(points: FloatArray, width: float, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a round brush of ``width`` pixels moved along ``(N, 2)``."""
+    canvas = np.zeros((size.height, size.width), np.uint8)
+    path = _fixed_point(points)
+    thickness = max(1, round(width))
+    cv2.polylines(canvas, [path], False, 1, thickness, cv2.LINE_8, _SUBPIXEL_BITS)
+    radius = max(0, round((width - 1) / 2 * (1 << _SUBPIXEL_BITS)))
+    for x, y in path[[0, -1]].tolist():
+        cv2.circle(canvas, (x, y), radius, 1, -1, cv2.LINE_8, _SUBPIXEL_BITS)
+    return canvas.astype(np.bool_)
+
+
+def _fixed_point(points: FloatArray) -> NDArray[np.int32]:
+    """Points in OpenCV's fixed-point frame, in which whole numbers are pixel centres."""
+    return np.round((np.asarray(points, np.float64).reshape(-1, 2) - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)

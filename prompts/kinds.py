@@ -1,0 +1,245 @@
+"""The kinds of prompt, as values: a closed union, so that a decoder which forgets one does not type-check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompts.geometry import BoolArray, FloatArray, Size, box_mask, polygon_mask, size_of
+
+Image = NDArray[np.uint8]
+"""An upright RGB image, ``(H, W, 3)``."""
+
+
+class PromptError(ValueError):
+    """A prompt that cannot mean anything; the message says what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A noun phrase; a negative one says what the answer must not be."""
+
+    phrase: str
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.phrase.strip():
+            raise PromptError("expected a phrase, got an empty text")
+
+
+@dataclass(frozen=True, slots=True)
+class PointPrompt:
+    """A click at ``xy`` pixels."""
+
+    xy: tuple[float, float]
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.xy).all():
+            raise PromptError(f"expected a point of finite pixels, got {self.xy}")
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPrompt:
+    """An upright box ``(x0, y0, x1, y1)`` in pixels around one object."""
+
+    xyxy: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.xyxy
+        if not np.isfinite(self.xyxy).all() or x1 < x0 or y1 < y0:
+            raise PromptError(f"expected a box (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, got {self.xyxy}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScribblePrompt:
+    """Brush strokes, rendered: ``mask (H, W)``."""
+
+    mask: BoolArray
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        _check_mask(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonPrompt:
+    """A rough outline ``points (N, 2)`` in pixels around one object."""
+
+    points: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or self.points.shape[1] != 2 or len(self.points) < 3:
+            raise PromptError(f"expected at least 3 points (N, 2), got an array of shape {self.points.shape}")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPrompt:
+    """A mask ``(H, W)`` of the object to refine."""
+
+    mask: BoolArray
+
+    def __post_init__(self) -> None:
+        _check_mask(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePrompt:
+    """A region ``mask (H, W)`` of ``image (H, W, 3)``, another image or the same one: "like this one there"."""
+
+    image: Image
+    mask: BoolArray
+    positive: bool = True
+
+    def __post_init__(self) -> None:
+        _check_mask(self.mask)
+        if size_of(self.image) != size_of(self.mask):
+            raise PromptError(f"expected a mask as large as its image {self.image.shape[:2]}, got {self.mask.shape}")
+
+
+Prompt = TextPrompt | PointPrompt | BoxPrompt | ScribblePrompt | PolygonPrompt | MaskPrompt | ReferencePrompt
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Everything that was said about one image in one question."""
+
+    prompts: tuple[Prompt, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
+        """The prompts of one kind, in the order in which they were given."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, kind))
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The positive phrases."""
+        return tuple(prompt.phrase for prompt in self.of(TextPrompt) if prompt.positive)
+
+    @property
+    def point_coords(self) -> FloatArray:
+        """Every click ``(N, 2)``, in pixels."""
+        return np.array([prompt.xy for prompt in self.of(PointPrompt)], np.float64).reshape(-1, 2)
+
+    @property
+    def point_labels(self) -> NDArray[np.int64]:
+        """1 for a positive click and 0 for a negative one, ``(N,)``."""
+        return np.array([int(prompt.positive) for prompt in self.of(PointPrompt)], np.int64)
+
+    @property
+    def boxes(self) -> FloatArray:
+        """Every box ``(N, 4)`` as ``(x0, y0, x1, y1)`` pixels."""
+        return np.array([prompt.xyxy for prompt in self.of(BoxPrompt)], np.float64).reshape(-1, 4)
+
+    @property
+    def drawn(self) -> tuple[Prompt, ...]:
+        """What was drawn on this image: everything but text and references."""
+        return tuple(prompt for prompt in self.prompts if not isinstance(prompt, TextPrompt | ReferencePrompt))
+
+    @property
+    def said(self) -> tuple[Prompt, ...]:
+        """What was not drawn on this image: text and references."""
+        return self.of(TextPrompt) + self.of(ReferencePrompt)
+
+    def region(self, size: Size, *, positive: bool = True) -> BoolArray:
+        """Every pixel ``(H, W)`` that the drawn prompts of one sign cover; boxes count as filled."""
+        region = np.zeros((size.height, size.width), np.bool_)
+        for prompt in self.drawn:
+            if _is_positive(prompt) == positive:
+                region |= _cover(prompt, size)
+        return region
+
+    def objects(self) -> Iterator[PromptSet]:
+        """One prompt set for each object that is drawn: every box is an object, and so is everything drawn outside all
+        boxes. Clicks and scribbles inside a box refine that box's object; with one box or none there is one object.
+        Text and references go along with each.
+        """
+        boxes = self.of(BoxPrompt)
+        if len(boxes) < 2:
+            if self.drawn:
+                yield self
+            return
+        owners: list[list[Prompt]] = [[box] for box in boxes]
+        loose: list[Prompt] = []
+        for prompt in self.drawn:
+            if not isinstance(prompt, BoxPrompt):
+                owner = next((k for k, box in enumerate(boxes) if _touches(prompt, box)), None)
+                (loose if owner is None else owners[owner]).append(prompt)
+        if any(_is_positive(prompt) for prompt in loose):
+            owners.append(loose)
+        for group in owners:
+            yield PromptSet((*group, *self.said))
+
+    def check_against(self, size: Size) -> None:
+        """Raise PromptError when something drawn does not lie on an image of this size."""
+        for prompt in self.drawn:
+            if isinstance(prompt, ScribblePrompt | MaskPrompt):
+                if size_of(prompt.mask) != size:
+                    raise PromptError(f"expected a mask of {size.height} x {size.width} pixels, got {prompt.mask.shape}")
+            elif not _cover_lies_inside(prompt, size):
+                raise PromptError(
+                    f"{type(prompt).__name__} lies outside the image of {size.width} x {size.height} pixels: {prompt}"
+                )
+
+
+def _check_mask(mask: BoolArray) -> None:
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise PromptError(f"expected a bool mask (H, W), got {mask.dtype} of shape {mask.shape}")
+
+
+def _is_positive(prompt: Prompt) -> bool:
+    match prompt:
+        case TextPrompt() | PointPrompt() | ScribblePrompt() | ReferencePrompt():
+            return prompt.positive
+        case _:
+            return True
+
+
+def _cover(prompt: Prompt, size: Size) -> BoolArray:
+    match prompt:
+        case PointPrompt(xy=(x, y)):
+            return box_mask((x, y, x, y), size)
+        case BoxPrompt():
+            return box_mask(prompt.xyxy, size)
+        case ScribblePrompt() | MaskPrompt():
+            return prompt.mask
+        case PolygonPrompt():
+            return polygon_mask(prompt.points, size)
+        case _:
+            return np.zeros((size.height, size.width), np.bool_)
+
+
+def _anchor(prompt: Prompt) -> FloatArray:
+    """Where a drawn prompt lies: points ``(N, 2)`` in pixels."""
+    match prompt:
+        case PointPrompt():
+            return np.array([prompt.xy], np.float64)
+        case BoxPrompt(xyxy=(x0, y0, x1, y1)):
+            return np.array([[x0, y0], [x1, y1]], np.float64)
+        case PolygonPrompt():
+            return prompt.points
+        case ScribblePrompt() | MaskPrompt():
+            return np.argwhere(prompt.mask)[:, ::-1].astype(np.float64) + 0.5
+        case _:
+            return np.empty((0, 2), np.float64)
+
+
+def _touches(prompt: Prompt, box: BoxPrompt) -> bool:
+    x0, y0, x1, y1 = box.xyxy
+    points = _anchor(prompt)
+    inside = (points[:, 0] >= x0) & (points[:, 0] <= x1) & (points[:, 1] >= y0) & (points[:, 1] <= y1)
+    return bool(inside.any())
+
+
+def _cover_lies_inside(prompt: Prompt, size: Size) -> bool:
+    """Whether the prompt's box meets the image; the far edge counts as inside, as the editor rounds to it."""
+    points = _anchor(prompt)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return bool((high >= 0).all() and low[0] <= size.width and low[1] <= size.height)

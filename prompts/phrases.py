@@ -1,0 +1,79 @@
+"""Label names as phrases: aliases, prompt templates and "not X"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prompts.kinds import TextPrompt
+
+_NEGATION = re.compile(r"^\s*(?:not|no|without|except|-|!)\s+(?:an?\s+|the\s+)?(?P<phrase>\S.*)$", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*[,;\n]\s*|\.\s+|\.\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPhrases:
+    """One label of a project and the phrases it answers to; the first phrase is the label's own name in words."""
+
+    label: str
+    phrases: tuple[str, ...]
+
+    @classmethod
+    def of(cls, label: str, aliases: Iterable[str] = ()) -> LabelPhrases:
+        """A label and its aliases, each once; without aliases the label's own name is the phrase."""
+        phrases = dict.fromkeys(words for words in (in_words(label), *map(in_words, aliases)) if words)
+        return cls(label, tuple(phrases) or (label,))
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The labels of a project, in the order of its labelling config."""
+
+    entries: tuple[LabelPhrases, ...] = ()
+
+    @classmethod
+    def from_names(cls, names: Iterable[str]) -> Vocabulary:
+        return cls(tuple(LabelPhrases.of(name) for name in dict.fromkeys(names)))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(entry.label for entry in self.entries)
+
+    def find(self, phrase: str) -> str | None:
+        """The label that answers to a phrase, ignoring case, separators and a plural "s"; None when there is none."""
+        wanted = _fold(phrase)
+        for entry in self.entries:
+            if any(_fold(known) == wanted for known in (entry.label, *entry.phrases)):
+                return entry.label
+        return None
+
+
+def in_words(name: str) -> str:
+    """A label name as a person would say it: ``traffic_light`` and ``TrafficLight`` become ``traffic light``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return re.sub(r"[\s_\-/]+", " ", spaced).strip().lower()
+
+
+def read_phrases(text: str) -> tuple[TextPrompt, ...]:
+    """A typed line as text prompts: phrases are separated by commas, semicolons, full stops or lines, and one that
+    begins with "not", "no", "without" or "except" is negative ("cup, not the saucer").
+    """
+    prompts = []
+    for part in filter(None, _SEPARATOR.split(text.strip())):
+        negation = _NEGATION.match(part)
+        prompts.append(TextPrompt(negation["phrase"], positive=False) if negation else TextPrompt(part))
+    return tuple(dict.fromkeys(prompts))
+
+
+def fill_templates(phrase: str, templates: Sequence[str]) -> list[str]:
+    """The phrase inside each template (``"a photo of a {}."``)."""
+    return [template.format(phrase) for template in templates]
+
+
+def _fold(phrase: str) -> str:
+    words = in_words(phrase)
+    return words[:-1] if words.endswith("s") and not words.endswith("ss") else words
