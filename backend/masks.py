@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from prompts.geometry import BoolArray, Size
 
@@ -103,8 +104,8 @@ class MaskSet:
 
 def overlaps(masks: BoolArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For masks ``(N, H, W)``: their IoU ``(N, N)``, and which share of row i lies inside row j ``(N, N)``."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
-    both = (flat @ flat.T).astype(np.float64)
-    area = np.diag(both)
-    union = area[:, None] + area[None, :] - both
-    return both / np.maximum(union, 1), both / np.maximum(area[:, None], 1)
+    if not len(masks):
+        return np.zeros((0, 0)), np.zeros((0, 0))
+    encoded = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    ordinary, crowd = [0] * len(encoded), [1] * len(encoded)
+    return coco.iou(encoded, encoded, ordinary), coco.iou(encoded, encoded, crowd)

@@ -1,11 +1,25 @@
-"""One round of prompting, and whose it is."""
+"""Rounds of prompting about one object, and whose they are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
 
 from backend.masks import MaskSet
-from prompts.kinds import PromptSet
+from prompts.kinds import Prompt, PromptSet
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One object that one annotator works on: nothing is shared between two keys."""
+
+    project: str
+    task: str
+    annotator: str
+    item: int
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +28,12 @@ class Round:
 
     prompts: PromptSet
     masks: MaskSet
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """A short name of a prompt's content, equal for equal prompts."""
+    digest = hashlib.blake2b(type(prompt).__name__.encode(), digest_size=8)
+    for part in fields(prompt):
+        value = getattr(prompt, part.name)
+        digest.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return digest.hexdigest()

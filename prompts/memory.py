@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class ObjectMemory:
     """The answer of the previous round about the same object.
 
-    ``low_res_logits (h, w)`` are the previous mask in the decoder's own resolution; ``space`` names the engine that made
-    them, because another engine must not read them.
+    ``low_res_logits (h, w)`` are the previous mask in the decoder's own resolution; ``space`` is the version of the engine
+    that made them, because another engine must not read them.
     """
 
     low_res_logits: NDArray[np.float16]

@@ -1,0 +1,166 @@
+"""The HTTP door: the five routes that Label Studio calls, metrics and a status page."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend import __version__
+from backend.assemble import Parts
+from backend.errors import MaskloomError, RequestError
+from backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/", "/health", "/webhook"})
+"""Answered without credentials: probes have none, and Label Studio sends none with the webhooks of annotations."""
+LOOPBACK_HINT = (
+    "Label Studio runs on this machine: it accepts a backend here only when it was started with "
+    "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false; uploaded images need MASKLOOM_LABEL_STUDIO_TOKEN "
+    "(a personal access token) unless legacy tokens are enabled"
+)
+
+
+class SetupBody(BaseModel):
+    """What Label Studio tells about a project when it is attached, and before every batch."""
+
+    model_config = ConfigDict(extra="allow")
+    project: str | int | None = Field(None, examples=["1.1795211212"])
+    schema_: str | None = Field(None, alias="schema", description="The labelling config.")
+    hostname: str | None = None
+    access_token: str | None = None
+    extra_params: Any = None
+
+
+class PredictBody(BaseModel):
+    """Tasks to segment; `params.context` carries what the annotator drew or typed."""
+
+    model_config = ConfigDict(extra="allow")
+    tasks: list[Any]
+    project: str | int | None = None
+    label_config: str | None = None
+    params: Any = None
+
+
+def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
+    """The server over its parts; with ``prewarm`` the model is loaded in the background as soon as it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if prewarm:
+            threading.Thread(target=_prewarm, args=(parts,), name="prewarm", daemon=True).start()
+        yield
+
+    app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
+    registry = CollectorRegistry()
+    _add_label_studio_routes(app, parts)
+    _add_metrics(app, registry)
+    _add_authentication(app, parts.settings)
+    _add_error_answers(app)
+    return app
+
+
+def _prewarm(parts: Parts) -> None:
+    try:
+        parts.engine.segmenter()
+    except Exception:
+        log.exception("the engine could not be loaded; the next request tries again")
+
+
+def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
+    hinted = threading.Event()
+
+    @app.get("/")
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the server answers; never loads the model."""
+        return {
+            "status": "UP",
+            "model_class": "Maskloom",
+            "model_version": parts.engine.version,
+            "model_loaded": parts.engine.is_loaded,
+        }
+
+    @app.post("/setup")
+    async def setup(body: SetupBody) -> dict[str, str]:
+        """Remember how to reach the project's Label Studio; never loads the model."""
+        parts.media.register(str(body.project or "").partition(".")[0], body.hostname, body.access_token)
+        if body.hostname and urlsplit(body.hostname).hostname in ("localhost", "127.0.0.1") and not hinted.is_set():
+            hinted.set()
+            log.info(LOOPBACK_HINT)
+        return {"model_version": parts.engine.version}
+
+    @app.get("/versions")
+    async def versions() -> dict[str, list[str]]:
+        """The model versions that this server can answer with."""
+        return {"versions": [parts.engine.version]}
+
+    @app.post("/predict")
+    def predict(body: PredictBody) -> dict[str, Any]:
+        """One answer for each task."""
+        return {"results": parts.service.predict(body.model_dump())}
+
+    @app.post("/webhook", status_code=201)
+    async def webhook(request: Request) -> dict[str, str]:
+        """Events of a project; answered at once, whatever they say."""
+        await request.body()
+        return {"status": "received"}
+
+
+def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
+    requests = Counter("maskloom_requests", "Answered requests.", ["path", "status"], registry=registry)
+    seconds = Histogram("maskloom_request_seconds", "Time to answer a request.", ["path"], registry=registry)
+    known = {"/", "/health", "/setup", "/versions", "/predict", "/webhook"}
+
+    @app.middleware("http")
+    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        path = request.url.path if request.url.path in known else "other"
+        with seconds.labels(path).time():
+            response = await call_next(request)
+        requests.labels(path, str(response.status_code)).inc()
+        return response
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters in Prometheus' text format."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_authentication(app: FastAPI, settings: Settings) -> None:
+    if settings.basic_auth_user is None or settings.basic_auth_pass is None:
+        return
+    credentials = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}".encode()
+    expected = f"Basic {base64.b64encode(credentials).decode()}".encode()
+
+    @app.middleware("http")
+    async def authenticate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        given = request.headers.get("authorization", "").encode()
+        if request.url.path not in OPEN_PATHS and not secrets.compare_digest(given, expected):
+            error = {"error": "this Maskloom server wants a user and a password (Basic authentication)"}
+            return JSONResponse(error, 401, {"WWW-Authenticate": "Basic"})
+        return await call_next(request)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in error.errors()
+        )
+        return JSONResponse({"error": f"the body of {request.url.path} cannot be used: {problems}"}, 400)
+
+    @app.exception_handler(MaskloomError)
+    async def failed(request: Request, error: MaskloomError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 400 if isinstance(error, RequestError) else 503)

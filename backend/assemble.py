@@ -1,0 +1,94 @@
+"""Builds the parts from the settings: the only module that knows both settings and registries."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backend import __version__
+from backend.features import FeatureCache
+from backend.flight import SingleFlight
+from backend.labelstudio.media import Media, MediaOptions
+from backend.registry import EnginePreset, find_engine
+from backend.segmenter import Segmenter
+from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
+from backend.settings import MEBIBYTE, Settings
+from backend.stores.sessions import SessionStore, open_database
+from prompts.kinds import Image
+
+log = logging.getLogger(__name__)
+
+
+class EngineHandle:
+    """The engine of this process: its version is known at once, the model is loaded when it is first needed."""
+
+    def __init__(self, preset: EnginePreset, settings: Settings) -> None:
+        self.preset = preset
+        self.version = preset.version(settings.weights)
+        self._settings = settings
+        self._loaded: Segmenter | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded is not None
+
+    def segmenter(self) -> Segmenter:
+        """The segmenter, loaded by the first caller. Raises SetupError when the weights cannot be had."""
+        with self._lock:
+            if self._loaded is None:
+                started = time.monotonic()
+                engine = replace(self.preset.load(self._settings.weights), version=self.version)
+                self._loaded = Segmenter(engine, FeatureCache(self._settings.feature_cache_mib * MEBIBYTE))
+                log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
+            return self._loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a running server consists of."""
+
+    settings: Settings
+    engine: EngineHandle
+    media: Media
+    service: Service
+
+
+def assemble(settings: Settings) -> Parts:
+    """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
+    engine = EngineHandle(find_engine(settings.engine), settings)
+    media = Media(media_options(settings))
+    service = Service(
+        engine=engine,
+        images=media,
+        sessions=SessionStore(open_database(settings.database_url), settings.session_hours),
+        answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
+        deadline_s=settings.predict_deadline_s,
+    )
+    return Parts(settings, engine, media, service)
+
+
+def media_options(settings: Settings) -> MediaOptions:
+    """How images are fetched, by the settings."""
+    return MediaOptions(
+        label_studio_url=settings.label_studio_url,
+        token=settings.label_studio_token.get_secret_value() if settings.label_studio_token else None,
+        local_roots=settings.allowed_roots,
+        cache_dir=settings.home_folder / "images",
+        cache_bytes=settings.image_cache_mib * MEBIBYTE,
+        max_bytes=settings.max_image_mib * MEBIBYTE,
+        max_pixels=round(settings.max_image_megapixels * 1_000_000),
+        connect_timeout_s=settings.connect_timeout_s,
+        read_timeout_s=settings.read_timeout_s,
+        user_agent=f"maskloom/{__version__}",
+    )
+
+
+def image_files(settings: Settings) -> Callable[[Path], Image]:
+    """Reads image files of the user's own machine, wherever they lie."""
+    media = Media(replace(media_options(settings), local_roots=(Path("/"),)))
+    return lambda path: media.load(str(path.expanduser().resolve()), project="", task_id=None)

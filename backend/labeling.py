@@ -1,0 +1,46 @@
+"""Which name of the project a mask gets, and which of several masks of the same thing stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from backend.masks import MaskSet, overlaps
+from prompts.phrases import Vocabulary
+from prompts.space import JointSpace
+
+SAME_REGION_IOU = 0.7
+
+
+def label_masks(masks: MaskSet, vocabulary: Vocabulary, armed_label: str | None, space: JointSpace) -> MaskSet:
+    """Give every row a label of the vocabulary.
+
+    The armed label wins. Otherwise a row that a phrase found gets the label that answers to the phrase, or the most similar
+    one; a row that no phrase found gets the label most similar to its own embedding. Without a vocabulary rows keep
+    their phrases.
+    """
+    if armed_label is not None:
+        return masks.named([armed_label] * len(masks))
+    if not len(vocabulary) or not len(masks):
+        return masks
+    return masks.named([_label_of(masks, row, vocabulary, space) for row in range(len(masks))])
+
+
+def suppress_duplicates(masks: MaskSet) -> MaskSet:
+    """Of rows that show the same region (IoU above 0.7), whatever their labels, only the best one; best first."""
+    best_first = np.argsort(-masks.scores, kind="stable")
+    iou, _ = overlaps(masks.masks)
+    kept: list[int] = []
+    for row in best_first.tolist():
+        if all(iou[row, other] <= SAME_REGION_IOU for other in kept):
+            kept.append(row)
+    return masks[kept]
+
+
+def _label_of(masks: MaskSet, row: int, vocabulary: Vocabulary, space: JointSpace) -> str:
+    phrase = masks.labels[row]
+    if phrase is not None and (known := vocabulary.find(phrase)) is not None:
+        return known
+    meaning = space.embed_phrases([phrase]) if phrase is not None else torch.from_numpy(masks.embeddings[row : row + 1])
+    similarity = space.similarity(meaning, space.embed_vocabulary(vocabulary))
+    return vocabulary.labels[int(similarity[0].argmax())]

@@ -1,0 +1,190 @@
+"""One photo without Label Studio: prompts written as words and numbers, masks written to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image as PillowImage
+from pycocotools import mask as coco
+
+from backend.errors import MaskloomError, RequestError
+from backend.masks import MaskSet
+from backend.segmenter import Question, Segmenter
+from prompts.geometry import BoolArray, Size, mask_box, size_of
+from prompts.kinds import (
+    BoxPrompt,
+    Image,
+    MaskPrompt,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptError,
+    PromptSet,
+    ReferencePrompt,
+)
+from prompts.phrases import read_phrases
+
+PALETTE = ((230, 57, 70), (29, 120, 240), (42, 157, 80), (244, 162, 30), (131, 56, 236), (0, 180, 190), (255, 0, 110))
+LoadImage = Callable[[Path], Image]
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoPrompts:
+    """Prompts as a person types them; numbers are pixels, separated by commas."""
+
+    texts: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
+    negative_points: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    polygons: tuple[str, ...] = ()
+    mask: Path | None = None
+    reference: Path | None = None
+    reference_mask: Path | None = None
+
+    def read(self, size: Size, load: LoadImage) -> PromptSet:
+        """The prompt set for an image of this size. Raises RequestError for what cannot be read, and when nothing is asked."""
+        try:
+            prompts = PromptSet(tuple(self._read(size, load)))
+        except PromptError as error:
+            raise RequestError(str(error)) from error
+        if not len(prompts):
+            raise RequestError("nothing was asked: give at least one of --text, --point, --box, --polygon, --mask, --reference")
+        return prompts
+
+    def _read(self, size: Size, load: LoadImage) -> list[Prompt]:
+        found: list[Prompt] = [prompt for text in self.texts for prompt in read_phrases(text)]
+        found += [PointPrompt(_pair(text, "--point")) for text in self.points]
+        found += [PointPrompt(_pair(text, "--negative-point"), positive=False) for text in self.negative_points]
+        found += [BoxPrompt(_four(text, "--box")) for text in self.boxes]
+        found += [PolygonPrompt(np.array(_numbers(text, "--polygon", pairs=True)).reshape(-1, 2)) for text in self.polygons]
+        if self.mask is not None:
+            found.append(MaskPrompt(_mask(load(self.mask), size)))
+        if self.reference is not None:
+            found.append(self._read_reference(self.reference, load))
+        return found
+
+    def _read_reference(self, path: Path, load: LoadImage) -> ReferencePrompt:
+        if self.reference_mask is None:
+            raise RequestError("--reference shows an image; say with --reference-mask which region of it is meant")
+        image = load(path)
+        return ReferencePrompt(image, _mask(load(self.reference_mask), size_of(image)))
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoAnswer:
+    """The masks of one photo."""
+
+    image: Image
+    masks: MaskSet
+
+    def overlay(self) -> Image:
+        """The photo ``(H, W, 3)`` with each mask in a colour of its own and its name beside it."""
+        picture = self.image.copy()
+        for row, region in enumerate(self.masks):
+            colour = np.array(PALETTE[row % len(PALETTE)])
+            picture[region.mask] = (0.5 * picture[region.mask] + 0.5 * colour).astype(np.uint8)
+            outlines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, colour.tolist(), max(1, min(picture.shape[:2]) // 300))
+        for row, region in enumerate(self.masks):
+            _write_name(picture, region.mask, f"{region.label or 'object'} {region.score:.2f}", PALETTE[row % len(PALETTE)])
+        return picture
+
+    def write_overlay(self, path: Path) -> None:
+        """Write the overlay in the format of the file's ending. Raises RequestError when that cannot be done."""
+        try:
+            PillowImage.fromarray(self.overlay()).save(path)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"cannot write the picture {path}: {error}") from error
+
+    def write_json(self, path: Path) -> None:
+        """Write size, and for each mask its label, score, box ``[x, y, width, height]``, area and COCO RLE."""
+        try:
+            path.write_text(json.dumps(self.as_json(), indent=1), encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"cannot write {path}: {error.strerror}") from error
+
+    def as_json(self) -> dict[str, object]:
+        """The masks as plain values, COCO style."""
+        return {
+            "size": [self.masks.size.height, self.masks.size.width],
+            "masks": [
+                {
+                    "label": region.label,
+                    "score": round(region.score, 4),
+                    "bbox": _coco_box(region.mask),
+                    "area": int(region.mask.sum()),
+                    "segmentation": _coco_rle(region.mask),
+                }
+                for region in self.masks
+            ],
+        }
+
+
+def segment_photo(path: Path, prompts: PhotoPrompts, load: LoadImage, segmenter: Segmenter) -> PhotoAnswer:
+    """The masks that prompts ask for on one photo. Raises RequestError for prompts and images that cannot be used."""
+    image = load(path)
+    (done,) = segmenter.segment([Question(image, prompts.read(size_of(image), load))])
+    if isinstance(done, MaskloomError):
+        raise done
+    return PhotoAnswer(image, done.masks)
+
+
+def _numbers(text: str, option: str, *, pairs: bool = False) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.replace(" ", ",").split(",") if part]
+    except ValueError as error:
+        raise RequestError(f"{option} expects numbers separated by commas, got {text!r}") from error
+    if pairs and len(numbers) % 2:
+        raise RequestError(f"{option} expects pairs x,y, got the {len(numbers)} numbers {text!r}")
+    return numbers
+
+
+def _pair(text: str, option: str) -> tuple[float, float]:
+    numbers = _numbers(text, option)
+    if len(numbers) != 2:
+        raise RequestError(f"{option} expects x,y in pixels, got {text!r}")
+    return numbers[0], numbers[1]
+
+
+def _four(text: str, option: str) -> tuple[float, float, float, float]:
+    numbers = _numbers(text, option)
+    if len(numbers) != 4:
+        raise RequestError(f"{option} expects x0,y0,x1,y1 in pixels, got {text!r}")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _mask(picture: Image, size: Size) -> BoolArray:
+    """A picture as a mask: every pixel that is not black."""
+    if size_of(picture) != size:
+        raise RequestError(
+            f"expected a mask of {size.width} x {size.height} pixels, got {picture.shape[1]} x {picture.shape[0]}"
+        )
+    mask: BoolArray = np.any(picture, axis=2)
+    return mask
+
+
+def _coco_box(mask: BoolArray) -> list[int]:
+    box = mask_box(mask)
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if box else [0, 0, 0, 0]
+
+
+def _coco_rle(mask: BoolArray) -> dict[str, object]:
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def _write_name(picture: Image, mask: BoolArray, name: str, colour: tuple[int, int, int]) -> None:
+    box = mask_box(mask)
+    if box is None:
+        return
+    scale = max(0.4, min(picture.shape[:2]) / 900)
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    x = int(np.clip(box[0], 0, max(0, picture.shape[1] - width - 4)))
+    y = int(np.clip(box[1], height + 4, picture.shape[0]))
+    cv2.rectangle(picture, (x, y - height - 4), (x + width + 4, y + 2), colour, -1)
+    cv2.putText(picture, name, (x + 2, y - 2), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)

@@ -1,0 +1,95 @@
+"""The one path from questions to labelled masks; HTTP requests, the command line and bulk runs all enter here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from backend.decoders.base import Engine
+from backend.errors import MaskloomError, RequestError
+from backend.features import FeatureCache, ImageFeatures, image_key
+from backend.labeling import label_masks, suppress_duplicates
+from backend.session import Round
+from prompts.geometry import size_of
+from prompts.kinds import Image, PromptError, PromptSet, ReferencePrompt, TextPrompt
+from prompts.memory import ObjectMemory
+from prompts.phrases import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What is asked about one image.
+
+    Without prompts the vocabulary is the prompt: find everything it names. ``armed_label`` is the label that the annotator
+    has selected. ``memory`` is the last round about the same object.
+    """
+
+    image: Image
+    prompts: PromptSet
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    armed_label: str | None = None
+    memory: ObjectMemory | None = None
+
+
+class Segmenter:
+    """An engine with its feature cache. One thread at a time uses the engine."""
+
+    def __init__(self, engine: Engine, cache: FeatureCache) -> None:
+        self.engine = engine
+        self._cache = cache
+        self._device = threading.Lock()
+
+    def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
+        """One round for each question, in order; a question that cannot be answered gets its error instead."""
+        self._prefetch(questions)
+        return [self._answer_or_error(question) for question in questions]
+
+    def _prefetch(self, questions: Sequence[Question]) -> None:
+        """Encode all images of a longer batch together; whatever fails here fails again for its own question."""
+        if len(questions) > 1:
+            with contextlib.suppress(Exception):
+                self._features([question.image for question in questions])
+
+    def _answer_or_error(self, question: Question) -> Round | MaskloomError:
+        try:
+            return self._answer(question)
+        except MaskloomError as error:
+            return error
+        except PromptError as error:
+            return RequestError(str(error))
+        except Exception as error:
+            log.exception("the engine %s failed on an image of %s", self.engine.version, question.image.shape)
+            return MaskloomError(f"the engine {self.engine.name} failed: {type(error).__name__}: {error}")
+
+    def _answer(self, question: Question) -> Round:
+        question.prompts.check_against(size_of(question.image))
+        prompts = question.prompts if len(question.prompts) else ask_for(question.vocabulary)
+        space, decoder = self.engine.space, self.engine.decoder
+        references = [reference.image for reference in prompts.of(ReferencePrompt)]
+        features, *reference_features = self._features([question.image, *references])
+        memory = question.memory if question.memory and question.memory.space == self.engine.version else None
+        with self._device, torch.inference_mode():
+            queries = space.embed(prompts, features, reference_features)
+            masks = decoder.decode(features, prompts, queries, memory)
+            labelled = label_masks(masks, question.vocabulary, question.armed_label, space)
+        return Round(question.prompts, labelled if prompts.drawn else suppress_duplicates(labelled))
+
+    def _features(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        return self._cache.get_or_encode([image_key(image) for image in images], images, self._encode)
+
+    def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        with self._device, torch.inference_mode():
+            return self.engine.decoder.encode_images(images)
+
+
+def ask_for(vocabulary: Vocabulary) -> PromptSet:
+    """Every phrase of every label as a text prompt."""
+    phrases = dict.fromkeys(phrase for entry in vocabulary.entries for phrase in entry.phrases)
+    return PromptSet(tuple(TextPrompt(phrase) for phrase in phrases))

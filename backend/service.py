@@ -1,0 +1,116 @@
+"""One request of Label Studio in five verbs: read, recall, segment, remember, write."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend.errors import MaskloomError
+from backend.flight import SingleFlight
+from backend.labelstudio.requests import TaskRequest, read_predict
+from backend.labelstudio.results import write_empty, write_message, write_prediction
+from backend.segmenter import Question, Segmenter
+from backend.session import Round, SessionKey
+from backend.stores.sessions import SessionStore
+from prompts.geometry import size_of
+from prompts.kinds import Image, PromptError, PromptSet
+from prompts.memory import ObjectMemory
+
+log = logging.getLogger(__name__)
+
+MOST_KEPT_ANSWERS = 2_000
+KEPT_ANSWER_LIFETIME_S = 600.0
+"""When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
+
+Answer = dict[str, Any]
+
+
+class ImageSource(Protocol):
+    """Where the images of tasks come from."""
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
+
+
+class EngineSource(Protocol):
+    """The engine, loaded when it is first needed; its version can be told before."""
+
+    @property
+    def version(self) -> str: ...
+
+    def segmenter(self) -> Segmenter: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Answers Label Studio's requests; a task that fails costs that task alone."""
+
+    engine: EngineSource
+    images: ImageSource
+    sessions: SessionStore
+    answers: SingleFlight[Answer]
+    deadline_s: float
+
+    def predict(self, body: Mapping[str, Any]) -> list[Answer]:
+        """One answer for each task of a request, in order.
+
+        A batch that outlasts the deadline is answered with its first answer alone, upon which Label Studio asks for each task
+        by itself. Raises RequestError when the body has no tasks.
+        """
+        started = time.monotonic()
+        tasks = read_predict(body)
+        answers: list[Answer] = []
+        for task in tasks:
+            if answers and time.monotonic() - started > self.deadline_s:
+                log.warning(
+                    "answered %d of %d tasks within %.0f s, the others task by task", len(answers), len(tasks), self.deadline_s
+                )
+                return answers[:1]
+            answers.append(self._refuse(task) if isinstance(task, MaskloomError) else self._answer_once(task))
+        return answers
+
+    def _answer_once(self, task: TaskRequest) -> Answer:
+        """Identical requests at the same time are answered together; answers about label names alone are kept a while."""
+        key = f"{self.engine.version}/{task.fingerprint()}"
+        return self.answers.do(
+            key, lambda: self._answer(task), keep=lambda answer: not task.interactive and bool(answer["result"])
+        )
+
+    def _answer(self, task: TaskRequest) -> Answer:
+        version = self.engine.version
+        try:
+            image = self.images.load(task.image_url, task.project, task.task_id)
+            prompts = task.prompts(size_of(image))
+            if task.interactive and not len(prompts):
+                return write_empty(version)
+            done = self._segment(Question(image, prompts, task.vocabulary, task.armed_label, self._recall(task, prompts)))
+            self._remember(task, done)
+            return write_prediction(task, done.masks, version)
+        except (MaskloomError, PromptError) as error:
+            log.warning("task %s of project %s: %s", task.task_id, task.project, error)
+            return write_message(task, str(error), version)
+        except Exception as error:
+            log.exception("task %s of project %s", task.task_id, task.project)
+            return write_message(task, f"Maskloom failed on this task ({type(error).__name__}); its log says more", version)
+
+    def _segment(self, question: Question) -> Round:
+        (done,) = self.engine.segmenter().segment([question])
+        if isinstance(done, MaskloomError):
+            raise done
+        return done
+
+    def _recall(self, task: TaskRequest, prompts: PromptSet) -> ObjectMemory | None:
+        return self.sessions.recall(_session_of(task), self.engine.version, prompts) if prompts.drawn else None
+
+    def _remember(self, task: TaskRequest, done: Round) -> None:
+        self.sessions.append(_session_of(task), self.engine.version, done)
+
+    def _refuse(self, error: MaskloomError) -> Answer:
+        log.warning("a task was refused: %s", error)
+        return write_empty(self.engine.version)
+
+
+def _session_of(task: TaskRequest) -> SessionKey:
+    return SessionKey(task.project, task.task_id or "", task.annotator, task.item_index or 0, task.armed_label or "")

@@ -1,0 +1,1 @@
+"""What Maskloom keeps between requests, in SQLite or in a server's database."""

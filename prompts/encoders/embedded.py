@@ -1,0 +1,106 @@
+"""The compact text tower of the embedded checkpoint: any noun phrase as a unit vector of its joint space.
+
+A word is read twice, as a whole and as its letter n-grams, all hashed into one table (Bojanowski et al. 2017, "Enriching
+Word Vectors with Subword Information"; two rows per word as in Tito Svenstrup et al. 2017, "Hash Embeddings"), so that a word
+nobody taught lies near words spelt like it. A small transformer reads the words of the phrase together.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from prompts.phrases import in_words
+
+TABLE_ROWS = 32768
+MOST_WORDS = 8
+MOST_PIECES = 40
+_WORD = re.compile(r"\w+")
+_GRAMS = (3, 4, 5)
+
+
+@lru_cache(maxsize=65536)
+def word_pieces(word: str) -> tuple[int, ...]:
+    """The table rows of a word: two for the word as a whole, then one for each of its n-grams; row 0 means nothing."""
+    whole = [_row(f"{seed}|{word}") for seed in ("first", "second")]
+    marked = f"<{word}>"
+    grams = [_row(marked[start : start + n]) for n in _GRAMS for start in range(len(marked) - n + 1)]
+    return tuple((whole + grams)[:MOST_PIECES])
+
+
+def words_of(phrase: str) -> tuple[str, ...]:
+    """At most 8 words of a phrase: lower case, no accents, no punctuation; ``?`` when there is no letter in it."""
+    plain = unicodedata.normalize("NFKD", in_words(phrase))
+    found = _WORD.findall("".join(sign for sign in plain if not unicodedata.combining(sign)))
+    return tuple(found[:MOST_WORDS]) or ("?",)
+
+
+def tokenize(phrases: Sequence[str]) -> Tensor:
+    """Table rows ``(N, 8, 40)`` int64 of N phrases, 0 where there is no word or no piece."""
+    rows = torch.zeros(len(phrases), MOST_WORDS, MOST_PIECES, dtype=torch.int64)
+    for k, phrase in enumerate(phrases):
+        for place, word in enumerate(words_of(phrase)):
+            pieces = word_pieces(word)
+            rows[k, place, : len(pieces)] = torch.tensor(pieces)
+    return rows
+
+
+def _row(piece: str) -> int:
+    return 1 + crc32(piece.encode()) % (TABLE_ROWS - 1)
+
+
+class TextTower(nn.Module):
+    """Table rows ``(N, 8, 40)`` to unit vectors ``(N, dim)``."""
+
+    def __init__(self, dim: int = 128, table_width: int = 96, width: int = 192, layers: int = 2) -> None:
+        super().__init__()
+        self.table = nn.Embedding(TABLE_ROWS, table_width, padding_idx=0)
+        nn.init.normal_(self.table.weight, std=0.05)
+        nn.init.zeros_(self.table.weight[0])
+        self.widen = nn.Linear(2 * table_width, width)
+        self.places = nn.Parameter(torch.zeros(MOST_WORDS, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, dim)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Unit vectors ``(N, dim)`` of tokenised phrases ``(N, 8, 40)``."""
+        vectors = self.table(rows)
+        grams = rows[:, :, 2:].ne(0).sum(dim=2, keepdim=True).clamp(min=1)
+        read = torch.cat([vectors[:, :, :2].sum(dim=2), vectors[:, :, 2:].sum(dim=2) / grams], dim=2)
+        words = self.widen(read) + self.places
+        silent = rows[:, :, 0].eq(0)
+        for block in self.blocks:
+            words = block(words, src_key_padding_mask=silent)
+        spoken = (~silent).unsqueeze(2).to(words)
+        pooled = (self.norm(words) * spoken).sum(dim=1) / spoken.sum(dim=1)
+        return nn.functional.normalize(self.head(pooled), dim=-1)
+
+
+class EmbeddedTextEncoder:
+    """Phrases into the joint space of the embedded checkpoint; the vectors of known phrases are kept."""
+
+    def __init__(self, tower: TextTower, most_kept: int = 4096) -> None:
+        self._tower = tower.eval()
+        self._encode = lru_cache(maxsize=most_kept)(self._encode_one)
+
+    def encode_text(self, phrases: Sequence[str]) -> Tensor:
+        """Unit vectors ``(N, D)`` of N phrases."""
+        if not phrases:
+            return self._tower.head.weight.new_zeros(0, self._tower.head.out_features)
+        return torch.stack([self._encode(phrase) for phrase in phrases])
+
+    @torch.inference_mode()
+    def _encode_one(self, phrase: str) -> Tensor:
+        device = self._tower.head.weight.device
+        vector: Tensor = self._tower(tokenize([phrase]).to(device))[0]
+        return vector
