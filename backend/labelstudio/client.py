@@ -1,0 +1,173 @@
+"""Label Studio's REST API, as far as we call it: projects, imports, backends, predictions, annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.labelstudio.login import open_client, send, token_auth
+
+Json = Any
+
+PAGE_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: int
+    title: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a backend said about one task; ``result`` is in Label Studio's own words."""
+
+    model_version: str
+    score: float | None
+    result: Sequence[Mapping[str, Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    id: int
+    data: Mapping[str, Json]
+    predictions: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedBackend:
+    """An ML backend of a project; ``state`` is CO (connected), DI (disconnected), ER (error) and so on."""
+
+    id: int
+    url: str
+    state: str
+    model_version: str
+
+
+class LabelStudio:
+    """A Label Studio that we may use with a token. Every method raises RemoteError when it does not do as asked."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = open_client(self.url, token_auth(self.url, token))
+
+    def __enter__(self) -> LabelStudio:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, **options: Json) -> Json:
+        """Any request of the API, with httpx's options (``json``, ``params``, ``files``); None when the answer is empty."""
+        response = send(self._http, method, path, **options)
+        return response.json() if response.content else None
+
+    def projects(self) -> Iterator[Project]:
+        page = 1
+        while True:
+            params = {"page": page, "page_size": PAGE_SIZE, "include": "id,title,description"}
+            answer = self.call("GET", "/api/projects/", params=params)
+            yield from map(_read_project, answer["results"])
+            if not answer["next"]:
+                return
+            page += 1
+
+    def create_project(self, title: str, label_config: str, description: str = "") -> Project:
+        """A new project; Label Studio wants a title of 3 to 50 characters."""
+        body = {"title": title, "label_config": label_config, "description": description}
+        return _read_project(self.call("POST", "/api/projects/", json=body))
+
+    def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Json]]) -> list[int]:
+        """New tasks from their data, such as ``{"image": "/data/local-files/?d=..."}``; their numbers in the same order."""
+        tasks = [{"data": dict(each)} for each in data]
+        return self._import(project_id, json=tasks)
+
+    def upload(self, project_id: int, files: Sequence[Path]) -> list[int]:
+        """Store image files in Label Studio, each as one task."""
+        with ExitStack() as stack:
+            parts = [(f"file{i}", (path.name, stack.enter_context(path.open("rb")))) for i, path in enumerate(files)]
+            return self._import(project_id, files=parts)
+
+    def _import(self, project_id: int, **body: Json) -> list[int]:
+        answer = self.call("POST", f"/api/projects/{project_id}/import", params={"return_task_ids": "true"}, **body)
+        return [int(each) for each in answer["task_ids"]]
+
+    def serve_folder(self, project_id: int, folder: Path) -> None:
+        """Let the people of a project see the files of a folder on Label Studio's own disk, below its document root."""
+        body = {"project": project_id, "path": str(folder), "title": folder.name, "use_blob_urls": True}
+        self.call("POST", "/api/storages/localfiles/", json=body)
+
+    def tasks(self, project_id: int) -> Iterator[Task]:
+        """The tasks of a project without their predictions, page by page."""
+        return self._tasks(project_id, "task_only")
+
+    def tasks_with_predictions(self, project_id: int) -> Iterator[Task]:
+        """The tasks of a project with all that backends said about them, page by page."""
+        return self._tasks(project_id, "all")
+
+    def _tasks(self, project_id: int, fields: str) -> Iterator[Task]:
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            params = {"project": project_id, "fields": fields, "page": page, "page_size": PAGE_SIZE}
+            answer = self.call("GET", "/api/tasks", params=params)
+            yield from map(_read_task, answer["tasks"])
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+            if not answer["tasks"]:
+                return
+
+    def attach_backend(self, project_id: int, url: str, title: str) -> AttachedBackend:
+        """Connect an interactive ML backend to a project; it must be answering already."""
+        body = {"project": project_id, "url": url, "title": title, "is_interactive": True}
+        return _read_backend(self.call("POST", "/api/ml/", json=body))
+
+    def backends(self, project_id: int) -> list[AttachedBackend]:
+        """The backends of a project; Label Studio asks each for its health and its model version first."""
+        return [_read_backend(each) for each in self.call("GET", "/api/ml/", params={"project": project_id})]
+
+    def detach_backend(self, project_id: int, backend: AttachedBackend) -> None:
+        """Disconnect a backend from a project, with the webhooks that Label Studio made for it and would leave behind."""
+        self.call("DELETE", f"/api/ml/{backend.id}")
+        for webhook in self.call("GET", "/api/webhooks/", params={"project": project_id}):
+            if webhook["url"].startswith(backend.url.rstrip("/") + "/"):
+                self.call("DELETE", f"/api/webhooks/{webhook['id']}/")
+
+    def retrieve_predictions(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Have Label Studio ask the project's first backend about these tasks, in one request with a limit of 100 s.
+
+        It says "done" whatever happens; look at the predictions afterwards.
+        """
+        params = {"id": "retrieve_tasks_predictions", "project": project_id}
+        body = {"selectedItems": {"all": False, "included": list(task_ids)}}
+        self.call("POST", "/api/dm/actions", params=params, json=body)
+
+    def annotations(self, task_id: int) -> list[Mapping[str, Json]]:
+        """What people have submitted for a task."""
+        return list(self.call("GET", f"/api/tasks/{task_id}/annotations/"))
+
+    def import_predictions(self, project_id: int, predictions: Mapping[int, Prediction]) -> None:
+        """Store predictions that were made elsewhere, one for each task number."""
+        body = [
+            {"task": task, "result": list(each.result), "score": each.score, "model_version": each.model_version}
+            for task, each in predictions.items()
+        ]
+        self.call("POST", f"/api/projects/{project_id}/import/predictions", json=body)
+
+
+def _read_project(body: Mapping[str, Json]) -> Project:
+    return Project(int(body["id"]), str(body["title"]), str(body.get("description") or ""))
+
+
+def _read_task(body: Mapping[str, Json]) -> Task:
+    predictions = tuple(
+        Prediction(str(each.get("model_version") or ""), each.get("score"), each.get("result") or ())
+        for each in body.get("predictions") or ()
+    )
+    return Task(int(body["id"]), body["data"], predictions)
+
+
+def _read_backend(body: Mapping[str, Json]) -> AttachedBackend:
+    return AttachedBackend(int(body["id"]), str(body["url"]), str(body["state"]), str(body.get("model_version") or ""))
