@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.masks import MaskSet
+from backend.session import Round, SessionKey
+from backend.stores.sessions import SessionStore, open_database
+from prompts.kinds import PointPrompt, PromptSet, TextPrompt
+
+KEY = SessionKey("1", "2", "ann@example.com", 0, "cat")
+FIRST, SECOND, THIRD = PointPrompt((1, 1)), PointPrompt((2, 2)), PointPrompt((3, 3), positive=False)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'deep' / 'store.sqlite'}"
+
+
+@pytest.fixture
+def store(url: str) -> SessionStore:
+    return SessionStore(open_database(url), keep_hours=1)
+
+
+def round_of(*prompts: PointPrompt | TextPrompt, value: float = 1.0, rows: int = 1) -> Round:
+    masks = MaskSet(
+        masks=np.ones((rows, 4, 4), np.bool_),
+        scores=np.ones(rows, np.float32),
+        labels=(None,) * rows,
+        low_res_logits=np.full((rows, 2, 3), value, np.float16),
+        embeddings=np.zeros((rows, 1), np.float32),
+    )
+    return Round(PromptSet(prompts), masks)
+
+
+def test_the_next_click_recalls_the_last_answer(store: SessionStore) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST, value=0.5))
+    memory = store.recall(KEY, "engine-1", PromptSet((FIRST, SECOND)))
+    assert memory is not None
+    assert memory.low_res_logits.shape == (2, 3)
+    assert (memory.low_res_logits == 0.5).all()
+    assert memory.space == "engine-1"
+
+
+def test_the_same_prompts_again_recall_what_came_before_them(store: SessionStore) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST, value=1))
+    store.append(KEY, "engine-1", round_of(FIRST, SECOND, value=2))
+    memory = store.recall(KEY, "engine-1", PromptSet((FIRST, SECOND)))
+    assert memory is not None
+    assert (memory.low_res_logits == 1).all()
+
+
+def test_undo_takes_the_round_of_the_removed_prompt_with_it(store: SessionStore) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST, value=1))
+    store.append(KEY, "engine-1", round_of(FIRST, SECOND, value=2))
+    memory = store.recall(KEY, "engine-1", PromptSet((FIRST, THIRD)))
+    assert memory is not None
+    assert (memory.low_res_logits == 1).all()
+    assert store.recall(KEY, "engine-1", PromptSet((THIRD,))) is None
+
+
+@pytest.mark.parametrize("other", [{"project": "9"}, {"task": "9"}, {"annotator": "bob"}, {"item": 1}, {"label": "dog"}])
+def test_nothing_is_shared_between_projects_tasks_annotators_items_and_labels(
+    store: SessionStore, other: dict[str, object]
+) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST))
+    assert store.recall(replace(KEY, **other), "engine-1", PromptSet((FIRST, SECOND))) is None  # type: ignore[arg-type]
+
+
+def test_another_engine_recalls_nothing(store: SessionStore) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST))
+    assert store.recall(KEY, "engine-2", PromptSet((FIRST, SECOND))) is None
+
+
+def test_rounds_survive_a_restart(store: SessionStore, url: str) -> None:
+    store.append(KEY, "engine-1", round_of(FIRST))
+    again = SessionStore(open_database(url), keep_hours=1)
+    assert again.recall(KEY, "engine-1", PromptSet((FIRST, SECOND))) is not None
+
+
+def test_old_rounds_are_forgotten(url: str) -> None:
+    store = SessionStore(open_database(url), keep_hours=-1)
+    store.append(KEY, "engine-1", round_of(FIRST))
+    assert store.recall(KEY, "engine-1", PromptSet((FIRST, SECOND))) is None
+
+
+def test_words_alone_and_several_objects_leave_nothing_to_refine(store: SessionStore) -> None:
+    store.append(KEY, "engine-1", round_of(TextPrompt("cat")))
+    store.append(KEY, "engine-1", round_of(FIRST, rows=2))
+    assert store.recall(KEY, "engine-1", PromptSet((TextPrompt("cat"), FIRST, SECOND))) is None

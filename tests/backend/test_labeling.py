@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+
+from backend.labeling import label_masks, suppress_duplicates
+from backend.masks import MaskSet
+from prompts.encoders.colour import ColourTextEncoder
+from prompts.phrases import LabelPhrases, Vocabulary
+from prompts.space import JointSpace
+from tests.backend.pictures import square
+
+SPACE = JointSpace("colour", ColourTextEncoder())
+VOCABULARY = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"])))
+
+
+def rows(masks: list[np.ndarray], scores: list[float], labels: list[str | None]) -> MaskSet:
+    return MaskSet(
+        masks=np.stack(masks),
+        scores=np.array(scores, np.float32),
+        labels=tuple(labels),
+        low_res_logits=np.zeros((len(masks), 1, 1), np.float16),
+        embeddings=np.stack([SPACE.embed_phrases(["blue"])[0].numpy()] * len(masks)),
+    )
+
+
+def test_a_phrase_becomes_the_label_that_answers_to_it() -> None:
+    masks = rows([square(20, 20, 2, 2, 5)] * 3, [0.9, 0.9, 0.9], ["red", "Box", "boxes"])
+    assert label_masks(masks, VOCABULARY, None, SPACE).labels[:2] == ("Ball", "Box")
+
+
+def test_an_unknown_phrase_becomes_the_nearest_label_of_the_project() -> None:
+    masks = rows([square(20, 20, 2, 2, 5)], [0.9], ["darkred thing"])
+    assert label_masks(masks, VOCABULARY, None, SPACE).labels == ("Ball",)
+
+
+def test_a_mask_that_no_phrase_found_is_named_by_its_own_look() -> None:
+    masks = rows([square(20, 20, 2, 2, 5)], [0.9], [None])
+    assert label_masks(masks, VOCABULARY, None, SPACE).labels == ("Box",)
+
+
+def test_the_armed_label_wins_over_everything() -> None:
+    masks = rows([square(20, 20, 2, 2, 5)] * 2, [0.9, 0.8], ["red", None])
+    assert label_masks(masks, VOCABULARY, "Armed", SPACE).labels == ("Armed", "Armed")
+
+
+def test_without_a_vocabulary_phrases_stay_as_they_are() -> None:
+    masks = rows([square(20, 20, 2, 2, 5)], [0.9], ["red"])
+    assert label_masks(masks, Vocabulary(), None, SPACE).labels == ("red",)
+
+
+def test_of_two_labels_on_one_region_the_better_score_stays() -> None:
+    one, same, other = square(20, 20, 2, 2, 10), square(20, 20, 2, 3, 10), square(20, 20, 13, 13, 5)
+    kept = suppress_duplicates(rows([one, same, other], [0.5, 0.9, 0.7], ["a", "b", "c"]))
+    assert kept.labels == ("b", "c")
+    assert kept.scores.tolist() == np.array([0.9, 0.7], np.float32).tolist()
+
+
+def test_nothing_stays_nothing() -> None:
+    empty = rows([square(20, 20, 2, 2, 5)], [0.9], [None])[[]]
+    assert len(suppress_duplicates(empty)) == 0
+    assert len(label_masks(empty, VOCABULARY, None, SPACE)) == 0

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.errors import SetupError
+from backend.registry import EnginePreset, find_engine
+
+
+def test_an_unknown_name_answers_with_the_known_ones() -> None:
+    with pytest.raises(SetupError, match=r"no engine 'sam9'; known engines: .*colour.*embedded"):
+        find_engine("sam9")
+
+
+def test_the_version_changes_with_the_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "some.safetensors"
+    weights.write_bytes(b"one")
+    preset = EnginePreset("some", "nowhere:build", "", "", weights)
+    before = preset.version(None)
+    weights.write_bytes(b"two")
+    assert preset.version(None) != before
+    assert preset.version(None).startswith("some-")
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"needs its weights at .*gone\.safetensors"):
+        find_engine("colour").load(tmp_path / "gone.safetensors")

@@ -1,0 +1,218 @@
+"""The one path, over the colour engine, whose right answers are known."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from backend.decoders import colour
+from backend.errors import MaskloomError, RequestError
+from backend.features import FeatureCache
+from backend.segmenter import Question, Segmenter
+from backend.session import Round
+from prompts.kinds import (
+    BoxPrompt,
+    MaskPrompt,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ReferencePrompt,
+    ScribblePrompt,
+    TextPrompt,
+)
+from prompts.memory import ObjectMemory
+from prompts.phrases import LabelPhrases, Vocabulary
+from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square, two_red_discs, two_shapes
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    return Segmenter(colour.build(None), FeatureCache(1 << 26))
+
+
+def ask(
+    segmenter: Segmenter, picture: Picture, *prompts: Prompt, vocabulary: Vocabulary | None = None, armed: str | None = None
+) -> Round:
+    question = Question(picture.image, PromptSet(prompts), vocabulary or Vocabulary(), armed)
+    (done,) = segmenter.segment([question])
+    assert isinstance(done, Round), done
+    return done
+
+
+def test_a_click_finds_the_shape_under_it(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    done = ask(segmenter, picture, PointPrompt((30, 40)))
+    assert len(done.masks) == 1
+    assert np.array_equal(done.masks.masks[0], picture.shapes["red disc"])
+
+
+def test_clicks_on_two_shapes_make_one_object_of_both(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    done = ask(segmenter, picture, PointPrompt((30, 40)), PointPrompt((80, 30)))
+    assert np.array_equal(done.masks.masks[0], picture.shapes["red disc"] | picture.shapes["blue square"])
+
+
+def test_a_negative_click_takes_the_shape_under_it_away(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    done = ask(segmenter, picture, PointPrompt((30, 40)), PointPrompt((80, 30)), PointPrompt((85, 35), positive=False))
+    assert np.array_equal(done.masks.masks[0], picture.shapes["red disc"])
+
+
+def test_a_box_keeps_to_what_lies_inside_it(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    done = ask(segmenter, picture, BoxPrompt((70, 20, 110, 60)))
+    assert np.array_equal(done.masks.masks[0], picture.shapes["blue square"])
+
+
+def test_two_boxes_are_two_objects(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    done = ask(segmenter, picture, BoxPrompt((10, 20, 50, 60)), BoxPrompt((70, 20, 110, 60)), armed="shape")
+    assert [np.array_equal(m, t) for m, t in zip(done.masks.masks, picture.shapes.values(), strict=True)] == [True, True]
+    assert done.masks.labels == ("shape", "shape")
+
+
+def test_a_scribble_a_polygon_and_a_mask_find_the_shape_that_they_touch(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    blue = picture.shapes["blue square"]
+    scribble = np.zeros_like(blue)
+    scribble[30:32, 80:95] = True
+    for prompt in (
+        ScribblePrompt(scribble),
+        PolygonPrompt(np.array([[80.0, 30], [100, 30], [100, 50], [80, 50]])),
+        MaskPrompt(square(80, 120, 85, 35, 10)),
+    ):
+        assert np.array_equal(ask(segmenter, picture, prompt).masks.masks[0], blue), prompt
+
+
+def test_words_find_every_instance_and_name_it(segmenter: Segmenter) -> None:
+    picture = two_red_discs()
+    done = ask(segmenter, picture, TextPrompt("red disc"))
+    assert sorted(int(mask.sum()) for mask in done.masks.masks) == sorted(
+        int(picture.shapes[n].sum()) for n in ("small", "large")
+    )
+    assert done.masks.labels == ("red disc", "red disc")
+
+
+def test_an_absent_thing_gives_no_mask(segmenter: Segmenter) -> None:
+    assert len(ask(segmenter, two_shapes(), TextPrompt("green leaf")).masks) == 0
+
+
+def test_words_without_a_colour_mean_nothing_to_the_colour_engine(segmenter: Segmenter) -> None:
+    assert len(ask(segmenter, two_shapes(), TextPrompt("cat")).masks) == 0
+
+
+def test_a_negative_phrase_is_a_veto(segmenter: Segmenter) -> None:
+    picture = paint({"red": (disc(60, 120, 30, 30, 15), RED), "dark": (disc(60, 120, 85, 30, 15), (139, 0, 0))})
+    both = ask(segmenter, picture, TextPrompt("red"))
+    assert len(both.masks) == 2
+    one = ask(segmenter, picture, TextPrompt("red"), TextPrompt("darkred", positive=False))
+    assert len(one.masks) == 1
+    assert np.array_equal(one.masks.masks[0], picture.shapes["red"])
+
+
+def test_a_region_of_another_image_finds_its_like(segmenter: Segmenter) -> None:
+    there, here = two_shapes(), two_red_discs()
+    done = ask(segmenter, here, ReferencePrompt(there.image, there.shapes["blue square"]))
+    assert len(done.masks) == 1
+    assert np.array_equal(done.masks.masks[0], here.shapes["blue square"])
+
+
+def test_without_prompts_the_vocabulary_is_the_prompt_and_aliases_answer_under_their_label(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    vocabulary = Vocabulary(
+        (LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"]), LabelPhrases.of("Leaf", ["green"]))
+    )
+    done = ask(segmenter, picture, vocabulary=vocabulary)
+    found = dict(zip(done.masks.labels, done.masks.masks, strict=True))
+    assert set(found) == {"Ball", "Box"}
+    assert np.array_equal(found["Ball"], picture.shapes["red disc"])
+    assert np.array_equal(found["Box"], picture.shapes["blue square"])
+
+
+def test_two_labels_for_one_region_leave_one_mask(segmenter: Segmenter) -> None:
+    vocabulary = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Sun", ["darkred"])))
+    done = ask(segmenter, two_shapes(), vocabulary=vocabulary)
+    assert done.masks.labels == ("Ball",)
+
+
+def test_the_armed_label_wins(segmenter: Segmenter) -> None:
+    vocabulary = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"])))
+    assert ask(segmenter, two_shapes(), PointPrompt((30, 40)), vocabulary=vocabulary, armed="Box").masks.labels == ("Box",)
+
+
+def test_a_click_without_an_armed_label_is_named_by_the_joint_space(segmenter: Segmenter) -> None:
+    vocabulary = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"])))
+    assert ask(segmenter, two_shapes(), PointPrompt((90, 40)), vocabulary=vocabulary).masks.labels == ("Box",)
+
+
+def test_memory_of_the_last_round_stays_in_the_answer(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    first = ask(segmenter, picture, PointPrompt((30, 40)))
+    memory = ObjectMemory(first.masks.low_res_logits[0], segmenter.engine.version)
+    (second,) = segmenter.segment([Question(picture.image, PromptSet((PointPrompt((80, 30)),)), memory=memory)])
+    assert isinstance(second, Round)
+    assert np.array_equal(second.masks.masks[0], picture.shapes["red disc"] | picture.shapes["blue square"])
+
+
+def test_memory_of_another_engine_is_not_read(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    memory = ObjectMemory(np.ones((80, 120), np.float16), "another engine")
+    (done,) = segmenter.segment([Question(picture.image, PromptSet((PointPrompt((80, 30)),)), memory=memory)])
+    assert isinstance(done, Round)
+    assert np.array_equal(done.masks.masks[0], picture.shapes["blue square"])
+
+
+def test_the_second_prompt_on_an_image_does_not_encode_it_again() -> None:
+    cache = FeatureCache(1 << 26)
+    segmenter = Segmenter(colour.build(None), cache)
+    picture = two_shapes()
+    ask(segmenter, picture, PointPrompt((30, 40)))
+    assert cache.encoded == 1
+    ask(segmenter, picture, PointPrompt((30, 40)), PointPrompt((80, 30)))
+    ask(segmenter, picture, TextPrompt("blue"))
+    assert cache.encoded == 1
+
+
+def test_a_question_that_cannot_be_answered_costs_only_itself(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    good = Question(picture.image, PromptSet((PointPrompt((30, 40)),)))
+    bad = Question(picture.image, PromptSet((PointPrompt((3000, 40)),)))
+    first, second, third = segmenter.segment([good, bad, good])
+    assert isinstance(first, Round)
+    assert isinstance(third, Round)
+    assert isinstance(second, RequestError)
+    assert "outside the image of 120 x 80" in str(second)
+
+
+def test_an_engine_that_breaks_costs_only_the_question(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(segmenter.engine.decoder, "decode", explode)
+    (answer,) = segmenter.segment([Question(two_shapes().image, PromptSet((TextPrompt("red"),)))])
+    assert isinstance(answer, MaskloomError)
+    assert "ZeroDivisionError" in str(answer)
+
+
+def test_eight_threads_on_sixteen_images_get_no_answer_for_the_wrong_image() -> None:
+    """Predictors that hold "the current image" mix up their users; here 800 answers are compared with their truths."""
+    segmenter = Segmenter(colour.build(None), FeatureCache(120 * 80 * 16 * 5))
+    pictures = [paint({"it": (square(80, 120, 5 + 6 * k, 3 + 3 * k, 12 + k), BLUE if k % 2 else RED)}) for k in range(16)]
+    wrong: list[int] = []
+
+    def annotate(thread: int) -> None:
+        rng = np.random.default_rng(thread)
+        for k in rng.integers(0, 16, 100).tolist():
+            done = ask(segmenter, pictures[k], PointPrompt((11 + 6 * k, 9 + 3 * k)))
+            if not np.array_equal(done.masks.masks[0], pictures[k].shapes["it"]):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=annotate, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

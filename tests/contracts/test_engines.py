@@ -1,0 +1,142 @@
+"""What every registered engine promises, whatever it is made of."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from backend.decoders.base import Engine
+from backend.features import FeatureCache
+from backend.masks import MaskSet
+from backend.registry import ENGINES, find_engine
+from backend.segmenter import Question, Segmenter
+from backend.session import Round
+from prompts.geometry import Size
+from prompts.kinds import (
+    BoxPrompt,
+    MaskPrompt,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ReferencePrompt,
+    ScribblePrompt,
+    TextPrompt,
+)
+from prompts.memory import ObjectMemory
+from prompts.phrases import Vocabulary
+from tests.backend.pictures import square, two_red_discs, two_shapes
+
+HERE, THERE = two_shapes(), two_red_discs()
+BLUE = HERE.shapes["blue square"]
+STROKE = square(80, 120, 80, 38, 4)
+DRAWN: dict[str, tuple[Prompt, ...]] = {
+    "point": (PointPrompt((85, 40)),),
+    "points of both signs": (PointPrompt((85, 40)), PointPrompt((30, 40), positive=False)),
+    "box": (BoxPrompt((70, 20, 110, 60)),),
+    "box and point": (BoxPrompt((70, 20, 110, 60)), PointPrompt((85, 40))),
+    "scribble": (ScribblePrompt(STROKE),),
+    "scribble and negative scribble": (ScribblePrompt(STROKE), ScribblePrompt(square(80, 120, 28, 38, 4), positive=False)),
+    "polygon": (PolygonPrompt(np.array([[72.0, 22], [108, 22], [108, 58], [72, 58]])),),
+    "mask": (MaskPrompt(square(80, 120, 78, 28, 24)),),
+    "text and point": (TextPrompt("blue square"), PointPrompt((85, 40))),
+    "reference and point": (ReferencePrompt(THERE.image, THERE.shapes["blue square"]), PointPrompt((85, 40))),
+}
+SAID: dict[str, tuple[Prompt, ...]] = {
+    "text": (TextPrompt("blue square"),),
+    "two texts": (TextPrompt("blue square"), TextPrompt("red disc")),
+    "text and negative text": (TextPrompt("blue square"), TextPrompt("red disc", positive=False)),
+    "reference": (ReferencePrompt(THERE.image, THERE.shapes["blue square"]),),
+    "text and negative reference": (TextPrompt("blue"), ReferencePrompt(THERE.image, THERE.shapes["large"], positive=False)),
+}
+
+
+@functools.cache
+def engine(name: str) -> Engine:
+    return find_engine(name).load(None)
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def segmenter(request: pytest.FixtureRequest) -> Segmenter:
+    return Segmenter(engine(request.param), FeatureCache(1 << 28))
+
+
+def ask(segmenter: Segmenter, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
+    (done,) = segmenter.segment([Question(HERE.image, PromptSet(prompts), memory=memory)])
+    assert isinstance(done, Round), done
+    return done.masks
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_something_drawn_gives_one_mask_of_the_image_s_size(segmenter: Segmenter, kind: str) -> None:
+    masks = ask(segmenter, *DRAWN[kind])
+    assert masks.masks.shape == (1, 80, 120)
+    assert np.isfinite(masks.scores).all()
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_something_said_gives_masks_that_bear_its_phrase(segmenter: Segmenter, kind: str) -> None:
+    prompts = PromptSet(SAID[kind])
+    masks = ask(segmenter, *SAID[kind])
+    assert masks.size == Size(80, 120)
+    assert set(masks.labels) <= {None, *prompts.phrases}
+    assert masks.masks.any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("kind", [*DRAWN, *SAID])
+def test_the_same_question_has_the_same_answer(segmenter: Segmenter, kind: str) -> None:
+    prompts = {**DRAWN, **SAID}[kind]
+    first = ask(segmenter, *prompts)
+    second = ask(Segmenter(segmenter.engine, FeatureCache(1)), *prompts)
+    assert np.array_equal(first.masks, second.masks)
+    assert np.array_equal(first.scores, second.scores)
+    assert first.labels == second.labels
+
+
+def test_two_boxes_give_two_masks_in_their_order(segmenter: Segmenter) -> None:
+    both = ask(segmenter, BoxPrompt((10, 20, 50, 60)), BoxPrompt((70, 20, 110, 60)))
+    left, right = (ask(segmenter, BoxPrompt(box)) for box in ((10, 20, 50, 60), (70, 20, 110, 60)))
+    assert np.array_equal(both.masks, np.concatenate([left.masks, right.masks]))
+
+
+def test_a_batch_is_answered_like_its_questions_one_by_one(segmenter: Segmenter) -> None:
+    questions = [Question(picture.image, PromptSet((PointPrompt((85, 40)),))) for picture in (HERE, THERE, HERE)]
+    together = segmenter.segment(questions)
+    for question, done in zip(questions, together, strict=True):
+        (alone,) = Segmenter(segmenter.engine, FeatureCache(1)).segment([question])
+        assert isinstance(done, Round)
+        assert isinstance(alone, Round)
+        assert np.array_equal(done.masks.masks, alone.masks.masks)
+
+
+def test_an_answer_can_be_handed_back_as_memory(segmenter: Segmenter) -> None:
+    first = ask(segmenter, PointPrompt((85, 40)))
+    memory = ObjectMemory(first.low_res_logits[0], segmenter.engine.version)
+    second = ask(segmenter, PointPrompt((85, 40)), PointPrompt((100, 50)), memory=memory)
+    assert second.masks.shape == (1, 80, 120)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (7, 300), (301, 33)])
+def test_images_of_odd_shapes_are_answered(segmenter: Segmenter, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    centre = PointPrompt((shape[1] / 2, shape[0] / 2))
+    for prompts in ((centre,), (TextPrompt("blue square"),), (BoxPrompt((0, 0, shape[1], shape[0])),)):
+        (done,) = segmenter.segment([Question(image, PromptSet(prompts))])
+        assert isinstance(done, Round), done
+        assert done.masks.size == Size(*shape)
+
+
+def test_embeddings_are_unit_vectors_of_the_engine_s_space(segmenter: Segmenter) -> None:
+    masks = ask(segmenter, PointPrompt((85, 40)))
+    (meaning,) = segmenter.engine.space.embed_phrases(["blue square"]).numpy()
+    assert masks.embeddings.shape == (1, len(meaning))
+    assert np.allclose(np.linalg.norm(masks.embeddings, axis=1), 1, atol=1e-3)
+
+
+def test_a_vocabulary_of_labels_is_answered_in_those_labels(segmenter: Segmenter) -> None:
+    vocabulary = Vocabulary.from_names(["blue square", "red disc", "giraffe"])
+    (done,) = segmenter.segment([Question(HERE.image, PromptSet(), vocabulary)])
+    assert isinstance(done, Round)
+    assert set(done.masks.labels) <= set(vocabulary.labels)
