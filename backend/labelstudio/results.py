@@ -1,0 +1,128 @@
+"""How masks become a prediction in Label Studio's words: which control draws them, under which label and id."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from backend.labelstudio.config import ControlTag, LabelConfig
+from backend.labelstudio.context import MESSAGE_SIGN
+from backend.labelstudio.requests import TaskRequest
+from backend.labelstudio.tags import Shape, bitmask, brush, ellipse, keypoint, polygon, rectangle
+from backend.masks import MaskSet, Region
+from prompts.geometry import BoolArray, size_of
+
+Json = dict[str, Any]
+
+_WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
+    "brush": brush.write,
+    "polygon": polygon.write,
+    "bitmask": bitmask.write,
+    "ellipse": ellipse.write,
+    "rectangle": rectangle.write,
+    "keypoint": keypoint.write,
+}
+"""The shapes that a mask can be written as, the one that says most about it first."""
+
+
+def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str) -> Json:
+    """The prediction of one task: each region once, by the first of the config's controls in the order of `_WRITERS` that
+    has the region's label. The score is the mean of the regions' scores, 0 without regions. When no control has the label of
+    any region, the annotator is told.
+    """
+    result, scores = [], []
+    for region in masks:
+        written = list(_write_region(task, region))
+        result.extend(written)
+        scores.extend([region.score] if written else [])
+    if len(masks) and not result:
+        return write_message(
+            task,
+            f"no control of the labelling config draws regions labelled {sorted(map(str, set(masks.labels)))}",
+            model_version,
+        )
+    return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
+
+
+def write_empty(model_version: str) -> Json:
+    """The answer for a task that cannot be answered; Label Studio expects one for each task."""
+    return {"result": [], "score": 0.0, "model_version": model_version}
+
+
+def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
+    """A sentence for the annotator, which the page shows in a TextArea at once; an empty answer where there is nobody to read
+    it or no TextArea. A TextArea named ``message`` or ``messages`` is preferred.
+    """
+    areas = task.config.text_areas_of(task.image_tag) if task.interactive else ()
+    if not areas:
+        return write_empty(model_version)
+    area = next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
+    message = {**_head(task, area), "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}
+    if not area.is_on("peritem"):
+        message.pop("item_index", None)
+    return {"result": [message], "score": 0.0, "model_version": model_version}
+
+
+def _write_region(task: TaskRequest, region: Region) -> Iterator[Json]:
+    """The results of a region: one for each of its polygons, else one; with ``<Labels>`` a second with the label."""
+    chosen = _choose(task.config, task.image_tag, region.label or task.armed_label)
+    if chosen is None:
+        return
+    shape_control, label_control, label = chosen
+    size = size_of(region.mask)
+    for shape in _WRITERS[_form(shape_control)](region.mask):
+        common = {
+            "original_width": size.width,
+            "original_height": size.height,
+            "image_rotation": 0,
+            "score": round(float(region.score), 6),
+            "meta": {"text": [", ".join(filter(None, (task.origin or f'label name "{label}"', shape.note)))]},
+        }
+        head = {**_head(task, shape_control), **common}
+        if label_control is shape_control:
+            yield {**head, "value": {**shape.value, label_control.type: [label]}}
+        else:
+            yield {**head, "value": shape.value}
+            yield {**head, **_tag(label_control), "value": {**shape.value, "labels": [label]}}
+
+
+def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> tuple[ControlTag, ControlTag, str] | None:
+    """The control that draws a region, the one that labels it, and the label; None when no control has the label.
+
+    A region without a label is given the only label that there is, if there is just one.
+    """
+    separate = [control for control in config.controls_of(image_tag) if control.type == "labels"]
+    for control in _outputs(config.controls_of(image_tag)):
+        for labels in [control] if control.type.endswith("labels") else separate:
+            label = labels.value_of(sent) if sent is not None else _only(labels)
+            if label is not None:
+                return control, labels, label
+    return None
+
+
+def _outputs(controls: Sequence[ControlTag]) -> list[ControlTag]:
+    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``) when there are no others."""
+    forms = list(_WRITERS)
+    drawing = sorted(filter(_form, controls), key=lambda control: forms.index(_form(control)))
+    outputs = [control for control in drawing if _form(control) != "keypoint" and not control.is_smart_only]
+    return outputs or drawing
+
+
+def _only(control: ControlTag) -> str | None:
+    return control.labels[0] if len(control.labels) == 1 else None
+
+
+def _form(control: ControlTag) -> str:
+    """Which shape a control draws: ``brush`` for Brush and BrushLabels; empty when it draws none."""
+    form = control.type.removesuffix("labels")
+    return form if form in _WRITERS else ""
+
+
+def _head(task: TaskRequest, control: ControlTag) -> Json:
+    page = {} if task.item_index is None else {"item_index": task.item_index}
+    return {"id": uuid.uuid4().hex[:10], **_tag(control), "to_name": task.image_tag, **page}
+
+
+def _tag(control: ControlTag) -> Json:
+    return {"from_name": control.name, "type": control.type}

@@ -1,0 +1,45 @@
+"""One module for each shape that Label Studio draws: how it is read as a prompt and how a mask is written as it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.errors import RequestError
+
+FARTHEST_PERCENT = 1e6
+"""No number on an image is larger than this; one that is was not drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The ``value`` of one result, without its labels, and what an annotator should know about it."""
+
+    value: dict[str, Any]
+    note: str = ""
+
+
+def read_value(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ``value`` of a result, empty when it has none."""
+    value = item.get("value")
+    return value if isinstance(value, Mapping) else {}
+
+
+def read_number(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A number of a result's ``value``.
+
+    Raises:
+        RequestError: it is missing without a default, no number, not finite, or absurdly large.
+    """
+    found = value.get(key, default)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise RequestError(f"expected a number under '{key}', got {_short(found)}")
+    if not abs(found) <= FARTHEST_PERCENT:
+        raise RequestError(f"expected percents under '{key}', got {_short(found)}")
+    return float(found)
+
+
+def _short(found: object) -> str:
+    text = repr(found) if not isinstance(found, int) or abs(found) < 1e30 else "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."

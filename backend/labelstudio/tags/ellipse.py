@@ -1,0 +1,39 @@
+"""Ellipses: the one with a mask's area, centre and axes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from backend.labelstudio.tags import Shape
+from prompts.geometry import BoolArray, size_of
+
+_PIXEL_VARIANCE = 1 / 12
+"""A pixel is a square, not a point: this is its own variance along each axis."""
+
+
+def write(mask: BoolArray) -> list[Shape]:
+    """The ellipse with the same centre and second moments as a mask ``(H, W)``; nothing for an empty mask.
+
+    A uniform ellipse has the variance r^2 / 4 along an axis of radius r. Radii are percent of the width and the
+    height of the image, the rotation is in degrees clockwise.
+    """
+    rows, columns = np.nonzero(mask)
+    if not rows.size:
+        return []
+    points = np.stack([columns, rows]).astype(np.float64) + 0.5
+    centre = points.mean(axis=1)
+    spread = (points - centre[:, None]) @ (points - centre[:, None]).T / rows.size + _PIXEL_VARIANCE * np.eye(2)
+    variances, axes = np.linalg.eigh(spread)
+    radius_x, radius_y = 2 * np.sqrt(variances[::-1])
+    size, longest = size_of(mask), axes[:, 1]
+    degrees = math.degrees(math.atan2(longest[1], longest[0])) % 180
+    value = {
+        "x": float(centre[0]) * 100 / size.width,
+        "y": float(centre[1]) * 100 / size.height,
+        "radiusX": float(radius_x) * 100 / size.width,
+        "radiusY": float(radius_y) * 100 / size.height,
+        "rotation": degrees,
+    }
+    return [Shape(value)]
