@@ -1,0 +1,85 @@
+"""Writes the reference pages that are made from code: settings, the command line and the engines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+from typer.main import get_command
+
+from backend.cli import cli
+from backend.registry import ENGINES
+from backend.settings import Settings
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def settings_page() -> str:
+    """A table of every setting with its variable, its other names and its default."""
+    lines = [
+        "# Settings",
+        "",
+        "Set as environment variables. Made from `backend/settings.py` by `make docs`.",
+        "",
+        "| variable | default | what it does |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        familiar = [str(alias) for alias in getattr(field.validation_alias, "choices", [])[1:]]
+        also = f" Also read from {', '.join(f'`{alias}`' for alias in familiar)}." if familiar else ""
+        default = "" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `MASKLOOM_{name.upper()}` | {default} | {field.description}{also} |")
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """The help of every command, as text."""
+    group = get_command(cli)
+    lines = ["# The command line", "", "Made from `backend/cli.py` by `make docs`.", ""]
+    assert isinstance(group, typer.core.TyperGroup)
+    for name, command in sorted(group.commands.items()):
+        lines += [
+            f"## maskloom {name}",
+            "",
+            (command.help or "").strip(),
+            "",
+            "| option | what it does | default |",
+            "|---|---|---|",
+        ]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            names = ", ".join(f"`{option}`" for option in parameter.opts)
+            default = "" if parameter.default in (None, ()) else f"`{parameter.default}`"
+            lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''} | {default} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def engines_page() -> str:
+    """A table of the engines."""
+    lines = ["# Engines", "", "Chosen with `MASKLOOM_ENGINE`. Made from `backend/registry.py` by `make docs`.", ""]
+    lines += ["| engine | what it is | licence |", "|---|---|---|"]
+    lines += [f"| `{preset.name}` | {preset.summary} | {preset.licence} |" for preset in ENGINES.values()]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "commands.md": commands_page, "engines.md": engines_page}
+
+
+def main() -> None:
+    """Write every page, or with ``--check`` exit with 1 when one is out of date."""
+    outdated = [name for name, page in PAGES.items() if _differs(REFERENCE / name, page())]
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"out of date, run 'make docs': {', '.join(outdated)}" if outdated else 0)
+    for name in outdated:
+        (REFERENCE / name).write_text(PAGES[name](), encoding="utf-8")
+
+
+def _differs(path: Path, text: str) -> bool:
+    return not path.exists() or path.read_text(encoding="utf-8") != text
+
+
+if __name__ == "__main__":
+    main()
