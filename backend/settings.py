@@ -57,8 +57,16 @@ class Settings(BaseSettings):
         description="After this long a batch is cut, so that Label Studio (which waits 100 s) asks task by task.",
     )
     session_hours: float = Field(default=24, gt=0, description="How long a round of prompting is remembered.")
-    basic_auth_user: str | None = Field(default=None, validation_alias=_either("BASIC_AUTH_USER", "BASIC_AUTH_USER"))
-    basic_auth_pass: SecretStr | None = Field(default=None, validation_alias=_either("BASIC_AUTH_PASS", "BASIC_AUTH_PASS"))
+    basic_auth_user: str | None = Field(
+        default=None,
+        validation_alias=_either("BASIC_AUTH_USER", "BASIC_AUTH_USER"),
+        description="With the password: only callers that know both are answered, but for probes and webhooks.",
+    )
+    basic_auth_pass: SecretStr | None = Field(
+        default=None,
+        validation_alias=_either("BASIC_AUTH_PASS", "BASIC_AUTH_PASS"),
+        description="See MASKLOOM_BASIC_AUTH_USER.",
+    )
 
     @property
     def home_folder(self) -> Path:

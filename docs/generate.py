@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import click
 import typer
 from typer.main import get_command
 
@@ -39,22 +40,16 @@ def commands_page() -> str:
     lines = ["# The command line", "", "Made from `backend/cli.py` by `make docs`.", ""]
     assert isinstance(group, typer.core.TyperGroup)
     for name, command in sorted(group.commands.items()):
-        lines += [
-            f"## maskloom {name}",
-            "",
-            (command.help or "").strip(),
-            "",
-            "| option | what it does | default |",
-            "|---|---|---|",
-        ]
-        for parameter in command.params:
-            if parameter.name == "help":
-                continue
-            names = ", ".join(f"`{option}`" for option in parameter.opts)
-            default = "" if parameter.default in (None, ()) else f"`{parameter.default}`"
-            lines.append(f"| {names} | {getattr(parameter, 'help', '') or ''} | {default} |")
-        lines.append("")
+        lines += [f"## maskloom {name}", "", (command.help or "").strip(), ""]
+        rows = [_option_row(parameter) for parameter in command.params if parameter.name != "help"]
+        lines += ["| option | what it does | default |", "|---|---|---|", *rows, ""] if rows else []
     return "\n".join(lines)
+
+
+def _option_row(parameter: click.Parameter) -> str:
+    names = ", ".join(f"`{option}`" for option in parameter.opts)
+    default = "" if parameter.default in (None, ()) else f"`{parameter.default}`"
+    return f"| {names} | {getattr(parameter, 'help', '') or ''} | {default} |"
 
 
 def engines_page() -> str:
