@@ -98,6 +98,9 @@ class LabelStudio:
 
     def serve_folder(self, project_id: int, folder: Path) -> None:
         """Let the people of a project see the files of a folder on Label Studio's own disk, below its document root."""
+        storages = self.call("GET", "/api/storages/localfiles/", params={"project": project_id})
+        if any(storage["path"] == str(folder) for storage in storages):
+            return
         body = {"project": project_id, "path": str(folder), "title": folder.name, "use_blob_urls": True}
         self.call("POST", "/api/storages/localfiles/", json=body)
 

@@ -188,12 +188,11 @@ NO_OUTGOING_TRAFFIC = {
 
 def wait_until_up(child: Child, url: str, patience_s: float) -> None:
     """Wait until a server answers its health check. Raises SetupError when it ends instead or takes too long."""
+    name, log = child.program.name, child.program.log
     until = time.monotonic() + patience_s
     while not is_up(url):
         if child.exit_code() is not None:
-            raise SetupError(
-                f"{child.program.name} ended while starting; the end of {child.program.log} says:\n{child.last_words()}"
-            )
+            raise SetupError(f"{name} ended while starting; the end of {log} says:\n{child.last_words()}")
         if time.monotonic() > until:
-            raise SetupError(f"{child.program.name} did not answer at {url} within {patience_s:.0f} s; see {child.program.log}")
+            raise SetupError(f"{name} did not answer at {url} within {patience_s:.0f} s; see {log}")
         time.sleep(0.3)

@@ -1,0 +1,134 @@
+"""A Label Studio project with photos and their masks: what is missing is made, what is there is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from backend.errors import ImageError, SetupError
+from backend.labelstudio.client import LabelStudio, Project, Task
+from backend.labelstudio.recommended import recommended_config
+from backend.photos import lay_out
+from backend.steps import Steps
+
+TASKS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a project shall hold: photos of one folder, laid out below ``document_root``, labels, and a backend."""
+
+    name: str
+    root: Path
+    photos: Sequence[Path]
+    labels: Sequence[str]
+    document_root: Path
+    backend_url: str
+
+    @property
+    def key(self) -> str:
+        """Another folder or other labels make another project."""
+        return hashlib.sha256("\0".join((str(self.root), *self.labels)).encode()).hexdigest()[:12]
+
+    @property
+    def served(self) -> Path:
+        """The folder that Label Studio shows to the people of this project."""
+        return self.document_root / self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A project with its photos: how many masks of which label they carry, and how many photos got no answer."""
+
+    project: Project
+    photos: int
+    masks: Counter[str]
+    unanswered: int
+
+
+class Filling:
+    """Brings one project to the wanted state."""
+
+    def __init__(self, label_studio: LabelStudio, wanted: Wanted, steps: Steps) -> None:
+        self._studio = label_studio
+        self._wanted = wanted
+        self._steps = steps
+
+    def fill(self) -> Filled:
+        """Project, backend, photos and masks; nothing of it is made twice."""
+        images = self._lay_out()
+        with self._steps.step("Project"):
+            project = self._project()
+            self._studio.serve_folder(project.id, self._wanted.served)
+            version = self._attach(project)
+            self._import(project, images)
+        return self._predict(project, version)
+
+    def _project(self) -> Project:
+        wanted = self._wanted
+        for project in self._studio.projects():
+            if wanted.key in project.description:
+                return project
+        title = f"{wanted.name}: {', '.join(wanted.labels)}"[:50]
+        description = f"Photos of {wanted.root}, made by Maskloom ({wanted.key})"
+        return self._studio.create_project(title, recommended_config(wanted.labels), description)
+
+    def _attach(self, project: Project) -> str:
+        """Attach the backend and return its model version; a backend at another port, of an earlier run, goes."""
+        url = self._wanted.backend_url
+        for backend in self._studio.backends(project.id):
+            if backend.url.rstrip("/") == url:
+                return backend.model_version
+            self._studio.detach_backend(project.id, backend)
+        return self._studio.attach_backend(project.id, url, "Maskloom").model_version
+
+    def _lay_out(self) -> list[str]:
+        wanted, images = self._wanted, []
+        with self._steps.bar("Photos", len(wanted.photos)) as advance:
+            for photo in wanted.photos:
+                try:
+                    place = lay_out(photo, wanted.served / photo.relative_to(wanted.root))
+                    images.append(f"/data/local-files/?d={quote(str(place.relative_to(wanted.served.parent)))}")
+                except ImageError as error:
+                    self._steps.warn(f"left out: {error}")
+                advance(1)
+        if not images:
+            raise SetupError(f"none of the {len(wanted.photos)} photos in {wanted.root} can be read")
+        return images
+
+    def _import(self, project: Project, images: Sequence[str]) -> None:
+        known = {task.data.get("image") for task in self._studio.tasks(project.id)}
+        missing = [{"image": image} for image in images if image not in known]
+        if missing:
+            self._studio.import_tasks(project.id, missing)
+
+    def _predict(self, project: Project, version: str) -> Filled:
+        waiting = [task.id for task in self._studio.tasks_with_predictions(project.id) if not _answered(task, version)]
+        with self._steps.bar("Masks", len(waiting)) as advance:
+            for start in range(0, len(waiting), TASKS_AT_ONCE):
+                batch = waiting[start : start + TASKS_AT_ONCE]
+                self._studio.retrieve_predictions(project.id, batch)
+                advance(len(batch))
+        tasks = list(self._studio.tasks_with_predictions(project.id))
+        unanswered = sum(not _answered(task, version) for task in tasks)
+        return Filled(project, len(tasks), count_masks(tasks, version), unanswered)
+
+
+def count_masks(tasks: Sequence[Task], version: str) -> Counter[str]:
+    """How many brush masks of which label a model version gave to these tasks."""
+    return Counter(
+        label
+        for task in tasks
+        for prediction in task.predictions
+        if prediction.model_version == version
+        for region in prediction.result
+        for label in region["value"].get("brushlabels", ())
+    )
+
+
+def _answered(task: Task, version: str) -> bool:
+    return any(prediction.model_version == version for prediction in task.predictions)
