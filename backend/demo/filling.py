@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from backend.demo.photos import lay_out
+from backend.demo.steps import Steps
 from backend.errors import ImageError, SetupError
 from backend.labelstudio.client import LabelStudio, Project, Task
 from backend.labelstudio.recommended import recommended_config
-from backend.photos import lay_out
-from backend.steps import Steps
 
 TASKS_AT_ONCE = 4
 
