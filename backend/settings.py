@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     basic_auth_user: str | None = Field(
         default=None,
         validation_alias=_either("BASIC_AUTH_USER", "BASIC_AUTH_USER"),
-        description="With the password: only callers that know both are answered, but for probes and webhooks.",
+        description="With the password: only callers that know both are answered (probes and webhooks excepted).",
     )
     basic_auth_pass: SecretStr | None = Field(
         default=None,

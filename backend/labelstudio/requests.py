@@ -77,7 +77,7 @@ class TaskRequest:
 def read_predict(body: Json) -> list[TaskRequest | RequestError]:
     """The tasks of a ``/predict`` body, in order; a task that cannot be read is the error that says why.
 
-    A context with a ``result`` is interactive; ``null`` and ``{}`` ask for a pre-annotation.
+    A context with regions is interactive; ``null``, ``{}`` and an empty ``result`` ask for a pre-annotation.
 
     Raises:
         RequestError: the body has no list of tasks.
@@ -123,11 +123,11 @@ def _read_task(body: Json, task: Json) -> TaskRequest:
 
 
 def _context_items(body: Json) -> list[Json] | None:
-    """The regions of the request's context; None when the request is not interactive."""
+    """The regions of the request's context; None when nothing was drawn or typed, which asks for a pre-annotation."""
     params = body.get("params")
     context = params.get("context") if isinstance(params, Mapping) else None
     result = context.get("result") if isinstance(context, Mapping) else None
-    return list(drafts.mappings(result)) if isinstance(result, list) else None
+    return list(drafts.mappings(result)) if isinstance(result, list) and result else None
 
 
 def _image_url(tag: ImageTag, data: Json, page: int) -> tuple[str, int | None]:
