@@ -5,13 +5,14 @@ from __future__ import annotations
 import email.utils
 import time
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from backend.errors import ImageError, MaskloomError, RemoteError
-from backend.labelstudio.media import refusals
+from backend.errors import ImageError, RemoteError
 from backend.labelstudio.media.limits import too_large
 from backend.labelstudio.media.options import MediaOptions
+from backend.labelstudio.media.refusals import Unauthorized, refusal, who
 from backend.labelstudio.media.retries import Patience, TransientError
 from backend.labelstudio.media.sites import Site, same_origin
 from backend.labelstudio.media.sources import Remote
@@ -31,7 +32,7 @@ class Validators:
     last_modified: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.headers())
+        return bool(self.etag or self.last_modified)
 
     def headers(self) -> dict[str, str]:
         asked = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
@@ -46,8 +47,32 @@ class Fetched:
     validators: Validators
 
 
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One attempt at a file: what is known of it, the token's header, and when patience ends (``time.monotonic``)."""
+
+    remote: Remote
+    known: Validators
+    authorization: str | None = field(repr=False)
+    deadline: float
+
+    def site_at(self, url: httpx.URL) -> Site | None:
+        """The Label Studio to which the token may go at this address: the same origin, or its secured twin."""
+        site = self.remote.site
+        if site is None:
+            return None
+        twin = site.base.copy_with(scheme="https") if site.base.port is None else site.base
+        return site if same_origin(url, site.base) or same_origin(url, twin) else None
+
+    def headers(self, url: httpx.URL) -> dict[str, str]:
+        headers = self.known.headers()
+        if self.authorization and self.site_at(url):
+            headers["Authorization"] = self.authorization
+        return headers
+
+
 class Fetcher:
-    """Fetches over one shared client, from many threads."""
+    """Fetches over one shared client, from many threads. Cookies are never kept, and this machine needs no proxy."""
 
     def __init__(self, options: MediaOptions) -> None:
         self._options = options
@@ -55,63 +80,60 @@ class Fetcher:
         self._http = httpx.Client(
             timeout=httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s),
             headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
         )
-        self._tokens = Tokens(self._http, self._patience)
+        self._tokens = Tokens(self._http)
 
     def close(self) -> None:
         self._http.close()
 
     def fetch(self, remote: Remote, known: Validators) -> Fetched | None:
         """The file; None when it is the one that ``known`` describes. Raises ImageError or RemoteError."""
-        return self._patience.persist(lambda deadline: self._with_token(remote, known, deadline))
+        return self._patience.persist(lambda deadline: self._fetch_once(remote, known, deadline))
 
-    def _with_token(self, remote: Remote, known: Validators, deadline: float) -> Fetched | None:
+    def _fetch_once(self, remote: Remote, known: Validators, deadline: float) -> Fetched | None:
+        """With a new access token when the first is refused: it may have been revoked before its end."""
         header = self._tokens.header(remote.site) if remote.site else None
         try:
-            return self._follow(remote, header, known, deadline)
-        except refusals.Unauthorized as refusal:
-            fresh = self._tokens.renewed(remote.site, header) if remote.site and header else None
-            if fresh is None:
-                raise refusal.explained() from refusal
             try:
-                return self._follow(remote, fresh, known, deadline)
-            except refusals.Unauthorized as again:
-                raise again.explained() from again
+                return self._follow(_Try(remote, known, header, deadline))
+            except Unauthorized as refused:
+                fresh = self._tokens.header(refused.site, refused=header)
+                if fresh is None:
+                    raise
+                return self._follow(_Try(remote, known, fresh, deadline))
+        except Unauthorized as refused:
+            raise refused.explained() from refused
 
-    def _follow(self, remote: Remote, header: str | None, known: Validators, deadline: float) -> Fetched | None:
-        url = remote.url
+    def _follow(self, attempt: _Try) -> Fetched | None:
+        url = attempt.remote.url
         for _ in range(MOST_REDIRECTS + 1):
-            site = remote.site if remote.site and _is_on(remote.site, url) else None
             try:
-                reply = self._ask(url, site, header, known, deadline)
+                reply = self._ask(url, attempt)
             except httpx.TimeoutException as error:
-                raise TransientError(f"{refusals.who(site, url)} did not answer in time") from error
-            except httpx.TransportError as error:
-                raise TransientError(f"{refusals.who(site, url)} cannot be read: {error}") from error
+                raise TransientError(f"{who(attempt.site_at(url), url)} did not answer in time") from error
+            except httpx.RequestError as error:
+                raise TransientError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
             if not isinstance(reply, httpx.URL):
                 return reply
             url = reply
         raise ImageError(f"it redirects more than {MOST_REDIRECTS} times")
 
-    def _ask(
-        self, url: httpx.URL, site: Site | None, header: str | None, known: Validators, deadline: float
-    ) -> Fetched | httpx.URL | None:
+    def _ask(self, url: httpx.URL, attempt: _Try) -> Fetched | httpx.URL | None:
         """One exchange: the file, where it went, or None when it did not change."""
-        asked = known.headers()
-        headers = dict(asked)
-        if site and header:
-            headers["Authorization"] = header
-        with self._http.stream("GET", url, headers=headers, timeout=self._timeout(deadline)) as response:
-            if response.status_code in _REDIRECTS and "location" in response.headers:
+        timeout = self._timeout(attempt.deadline)
+        with self._http.stream("GET", url, headers=attempt.headers(url), timeout=timeout) as response:
+            status, site = response.status_code, attempt.site_at(url)
+            if status == 200:
+                return Fetched(self._read(response, attempt.deadline), _validators(response))
+            if status in _REDIRECTS and "location" in response.headers:
                 return _redirected(response, site)
-            if response.status_code == 304 and asked:
+            if status == 304 and attempt.known:
                 return None
-            if response.status_code in _TRANSIENT:
-                raise TransientError(f"{refusals.who(site, url)} answered {response.status_code}", _asked_pause_s(response))
-            if response.status_code != 200:
-                raise _refusal(response, site)
-            return Fetched(self._read(response, deadline), _validators(response))
+            if status in _TRANSIENT:
+                raise TransientError(f"{who(site, url)} answered {status}", _asked_pause_s(response))
+            raise refusal(status, site, url)
 
     def _timeout(self, deadline: float) -> httpx.Timeout:
         left = max(deadline - time.monotonic(), 0.01)
@@ -133,35 +155,16 @@ class Fetcher:
         return bytes(body)
 
 
-def _is_on(site: Site, url: httpx.URL) -> bool:
-    """Whether the token may go to an address: only to the Label Studio's own origin, or its secured twin."""
-    twin = site.base.copy_with(scheme="https") if site.base.scheme == "http" and site.base.port is None else site.base
-    return same_origin(url, site.base) or same_origin(url, twin)
-
-
 def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:
     try:
         target = response.url.join(response.headers["location"])
     except httpx.InvalidURL as error:
         raise ImageError(f"it redirects to no valid address: {error}") from error
-    if target.scheme not in ("http", "https"):
+    if target.scheme not in ("http", "https") or not target.host:
         raise ImageError(f"it redirects to an address of the kind {target.scheme}:, which is not read")
     if site and target.path.rstrip("/").endswith("/user/login"):
-        raise refusals.Unauthorized(site, "it asks for a login")
+        raise Unauthorized(site, "it asks for a login")
     return target
-
-
-def _refusal(response: httpx.Response, site: Site | None) -> MaskloomError | refusals.Unauthorized:
-    status = response.status_code
-    if site and status in (401, 403):
-        return refusals.Unauthorized(site, f"it answered {status}")
-    if site is None and status in (401, 403):
-        return ImageError(f"{response.url.host} refuses it ({status}); Maskloom sends no credentials to other hosts")
-    if status in (404, 410):
-        return ImageError(f"{refusals.who(site, response.url)} has no such file ({status})")
-    if status >= 500:
-        return RemoteError(f"{refusals.who(site, response.url)} answered {status}")
-    return ImageError(f"{refusals.who(site, response.url)} answered {status}")
 
 
 def _validators(response: httpx.Response) -> Validators:

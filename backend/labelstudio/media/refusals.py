@@ -1,11 +1,11 @@
-"""What to tell someone whose Label Studio refuses an image: which setting is missing or wrong."""
+"""What to tell someone whose image a server refuses: whether the address, the token or a setting is wrong."""
 
 from __future__ import annotations
 
 import httpx
 
-from backend.errors import RemoteError
-from backend.labelstudio.media.options import TOKEN_SETTING, URL_SETTING
+from backend.errors import ImageError, MaskloomError, RemoteError
+from backend.labelstudio.media.options import ROOTS_SETTING, TOKEN_SETTING, URL_SETTING
 from backend.labelstudio.media.sites import Site, is_loopback
 from backend.labelstudio.media.tokens import is_refresh_token, read_claims
 
@@ -22,22 +22,35 @@ class Unauthorized(Exception):
         return RemoteError(f"Label Studio at {self.site.base} refuses it ({self}): {_advice(self.site)}")
 
 
-def _advice(site: Site) -> str:
-    if not site.token:
-        return f"no token is known; set {URL_SETTING} to its address and {TOKEN_SETTING} to a personal access token"
-    if is_refresh_token(site.token):
-        return f"the personal access token's user may not read it; set {TOKEN_SETTING} to one of a member of the project"
-    if read_claims(site.token):
-        return f"the token is an access token, which ends after 5 minutes; set {TOKEN_SETTING} to a personal access token"
-    return (
-        "the legacy token is wrong or legacy tokens are disabled for the organization; "
-        f"set {URL_SETTING} to its address and {TOKEN_SETTING} to a personal access token"
-    )
+def refusal(status: int, site: Site | None, url: httpx.URL) -> MaskloomError | Unauthorized:
+    """What an answer with this status means; ``site`` where it came from Label Studio."""
+    if status in (401, 403):
+        if site:
+            return Unauthorized(site, f"it answered {status}")
+        return ImageError(f"{who(site, url)} refuses it ({status}); Maskloom sends no credentials to other hosts")
+    if status in (404, 410):
+        hint = f"; a file on this machine is read only under {ROOTS_SETTING}" if site else ""
+        return ImageError(f"{who(site, url)} has no such file ({status}){hint}")
+    if status >= 500:
+        return RemoteError(f"{who(site, url)} answered {status}")
+    return ImageError(f"{who(site, url)} answered {status}")
 
 
 def who(site: Site | None, url: httpx.URL) -> str:
     """The server as a message names it, with a hint where its address may be the cause."""
     if site is None:
         return url.host
-    hint = f" (the address that it gives itself; if it is elsewhere, set {URL_SETTING})"
-    return f"Label Studio at {site.base}{hint if is_loopback(site.base) else ''}"
+    if is_loopback(site.base):
+        return f"Label Studio at {site.base} (if it runs on another machine, set {URL_SETTING})"
+    return f"Label Studio at {site.base}"
+
+
+def _advice(site: Site) -> str:
+    set_both = f"set {URL_SETTING} to its address and {TOKEN_SETTING} to a personal access token from its account settings"
+    if not site.token:
+        return f"no token is known for it; {set_both}"
+    if is_refresh_token(site.token):
+        return f"the user of the personal access token may not read it; {set_both} of a member of the project"
+    if read_claims(site.token):
+        return f"the token is an access token, which ends after 5 minutes; {set_both}"
+    return f"the legacy token is wrong, or legacy tokens are disabled there; {set_both}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from backend.errors import SetupError
-from backend.labelstudio.media.options import URL_SETTING
+from backend.labelstudio.media.options import TOKEN_SETTING, URL_SETTING
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ class Sites:
         self._own = read_base(own_url) if own_url else None
         if own_url and self._own is None:
             raise SetupError(f"{URL_SETTING}={own_url!r} is no http(s) address; set it to one like http://localhost:8080")
-        self._own_token = own_token or None
+        self._own_token = read_token(own_token)
+        if own_token and self._own_token is None:
+            raise SetupError(f"{TOKEN_SETTING} is no token of Label Studio; copy it again from its account settings")
         self._announced: OrderedDict[str, _Announced] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -74,7 +76,7 @@ class Sites:
             earlier = self._announced.pop(project, None)
             if earlier and earlier.base and (base is None or (is_loopback(base) and not is_loopback(earlier.base))):
                 base = earlier.base
-            self._announced[project] = _Announced(base, token or None)
+            self._announced[project] = _Announced(base, read_token(token))
             while len(self._announced) > MOST_PROJECTS:
                 self._announced.popitem(last=False)
 
@@ -111,6 +113,12 @@ def read_base(address: str) -> httpx.URL | None:
     if url.scheme not in ("http", "https") or not url.host:
         return None
     return url.copy_with(userinfo=b"", query=None, fragment=None)
+
+
+def read_token(text: str | None) -> str | None:
+    """A token that can stand in a header; None when there is none."""
+    token = (text or "").strip()
+    return token if token and token.isascii() and token.isprintable() and " " not in token else None
 
 
 def same_origin(left: httpx.URL, right: httpx.URL) -> bool:

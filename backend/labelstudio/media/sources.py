@@ -15,7 +15,7 @@ import httpx
 from backend.errors import ImageError
 from backend.labelstudio.media.folders import Folders, is_escape
 from backend.labelstudio.media.options import ROOTS_SETTING, URL_SETTING
-from backend.labelstudio.media.sites import Site
+from backend.labelstudio.media.sites import Site, is_loopback
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?=:)")
 _CLOUD = ("s3", "gs", "azure-blob")
@@ -83,37 +83,38 @@ def locate(address: str, folders: Folders, site: Site | None, task_id: str | Non
 
 
 def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
-    """A path without host: a page of Label Studio, or a file under an allowed folder."""
+    """A path without a host: a file under an allowed folder, or a page of Label Studio."""
     if address.startswith("//"):
         return _locate_on_web(f"{site.base.scheme if site else 'https'}:{address}", folders, site)
-    path = address.partition("?")[0]
-    if path.rstrip("/") == _LOCAL_FILES:
-        return _locate_local_file(httpx.URL("http://x" + address), folders, site)
-    if is_escape(unquote(path)):
-        raise ImageError("the path climbs out of its folder with '..'; name the file without it")
-    if not path.startswith(_UPLOADS) and folders.holds(Path(address)):
+    if not address.startswith((_LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address)):
         return LocalFile(folders.find(address))
-    return _on_site(address, site)
+    return _locate_on_site(address, folders, site)
 
 
-def _locate_local_file(url: httpx.URL, folders: Folders, site: Site | None) -> Source:
-    """``/data/local-files/?d=``: from the allowed folders if it lies there, else from Label Studio."""
-    name = dict(parse_qsl(url.query.decode(), keep_blank_values=True)).get("d", "")
+def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
+    """Another host's address, or one of Label Studio, which may have named itself by a loopback address of its own."""
+    url = _parse(address)
+    path = url.raw_path.decode("ascii")
+    if site is None or not (site.owns(url) or (is_loopback(url) and path.startswith((_LOCAL_FILES, _UPLOADS)))):
+        return Remote(url)
+    prefix = site.base.path.rstrip("/")
+    return _locate_on_site(path.removeprefix(prefix) if path.startswith(prefix + "/") else path, folders, site)
+
+
+def _locate_on_site(path: str, folders: Folders, site: Site | None) -> Source:
+    """A page of Label Studio; ``/data/local-files/?d=`` is read from the allowed folders where it lies there."""
+    plain, _, query = path.partition("?")
+    if is_escape(unquote(plain)):
+        raise ImageError("the path climbs out of its folder with '..'; name the file without it")
+    if plain.rstrip("/") != _LOCAL_FILES:
+        return _on_site(path, site)
+    name = dict(parse_qsl(query, keep_blank_values=True)).get("d", "")
     if not name:
         raise ImageError(f"{_LOCAL_FILES}/ needs the file's name as ?d=")
     if Path(name).is_absolute():
         return LocalFile(folders.find(name))
-    path = folders.find_relative(name)
-    return LocalFile(path) if path else _on_site(f"{_LOCAL_FILES}/?d={quote(name)}", site)
-
-
-def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
-    url = _parse(address)
-    if site is None or not site.owns(url):
-        return Remote(url)
-    path = url.raw_path.decode("ascii")
-    prefix = site.base.path.rstrip("/")
-    return _locate_path(path.removeprefix(prefix) if path.startswith(prefix + "/") else path, folders, site)
+    found = folders.find_relative(name)
+    return LocalFile(found) if found else _on_site(f"{_LOCAL_FILES}/?d={quote(name)}", site)
 
 
 def _locate_in_cloud(address: str, site: Site | None, task_id: str | None) -> Source:
@@ -170,7 +171,7 @@ def read_data_uri(address: str) -> bytes:
 
 def shown(address: str) -> str:
     """An address as it may be shown: without inline data, passwords and signatures, and not too long."""
-    address = str(address)
+    address = "".join(letter if letter.isprintable() else "?" for letter in str(address))
     if address[:5].lower() == "data:":
         return f"{address[:40].partition(',')[0]},... ({len(address)} characters)"
     if _LOCAL_FILES not in address:

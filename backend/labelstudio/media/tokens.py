@@ -7,19 +7,22 @@ import binascii
 import json
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from backend.errors import RemoteError
-from backend.labelstudio.media.options import TOKEN_SETTING
-from backend.labelstudio.media.retries import Patience, TransientError
+from backend.flight import SingleFlight
+from backend.labelstudio.media.options import TOKEN_SETTING, URL_SETTING
+from backend.labelstudio.media.retries import TransientError
 from backend.labelstudio.media.sites import Site
 
 REFRESH_PATH = "/api/token/refresh/"
 DEFAULT_LIFETIME_S = 300.0
 """How long Label Studio's access tokens live."""
+MOST_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,52 +35,64 @@ class Tokens:
     """The Authorization header for every Label Studio.
 
     A legacy token goes as ``Token``, an access token as ``Bearer``. A personal access token is a JWT refresh token: it is
-    exchanged for an access token, which is kept until shortly before its end.
+    exchanged for an access token, which is kept until shortly before its end. Threads that need one share the exchange.
     """
 
-    def __init__(self, http: httpx.Client, patience: Patience) -> None:
+    def __init__(self, http: httpx.Client) -> None:
         self._http = http
-        self._patience = patience
-        self._kept: dict[tuple[httpx.URL, str], _Access] = {}
+        self._kept: OrderedDict[str, _Access] = OrderedDict()
         self._lock = threading.Lock()
+        self._exchanges: SingleFlight[str] = SingleFlight(most=0, lifetime_s=0)
 
-    def header(self, site: Site) -> str | None:
-        """The header's value; None without a token. Raises RemoteError when the token is not accepted."""
+    def header(self, site: Site, refused: str | None = None) -> str | None:
+        """The header's value, another one than the ``refused``; None when there is none.
+
+        Raises RemoteError when Label Studio does not exchange the token, TransientError when it does not answer.
+        """
         if not site.token:
             return None
-        if not is_refresh_token(site.token):
-            return f"Bearer {site.token}" if read_claims(site.token) else f"Token {site.token}"
-        return self._access(site, site.token, refused=None)
+        if is_refresh_token(site.token):
+            key = f"{site.base} {site.token}"
+            return self._known(key, refused) or self._exchanges.do(key, lambda: self._renewed(key, site, refused))
+        plain = f"Bearer {site.token}" if read_claims(site.token) else f"Token {site.token}"
+        return plain if plain != refused else None
 
-    def renewed(self, site: Site, refused: str) -> str | None:
-        """A header in place of one that was refused; None when there can be no other."""
-        if not site.token or not is_refresh_token(site.token):
-            return None
-        return self._access(site, site.token, refused)
-
-    def _access(self, site: Site, token: str, refused: str | None) -> str:
-        key = (site.base, token)
+    def _known(self, key: str, refused: str | None) -> str | None:
         with self._lock:
             kept = self._kept.get(key)
-            if kept is None or kept.header == refused or time.monotonic() >= kept.good_until:
-                kept = self._kept[key] = self._patience.persist(lambda deadline: self._exchange(site, token))
-            return kept.header
+        return kept.header if kept and kept.header != refused and time.monotonic() < kept.good_until else None
 
-    def _exchange(self, site: Site, token: str) -> _Access:
+    def _renewed(self, key: str, site: Site, refused: str | None) -> str:
+        """A fresh header; looks once more first, because another thread may just have come back with one."""
+        known = self._known(key, refused)
+        if known:
+            return known
         asked = time.monotonic()
+        access = self._exchange(site)
+        with self._lock:
+            self._kept[key] = _Access(f"Bearer {access}", asked + _usable_s(access))
+            self._kept.move_to_end(key)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return f"Bearer {access}"
+
+    def _exchange(self, site: Site) -> str:
+        """An access token. Redirects are not followed: they could carry the personal access token elsewhere."""
         try:
-            reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": token})
-        except httpx.TransportError as error:
-            raise TransientError(f"Label Studio at {site.base} does not answer ({type(error).__name__})") from error
+            reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": site.token})
+        except httpx.RequestError as error:
+            raise TransientError(f"Label Studio at {site.base} does not exchange tokens: {error}") from error
         if reply.status_code == 429 or reply.status_code >= 500:
-            raise TransientError(f"Label Studio at {site.base} answered {reply.status_code} to the exchange of its token")
+            raise TransientError(f"Label Studio at {site.base} answered {reply.status_code} to the exchange of a token")
+        if reply.has_redirect_location:
+            raise RemoteError(f"Label Studio at {site.base} redirects elsewhere; set {URL_SETTING} to its final address")
         access = _read_access(reply)
         if access is None:
             raise RemoteError(
-                f"Label Studio at {site.base} does not exchange the personal access token (status {reply.status_code}); "
+                f"Label Studio at {site.base} does not exchange the personal access token (it answered {reply.status_code}); "
                 f"make a new one in its account settings and set {TOKEN_SETTING} to it"
             )
-        return _Access(f"Bearer {access}", asked + _usable_s(access))
+        return access
 
 
 def is_refresh_token(token: str) -> bool:
