@@ -37,7 +37,7 @@ def settings_page() -> str:
 def commands_page() -> str:
     """The help of every command, as text."""
     group = get_command(cli)
-    lines = ["# The command line", "", "Made from `backend/cli.py` by `make docs`.", ""]
+    lines = ["# The command line", "", "Made from `backend/cli/` by `make docs`.", ""]
     assert isinstance(group, typer.core.TyperGroup)
     for name, command in sorted(group.commands.items()):
         lines += [f"## maskloom {name}", "", (command.help or "").strip(), ""]

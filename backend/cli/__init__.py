@@ -1,0 +1,22 @@
+"""The command line: the only place that prints; one file for each command."""
+
+from __future__ import annotations
+
+import typer
+
+from backend.cli import parts, run, segment, serve
+from backend.cli.terminal import say_error
+from backend.errors import MaskloomError
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
+for command in (run.run, serve.serve, segment.segment, parts.parts):
+    cli.command()(command)
+
+
+def main() -> None:
+    """The command ``maskloom``; errors of Maskloom become one line and exit code 1."""
+    try:
+        cli()
+    except MaskloomError as error:
+        say_error(error)
+        raise SystemExit(1) from error
