@@ -1,0 +1,78 @@
+# Everything that one does with Maskloom. CI calls the same targets (.ci/run).
+#
+#   make run                                        photos of scikit-image, ports 8080 and 9090
+#   make run IMAGES=~/photos LABELS="cat, cup, person" PORT=8081 BACKEND_PORT=9091
+#   make test
+#
+# The environment of Maskloom is .venv; all that `make run` makes lies in .maskloom (or in $MASKLOOM_HOME).
+
+PYTHON ?= python3
+PORT ?= 8080
+BACKEND_PORT ?= 9090
+STATE := $(or $(MASKLOOM_HOME),.maskloom)
+BIN := .venv/bin
+
+export IMAGES LABELS
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run serve test check fix bench bench-quality train docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/for-run ## open Label Studio with masks on photos: IMAGES=folder LABELS="cat, cup" PORT= BACKEND_PORT=
+	@exec $(BIN)/maskloom demo --home "$(STATE)" --port $(PORT) --backend-port $(BACKEND_PORT) \
+		$${IMAGES:+--images "$$IMAGES"} $${LABELS:+--labels "$$LABELS"}
+
+serve: .venv/for-run ## start the server alone, for a Label Studio of your own: BACKEND_PORT=
+	@exec $(BIN)/maskloom serve --port $(BACKEND_PORT)
+
+test: .venv/for-development ## run all tests, those with a real Label Studio and a browser included
+	$(BIN)/python tests/labelstudio/prepare.py
+	$(BIN)/python -m pytest
+
+check: .venv/for-development ## style, types, import rules, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/docs tests/docker
+
+fix: .venv/for-development ## repair style where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/for-run ## write the reference pages anew from the code
+	$(BIN)/python -m docs.generate
+
+bench: .venv/for-development ## measure speed
+	$(BIN)/python -m bench.speed
+
+bench-quality: .venv/for-development ## measure quality: DATA=folder
+	@test -n "$(DATA)" || { echo "say where the data lies: make bench-quality DATA=folder"; exit 2; }
+	$(BIN)/python -m bench.quality --data "$(DATA)" --out runs/quality
+
+train: .venv/for-development ## train the embedded checkpoint: DATA=folder
+	@test -n "$(DATA)" || { echo "say where the data lies: make train DATA=folder"; exit 2; }
+	$(BIN)/python -m train --data "$(DATA)" --out runs/train
+
+clean: ## remove environments and caches; the data of Label Studio stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Label Studio and its data stay in $(STATE); delete that folder to be rid of them."
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Maskloom needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/for-run: pyproject.toml | .venv/bin/python
+	@echo "Installing Maskloom into .venv ..."
+	@$(BIN)/python -m pip install --editable '.[demo]'
+	@touch $@
+
+.venv/for-development: pyproject.toml | .venv/bin/python
+	@echo "Installing Maskloom and its tools into .venv ..."
+	@$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@ .venv/for-run
