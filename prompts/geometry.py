@@ -7,11 +7,13 @@ Coordinates are pixels of the upright image, ``x`` to the right and ``y`` down; 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from shapely import LineString, Point
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -102,24 +104,54 @@ def box_mask(xyxy: tuple[float, float, float, float], size: Size) -> BoolArray:
 
 
 def polygon_mask(points: FloatArray, size: Size) -> BoolArray:
-    """The mask ``(H, W)`` inside a closed outline ``(N, 2)``; a line or a point covers the pixels that it touches."""
-    canvas = np.zeros((size.height, size.width), np.uint8)
-    cv2.fillPoly(canvas, [_fixed_point(points)], 1, cv2.LINE_8, _SUBPIXEL_BITS)
-    return canvas.astype(np.bool_)
+    """The mask ``(H, W)`` of the pixels whose centres lie inside a closed outline ``(N, 2)``, by the even-odd rule; an
+    outline that is too thin to hold a centre covers the pixels that it touches.
+    """
+    return _fill_or_trace([points], points, size)
 
 
 def stroke_mask(points: FloatArray, width: float, size: Size) -> BoolArray:
-    """The mask ``(H, W)`` of a round brush of ``width`` pixels moved along ``(N, 2)``."""
+    """The mask ``(H, W)`` of a round brush of ``width`` pixels, at least one, moved along ``(N, 2)``."""
+    path = _reachable(points)
+    line = LineString(path) if len(path) > 1 else Point(path[0])
+    swept = line.buffer(max(width, 1.0) / 2)
+    pieces = getattr(swept, "geoms", [swept])
+    rings = [np.asarray(ring.coords) for piece in pieces for ring in (piece.exterior, *piece.interiors)]
+    return _fill_or_trace(rings, path, size)
+
+
+def _fill_or_trace(rings: Sequence[FloatArray], path: FloatArray, size: Size) -> BoolArray:
+    """The pixels inside the rings or, where there are none, those along the path."""
+    filled = _fill([_reachable(ring) for ring in rings], size)
+    if filled.any():
+        return filled
     canvas = np.zeros((size.height, size.width), np.uint8)
-    path = _fixed_point(points)
-    thickness = max(1, round(width))
-    cv2.polylines(canvas, [path], False, 1, thickness, cv2.LINE_8, _SUBPIXEL_BITS)
-    radius = max(0, round((width - 1) / 2 * (1 << _SUBPIXEL_BITS)))
-    for x, y in path[[0, -1]].tolist():
-        cv2.circle(canvas, (x, y), radius, 1, -1, cv2.LINE_8, _SUBPIXEL_BITS)
+    fixed_point = np.round((_reachable(path) - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.polylines(canvas, [fixed_point], True, 1, 1, cv2.LINE_8, _SUBPIXEL_BITS)
     return canvas.astype(np.bool_)
 
 
-def _fixed_point(points: FloatArray) -> NDArray[np.int32]:
-    """Points in OpenCV's fixed-point frame, in which whole numbers are pixel centres."""
-    return np.round((np.asarray(points, np.float64).reshape(-1, 2) - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+def _fill(rings: Sequence[FloatArray], size: Size) -> BoolArray:
+    """The pixels whose centres lie inside an odd number of rings.
+
+    Every edge turns over all pixels to the right of it, in each row whose centre line it crosses.
+    """
+    starts, ends = np.concatenate(rings), np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    rise = ends[:, 1] - starts[:, 1]
+    first, last = (np.clip(np.ceil(edge(starts[:, 1], ends[:, 1]) - 0.5), 0, size.height) for edge in (np.minimum, np.maximum))
+    crossed = (last - first).astype(np.intp)
+    edges = np.repeat(np.arange(len(starts)), crossed)
+    rows = first[edges] + np.arange(len(edges)) - np.repeat(np.cumsum(crossed) - crossed, crossed)
+    x = starts[edges, 0] + (rows + 0.5 - starts[edges, 1]) / rise[edges] * (ends[edges, 0] - starts[edges, 0])
+    columns = np.clip(np.ceil(x - 0.5), 0, size.width).astype(np.intp)
+    low, high = int(first.min()), int(last.max())
+    turned = np.zeros((high - low, size.width + 1), np.bool_)
+    np.logical_xor.at(turned, (rows.astype(np.intp) - low, columns), True)
+    mask = np.zeros((size.height, size.width), np.bool_)
+    mask[low:high] = np.cumsum(turned[:, : size.width], axis=1, dtype=np.uint8) % 2 == 1
+    return mask
+
+
+def _reachable(points: FloatArray) -> FloatArray:
+    """Points ``(N, 2)``, cut to a million pixels around the image, within which sums and squares stay exact enough."""
+    return np.clip(np.asarray(points, np.float64).reshape(-1, 2), -1e6, 1e6)

@@ -55,7 +55,7 @@ class BoxPrompt:
             raise PromptError(f"expected a box (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, got {self.xyxy}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScribblePrompt:
     """Brush strokes, rendered: ``mask (H, W)``."""
 
@@ -66,7 +66,7 @@ class ScribblePrompt:
         _check_mask(self.mask)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PolygonPrompt:
     """A rough outline ``points (N, 2)`` in pixels around one object."""
 
@@ -75,9 +75,11 @@ class PolygonPrompt:
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 2 or len(self.points) < 3:
             raise PromptError(f"expected at least 3 points (N, 2), got an array of shape {self.points.shape}")
+        if not np.isfinite(self.points).all():
+            raise PromptError("expected a polygon of finite pixels, got one with infinite or missing coordinates")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MaskPrompt:
     """A mask ``(H, W)`` of the object to refine."""
 
@@ -87,7 +89,7 @@ class MaskPrompt:
         _check_mask(self.mask)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReferencePrompt:
     """A region ``mask (H, W)`` of ``image (H, W, 3)``, another image or the same one: "like this one there"."""
 

@@ -44,7 +44,11 @@ class Vocabulary:
         return tuple(entry.label for entry in self.entries)
 
     def find(self, phrase: str) -> str | None:
-        """The label that answers to a phrase, ignoring case, separators and a plural "s"; None when there is none."""
+        """The label that answers to a phrase: the label itself, or one that is the same but for case, separators and a plural
+        "s"; None when there is none.
+        """
+        if phrase in self.labels:
+            return phrase
         wanted = _fold(phrase)
         for entry in self.entries:
             if any(_fold(known) == wanted for known in (entry.label, *entry.phrases)):

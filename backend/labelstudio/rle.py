@@ -126,7 +126,8 @@ class _Stream:
     def _next(self, at: Positions) -> Positions:
         """Where the item after an item at these bit positions would begin."""
         is_run, lengths, values_at = self._item(at)
-        return values_at + 8 * np.where(is_run, 1, lengths)
+        following: Positions = values_at + 8 * np.where(is_run, 1, lengths)
+        return following
 
     def _item(self, at: Positions) -> tuple[BoolArray, Positions, Positions]:
         """Whether the items at these bit positions are runs, their lengths, and where their values begin."""
