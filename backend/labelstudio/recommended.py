@@ -11,28 +11,38 @@ _CONFIG = """<View>
   <Style>
     .prompt {{ max-width: 640px; }}
     .lsf-main-content.lsf-requesting .prompt::before {{ content: "segmenting ..."; color: #617ADA; }}
+    .work {{ display: flex; gap: 16px; }}
+    .photo {{ flex: 1 1 auto; min-width: 0; }}
+    .labels {{ flex: 0 0 150px; }}
+    .labels h6 {{ margin: 0 0 4px 0; }}
   </Style>
   <View className="prompt">
     <TextArea name="prompt" toName="image" rows="1" maxSubmissions="1" editable="true"
               placeholder="What to segment, then Enter: cup, not the saucer"/>
   </View>
-  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
-  <Header value="Brush: the masks" size="6"/>
-  <BrushLabels name="brush" toName="image" smart="false">
+  <View className="work">
+    <View className="photo">
+      <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+    </View>
+    <View className="labels">
+      <Header value="Click (Alt: not this)" size="6"/>
+      <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">
 {labels}
-  </BrushLabels>
-  <Header value="Click on it (Alt + click: not this)" size="6"/>
-  <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">
+      </KeyPointLabels>
+      <Header value="Box" size="6"/>
+      <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
 {labels}
-  </KeyPointLabels>
-  <Header value="Box around it" size="6"/>
-  <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
+      </RectangleLabels>
+      <Header value="Brush" size="6"/>
+      <BrushLabels name="brush" toName="image" smart="false">
 {labels}
-  </RectangleLabels>
-  <Header value="Polygon" size="6"/>
-  <PolygonLabels name="polygon" toName="image" smart="false">
+      </BrushLabels>
+      <Header value="Polygon" size="6"/>
+      <PolygonLabels name="polygon" toName="image" smart="false">
 {labels}
-  </PolygonLabels>
+      </PolygonLabels>
+    </View>
+  </View>
 </View>
 """
 

@@ -33,7 +33,9 @@ def get_chromium() -> None:
     print("Installing Chromium from Debian's packages ...", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (("update",), ("install", "--no-install-recommends", "chromium")):
-        done = subprocess.run([*APT_GET, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [*APT_GET, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if done.returncode:
             print(f"apt-get {arguments[0]} failed, the browser tests will be skipped:\n{done.stdout[-500:]}")
             return
