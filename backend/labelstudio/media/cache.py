@@ -46,6 +46,8 @@ class DiskCache:
         self._reported = False
 
     def get(self, key: str) -> Kept | None:
+        if not self._most_bytes:
+            return None
         path = self._path(key)
         try:
             confirmed = path.stat().st_mtime

@@ -21,7 +21,6 @@ from backend.labelstudio.media.tokens import Tokens
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,8 @@ class Fetcher:
                 reply = self._ask(url, attempt)
             except httpx.TimeoutException as error:
                 raise TransientError(f"{who(attempt.site_at(url), url)} did not answer in time") from error
+            except httpx.InvalidURL as error:  # httpx reads the target of a redirect by itself
+                raise ImageError(f"it redirects to an address which is not read: {error}") from error
             except httpx.RequestError as error:
                 raise TransientError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
             if not isinstance(reply, httpx.URL):
@@ -140,13 +141,15 @@ class Fetcher:
         return httpx.Timeout(min(self._options.read_timeout_s, left), connect=min(self._options.connect_timeout_s, left))
 
     def _read(self, response: httpx.Response, deadline: float) -> bytes:
-        """The body; httpx itself raises RemoteProtocolError when it ends before its Content-Length."""
+        """The body, in pieces as they come, so that a dripping server is noticed; httpx itself raises RemoteProtocolError
+        when it ends before its Content-Length.
+        """
         most = self._options.max_bytes
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
             raise too_large(most)
         body = bytearray()
-        for piece in response.iter_bytes(_PIECE):
+        for piece in response.iter_bytes():
             body += piece
             if len(body) > most:
                 raise too_large(most)
@@ -156,10 +159,7 @@ class Fetcher:
 
 
 def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:
-    try:
-        target = response.url.join(response.headers["location"])
-    except httpx.InvalidURL as error:
-        raise ImageError(f"it redirects to no valid address: {error}") from error
+    target = response.url.join(response.headers["location"])
     if target.scheme not in ("http", "https") or not target.host:
         raise ImageError(f"it redirects to an address of the kind {target.scheme}:, which is not read")
     if site and target.path.rstrip("/").endswith("/user/login"):

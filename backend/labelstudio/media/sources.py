@@ -171,7 +171,7 @@ def read_data_uri(address: str) -> bytes:
 
 def shown(address: str) -> str:
     """An address as it may be shown: without inline data, passwords and signatures, and not too long."""
-    address = "".join(letter if letter.isprintable() else "?" for letter in str(address))
+    address = "".join(letter if letter.isprintable() else "_" for letter in str(address))
     if address[:5].lower() == "data:":
         return f"{address[:40].partition(',')[0]},... ({len(address)} characters)"
     if _LOCAL_FILES not in address:
