@@ -49,12 +49,12 @@ def decode_image(body: bytes, most_pixels: int) -> Image:
 def _decode(body: bytes, most_pixels: int) -> Image:
     deep = read_deep_tiff(body, most_pixels) if is_tiff(body) else None
     if deep:
-        return _turned(Pillow.fromarray(deep[0]), deep[1])
+        return _turned(*deep)
     with _opened(body) as image:
         check_pixels(image.width, image.height, most_pixels)
         image.load()
         rgb = read_deep_png(body) if is_deep_png(body) else _to_rgb(image)
-        return _turned(Pillow.fromarray(rgb), _orientation(image))
+        return _turned(rgb, _orientation(image))
 
 
 @contextmanager
@@ -79,11 +79,13 @@ def _to_rgb(image: Pillow.Image) -> Image:
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA"))
         return over_white(pixels[..., :3], pixels[..., 3])
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
-def _turned(image: Pillow.Image, orientation: int) -> Image:
-    return np.asarray(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
+def _turned(rgb: Image, orientation: int) -> Image:
+    """An image ``(H, W, 3)`` of an EXIF orientation, upright."""
+    turn = _TURNS.get(orientation)
+    return rgb if turn is None else np.array(Pillow.fromarray(rgb).transpose(turn))
 
 
 def _orientation(image: Pillow.Image) -> int:

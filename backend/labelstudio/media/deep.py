@@ -53,9 +53,11 @@ def _read_page(page: tifffile.TiffPage, body: bytes) -> Values:
     """The values ``(H, W, C)`` of a page."""
     try:
         values = np.asarray(page.asarray())
-    except ValueError as error:  # a compression that needs a codec of its own
+    except ValueError as error:  # also said of a file that was cut short
+        if "imagecodecs" not in str(error):
+            raise
         if page.samplesperpixel > 4:
-            raise ImageError(f"its compression cannot be read ({error})") from error
+            raise ImageError(f"its compression needs a package more: {error}") from error
         return _read_with_opencv(body)
     axes = page.axes
     for extra in [axis for axis in axes if axis not in "YXS"]:
