@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-TERM_PATIENCE_S = 10.0
+TERM_PATIENCE_S = 5.0
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,12 +86,19 @@ def install(folder: StudioFolder, report: Report) -> None:
     with _only_one(folder.root / "label-studio.lock"):
         if stamp.is_file() and stamp.read_text(encoding="utf-8") == REQUIREMENT:
             return
-        report("making its virtual environment")
-        _run_to_end("venv", [sys.executable, "-m", "venv", "--clear", str(folder.venv)], folder, report)
-        python = str(folder.venv / "bin" / "python")
-        pip = [python, "-m", "pip", "install", "--progress-bar", "off", REQUIREMENT]
-        _run_to_end("pip", pip, folder, report)
+        for name, argv in _installation(folder).items():
+            report(f"running {name}")
+            _run_to_end(name, argv, folder, report)
         stamp.write_text(REQUIREMENT, encoding="utf-8")
+
+
+def _installation(folder: StudioFolder) -> Mapping[str, Sequence[str]]:
+    """The commands that make the virtual environment, by name."""
+    python = str(folder.venv / "bin" / "python")
+    return {
+        "venv": [sys.executable, "-m", "venv", "--clear", str(folder.venv)],
+        "pip": [python, "-m", "pip", "install", "--progress-bar", "off", REQUIREMENT],
+    }
 
 
 def _run_to_end(name: str, argv: Sequence[str], folder: StudioFolder, report: Report) -> None:
