@@ -162,10 +162,7 @@ def test_the_projects_of_all_pages_are_found(server: Server, studio: LabelStudio
         return 200, {"next": following, "results": results}
 
     server.answers["GET /api/projects/"] = page
-    assert [(project.id, project.title, project.description) for project in studio.projects()] == [
-        (1, "one", ""),
-        (2, "two", ""),
-    ]
+    assert list(studio.projects()) == [Project(1, "one", ""), Project(2, "two", "")]
 
 
 def test_a_folder_is_served_once(server: Server, studio: LabelStudio, tmp_path: Path) -> None:
