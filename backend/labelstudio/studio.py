@@ -20,7 +20,7 @@ from backend.labelstudio.login import is_up
 REQUIREMENT = "label-studio==1.23.2"
 HOST = "127.0.0.1"
 EMAIL = "you@example.com"
-FIRST_START_PATIENCE_S = 300.0
+FIRST_START_PATIENCE_S = 900.0  # half a minute on an idle machine
 
 Report = Callable[[str], None]
 

@@ -23,10 +23,10 @@ from backend.labelstudio.studio import Account
 from tests.labelstudio.conftest import MASKLOOM, borrow_label_studio, free_port
 from tests.labelstudio.pictures import save, save_truncated, three_shapes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 LABELS = "red disc, blue square"
-READY_S = 400
+READY_S = 1000
 
 
 @dataclass
@@ -114,12 +114,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 @pytest.fixture
 def running(demo: Demo) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = demo.start()
-    try:
-        yield process, read_until(process, "Ctrl-C")
-    finally:
-        process.kill()
-        process.wait()
+    with demo.start() as process:
+        try:
+            yield process, read_until(process, "Ctrl-C")
+        finally:
+            process.kill()
 
 
 @pytest.mark.studio

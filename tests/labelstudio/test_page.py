@@ -18,7 +18,7 @@ from tests.labelstudio.oracle import decode, iou
 from tests.labelstudio.pictures import BLUE_CENTRE, DISC_CENTRE, GREEN_CENTRE, save, three_shapes
 from tests.labelstudio.prepare import CHROMIUMS, find_chromium
 
-pytestmark = [pytest.mark.studio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 GREEN_IN_PICTURE = (0, 128, 0)

@@ -15,7 +15,7 @@ from tests.labelstudio.conftest import new_project, running_backend
 from tests.labelstudio.oracle import decode, iou
 from tests.labelstudio.pictures import save, save_truncated, three_shapes
 
-pytestmark = [pytest.mark.studio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
 LABELS = ["red disc", "blue square"]
 

@@ -1,0 +1,83 @@
+"""The Makefile in a folder of its own, where every program is one that says how it was called."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ECHO = '#!/bin/sh\nprintf "%s|" "$(basename "$0")" "$@"\n'
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose environment is made already."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("maskloom", "python", "ruff", "mypy", "lint-imports"):
+        (bin_folder / name).write_text(ECHO)
+        (bin_folder / name).chmod(0o755)
+    (tmp_path / ".venv" / "for-run").touch()
+    (tmp_path / ".venv" / "for-development").touch()
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_make_alone_lists_every_target(checkout: Path) -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (checkout / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    listed = re.findall(r"^  make (\S+)", make(checkout).stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(phony[1].split())
+
+
+def test_make_run_without_anything_uses_the_examples_and_the_usual_ports(checkout: Path) -> None:
+    said = make(checkout, "run").stdout
+    assert said == "maskloom|demo|--home|.maskloom|--port|8080|--backend-port|9090|"
+
+
+def test_folders_and_labels_reach_the_command_as_they_were_typed(checkout: Path) -> None:
+    said = make(checkout, "run", "IMAGES=my photos; $(HOME) & 'more'", 'LABELS=cat, person\'s "hat"', "PORT=81").stdout
+    assert "|--port|81|" in said
+    assert "'more'|--labels|cat, person's \"hat\"|" in said
+    assert "--images|my photos; " in said
+
+
+def test_the_state_folder_can_be_chosen(checkout: Path) -> None:
+    assert "|--home|else where|" in make(checkout, "run", "MASKLOOM_HOME=else where").stdout
+
+
+def test_nothing_is_installed_again_when_nothing_changed(checkout: Path) -> None:
+    assert "pip" not in make(checkout, "check").stdout
+    os.utime(checkout / "pyproject.toml", (4e9, 4e9))
+    assert "pip|install|--editable|.[dev]" in make(checkout, "check").stdout
+
+
+@pytest.mark.parametrize("target", ["bench-quality", "train"])
+def test_a_target_that_needs_data_says_so(target: str, checkout: Path) -> None:
+    done = make(checkout, target)
+    assert done.returncode != 0
+    assert f"make {target} DATA=folder" in done.stdout
+
+
+def test_cleaning_leaves_the_data_of_label_studio(checkout: Path) -> None:
+    (checkout / ".maskloom" / "data").mkdir(parents=True)
+    said = make(checkout, "clean").stdout
+    assert not (checkout / ".venv").exists()
+    assert (checkout / ".maskloom" / "data").exists()
+    assert "stay in .maskloom" in said
+
+
+def test_continuous_integration_does_what_a_developer_types() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make")] == ["make check", "make test"]
