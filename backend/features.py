@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,14 @@ class ImageFeatures:
         shape = self.grid.shape[1:]
         weight = torch.nn.functional.adaptive_avg_pool2d(whole, (shape[0], shape[1]))[0, 0].to(self.grid)
         return torch.nn.functional.normalize((self.grid * weight).sum(dim=(1, 2)), dim=0)
+
+    def compact(self) -> ImageFeatures:
+        """The same in memory of its own: a slice of a batch's tensor would keep the whole batch alive."""
+        return replace(self, grid=_own(self.grid), tensors={name: _own(tensor) for name, tensor in self.tensors.items()})
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size() else tensor
 
 
 def image_key(image: Image) -> str:
@@ -97,7 +105,8 @@ class FeatureCache:
         self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
     ) -> dict[str, ImageFeatures]:
         try:
-            fresh = dict(zip((key for key, _ in batch), encode([image for _, image in batch]), strict=True))
+            encoded = [features.compact() for features in encode([image for _, image in batch])]
+            fresh = dict(zip((key for key, _ in batch), encoded, strict=True))
         except BaseException as error:
             with self._lock:
                 for key, _ in batch:
@@ -111,7 +120,9 @@ class FeatureCache:
         return fresh
 
     def _keep(self, key: str, features: ImageFeatures) -> None:
+        if features.nbytes > self._most_bytes:
+            return
         self._kept[key] = features
         self._bytes += features.nbytes
-        while self._bytes > self._most_bytes and self._kept:
+        while self._bytes > self._most_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
