@@ -58,7 +58,7 @@ def _row(piece: str) -> int:
 class TextTower(nn.Module):
     """Table rows ``(N, 8, 40)`` to unit vectors ``(N, dim)``."""
 
-    def __init__(self, dim: int = 128, table_width: int = 96, width: int = 192, layers: int = 2) -> None:
+    def __init__(self, dim: int = 128, table_width: int = 96, width: int = 160, layers: int = 1) -> None:
         super().__init__()
         self.table = nn.Embedding(TABLE_ROWS, table_width, padding_idx=0)
         nn.init.normal_(self.table.weight, std=0.05)
@@ -66,7 +66,7 @@ class TextTower(nn.Module):
         self.widen = nn.Linear(2 * table_width, width)
         self.places = nn.Parameter(torch.zeros(MOST_WORDS, width))
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
@@ -74,16 +74,23 @@ class TextTower(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Unit vectors ``(N, dim)`` of tokenised phrases ``(N, 8, 40)``."""
-        vectors = self.table(rows)
-        grams = rows[:, :, 2:].ne(0).sum(dim=2, keepdim=True).clamp(min=1)
-        read = torch.cat([vectors[:, :, :2].sum(dim=2), vectors[:, :, 2:].sum(dim=2) / grams], dim=2)
-        words = self.widen(read) + self.places
+        rows = rows[:, : int(rows[:, :, 0].ne(0).sum(dim=1).max())]
         silent = rows[:, :, 0].eq(0)
+        spoken = rows[~silent]
+        whole = self._sum(spoken[:, :2])
+        grams = self._sum(spoken[:, 2:]) / spoken[:, 2:].ne(0).sum(dim=1, keepdim=True).clamp(min=1)
+        read = self.widen(torch.cat([whole, grams], dim=1))
+        empty = read.new_zeros(*silent.shape, read.shape[1])
+        words = empty.masked_scatter(~silent.unsqueeze(2), read) + self.places[: rows.shape[1]]
         for block in self.blocks:
             words = block(words, src_key_padding_mask=silent)
-        spoken = (~silent).unsqueeze(2).to(words)
-        pooled = (self.norm(words) * spoken).sum(dim=1) / spoken.sum(dim=1)
+        said = (~silent).unsqueeze(2).to(words)
+        pooled = (self.norm(words) * said).sum(dim=1) / said.sum(dim=1)
         return nn.functional.normalize(self.head(pooled), dim=-1)
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        """The sum of the table's vectors ``(M, width)`` over rows ``(M, P)``; its gradient is sparse."""
+        return nn.functional.embedding_bag(rows, self.table.weight, mode="sum", padding_idx=0, sparse=True)
 
 
 class EmbeddedTextEncoder:

@@ -1,0 +1,109 @@
+"""What the image itself says about a prompt: every pixel's vote, by likeness to the prompt's own pixels.
+
+A kernel estimate of foreground against background (Nadaraya 1964, Watson 1964) in the manner of GrabCut (Rother et al. 2004):
+seeds vote for the pixels that look like them, and the outcome votes again. Three likenesses are used: colour and texture,
+the same nearby, and the image encoder's joint-space vectors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAP_SIDE = 64
+"""Prompt maps are kept at half the resolution of a view, and votes are cast at a quarter of it."""
+VOTE_SIDE = 32
+ROUNDS = 3
+
+POSITIVE, NEGATIVE, BOX, ROUGH, PREVIOUS, SAID = range(6)
+"""The prompt maps: clicks and strokes of either sign, the filled box, a polygon or mask, the previous answer, and how much
+each place looks like the phrase or the reference.
+"""
+MAPS = 6
+VOTES = 6
+FLAGS = 4
+CHANNELS = MAPS + VOTES + FLAGS
+
+
+def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
+    """All evidence ``(N, 16, 64, 64)`` for views ``image (N, 3, 128, 128)`` in 0..1 with prompt maps ``(N, 6, 64, 64)``.
+
+    ``grid (N, D, 32, 32)`` are joint-space vectors under each view, zero where unknown; None when none is known.
+    """
+    small = F.avg_pool2d(image, image.shape[-1] // MAP_SIDE)
+    prior = _prior(maps)
+    votes = [_votes(features, prior, maps) for features in _likenesses(small, grid)]
+    if grid is None:
+        votes.append(torch.zeros_like(votes[0]))
+    flags = maps[:, [POSITIVE, BOX, PREVIOUS, SAID]].amax(dim=(2, 3), keepdim=True).gt(0.1).to(maps)
+    return torch.cat([maps, *votes, flags.expand(-1, -1, MAP_SIDE, MAP_SIDE)], dim=1)
+
+
+def _prior(maps: Tensor) -> Tensor:
+    """Where the object is to begin with ``(N, 1, 64, 64)``: the most telling prompt map that is not empty."""
+    prior = _near_clicks(maps[:, POSITIVE : POSITIVE + 1])
+    for kind in (SAID, BOX, ROUGH, PREVIOUS):
+        this = maps[:, kind : kind + 1]
+        prior = torch.where(this.amax(dim=(2, 3), keepdim=True) > 0.1, this, prior)
+    return prior
+
+
+def _near_clicks(clicks: Tensor) -> Tensor:
+    small = F.max_pool2d(clicks, 4)
+    spread = F.avg_pool2d(F.avg_pool2d(small, 5, 1, 2), 5, 1, 2)
+    grown = F.interpolate(spread, size=clicks.shape[2:], mode="bilinear")
+    return grown / grown.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
+    """Feature maps ``(N, F, 64, 64)`` in which likeness is ``exp(-distance² / 2)``."""
+    red, green, blue = small.unbind(dim=1)
+    colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
+    spread = colour.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
+    blurred = F.avg_pool2d(colour, 5, 1, 2, count_include_pad=False)
+    rough = (F.avg_pool2d(colour[:, :1] ** 2, 5, 1, 2, count_include_pad=False) - blurred[:, :1] ** 2).clamp(min=0).sqrt()
+    look = torch.cat([colour, blurred, rough], dim=1) / (0.5 * spread + 0.02)
+    where = _places(small)
+    found = [look, torch.cat([look * 0.8, where / 0.2], dim=1)]
+    if grid is not None:
+        sharp = F.interpolate(grid, size=(MAP_SIDE, MAP_SIDE), mode="bilinear") * 4
+        found.append(torch.cat([sharp, where / 0.5], dim=1))
+    return found
+
+
+def _places(like: Tensor) -> Tensor:
+    steps = (torch.arange(MAP_SIDE, device=like.device, dtype=like.dtype) + 0.5) / MAP_SIDE
+    down, across = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([across, down]).expand(len(like), -1, -1, -1)
+
+
+def _votes(features: Tensor, prior: Tensor, maps: Tensor) -> Tensor:
+    """The first and the last vote ``(N, 2, 64, 64)``."""
+    places = F.avg_pool2d(features, MAP_SIDE // VOTE_SIDE).flatten(2).transpose(1, 2)
+    shrunk = [F.avg_pool2d(m, MAP_SIDE // VOTE_SIDE).flatten(2)[:, 0] for m in (prior, maps[:, :1], maps[:, 1:2])]
+    start, positive, negative = shrunk
+    likeness = _likeness(places)
+    votes = [_ratio(likeness, _seeds(start, positive, negative))]
+    for _ in range(ROUNDS - 1):
+        votes.append(_ratio(likeness, _seeds(votes[-1] * (start > 0.05), positive, negative)))
+    answers = torch.stack([votes[0], votes[-1]], dim=1).view(-1, 2, VOTE_SIDE, VOTE_SIDE)
+    return F.interpolate(answers, size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
+
+
+def _seeds(belief: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Voting weights ``(N, keys, 2)`` for and against, each side summing to one."""
+    weights = torch.stack([belief + 4 * positive, 1 - belief + 4 * negative], dim=2).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _ratio(likeness: Tensor, seeds: Tensor) -> Tensor:
+    heard = likeness @ seeds
+    return (heard[..., 0] + 1e-7) / (heard.sum(dim=2) + 2e-7)
+
+
+def _likeness(places: Tensor) -> Tensor:
+    """``exp(-|p - q|² / 2)`` between places ``(N, P, F)``: ``(N, P, P)``; never so small that arithmetic slows down."""
+    squares = places.square().sum(dim=2) / 2
+    distance = torch.baddbmm(squares.unsqueeze(1), places, places.transpose(1, 2), beta=-1)
+    return distance.sub_(squares.unsqueeze(2)).clamp_(-30, 0).exp_()

@@ -1,0 +1,1 @@
+"""How the embedded checkpoint is made; neither package imports it."""

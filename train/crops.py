@@ -1,0 +1,93 @@
+"""Square training crops: scaled, moved, mirrored, recoloured, and with cutouts pasted on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data import VOID, Photo
+
+Dice = np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """``image (S, S, 3)`` RGB uint8, ``ids (S, S)`` uint8 (255 outside the photo), names by id, names that are absent."""
+
+    image: NDArray[np.uint8]
+    ids: NDArray[np.uint8]
+    names: dict[int, str]
+    absent: tuple[str, ...]
+    incomplete: frozenset[str]
+
+
+def cut(photo: Photo, side: int, dice: Dice) -> Crop:
+    """A square window of a photo whose long side would be 0.9 to 1.7 windows, resized to ``side``."""
+    height, width = photo.ids.shape
+    window = max(height, width) / dice.uniform(0.9, 1.7)
+    x = dice.uniform(0, width - window) if width > window else (width - window) / 2
+    y = dice.uniform(0, height - window) if height > window else (height - window) / 2
+    image, ids = warp(photo.image, photo.ids, (x, y, window), side)
+    if dice.random() < 0.5:
+        image, ids = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(ids[:, ::-1])
+    return Crop(recolour(image, dice), ids, dict(photo.row.names), photo.absent, photo.row.incomplete)
+
+
+def warp(
+    image: NDArray[np.uint8], ids: NDArray[np.uint8], window: tuple[float, float, float], side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The square ``window (x, y, length)`` of an image and its ids at ``side`` pixels; void and grey outside."""
+    x, y, length = window
+    scale = side / length
+    matrix = np.array([[scale, 0, -x * scale + (scale - 1) / 2], [0, scale, -y * scale + (scale - 1) / 2]])
+    if scale < 0.7:
+        image = cv2.blur(image, (max(1, round(0.8 / scale)),) * 2)
+    grey = (118.0, 118.0, 118.0)
+    small = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderValue=grey)
+    labels = cv2.warpAffine(ids, matrix, (side, side), flags=cv2.INTER_NEAREST, borderValue=VOID)
+    return small, labels
+
+
+def recolour(image: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
+    """Brightness, contrast, saturation and channel balance, each by a random factor; one photo in 12 loses its colours."""
+    x = image.astype(np.float32)
+    if dice.random() < 0.8:
+        grey = x.mean(axis=2, keepdims=True)
+        x = grey + (x - grey) * dice.uniform(0.6, 1.4)
+        x = (x - 118) * dice.uniform(0.7, 1.3) + 118 * dice.uniform(0.75, 1.25)
+        x = x * dice.uniform(0.92, 1.08, 3).astype(np.float32)
+    if dice.random() < 0.08:
+        x = np.repeat(x.mean(axis=2, keepdims=True), 3, axis=2)
+    return np.clip(x, 0, 255).astype(np.uint8)
+
+
+def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
+    """The crop with one or two cutouts pasted on it, each under a mask id of its own."""
+    image, ids, names = crop.image.copy(), crop.ids.copy(), dict(crop.names)
+    for _ in range(dice.integers(1, 3)):
+        free = next((k for k in range(1, VOID) if k not in names), None)
+        if free is None:
+            break
+        cutout = cutouts[dice.integers(len(cutouts))]
+        _place(image, ids, cutout, free, dice)
+        names[free] = next(iter(cutout.row.names.values()))
+    absent = tuple(name for name in crop.absent if name not in names.values())
+    return Crop(image, ids, names, absent, crop.incomplete)
+
+
+def _place(image: NDArray[np.uint8], ids: NDArray[np.uint8], cutout: Photo, key: int, dice: Dice) -> None:
+    side = len(ids)
+    size = int(side * dice.uniform(0.15, 0.55))
+    matrix = cv2.getRotationMatrix2D((64, 64), float(dice.normal(0, 15)), size / 128)
+    matrix[:, 2] += size / 2 - 64
+    assert cutout.alpha is not None
+    colour = cv2.warpAffine(recolour(cutout.image, dice), matrix, (size, size), flags=cv2.INTER_AREA)
+    alpha = cv2.warpAffine(cutout.alpha, matrix, (size, size)).astype(np.float32)[:, :, None] / 255
+    x, y = dice.integers(0, side - size, 2)
+    there = image[y : y + size, x : x + size]
+    there[:] = there * (1 - alpha) + colour * alpha
+    ids[y : y + size, x : x + size][alpha[:, :, 0] > 0.5] = key

@@ -1,0 +1,113 @@
+"""Stage one: the joint space, and the text tower distilled into it.
+
+The space is the teacher's, centred on everyday phrases and reduced to its first principal axes, which are evened out half-way
+(each divided by the fourth root of its variance) so that unrelated names end up near a right angle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prompts.encoders.embedded import TextTower, tokenize
+from train.data import read_rows
+from train.phrases import common_words, compose
+from train.teacher import Teacher
+
+DIM = 128
+Vectors = NDArray[np.float32]
+
+
+def principal_axes(embeddings: Vectors, dim: int = DIM) -> tuple[Vectors, Vectors]:
+    """The centre ``(384,)`` and the projection ``(384, dim)`` of the joint space."""
+    centre = embeddings.mean(axis=0)
+    values, axes = np.linalg.eigh(np.cov((embeddings - centre).T))
+    top = np.argsort(values)[::-1][:dim]
+    return centre.astype(np.float32), (axes[:, top] / values[top] ** 0.25).astype(np.float32)
+
+
+def project(embeddings: Vectors, centre: Vectors, axes: Vectors) -> Vectors:
+    """Teacher embeddings ``(N, 384)`` as unit vectors ``(N, dim)`` of the joint space."""
+    moved = (embeddings - centre) @ axes
+    result: Vectors = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return result
+
+
+def distil(phrases: Sequence[str], targets: Vectors, names: int, seconds: float) -> TextTower:
+    """A tower that answers ``phrases`` with ``targets``; the first ``names`` phrases are seen more often than the rest.
+
+    Every step reads phrases of one number of words, so that no arithmetic is spent on padding.
+    """
+    torch.manual_seed(0)
+    tower = TextTower(targets.shape[1])
+    rows, wanted = tokenize(phrases), torch.from_numpy(targets)
+    buckets = _by_length(rows, names)
+    table = [tower.table.weight]
+    others = [weight for weight in tower.parameters() if weight is not tower.table.weight]
+    optimizers = [torch.optim.SparseAdam(table, lr=1.0), torch.optim.AdamW(others, lr=1.0, weight_decay=1e-4)]
+    began, step, running = time.monotonic(), 0, 1.0
+    while (used := (time.monotonic() - began) / seconds) < 1:
+        for optimizer, rate in zip(optimizers, (4e-3, 2e-3), strict=True):
+            optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (1 - used)
+            optimizer.zero_grad()
+        bucket = buckets[int(torch.randint(len(buckets), ()))]
+        picks = bucket[torch.randint(len(bucket), (256,))]
+        loss = 1 - (tower(_forget(rows[picks])) * wanted[picks]).sum(dim=1).mean()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        running, step = 0.98 * running + 0.02 * loss.item(), step + 1
+        if step % 200 == 0:
+            print(f"text step {step} 1-cos {running:.4f}", flush=True)
+    return tower.eval()
+
+
+def _by_length(rows: torch.Tensor, names: int) -> list[torch.Tensor]:
+    """Phrase numbers grouped by their number of words, the names three times; long phrases share the last group."""
+    numbers = torch.cat([torch.arange(len(rows)), torch.arange(names), torch.arange(names)])
+    words = rows[numbers, :, 0].ne(0).sum(dim=1).clamp(max=4)
+    return [numbers[words == count] for count in words.unique()]
+
+
+def _forget(rows: torch.Tensor) -> torch.Tensor:
+    """One word in seven is read by its n-grams alone, so that words nobody taught can be read too."""
+    forgotten = torch.rand(rows.shape[:2]) < 0.15
+    rows = rows.clone()
+    rows[:, :, :2] *= (~forgotten).unsqueeze(2)
+    rows[:, :, 0] += (forgotten & rows[:, :, 2].ne(0)).long()
+    return rows
+
+
+def make_space(data: Path, teacher: Teacher, out: Path) -> tuple[list[str], Vectors, Vectors]:
+    """Write ``space.pt`` into ``out``: the names of the data and their vectors. Returns the names, the centre and the axes."""
+    names = sorted({name for row in read_rows(data) for name in row.names.values()})
+    everyday = compose(names, common_words(teacher.vocabulary)[:4000], 2000)
+    embeddings = teacher.encode(everyday)
+    centre, axes = principal_axes(embeddings)
+    vectors = project(embeddings[: len(names)], centre, axes)
+    torch.save({"names": names, "vectors": torch.from_numpy(vectors)}, out / "space.pt")
+    return names, centre, axes
+
+
+def run(data: Path, teacher_folder: Path, out: Path, seconds: float) -> None:
+    """Write the joint space of the data's names, ``space.pt``, and the tower distilled into it, ``text.pt``."""
+    teacher = Teacher(teacher_folder)
+    names, centre, axes = make_space(data, teacher, out)
+    phrases = compose(names, common_words(teacher.vocabulary)[:12_000], 15_000)
+    targets = project(teacher.encode(phrases), centre, axes)
+    torch.save({"phrases": phrases, "targets": torch.from_numpy(targets)}, out / "lessons.pt")
+    tower = distil(phrases[:-1000], targets[:-1000], len(names), seconds)
+    with torch.inference_mode():
+        vectors, unseen = tower(tokenize(names)), tower(tokenize(phrases[-1000:]))
+    print("cosine to the teacher: names", _agreement(vectors, targets[: len(names)]))
+    print("cosine to the teacher: phrases held out", _agreement(unseen, targets[-1000:]))
+    torch.save({"tower": tower.state_dict()}, out / "text.pt")
+
+
+def _agreement(vectors: torch.Tensor, targets: Vectors) -> float:
+    return round(float((vectors * torch.from_numpy(targets)).sum(dim=1).mean()), 4)
