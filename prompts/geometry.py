@@ -45,12 +45,12 @@ def size_of(array: NDArray[np.generic]) -> Size:
 
 def percent_to_pixels(points: FloatArray, size: Size) -> FloatArray:
     """Points ``(N, 2)`` in percent of the image's width and height, to pixels."""
-    return np.asarray(points, np.float64).reshape(-1, 2) * (size.width / 100, size.height / 100)
+    return np.asarray(points, np.float64).reshape(-1, 2) * (size.width, size.height) / 100
 
 
 def pixels_to_percent(points: FloatArray, size: Size) -> FloatArray:
     """Points ``(N, 2)`` in pixels, to percent of the image's width and height."""
-    return np.asarray(points, np.float64).reshape(-1, 2) * (100 / size.width, 100 / size.height)
+    return np.asarray(points, np.float64).reshape(-1, 2) * 100 / (size.width, size.height)
 
 
 def rotated_rectangle(x: float, y: float, width: float, height: float, degrees: float) -> FloatArray:

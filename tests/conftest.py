@@ -1,12 +1,16 @@
-"""What holds for every test: variables of the person who runs them change nothing."""
+"""What holds for every test: variables of the person who runs them change nothing, and a busy machine fails nothing."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 OTHERS = ("MASKLOOM_", "LABEL_STUDIO_", "BASIC_AUTH_", "LOCAL_FILES_")
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

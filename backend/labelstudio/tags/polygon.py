@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import nearest_points
 
 from backend.labelstudio.tags import Shape
-from prompts.geometry import BoolArray, FloatArray, pixels_to_percent, polygon_mask, size_of
+from prompts.geometry import BoolArray, FloatArray, percent_to_pixels, pixels_to_percent, polygon_mask, size_of
 
 SMALLEST_SHARE = 0.05
 MOST_POINTS = 100
@@ -39,10 +39,10 @@ def write(mask: BoolArray) -> list[Shape]:
         return []
     size, tolerance = size_of(mask), max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(mask.shape))
     rings = [_ring(_simplify(part, tolerance)) for part in _parts(mask)]
-    drawn = np.logical_or.reduce([polygon_mask(ring, size) for ring in rings])
+    percents = [pixels_to_percent(np.clip(ring, 0, (size.width, size.height)), size) for ring in rings]
+    drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size), size) for ring in percents])
     note = f"polygon IoU {(mask & drawn).sum() / (mask | drawn).sum():.3f}"
-    closed = (np.clip(ring, 0, (size.width, size.height)) for ring in rings)
-    return [Shape({"points": pixels_to_percent(ring, size).tolist(), "closed": True}, note) for ring in closed]
+    return [Shape({"points": ring.tolist(), "closed": True}, note) for ring in percents]
 
 
 def _parts(mask: BoolArray) -> list[Polygon]:

@@ -1,0 +1,218 @@
+"""Masks as Label Studio's predictions: the control, the label, the size and the id of every result."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.labelstudio import rle
+from backend.labelstudio.requests import TaskRequest
+from backend.labelstudio.results import write_empty, write_message, write_prediction
+from backend.masks import MaskSet
+from prompts.geometry import BoolArray, Size, box_mask
+from tests.backend.labelstudio.captured import body, box, only_task, point, prompted, text
+
+SIZE = Size(60, 90)
+LEFT, RIGHT = box_mask((5, 10, 25, 40), SIZE), box_mask((50, 20, 80, 50), SIZE)
+LABELS = '<Label value="Cat"/><Label value="Dog"/>'
+
+
+def mask_set(*rows: tuple[BoolArray, float, str | None]) -> MaskSet:
+    masks, scores, labels = zip(*rows, strict=True)
+    count = len(rows)
+    return MaskSet(
+        np.stack(masks),
+        np.array(scores, np.float32),
+        labels,
+        np.zeros((count, 1, 1), np.float16),
+        np.zeros((count, 1), np.float32),
+    )
+
+
+def controls(*tags: str, labels: str = LABELS) -> str:
+    inner = "".join(
+        f'<{tag} name="{tag.lower()}" toName="image">{labels if tag.endswith("Labels") else ""}</{tag}>' for tag in tags
+    )
+    return f'<View><Image name="image" value="$image"/>{inner}</View>'
+
+
+def task_with(config: str, *items: dict[str, Any], **task: Any) -> TaskRequest:
+    return only_task(prompted(*items, config=config, **task))
+
+
+def write(config: str, *rows: tuple[BoolArray, float, str | None]) -> list[dict[str, Any]]:
+    return write_prediction(task_with(config), mask_set(*rows), "v1")["result"]
+
+
+def test_each_region_is_a_brush_mask_of_exactly_the_image_s_size() -> None:
+    request = body("interactive_textarea")
+    prediction = write_prediction(only_task(request), mask_set((LEFT, 0.8, "Cat"), (RIGHT, 0.6, "Dog")), "v1")
+    for result, mask, label in zip(prediction["result"], (LEFT, RIGHT), ("Cat", "Dog"), strict=True):
+        assert (result["from_name"], result["to_name"], result["type"]) == ("brush", "image", "brushlabels")
+        assert (result["original_width"], result["original_height"], result["image_rotation"]) == (90, 60, 0)
+        assert result["value"]["brushlabels"] == [label]
+        assert result["value"]["format"] == "rle"
+        assert np.array_equal(rle.decode(result["value"]["rle"], SIZE), mask)
+        assert result["meta"] == {"text": ['text "red circle"']}
+    assert prediction["model_version"] == "v1"
+
+
+def test_the_score_of_a_prediction_is_the_mean_of_its_regions() -> None:
+    prediction = write_prediction(
+        only_task(body("interactive_textarea")), mask_set((LEFT, 0.9, "Cat"), (RIGHT, 0.5, "Dog")), "v1"
+    )
+    assert [result["score"] for result in prediction["result"]] == pytest.approx([0.9, 0.5], abs=1e-6)
+    assert prediction["score"] == pytest.approx(0.7, abs=1e-6)
+
+
+def test_no_masks_are_an_empty_prediction_with_a_version() -> None:
+    empty = {"result": [], "score": 0.0, "model_version": "v1"}
+    assert write_prediction(only_task(body("interactive_keypoint_1")), MaskSet.empty(SIZE), "v1") == empty
+    assert write_empty("v1") == empty
+
+
+def test_ids_are_unique_and_new_each_time() -> None:
+    """The page replaces a region of its session when an id comes back, so that an accepted mask would vanish."""
+    rows = ((LEFT, 0.9, "Cat"), (RIGHT, 0.9, "Cat"))
+    ids = [result["id"] for _ in range(2) for result in write(controls("BrushLabels"), *rows)]
+    assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    ("tags", "chosen"),
+    [
+        (("RectangleLabels", "PolygonLabels", "BrushLabels"), "brushlabels"),
+        (("RectangleLabels", "EllipseLabels", "BitmaskLabels", "PolygonLabels"), "polygonlabels"),
+        (("KeyPointLabels", "RectangleLabels", "EllipseLabels", "BitmaskLabels"), "bitmasklabels"),
+        (("RectangleLabels", "EllipseLabels"), "ellipselabels"),
+        (("KeyPointLabels", "RectangleLabels"), "rectanglelabels"),
+        (("KeyPointLabels",), "keypointlabels"),
+    ],
+)
+def test_one_control_draws_the_one_that_says_most(tags: tuple[str, ...], chosen: str) -> None:
+    (result,) = write(controls(*tags), (LEFT, 0.9, "Dog"))
+    assert (result["type"], result["from_name"]) == (chosen, chosen)
+    assert result["value"][chosen] == ["Dog"]
+
+
+def test_a_control_that_only_prompts_draws_nothing() -> None:
+    config = controls("RectangleLabels").replace('toName="image"', 'toName="image" smartOnly="true"')
+    both = config.replace("</View>", f'<EllipseLabels name="e" toName="image">{LABELS}</EllipseLabels></View>')
+    assert write(both, (LEFT, 0.9, "Cat"))[0]["type"] == "ellipselabels"
+    assert write(config, (LEFT, 0.9, "Cat"))[0]["type"] == "rectanglelabels", "unless it is all there is"
+
+
+def test_a_label_that_the_best_control_lacks_is_drawn_by_the_next_that_has_it() -> None:
+    config = controls("BrushLabels", labels='<Label value="Cat"/>').replace(
+        "</View>", f'<PolygonLabels name="p" toName="image">{LABELS}</PolygonLabels></View>'
+    )
+    kinds = [result["type"] for result in write(config, (LEFT, 0.9, "Cat"), (RIGHT, 0.9, "Dog"))]
+    assert kinds == ["brushlabels", "polygonlabels"]
+
+
+def test_with_separate_labels_a_region_is_two_results_of_one_id() -> None:
+    shape, label = write_prediction(only_task(body("interactive_separated_controls")), mask_set((LEFT, 0.9, "Dog")), "v1")[
+        "result"
+    ]
+    assert shape["id"] == label["id"]
+    assert (shape["type"], shape["from_name"]) == ("brush", "brush")
+    assert (label["type"], label["from_name"]) == ("labels", "label")
+    assert label["value"] == {**shape["value"], "labels": ["Dog"]}
+    assert "labels" not in shape["value"]
+
+
+def test_a_control_of_another_image_draws_nothing() -> None:
+    config = f"""<View><Image name="image" value="$image"/><Image name="other" value="$image"/>
+        <BrushLabels name="b" toName="other">{LABELS}</BrushLabels>
+        <PolygonLabels name="p" toName="image">{LABELS}</PolygonLabels></View>"""
+    assert only_task(prompted(config=config)).image_tag == "image"
+    assert [result["from_name"] for result in write(config, (LEFT, 0.9, "Cat"))] == ["p"]
+
+
+def test_a_region_on_a_page_says_which_page() -> None:
+    task = only_task(body("interactive_multi_image_item2"))
+    assert write_prediction(task, mask_set((LEFT, 0.9, "Cat")), "v1")["result"][0]["item_index"] == 2
+    assert "item_index" not in write(controls("BrushLabels"), (LEFT, 0.9, "Cat"))[0]
+
+
+def test_a_label_is_answered_under_its_value_with_any_characters() -> None:
+    config = controls("BrushLabels", labels='<Label value="R&amp;D &lt;1&gt;" alias="lab"/>')
+    assert [result["value"]["brushlabels"] for result in write(config, (LEFT, 0.9, "R&D <1>"), (RIGHT, 0.9, "lab"))] == [
+        ["R&D <1>"]
+    ] * 2
+
+
+def test_a_region_without_a_name_takes_the_armed_label_or_the_only_one() -> None:
+    armed = write_prediction(only_task(body("interactive_rectangle")), mask_set((LEFT, 0.9, None)), "v1")["result"]
+    assert armed[0]["value"]["brushlabels"] == ["Dog"]
+    only = write(controls("BrushLabels", labels='<Label value="Cell"/>'), (LEFT, 0.9, None))
+    assert only[0]["value"]["brushlabels"] == ["Cell"]
+
+
+@pytest.mark.parametrize("label", ["Bird", None])
+def test_a_name_that_is_not_in_the_config_is_never_written(label: str | None) -> None:
+    task = only_task(body("interactive_textarea"))
+    prediction = write_prediction(task, mask_set((LEFT, 0.9, label), (RIGHT, 0.9, "Cat")), "v1")
+    assert [result["value"]["brushlabels"] for result in prediction["result"]] == [["Cat"]]
+    (message,) = write_prediction(task, mask_set((LEFT, 0.9, label)), "v1")["result"]
+    assert str(label) in message["value"]["text"][0]
+
+
+def test_an_empty_mask_is_no_region() -> None:
+    prediction = write_prediction(
+        only_task(body("predict_preannotation_open_task")), mask_set((np.zeros_like(LEFT), 0.9, "Cat")), "v1"
+    )
+    assert prediction == write_empty("v1")
+
+
+def test_every_part_of_a_region_is_a_polygon_with_the_region_s_score() -> None:
+    results = write(controls("PolygonLabels"), (LEFT | RIGHT, 0.75, "Cat"))
+    assert [result["score"] for result in results] == [0.75, 0.75]
+    assert len({result["id"] for result in results}) == 2
+    assert all(result["meta"]["text"][0].endswith("polygon IoU 1.000") for result in results)
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([point(1, 1)], "1 click"),
+        ([point(1, 1), point(2, 2), point(3, 3, is_positive=False)], "2 clicks, 1 click against"),
+        ([box(1, 1, 2, 2), box(5, 5, 2, 2)], "2 boxes"),
+        ([text("cup, not the saucer")], 'text "cup", not "saucer"'),
+    ],
+)
+def test_the_meta_text_says_which_prompt_made_it(items: list[dict[str, Any]], words: str) -> None:
+    task = task_with(body("interactive_textarea")["label_config"], *items)
+    (result,) = write_prediction(task, mask_set((LEFT, 0.9, "Cat")), "v1")["result"]
+    assert result["meta"] == {"text": [words]}
+
+
+def test_the_meta_text_of_a_pre_annotation_names_the_label() -> None:
+    task = only_task(body("predict_preannotation_open_task"))
+    assert write_prediction(task, mask_set((LEFT, 0.9, "Cat")), "v1")["result"][0]["meta"] == {"text": ['label name "Cat"']}
+
+
+def test_a_message_is_a_text_area_result() -> None:
+    (message,) = write_message(only_task(body("interactive_keypoint_1")), "the image cannot be read", "v1")["result"]
+    assert (message["type"], message["from_name"], message["to_name"]) == ("textarea", "prompt", "image")
+    assert message["value"] == {"text": ["⚠ the image cannot be read"]}
+    assert "item_index" not in message
+
+
+def test_a_message_goes_to_a_text_area_of_that_name_when_there_is_one() -> None:
+    config = controls("BrushLabels", "TextArea").replace("</View>", '<TextArea name="Message" toName="image"/></View>')
+    (message,) = write_message(task_with(config, text("x", from_name="textarea")), "no", "v1")["result"]
+    assert message["from_name"] == "Message"
+
+
+@pytest.mark.parametrize("name", ["predict_preannotation_open_task", "interactive_separated_controls"])
+def test_without_an_annotator_or_a_text_area_a_message_is_an_empty_prediction(name: str) -> None:
+    assert write_message(only_task(body(name)), "no", "v1") == write_empty("v1")
+
+
+def test_a_prediction_is_plain_json() -> None:
+    prediction = write_prediction(only_task(body("interactive_textarea")), mask_set((LEFT, 1 / 3, "Cat")), "v1")
+    assert json.loads(json.dumps(prediction, allow_nan=False)) == prediction
