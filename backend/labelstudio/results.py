@@ -14,6 +14,8 @@ from backend.masks import MaskSet, Region
 from prompts.geometry import BoolArray, size_of
 
 Json = dict[str, Any]
+Choice = tuple[ControlTag, ControlTag, str]
+"""The control that draws a region, the one that labels it, and the label there."""
 
 _WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
     "brush": brush.write,
@@ -31,16 +33,18 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str) -> J
     has the region's label. The score is the mean of the regions' scores, 0 without regions. When no control has the label of
     any region, the annotator is told.
     """
-    result, scores = [], []
+    result, scores, undrawn = [], [], set()
     for region in masks:
-        written = list(_write_region(task, region))
+        chosen = _choose(task.config, task.image_tag, region.label or task.armed_label)
+        if chosen is None:
+            undrawn.add(str(region.label))
+            continue
+        written = list(_write_region(task, region, chosen))
         result.extend(written)
         scores.extend([region.score] if written else [])
-    if len(masks) and not result:
+    if undrawn and not result:
         return write_message(
-            task,
-            f"no control of the labelling config draws regions labelled {sorted(map(str, set(masks.labels)))}",
-            model_version,
+            task, f"no control of the labelling config draws regions labelled {sorted(undrawn)}", model_version
         )
     return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
 
@@ -64,11 +68,8 @@ def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
     return {"result": [message], "score": 0.0, "model_version": model_version}
 
 
-def _write_region(task: TaskRequest, region: Region) -> Iterator[Json]:
+def _write_region(task: TaskRequest, region: Region, chosen: Choice) -> Iterator[Json]:
     """The results of a region: one for each of its polygons, else one; with ``<Labels>`` a second with the label."""
-    chosen = _choose(task.config, task.image_tag, region.label or task.armed_label)
-    if chosen is None:
-        return
     shape_control, label_control, label = chosen
     size = size_of(region.mask)
     for shape in _WRITERS[_form(shape_control)](region.mask):
@@ -87,8 +88,8 @@ def _write_region(task: TaskRequest, region: Region) -> Iterator[Json]:
             yield {**head, **_tag(label_control), "value": {**shape.value, "labels": [label]}}
 
 
-def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> tuple[ControlTag, ControlTag, str] | None:
-    """The control that draws a region, the one that labels it, and the label; None when no control has the label.
+def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> Choice | None:
+    """The best control for a region with this label; None when no control has the label.
 
     A region without a label is given the only label that there is, if there is just one.
     """

@@ -161,11 +161,12 @@ def test_a_name_that_is_not_in_the_config_is_never_written(label: str | None) ->
     assert str(label) in message["value"]["text"][0]
 
 
-def test_an_empty_mask_is_no_region() -> None:
-    prediction = write_prediction(
-        only_task(body("predict_preannotation_open_task")), mask_set((np.zeros_like(LEFT), 0.9, "Cat")), "v1"
-    )
-    assert prediction == write_empty("v1")
+@pytest.mark.parametrize("name", ["predict_preannotation_open_task", "interactive_textarea"])
+def test_an_empty_mask_is_no_region(name: str) -> None:
+    nothing = np.zeros_like(LEFT)
+    assert write_prediction(only_task(body(name)), mask_set((nothing, 0.9, "Cat")), "v1") == write_empty("v1")
+    some = write_prediction(only_task(body(name)), mask_set((nothing, 0.9, "Cat"), (LEFT, 0.5, "Cat")), "v1")
+    assert (len(some["result"]), some["score"]) == (1, 0.5)
 
 
 def test_every_part_of_a_region_is_a_polygon_with_the_region_s_score() -> None:

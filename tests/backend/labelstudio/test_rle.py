@@ -86,6 +86,11 @@ def test_a_mask_survives_encoding_and_decoding(mask: BoolArray) -> None:
     assert np.array_equal(decoded, mask)
 
 
+def test_a_mask_is_encoded_alike_however_it_lies_in_memory() -> None:
+    mask = np.random.default_rng(0).random((30, 40)) < 0.3
+    assert rle.encode(np.asfortranarray(mask)) == rle.encode(mask) == rle.encode(np.repeat(mask, 2, axis=1)[:, ::2])
+
+
 @needs_sdk
 @given(masks)
 def test_label_studio_s_sdk_reads_what_we_write(mask: BoolArray) -> None:
