@@ -94,6 +94,29 @@ class SpatialSampler:
         return torch.where(number > 0, total / number.clamp(min=1), self._nothing)
 
 
+def stack_tokens(parts: Sequence[VisualTokens]) -> VisualTokens:
+    """Prompts of several images side by side: the first part's prompts, then the second's."""
+    offsets = [sum(len(part) for part in parts[:k]) for k in range(len(parts))]
+    return VisualTokens(
+        levels=tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True)),
+        owner=torch.cat([part.owner + offset for part, offset in zip(parts, offsets, strict=True)]),
+        pooled=torch.cat([part.pooled for part in parts]),
+        negative_pooled=torch.cat([part.negative_pooled for part in parts]),
+    )
+
+
+def repeat_tokens(tokens: VisualTokens, prompts: int) -> VisualTokens:
+    """All tokens once for each of n prompts, as one more thing that was said with each of them."""
+    owner = torch.arange(prompts, device=tokens.owner.device).repeat_interleave(len(tokens.owner))
+    pooled, negative = (rows.mean(dim=0, keepdim=True) for rows in (tokens.pooled, tokens.negative_pooled))
+    return VisualTokens(
+        levels=tuple(level.repeat(prompts, 1) for level in tokens.levels),
+        owner=owner,
+        pooled=pooled.expand(prompts, -1),
+        negative_pooled=negative.expand(prompts, -1),
+    )
+
+
 def merge_tokens(first: VisualTokens, second: VisualTokens) -> VisualTokens:
     """The same n prompts said twice, on two images: the tokens of both; the pooled vectors of the first."""
     return VisualTokens(

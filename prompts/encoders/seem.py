@@ -6,17 +6,23 @@ checkpoints. The tokenizer is CLIP's byte pair encoding, from open_clip.
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prompts.torchvision_compat import declare_missing_operators
+
 VOCABULARY_SIZE = 49408
 CONTEXT = 77
 END_OF_TEXT = 49407
+MOST_REMEMBERED = 64
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Phrases to token ids ``(N, 77)``; everything after the first end-of-text token is padding."""
 
@@ -113,13 +119,34 @@ class SeemTextEncoder:
     def __init__(self, network: LanguageEncoder, tokenize: Tokenize) -> None:
         self._network = network
         self._tokenize = tokenize
+        self._recall = lru_cache(maxsize=MOST_REMEMBERED)(self._read)
 
     def read(self, phrases: Sequence[str]) -> PhraseTokens:
-        """The tokens of N phrases."""
-        ids = self._tokenize(list(phrases)).to(self._network.lang_proj.device)
+        """The tokens of N phrases; the last ones that were asked for are remembered."""
+        return self._recall(tuple(phrases))
+
+    def _read(self, phrases: tuple[str, ...]) -> PhraseTokens:
+        ids = self._tokenize(phrases).to(self._network.lang_proj.device)
         read: PhraseTokens = self._network(ids)
         return read
 
     def encode_text(self, phrases: Sequence[str]) -> Tensor:
         """Unit vectors ``(N, D)`` of N phrases, on the CPU."""
         return functional.normalize(self.read(phrases).sentence, dim=-1).float().cpu()
+
+
+def clip_tokenizer() -> Tokenize:
+    """CLIP's byte pair encoding. Raises ImportError without open_clip."""
+    tokenizer = load_open_clip().SimpleTokenizer()
+
+    def tokenize(phrases: Sequence[str]) -> Tensor:
+        ids: Tensor = tokenizer(list(phrases), context_length=CONTEXT)
+        return ids
+
+    return tokenize
+
+
+def load_open_clip() -> ModuleType:
+    """open_clip, imported so that a torchvision of another build does not stop it. Raises ImportError without open_clip."""
+    declare_missing_operators()
+    return importlib.import_module("open_clip")

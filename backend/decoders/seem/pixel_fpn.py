@@ -23,6 +23,11 @@ class PixelFeatures:
     levels: tuple[Tensor, Tensor, Tensor]
     mask_features: Tensor
 
+    def float(self) -> PixelFeatures:
+        """The same in float32."""
+        coarse, middle, fine = (level.float() for level in self.levels)
+        return PixelFeatures((coarse, middle, fine), self.mask_features.float())
+
 
 @dataclass(frozen=True, slots=True)
 class TransformerSizes:

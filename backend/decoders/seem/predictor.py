@@ -72,6 +72,16 @@ class Prediction:
         """Some queries, by indices or a bool tensor."""
         return Prediction(self.embedding[chosen], self.mask_embedding[chosen], self.group[chosen], self.owner[chosen])
 
+    def float(self) -> Prediction:
+        """The same in float32."""
+        return Prediction(self.embedding.float(), self.mask_embedding.float(), self.group, self.owner)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
+        """The queries of all parts, in order."""
+        rows = [(part.embedding, part.mask_embedding, part.group, part.owner) for part in parts]
+        return cls(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
     def masks(self, mask_features: Tensor) -> Tensor:
         """Mask logits ``(Q, h, w)`` on features ``(1, D, h, w)``."""
         return torch.einsum("qd,dhw->qhw", self.mask_embedding, mask_features[0])

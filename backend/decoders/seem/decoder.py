@@ -1,0 +1,72 @@
+"""SEEM behind Maskloom's decoder interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from backend.decoders.seem.answering import Answering, Judgement
+from backend.decoders.seem.drawings import render
+from backend.decoders.seem.frame import InputSize, frame_of
+from backend.decoders.seem.image import SeemImage
+from backend.decoders.seem.network import SeemNetwork
+from backend.decoders.seem.precision import Precision
+from backend.decoders.seem.predictor import Ask, Prediction
+from backend.decoders.seem.space import SeemQueries
+from backend.features import ImageFeatures
+from backend.masks import MaskSet
+from prompts.kinds import Image, PromptSet
+from prompts.memory import ObjectMemory
+from prompts.space import Queries
+
+
+class SeemDecoder:
+    """Images and prompts to masks, by SEEM; backend.decoders.base.MaskDecoder says what is answered."""
+
+    def __init__(self, network: SeemNetwork, limits: InputSize, precision: Precision, judgement: Judgement) -> None:
+        self._network = network
+        self._limits = limits
+        self._precision = precision
+        self._classes = judgement.classes
+        self._answering = Answering(network.predictor, judgement)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._network.predictor.class_embed.device
+
+    def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        """The features of upright RGB images ``(H, W, 3)`` uint8, one at a time because their sizes differ."""
+        with torch.inference_mode(), self._precision.on(self._device):
+            return [self._encode(image) for image in images]
+
+    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+        """The masks that the prompts ask for on one image. Raises TypeError for queries of another joint space."""
+        if not isinstance(queries, SeemQueries):
+            raise TypeError(f"expected the queries of SEEM's own joint space, got {type(queries).__name__}")
+        image = SeemImage.unpack(features, self._limits)
+        with torch.inference_mode(), self._precision.on(self._device):
+            drawings = render(prompts, image.frame, memory, self._device)
+            if len(drawings):
+                return self._answering.drawings(image, drawings, queries)
+            if prompts.said:
+                return _outside(self._answering.words_and_references(image, queries), prompts)
+            return MaskSet.empty(features.size) if prompts.drawn else self._answering.everything(image)
+
+    def _encode(self, image: Image) -> ImageFeatures:
+        """The backbone, the pixel decoder and one pass of the mask decoder that asks for nothing. The latter is what is found
+        without a prompt, and what gives every place of the image a meaning.
+        """
+        frame = frame_of(image, self._limits)
+        pixels = self._network.encode(frame.prepare(image).to(self._device)).float()
+        objects: Prediction = self._network.predictor(pixels, Ask(objects=1))[-1].float()
+        return SeemImage(frame, pixels, objects).pack(self._classes.objectness(objects.embedding))
+
+
+def _outside(found: MaskSet, prompts: PromptSet) -> MaskSet:
+    """The masks that leave out everything that was drawn as negative."""
+    if not prompts.drawn or not len(found):
+        return found
+    forbidden = prompts.region(found.size, positive=False)
+    return found[np.flatnonzero(~found.masks[:, forbidden].any(axis=1))]

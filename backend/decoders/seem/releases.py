@@ -1,0 +1,110 @@
+"""SEEM as published: which file holds the weights of which network, in which wiring, for which input; and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from backend.decoders.base import Engine
+from backend.decoders.seem.answering import Judgement
+from backend.decoders.seem.calibration import TrainedVocabulary
+from backend.decoders.seem.checkpoint import digest, find_checkpoint, load_weights, read_checkpoint
+from backend.decoders.seem.decoder import SeemDecoder
+from backend.decoders.seem.frame import InputSize
+from backend.decoders.seem.network import SeemNetwork
+from backend.decoders.seem.precision import best_precision
+from backend.decoders.seem.space import SeemSpace, Sight
+from backend.decoders.seem.variants import CONFIGS, SeemConfig, assemble
+from backend.decoders.seem.vocabulary import VocabularyReader, VocabularyStore
+from backend.decoders.seem.wiring import DEMO, V0, V1, Wiring
+from backend.errors import SetupError
+from prompts.encoders.seem import SeemTextEncoder, Tokenize, clip_tokenizer
+
+SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
+SQUARE_1024 = InputSize(short=1000, longest=1024, divisor=1024)
+VOCABULARY_FOLDER = Path("~/.cache/maskloom/vocabulary")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One published model in one wiring."""
+
+    config: SeemConfig
+    wiring: Wiring
+    file: str
+    limits: InputSize
+
+
+RELEASES: Mapping[str, Release] = {
+    "seem-focal-t": Release(CONFIGS["focal-t"], V1, "seem_focalt_v1.pt", SHORT_512),
+    "seem-focal-t-v0": Release(CONFIGS["focal-t"], V0, "seem_focalt_v0.pt", SHORT_512),
+    "seem-focal-t-demo": Release(CONFIGS["focal-t"], DEMO, "seem_focalt_v0.pt", SHORT_512),
+    "seem-focal-l": Release(CONFIGS["focal-l"], V1, "seem_focall_v1.pt", SHORT_512),
+    "seem-focal-l-v0": Release(CONFIGS["focal-l"], V0, "seem_focall_v0.pt", SHORT_512),
+    "seem-focal-l-demo": Release(CONFIGS["focal-l"], DEMO, "seem_focall_v0.pt", SHORT_512),
+    "seem-samvit-b": Release(CONFIGS["samvit-b"], V1, "seem_samvitb_v1.pt", SQUARE_1024),
+    "seem-samvit-l": Release(CONFIGS["samvit-l"], V1, "seem_samvitl_v1.pt", SQUARE_1024),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is assembled from besides its network."""
+
+    tokenize: Tokenize
+    limits: InputSize
+    store: VocabularyStore | None
+
+
+def build(weights: Path | None, variant: str, vocabulary_folder: Path = VOCABULARY_FOLDER) -> Engine:
+    """A release by name, with its weights from a file or, without one, from the hub. ``vocabulary_folder`` keeps the rows of
+    class names between runs. Raises SetupError for an unknown name, missing packages or weights that do not fit.
+    """
+    release = find_release(variant)
+    path = weights or find_checkpoint(release.file)
+    with torch.device("meta"):
+        network = assemble(release.config, release.wiring)
+    load_weights(network, read_checkpoint(path), str(path))
+    version = f"{variant}-{digest(path)}"
+    store = VocabularyStore(vocabulary_folder.expanduser(), version)
+    return assemble_engine(variant, version, network, Parts(_tokenizer(), release.limits, store))
+
+
+def assemble_engine(name: str, version: str, network: SeemNetwork, parts: Parts) -> Engine:
+    """An engine of a network that has its weights; on a GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().requires_grad_(False)
+    text = SeemTextEncoder(network.predictor.lang_encoder, parts.tokenize)
+    reader = VocabularyReader(text, parts.store)
+    space = SeemSpace(version, text, reader, Sight(network.predictor, parts.limits))
+    judgement = Judgement(TrainedVocabulary(network.predictor, reader))
+    return Engine(name, version, space, SeemDecoder(network, parts.limits, best_precision(device), judgement))
+
+
+def find_release(variant: str) -> Release:
+    """A release by name. Raises SetupError that lists the known ones."""
+    if variant not in RELEASES:
+        raise SetupError(f"there is no SEEM called {variant!r}; known ones: {', '.join(RELEASES)}")
+    return RELEASES[variant]
+
+
+def _tokenizer() -> Tokenize:
+    try:
+        return clip_tokenizer()
+    except ImportError as error:
+        raise SetupError(f"SEEM's tokenizer is in open_clip: pip install 'maskloom[engines]' ({error})") from error
+
+
+focal_t = partial(build, variant="seem-focal-t")
+focal_t_v0 = partial(build, variant="seem-focal-t-v0")
+focal_t_demo = partial(build, variant="seem-focal-t-demo")
+focal_l = partial(build, variant="seem-focal-l")
+focal_l_v0 = partial(build, variant="seem-focal-l-v0")
+focal_l_demo = partial(build, variant="seem-focal-l-demo")
+samvit_b = partial(build, variant="seem-samvit-b")
+samvit_l = partial(build, variant="seem-samvit-l")

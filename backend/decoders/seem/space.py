@@ -1,0 +1,80 @@
+"""SEEM's own joint space: phrases through its language encoder, regions of other images as the tokens its decoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from backend.decoders.seem.frame import InputSize
+from backend.decoders.seem.image import SeemImage
+from backend.decoders.seem.predictor import Predictor
+from backend.decoders.seem.vocabulary import QUICK, VocabularyReader
+from backend.features import ImageFeatures
+from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
+from prompts.kinds import PromptSet, ReferencePrompt
+from prompts.phrases import Vocabulary
+from prompts.sampler import FeatureMap
+from prompts.space import JointSpace, Queries
+from prompts.spatial import VisualTokens, stack_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SeemQueries(Queries):
+    """Queries with what SEEM's decoder reads: the tokens of the positive phrases, and of the reference regions, each region
+    a prompt of its own; None where there are none.
+    """
+
+    read: PhraseTokens | None
+    shown: VisualTokens | None
+    negative_shown: VisualTokens | None
+
+
+class SeemSpace(JointSpace):
+    """A joint space that speaks to SEEM's decoder in tokens and to everybody else in unit vectors."""
+
+    def __init__(self, name: str, text: SeemTextEncoder, vocabulary: VocabularyReader, sight: Sight) -> None:
+        super().__init__(name, text, sight.logit_scale)
+        self._text = text
+        self._vocabulary = vocabulary
+        self._sight = sight
+
+    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> SeemQueries:
+        """The queries of a prompt set on an image; ``references`` are the features of its reference images, in order."""
+        known = super().embed(prompts, features, references)
+        shown: dict[bool, list[VisualTokens]] = {True: [], False: []}
+        for prompt, there in zip(prompts.of(ReferencePrompt), references, strict=True):
+            if prompt.mask.any():
+                shown[prompt.positive].append(self._sight.look(there, prompt))
+        return SeemQueries(
+            **{column.name: getattr(known, column.name) for column in fields(known)},
+            read=self._text.read(prompts.phrases) if prompts.phrases else None,
+            shown=stack_tokens(shown[True]) if shown[True] else None,
+            negative_shown=stack_tokens(shown[False]) if shown[False] else None,
+        )
+
+    def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
+        """Unit vectors ``(L, D)``, one for each label: the mean of its phrases in several templates, kept on disk."""
+        return torch.stack([self._vocabulary.row(entry.phrases, QUICK) for entry in vocabulary.entries])
+
+
+class Sight:
+    """The visual sampler of a decoder, for regions of encoded images."""
+
+    def __init__(self, predictor: Predictor, limits: InputSize) -> None:
+        self._predictor = predictor
+        self._limits = limits
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self._predictor.lang_encoder.logit_scale.exp())
+
+    def look(self, features: FeatureMap, reference: ReferencePrompt) -> VisualTokens:
+        """The tokens of one region of another image. Raises TypeError for features of another engine."""
+        if not isinstance(features, ImageFeatures):
+            raise TypeError(f"expected ImageFeatures of SEEM, got {type(features).__name__}")
+        image = SeemImage.unpack(features, self._limits)
+        mask = image.frame.place(reference.mask).to(image.pixels.mask_features.device)[None]
+        return self._predictor.sample(image.pixels, (mask, torch.zeros_like(mask)))
