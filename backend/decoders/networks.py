@@ -1,0 +1,22 @@
+"""Which module loads which family of promptable networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend.decoders import sam, sam2
+from backend.decoders.pretrained import read_model_type
+from backend.decoders.promptable import PromptableNetwork
+from backend.errors import SetupError
+from backend.placement import Placement
+
+FAMILIES = {"sam": sam.load, "sam_hq": sam.load, **dict.fromkeys(sam2.CLASSES, sam2.load)}
+"""By the ``model_type`` of a folder's config.json."""
+
+
+def load_network(folder: Path, placement: Placement) -> PromptableNetwork:
+    """The promptable network in a folder. Raises SetupError when there is none, or one of an unknown family."""
+    model_type = read_model_type(folder)
+    if model_type not in FAMILIES:
+        raise SetupError(f"{folder} holds a {model_type!r} model; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type](folder, model_type, placement)

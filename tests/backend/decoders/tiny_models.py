@@ -1,0 +1,137 @@
+"""Tiny models of every family with random weights, written as the folders that published checkpoints have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prompts.torchvision_compat import declare_missing_operators
+
+declare_missing_operators()
+
+SIDE = 64
+
+
+def write_sam2(folder: Path, seed: int = 0) -> Path:
+    """SAM 2 at 64 pixels, 8 channels wide."""
+    from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
+
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8,
+        image_size=[SIDE, SIDE],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[4, 4, 2, 2],
+        global_attention_blocks=[3],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone.to_dict(),
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2],
+        fpn_hidden_size=32,
+    )
+    config = Sam2Config(vision_config=vision, prompt_encoder_config=_prompts(32), mask_decoder_config=_decoder(32))
+    return _write(Sam2Model, config, folder, seed)
+
+
+def write_sam2_video(folder: Path, seed: int = 0) -> Path:
+    """The same as a checkpoint of the video model, which is how SAM 2.1 is published."""
+    from transformers import Sam2Config, Sam2VideoConfig, Sam2VideoModel
+
+    write_sam2(folder, seed)
+    image = Sam2Config.from_pretrained(folder)
+    config = Sam2VideoConfig(
+        vision_config=image.vision_config,
+        prompt_encoder_config=image.prompt_encoder_config.to_dict(),
+        mask_decoder_config=image.mask_decoder_config.to_dict(),
+        image_size=SIDE,
+        memory_attention_hidden_size=32,
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32,
+        memory_attention_downsample_rate=1,
+        memory_encoder_hidden_size=32,
+        memory_encoder_output_channels=8,
+        mask_downsampler_embed_dim=32,
+        memory_fuser_embed_dim=32,
+        memory_fuser_intermediate_dim=32,
+        memory_fuser_num_layers=1,
+        memory_attention_rope_feat_sizes=[SIDE // 16, SIDE // 16],
+    )
+    return _write(Sam2VideoModel, config, folder, seed)
+
+
+def write_edgetam(folder: Path, seed: int = 0) -> Path:
+    """EdgeTAM at 64 pixels on the smallest RepViT."""
+    from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVisionConfig, TimmWrapperConfig
+
+    arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3], "embed_dim": [8, 16, 24, 32]}
+    backbone = TimmWrapperConfig(architecture="repvit_m1", model_args={**arguments, "depth": [1, 1, 1, 1]})
+    vision = EdgeTamVisionConfig(
+        backbone_config=backbone.to_dict(),
+        backbone_channel_list=[32, 24, 16, 8],
+        backbone_feature_sizes=[[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2],
+        fpn_hidden_size=32,
+    )
+    config = EdgeTamConfig(vision_config=vision, prompt_encoder_config=_prompts(32), mask_decoder_config=_decoder(32))
+    return _write(EdgeTamModel, config, folder, seed)
+
+
+def write_sam(folder: Path, seed: int = 0) -> Path:
+    """SAM at 64 pixels, 16 channels wide."""
+    from transformers import SamConfig, SamModel, SamVisionConfig
+
+    config = SamConfig(
+        vision_config=SamVisionConfig(**_sam_vision()), prompt_encoder_config=_prompts(32), mask_decoder_config=_decoder(32)
+    )
+    return _write(SamModel, config, folder, seed)
+
+
+def write_sam_hq(folder: Path, seed: int = 0) -> Path:
+    """SAM-HQ at 64 pixels, 16 channels wide."""
+    from transformers import SamHQConfig, SamHQModel, SamHQVisionConfig
+
+    config = SamHQConfig(
+        vision_config=SamHQVisionConfig(**_sam_vision()),
+        prompt_encoder_config=_prompts(32),
+        mask_decoder_config={**_decoder(32), "vit_dim": 16},
+    )
+    return _write(SamHQModel, config, folder, seed)
+
+
+def _sam_vision() -> dict[str, Any]:
+    return {
+        "hidden_size": 16,
+        "output_channels": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "num_pos_feats": 16,
+    }
+
+
+def _prompts(width: int) -> dict[str, Any]:
+    return {"hidden_size": width, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 4}
+
+
+def _decoder(width: int) -> dict[str, Any]:
+    return {"hidden_size": width, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+
+
+def _write(model_class: Any, config: Any, folder: Path, seed: int) -> Path:
+    """A model with random weights that are large enough for its answers to depend on what it is asked."""
+    torch.manual_seed(seed)
+    model: nn.Module = model_class(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator) * spread
+            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+    model.save_pretrained(folder)  # type: ignore[operator]
+    return folder
