@@ -99,8 +99,6 @@ def assert_same(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> None:
 def test_a_click_has_the_same_three_candidates(
     network: PromptableNetwork, reference: Reference, shape: tuple[int, int]
 ) -> None:
-    network: PromptableNetwork, reference: Reference, shape: tuple[int, int]
-) -> None:
     image, xy = picture(shape), [shape[1] * 0.4, shape[0] * 0.6]
     ours = ask(network, image, Geometry(np.array([xy]), np.array([1])))
     theirs = reference(image, input_points=[[[xy]]], input_labels=[[[1]]], multimask_output=True)
@@ -110,8 +108,6 @@ def test_a_click_has_the_same_three_candidates(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_clicks_of_both_signs_in_a_box_have_the_same_mask(
-    network: PromptableNetwork, reference: Reference, shape: tuple[int, int]
-) -> None:
     network: PromptableNetwork, reference: Reference, shape: tuple[int, int]
 ) -> None:
     image, (height, width) = picture(shape), shape
