@@ -57,7 +57,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 def image_key(image: Image) -> str:
     """A key of an image's content."""
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(repr(image.shape).encode())
     return digest.hexdigest()
 

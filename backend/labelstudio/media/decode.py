@@ -79,13 +79,13 @@ def _to_rgb(image: Pillow.Image) -> Image:
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA"))
         return over_white(pixels[..., :3], pixels[..., 3])
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _turned(rgb: Image, orientation: int) -> Image:
     """An image ``(H, W, 3)`` of an EXIF orientation, upright."""
     turn = _TURNS.get(orientation)
-    return rgb if turn is None else np.array(Pillow.fromarray(rgb).transpose(turn))
+    return rgb if turn is None else np.asarray(Pillow.fromarray(rgb).transpose(turn))
 
 
 def _orientation(image: Pillow.Image) -> int:

@@ -7,7 +7,7 @@ import logging
 from backend.errors import ImageError, RemoteError
 from backend.flight import SingleFlight
 from backend.labelstudio.media.cache import DiskCache
-from backend.labelstudio.media.decode import decode_image
+from backend.labelstudio.media.decoded import DecodedImages
 from backend.labelstudio.media.fetch import Fetcher, Validators
 from backend.labelstudio.media.folders import Folders, read_file
 from backend.labelstudio.media.limits import too_large
@@ -28,6 +28,7 @@ class Media:
         self._sites = Sites(options.label_studio_url, options.token)
         self._folders = Folders(options.local_roots)
         self._cache = DiskCache(options.cache_dir, options.cache_bytes)
+        self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
         self._fetcher = Fetcher(options)
         self._flights: SingleFlight[Image] = SingleFlight(most=0, lifetime_s=0)
         _keep_addresses_out_of_logs()
@@ -37,7 +38,7 @@ class Media:
         self._sites.register(project, hostname, access_token)
 
     def load(self, url: str, project: str, task_id: str | None) -> Image:
-        """The image ``(H, W, 3)`` upright RGB; threads that ask for it at the same time share one array.
+        """The image ``(H, W, 3)`` upright RGB, an array of the caller's own.
 
         Raises:
             ImageError: the address is not allowed, or there is no whole image of an allowed size.
@@ -45,7 +46,7 @@ class Media:
         """
         try:
             source = locate(url, self._folders, self._sites.of(project), task_id)
-            return self._flights.do(source.key, lambda: self._open(source))
+            return self._flights.do(source.key, lambda: self._open(source)).copy()
         except (ImageError, RemoteError) as error:
             task = "an image" if task_id is None else f"the image of task {task_id}"
             raise type(error)(f"{task} cannot be had, {shown(url)}: {error}") from error
@@ -59,26 +60,23 @@ class Media:
             case Inline():
                 if len(source.body) > self._options.max_bytes:
                     raise too_large(self._options.max_bytes)
-                return self._decode(source.body)
+                return self._decoded.decode(source.body)
             case LocalFile():
-                return self._decode(read_file(source.path, self._options.max_bytes))
+                return self._decoded.decode(read_file(source.path, self._options.max_bytes))
             case Remote():
                 return self._open_remote(source)
-
-    def _decode(self, body: bytes) -> Image:
-        return decode_image(body, self._options.max_pixels)
 
     def _open_remote(self, remote: Remote) -> Image:
         kept = self._cache.get(remote.key)
         if kept and (remote.lasting or (not kept.validators and kept.age_s < UNVOUCHED_LIFETIME_S)):
-            return self._decode(kept.body)
+            return self._decoded.decode(kept.body)
         fetched = self._fetcher.fetch(remote, kept.validators if kept else Validators())
         if kept and fetched is None:
             self._cache.confirm(remote.key)
-            return self._decode(kept.body)
+            return self._decoded.decode(kept.body)
         if fetched is None:
             raise RemoteError("the server says that it did not change, but was never asked that")
-        image = self._decode(fetched.body)
+        image = self._decoded.decode(fetched.body)
         self._cache.put(remote.key, fetched)
         return image
 

@@ -17,7 +17,8 @@ class MediaOptions:
     """Where images come from and what they may cost.
 
     ``label_studio_url`` and ``token`` are ours and go together: the token is sent nowhere else (see sites.Sites).
-    ``local_roots`` are the folders from which files may be read. ``cache_bytes`` bounds ``cache_dir``, 0 keeps nothing.
+    ``local_roots`` are the folders from which files may be read. ``cache_bytes`` bounds the files in ``cache_dir`` and
+    ``decoded_bytes`` the decoded images in memory; 0 keeps none.
     ``total_timeout_s`` bounds one image with all its retries; ``first_wait_s`` is the pause before the first retry, the
     later ones double it.
     """
@@ -27,6 +28,7 @@ class MediaOptions:
     token: str | None = field(default=None, repr=False)
     local_roots: tuple[Path, ...] = ()
     cache_bytes: int = 1 << 30
+    decoded_bytes: int = 256 << 20
     max_bytes: int = 64 << 20
     max_pixels: int = 64_000_000
     connect_timeout_s: float = 3.0

@@ -80,7 +80,6 @@ def test_every_orientation_becomes_upright(orientation: int, height: int, width:
     image = decode_image(oriented(stored, "PNG", orientation), MOST)
     assert np.array_equal(image, UPRIGHT[orientation](stored))
     assert image.flags.c_contiguous
-    assert image.flags.writeable, "torch warns about arrays that are not"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
