@@ -42,11 +42,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A project with its photos: how many masks of which label they carry, and how many photos got no answer."""
+    """A project with its photos: the masks by label, and how many photos have none or got no answer."""
 
     project: Project
     photos: int
     masks: Counter[str]
+    without_masks: int
     unanswered: int
 
 
@@ -115,7 +116,8 @@ class Filling:
                 advance(len(batch))
         tasks = list(self._studio.tasks_with_predictions(project.id))
         unanswered = sum(not _answered(task, version) for task in tasks)
-        return Filled(project, len(tasks), count_masks(tasks, version), unanswered)
+        empty = sum(not count_masks([task], version) for task in tasks)
+        return Filled(project, len(tasks), count_masks(tasks, version), empty, unanswered)
 
 
 def count_masks(tasks: Sequence[Task], version: str) -> Counter[str]:

@@ -120,7 +120,7 @@ def _say_where(studio: Studio, filled: Filled, options: DemoOptions, steps: Step
     steps.say(f"""
   Open    {studio.url}/projects/{filled.project.id}/data
   Log in  {studio.account.email}   password {studio.account.password}
-  Masks   {filled.masks.total()} on {filled.photos} photos: {counts}
+  Masks   {filled.masks.total()} on {filled.photos} photos ({filled.without_masks} of them without any): {counts}
   State   {studio.folder.root} (delete it to start anew)
   Stop    Ctrl-C
 """)

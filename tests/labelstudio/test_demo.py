@@ -125,7 +125,7 @@ def running(demo: Demo) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_the_first_run_shows_masks_and_ctrl_c_ends_everything(demo: Demo, running: tuple[subprocess.Popen[str], str]) -> None:
     process, said = running
     assert re.search(r"Open +http://127\.0\.0\.1:\d+/projects/1/data", said)
-    assert "4 on 2 photos: red disc 2, blue square 2" in said
+    assert "4 on 2 photos (0 of them without any): red disc 2, blue square 2" in said
     assert "broken.jpg cannot be read" in said
     assert len(demo.tasks()) == 2
     assert (demo.home / "data" / "account.json").stat().st_mode & 0o777 == 0o600
