@@ -103,7 +103,7 @@ def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> Choice | N
 
 
 def _outputs(controls: Sequence[ControlTag]) -> list[ControlTag]:
-    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``) when there are no others."""
+    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``) if there are no others."""
     forms = list(_WRITERS)
     drawing = sorted(filter(_form, controls), key=lambda control: forms.index(_form(control)))
     outputs = [control for control in drawing if _form(control) != "keypoint" and not control.is_smart_only]
