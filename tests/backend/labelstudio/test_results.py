@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,18 @@ from backend.labelstudio.results import write_empty, write_message, write_predic
 from backend.masks import MaskSet
 from prompts.geometry import BoolArray, Size, box_mask
 from tests.backend.labelstudio.captured import body, box, only_task, point, prompted, text
+from tests.labelstudio.prepare import shared_folder
 
 SIZE = Size(60, 90)
 LEFT, RIGHT = box_mask((5, 10, 25, 40), SIZE), box_mask((50, 20, 80, 50), SIZE)
+STUDIO = shared_folder()
+CHECK = """
+import json, sys
+from label_studio_sdk.label_interface import LabelInterface
+written = json.load(open(sys.argv[1]))
+found = [LabelInterface(config).validate_prediction(answer, return_errors=True) for config, answer in written]
+print(json.dumps(found))
+"""
 LABELS = '<Label value="Cat"/><Label value="Dog"/>'
 
 
@@ -217,3 +228,18 @@ def test_without_an_annotator_or_a_text_area_a_message_is_an_empty_prediction(na
 def test_a_prediction_is_plain_json() -> None:
     prediction = write_prediction(only_task(body("interactive_textarea")), mask_set((LEFT, 1 / 3, "Cat")), "v1")
     assert json.loads(json.dumps(prediction, allow_nan=False)) == prediction
+
+
+def test_label_studio_s_own_check_accepts_every_form_of_prediction(tmp_path: Path) -> None:
+    python = STUDIO.venv / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"no Label Studio in {python.parent.parent}; `make test` installs it")
+    rows = mask_set((LEFT | RIGHT, 0.9, "Cat"), (RIGHT, 0.5, "Dog"))
+    forms = ("BrushLabels", "PolygonLabels", "BitmaskLabels", "EllipseLabels", "RectangleLabels", "KeyPointLabels")
+    tasks = [*(task_with(controls(form)) for form in forms), only_task(body("interactive_separated_controls"))]
+    written = [(task.config.xml, write_prediction(task, rows, "v1")) for task in tasks]
+    talking = only_task(body("interactive_keypoint_1"))
+    written.append((talking.config.xml, write_message(talking, "no", "v1")))
+    (tmp_path / "written.json").write_text(json.dumps(written))
+    found = subprocess.run([python, "-c", CHECK, tmp_path / "written.json"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(found.splitlines()[-1]) == [[]] * len(written)
