@@ -10,17 +10,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend import __version__
+from backend.bulk.gpu import GpuWatch
+from backend.bulk.work import ImageSource, PatientImages, wait_for
+from backend.errors import SetupError
 from backend.features import FeatureCache
 from backend.flight import SingleFlight
+from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.login import is_up
 from backend.labelstudio.media import Media, MediaOptions
 from backend.registry import EnginePreset, find_engine
 from backend.segmenter import Segmenter
 from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
 from backend.settings import MEBIBYTE, Settings
+from backend.stores.album import Album
+from backend.stores.ledger import Ledger
 from backend.stores.sessions import SessionStore, open_database
 from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
+
+BULK_CACHE_MIB = 64
+LABEL_STUDIO_PATIENCE_S = 600.0
+"""How long a bulk run waits for a Label Studio that is away."""
 
 
 class EngineHandle:
@@ -70,6 +81,58 @@ def assemble(settings: Settings) -> Parts:
         deadline_s=settings.predict_deadline_s,
     )
     return Parts(settings, engine, media, service)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkParts:
+    """What a bulk run consists of; ``root`` is the folder of its images, None when they are tasks of a project."""
+
+    settings: Settings
+    root: Path | None
+    engine: EngineHandle
+    images: ImageSource
+    ledger: Ledger
+    album: Album
+    gpu: GpuWatch
+
+    def studio(self) -> LabelStudio:
+        """Label Studio by the settings. Raises SetupError when they do not say where it is."""
+        return label_studio(self.settings)
+
+
+def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> BulkParts:
+    """The parts of a bulk run. Each image is used once there, so that encoded images take little memory."""
+    settings = settings.model_copy(update={"feature_cache_mib": min(settings.feature_cache_mib, BULK_CACHE_MIB)})
+    database = open_database(settings.database_url)
+    return BulkParts(
+        settings,
+        root,
+        EngineHandle(find_engine(settings.engine), settings),
+        bulk_images(settings, root, stop),
+        Ledger(database),
+        Album(database),
+        GpuWatch(),
+    )
+
+
+def bulk_images(settings: Settings, root: Path | None, stop: threading.Event) -> ImageSource:
+    """The images of a folder, wherever it lies; or those of tasks, with patience while Label Studio is away."""
+    if root is not None:
+        return Media(replace(media_options(settings), local_roots=(root,)))
+    media, url = Media(media_options(settings)), settings.label_studio_url
+    if url is None:
+        return media
+    return PatientImages(media, lambda: wait_for(lambda: is_up(url), stop, LABEL_STUDIO_PATIENCE_S))
+
+
+def label_studio(settings: Settings) -> LabelStudio:
+    """Label Studio's API by the settings. Raises SetupError when they do not say where it is, or no token."""
+    if not settings.label_studio_url or not settings.label_studio_token:
+        raise SetupError(
+            "say where Label Studio is and how to enter: --url and --token, or MASKLOOM_LABEL_STUDIO_URL and "
+            "MASKLOOM_LABEL_STUDIO_TOKEN (a personal access token of its account page)"
+        )
+    return LabelStudio(settings.label_studio_url, settings.label_studio_token.get_secret_value())
 
 
 def media_options(settings: Settings) -> MediaOptions:

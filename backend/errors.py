@@ -34,4 +34,17 @@ class SetupError(MaskloomError):
 
 
 class RemoteError(MaskloomError):
-    """A service that Maskloom depends on failed."""
+    """A service that Maskloom depends on failed.
+
+    ``status`` is its HTTP status, None when it did not answer at all; ``after_s`` the pause that it asked for.
+    """
+
+    def __init__(self, message: str, status: int | None = None, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.after_s = after_s
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status is None or self.status in (408, 425, 429) or self.status >= 500

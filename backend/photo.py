@@ -84,12 +84,7 @@ class PhotoAnswer:
 
     def overlay(self) -> Image:
         """The photo ``(H, W, 3)`` with each mask in a colour of its own and its name beside it."""
-        picture = self.image.copy()
-        for row, region in enumerate(self.masks):
-            colour = np.array(PALETTE[row % len(PALETTE)])
-            picture[region.mask] = (0.5 * picture[region.mask] + 0.5 * colour).astype(np.uint8)
-            outlines, _ = cv2.findContours(region.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour.tolist(), max(1, min(picture.shape[:2]) // 300))
+        picture = paint_masks(self.image, self.masks.masks)
         for row, region in enumerate(self.masks):
             _write_name(picture, region.mask, f"{region.label or 'object'} {region.score:.2f}", PALETTE[row % len(PALETTE)])
         return picture
@@ -123,6 +118,17 @@ class PhotoAnswer:
                 for region in self.masks
             ],
         }
+
+
+def paint_masks(image: Image, masks: BoolArray) -> Image:
+    """An image ``(H, W, 3)`` with each mask of ``(N, H, W)`` in a colour of its own, outlined."""
+    picture = image.copy()
+    for row, mask in enumerate(masks):
+        colour = np.array(PALETTE[row % len(PALETTE)])
+        picture[mask] = (0.5 * picture[mask] + 0.5 * colour).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, colour.tolist(), max(1, min(picture.shape[:2]) // 300))
+    return picture
 
 
 def segment_photo(path: Path, prompts: PhotoPrompts, load: LoadImage, segmenter: Segmenter) -> PhotoAnswer:

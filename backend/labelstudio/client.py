@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.errors import RemoteError
 from backend.labelstudio.login import open_client, send, token_auth
 
 Json = Any
 
 PAGE_SIZE = 100
+LISTED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Project:
     id: int
     title: str
     description: str
+    label_config: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,16 @@ class Task:
     id: int
     data: Mapping[str, Json]
     predictions: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTask:
+    """A task as the Data Manager lists it quickly, with how much there is about it."""
+
+    id: int
+    data: Mapping[str, Json]
+    annotations: int
+    predictions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,10 @@ class LabelStudio:
             if not answer["next"]:
                 return
             page += 1
+
+    def project(self, project_id: int) -> Project:
+        """A project with its labelling config."""
+        return _read_project(self.call("GET", f"/api/projects/{project_id}/"))
 
     def create_project(self, title: str, label_config: str, description: str = "") -> Project:
         """A new project; Label Studio wants a title of 3 to 50 characters."""
@@ -122,6 +139,19 @@ class LabelStudio:
             if not answer["tasks"]:
                 return
 
+    def list_tasks(self, project_id: int, view: int | None = None) -> Iterator[ListedTask]:
+        """The tasks of a project or of one of its Data Manager views; six times as fast as ``tasks``."""
+        params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE}
+        params |= {"include": "id,data,total_annotations,total_predictions"} | ({} if view is None else {"view": view})
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self.call("GET", "/api/tasks", params=params | {"page": page})
+            for task in answer["tasks"]:
+                yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+            if not answer["tasks"]:
+                return
+
     def attach_backend(self, project_id: int, url: str, title: str) -> AttachedBackend:
         """Connect an interactive ML backend to a project; it must be answering already."""
         body = {"project": project_id, "url": url, "title": title, "is_interactive": True}
@@ -159,9 +189,23 @@ class LabelStudio:
         ]
         self.call("POST", f"/api/projects/{project_id}/import/predictions", json=body)
 
+    def prediction_ids(self, task_id: int, model_version: str) -> list[int]:
+        """The predictions of a task that a model version made, the oldest first; none for a task that is gone."""
+        try:
+            found = self.call("GET", "/api/predictions/", params={"task": task_id})
+        except RemoteError as error:
+            if error.status in (400, 404):  # "That choice is not one of the available choices"
+                return []
+            raise
+        return sorted(int(each["id"]) for each in found if each["model_version"] == model_version)
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        self.call("DELETE", f"/api/predictions/{prediction_id}/")
+
 
 def _read_project(body: Mapping[str, Json]) -> Project:
-    return Project(int(body["id"]), str(body["title"]), str(body.get("description") or ""))
+    description, label_config = str(body.get("description") or ""), str(body.get("label_config") or "")
+    return Project(int(body["id"]), str(body["title"]), description, label_config)
 
 
 def _read_task(body: Mapping[str, Json]) -> Task:

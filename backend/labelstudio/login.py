@@ -109,8 +109,20 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
     except httpx.TransportError as error:
         raise RemoteError(f"Label Studio cannot be reached at {client.base_url}: {error}; is it running?") from error
     if response.is_error:
-        raise RemoteError(f"Label Studio answered {response.status_code} to {method} {path}: {_reason(response)}")
+        told = f"Label Studio answered {response.status_code} to {method} {path}: {_reason(response)}{_advice(response)}"
+        raise RemoteError(told, response.status_code, _asked_pause_s(response))
     return response
+
+
+def _advice(response: httpx.Response) -> str:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return "; check the token (--token or MASKLOOM_LABEL_STUDIO_TOKEN) against its account page"
+    return ""
+
+
+def _asked_pause_s(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if value.isdecimal() else None
 
 
 def _reason(response: httpx.Response) -> str:

@@ -1,0 +1,137 @@
+"""What a person orders, and the source, the sink and the recipe that it comes down to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from backend.bulk.recipe import Form, Recipe, config_for, read_labels, read_min_scores
+from backend.bulk.sinks import Sink
+from backend.bulk.sinks.files import png_folder, yolo_folder
+from backend.bulk.sinks.lines import coco_file, import_file
+from backend.bulk.sinks.studio import StudioSink
+from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
+from backend.errors import RequestError
+from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.config import read_config
+from backend.stores.ledger import Item, RunIdentity
+
+
+class Target(StrEnum):
+    """Where the answers go."""
+
+    PREDICTIONS = "predictions"
+    IMPORT = "import"
+    COCO = "coco"
+    YOLO = "yolo"
+    PNG = "png"
+
+
+_DEFAULT_NAMES = {
+    Target.IMPORT: "import.json",
+    Target.COCO: "coco.json",
+    Target.YOLO: "yolo-labels",
+    Target.PNG: "png-masks",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order in the words of the command line: ``source`` is a folder or the number of a project."""
+
+    source: str
+    target: Target | None = None
+    out: Path | None = None
+    labels: str = ""
+    config: Path | None = None
+    min_score: str = ""
+    url_prefix: str | None = None
+    selection: Selection = field(default_factory=Selection)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An order with everything found that it names."""
+
+    source: Source
+    sink: Sink
+    recipe: Recipe
+    identity: RunIdentity
+
+
+def fill(order: Order, version: str, studio: Callable[[], LabelStudio], stop: threading.Event) -> Filled:
+    """The parts of an order. ``studio`` is called when the order speaks of a project.
+
+    Raises RequestError or ConfigError for an order that contradicts itself, RemoteError when Label Studio refuses.
+    """
+    if order.source.isdecimal():
+        source, recipe, sink = _of_project(order, version, studio(), stop)
+    else:
+        source, recipe, sink = _of_folder(order)
+    recipe.check()
+    identity = RunIdentity(source.name, sink.name, version, recipe.digest(source.name, sink.name, version))
+    return Filled(source, sink, recipe, identity)
+
+
+def _of_project(order: Order, version: str, studio: LabelStudio, stop: threading.Event) -> tuple[Source, Recipe, Sink]:
+    project = studio.project(int(order.source))
+    if order.config is not None:
+        raise RequestError("a project brings its own labelling config; leave --config out")
+    target = order.target or Target.PREDICTIONS
+    recipe = _recipe(order, project.label_config, str(project.id), target)
+    source = StudioSource(studio, project.id, order.selection)
+    if target is Target.PREDICTIONS:
+        return source, recipe, StudioSink(studio, project.id, version, stop)
+
+    def name_of(item: Item) -> str:
+        return recipe.request(item).image_url
+
+    return source, recipe, _file_sink(target, order, recipe, name_of, lambda item: dict(item.task["data"]))
+
+
+def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
+    root = Path(order.source).expanduser().resolve()
+    target = order.target or Target.COCO
+    if target is Target.PREDICTIONS:
+        raise RequestError(
+            f"predictions go to a project's tasks, and {root} is a folder; choose --to import, coco, yolo or png"
+        )
+    if order.selection != Selection():
+        raise RequestError("--view, --unlabelled and --only-missing choose tasks of a project; a folder has none")
+    if order.config is None and not order.labels:
+        raise RequestError("say what to look for: --labels 'cat=kitten|tabby, dog' or --config config.xml")
+    config = order.config.read_text(encoding="utf-8") if order.config else config_for(read_labels(order.labels))
+    recipe = _recipe(order, config, "", target)
+    prefix = order.url_prefix if order.url_prefix is not None else f"/data/local-files/?d={quote(root.name)}/"
+    data_key = read_config(config).images[0].data_key
+
+    def data_of(item: Item) -> dict[str, Any]:
+        return {data_key: prefix + quote(item.key)}
+
+    return FolderSource(root, config), recipe, _file_sink(target, order, recipe, lambda item: item.key, data_of)
+
+
+def _recipe(order: Order, label_config: str, project: str, target: Target) -> Recipe:
+    form = Form.PREDICTION if target in (Target.PREDICTIONS, Target.IMPORT) else Form.MASKS
+    return Recipe(label_config, project, read_labels(order.labels), read_min_scores(order.min_score), form)
+
+
+def _file_sink(
+    target: Target, order: Order, recipe: Recipe, name_of: Callable[[Item], str], data_of: Callable[[Item], dict[str, Any]]
+) -> Sink:
+    path = (order.out or Path(_DEFAULT_NAMES[target])).expanduser().resolve()
+    labels = [entry.label for entry in recipe.labels]
+    match target:
+        case Target.COCO:
+            return coco_file(path, labels, name_of)
+        case Target.YOLO:
+            return yolo_folder(path, labels)
+        case Target.PNG:
+            return png_folder(path, labels)
+        case _:
+            return import_file(path, data_of)

@@ -1,0 +1,146 @@
+"""What is done with one item: read it, load its image, segment it, write down what was found."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend.bulk.answers import Answer, Found, encode_mask
+from backend.bulk.recipe import Form, Recipe
+from backend.bulk.thumbnail import thumbnail
+from backend.errors import MaskloomError, RemoteError
+from backend.labelstudio.requests import TaskRequest
+from backend.labelstudio.results import write_prediction
+from backend.masks import MaskSet
+from backend.segmenter import Question, Segmenter
+from backend.stores.ledger import Item
+from prompts.geometry import mask_box
+from prompts.kinds import Image, PromptError, PromptSet
+
+log = logging.getLogger(__name__)
+
+
+class ImageSource(Protocol):
+    """Where the images of tasks come from."""
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """An item whose image is here."""
+
+    item: Item
+    request: TaskRequest
+    image: Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmented:
+    """An item whose masks are here."""
+
+    loaded: Loaded
+    masks: MaskSet
+
+
+class Worker:
+    """The three steps of an item, each for a thread of its own; whatever fails becomes an answer with its reason.
+
+    ``busy_s`` adds up the time in the segmenter, which one thread at a time uses.
+    """
+
+    def __init__(self, images: ImageSource, segmenter: Callable[[], Segmenter], recipe: Recipe) -> None:
+        self.busy_s = 0.0
+        self._images = images
+        self._segmenter = segmenter
+        self._recipe = recipe
+
+    def load(self, item: Item) -> Loaded | Answer:
+        """Read an item's task and fetch and decode its image."""
+        try:
+            request = self._recipe.request(item)
+            return Loaded(item, request, self._images.load(request.image_url, request.project, request.task_id or None))
+        except Exception as error:
+            return _failed(item, error)
+
+    def segment(self, batch: Sequence[Loaded | Answer]) -> list[Segmented | Answer]:
+        """The masks of several images, in order; answers that have failed already pass through."""
+        loaded = [each for each in batch if isinstance(each, Loaded)]
+        segmenter = self._segmenter()
+        started = time.perf_counter()
+        questions = [Question(each.image, PromptSet(), each.request.vocabulary) for each in loaded]
+        rounds = dict(zip(map(id, loaded), segmenter.segment(questions), strict=True))
+        self.busy_s += time.perf_counter() - started
+        return [self._segmented(each, rounds[id(each)]) if isinstance(each, Loaded) else each for each in batch]
+
+    def _segmented(self, loaded: Loaded, done: object) -> Segmented | Answer:
+        if isinstance(done, MaskloomError):
+            return _failed(loaded.item, done)
+        masks: MaskSet = done.masks  # type: ignore[attr-defined]
+        return Segmented(loaded, self._recipe.keep(masks))
+
+    def write(self, done: Segmented | Answer, version: str) -> Answer:
+        """Masks as the sink needs them, with a small picture."""
+        if isinstance(done, Answer):
+            return done
+        try:
+            return self._write(done, version)
+        except Exception as error:
+            return _failed(done.loaded.item, error)
+
+    def _write(self, done: Segmented, version: str) -> Answer:
+        loaded, masks, form = done.loaded, done.masks, self._recipe.form
+        return Answer(
+            loaded.item,
+            masks.size,
+            [_found(masks, row, form) for row in range(len(masks))],
+            write_prediction(loaded.request, masks, version) if form is Form.PREDICTION else {},
+            thumbnail(loaded.image, masks),
+        )
+
+
+class PatientImages:
+    """Images of tasks; one that a service does not give is asked for once more, when the service is back if it was away."""
+
+    def __init__(self, images: ImageSource, wait_until_up: Callable[[], None]) -> None:
+        self._images = images
+        self._wait_until_up = wait_until_up
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image:
+        try:
+            return self._images.load(url, project, task_id)
+        except RemoteError:
+            self._wait_until_up()
+            return self._images.load(url, project, task_id)
+
+
+def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float) -> None:
+    """Return when a service answers, at once if it does; or when there is a stop, or when patience is over."""
+    until = time.monotonic() + patience_s
+    if is_up():
+        return
+    log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
+    while time.monotonic() < until and not stop.wait(1.0) and not is_up():
+        pass
+
+
+def _found(masks: MaskSet, row: int, form: Form) -> Found:
+    mask, box = masks.masks[row], mask_box(masks.masks[row]) or (0, 0, 0, 0)
+    return Found(
+        label=masks.labels[row] or "",
+        score=round(float(masks.scores[row]), 6),
+        pixels=int(mask.sum()),
+        box=(box[0], box[1], box[2] - box[0], box[3] - box[1]),
+        rle=encode_mask(mask) if form is Form.MASKS else "",
+    )
+
+
+def _failed(item: Item, error: Exception) -> Answer:
+    if isinstance(error, MaskloomError | PromptError):
+        return Answer(item, failure=str(error))
+    log.exception("item %s", item.key, exc_info=error)
+    return Answer(item, failure=f"Maskloom failed on it: {type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""How good predictions are, measured against what people submitted, and which of them a person should look at first."""
