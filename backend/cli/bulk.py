@@ -141,7 +141,7 @@ def _answering(parts: BulkParts, filled: Filled, way: Way) -> Answering:
     if way.workers or way.ray:
         from backend.engine import RayAnswering
 
-        return RayAnswering(parts.settings, parts.root, filled.recipe, flow, way.ray, way.workers)
+        return RayAnswering(parts.settings, parts.root, filled.recipe, flow, (way.ray, way.workers))
     worker = Worker(parts.images, parts.engine.segmenter, filled.recipe)
 
     def here(items: Iterable[Item]) -> Iterator[Answer]:

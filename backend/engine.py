@@ -1,0 +1,110 @@
+"""The same path on many machines: Ray Data actors with a model each; the only module that imports Ray.
+
+The driver lists the items, sends them out, writes what comes back and keeps the ledger: an actor that dies costs the time of
+the images it had, which Ray gives to another one, and never a prediction that is there twice.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from backend.assemble import EngineHandle, bulk_images
+from backend.bulk.answers import Answer
+from backend.bulk.pipeline import Flow, answers
+from backend.bulk.recipe import Recipe
+from backend.bulk.work import Worker
+from backend.errors import SetupError
+from backend.registry import find_engine
+from backend.settings import Settings
+from backend.stores.ledger import Item, pages
+
+WAVE = 20_000
+"""Items that are sent out as one data set; the actors of the next wave load the model anew."""
+SENT_AT_ONCE = 16
+
+Row = dict[str, Any]
+
+
+class RayAnswering:
+    """Answers items on Ray: at an ``address``, or with ``workers`` processes on this machine."""
+
+    def __init__(
+        self, settings: Settings, root: Path | None, recipe: Recipe, flow: Flow, place: tuple[str | None, int]
+    ) -> None:
+        self._address, self._workers = place
+        self._config: Row = {"settings": _portable(settings), "root": root, "recipe": recipe, "flow": flow}
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[Answer]:
+        """The answers, in the order in which they become ready. Raises SetupError when Ray is missing or does not answer."""
+        data = _start(self._address, self._workers)
+        for wave in pages(items, WAVE):
+            yield from self._answer(data, wave)
+
+    def _answer(self, data: Any, wave: list[Item]) -> Iterator[Answer]:
+        rows = [{"item": json.dumps(asdict(item))} for item in wave]
+        blocks = max(1, min(len(rows) // SENT_AT_ONCE, 2_000))
+        outgoing = data.from_items(rows, override_num_blocks=blocks)
+        incoming = outgoing.map_batches(
+            Actor,
+            fn_constructor_kwargs={"config": pickle.dumps(self._config)},
+            batch_size=SENT_AT_ONCE,
+            batch_format="numpy",
+            **_resources(self._workers),
+        )
+        for row in incoming.iter_rows():
+            yield pickle.loads(row["answer"])
+
+
+class Actor:
+    """One model, and the overlapping pipeline over every batch of items that Ray hands it."""
+
+    def __init__(self, config: bytes) -> None:
+        wanted: Row = pickle.loads(config)
+        settings = Settings(**wanted["settings"])
+        engine = EngineHandle(find_engine(settings.engine), settings)
+        images = bulk_images(settings, wanted["root"], threading.Event())
+        self._flow: Flow = wanted["flow"]
+        self._version = engine.version
+        self._worker = Worker(images, engine.segmenter, wanted["recipe"])
+
+    def __call__(self, batch: Row) -> Row:
+        items = [Item(**json.loads(text)) for text in batch["item"]]
+        found = answers(self._worker, items, self._version, self._flow)
+        return {"answer": [pickle.dumps(answer) for answer in found]}
+
+
+def _start(address: str | None, workers: int) -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SetupError("--workers and --ray need Ray: pip install 'maskloom[ray]'") from error
+    try:
+        if not ray.is_initialized():
+            ray.init(address, **({} if address else {"num_cpus": max(1, workers), "include_dashboard": False}))
+    except (ConnectionError, ValueError) as error:
+        raise SetupError(f"Ray does not answer at {address}: {error}; start it with 'ray start --head'") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    return ray.data
+
+
+def _resources(workers: int) -> Row:
+    """One actor for each GPU of the cluster; without GPUs as many as were asked for, or one for each four cores."""
+    import ray
+
+    have = ray.cluster_resources()
+    if gpus := int(have.get("GPU", 0)):
+        return {"num_gpus": 1, "concurrency": workers or gpus}
+    return {"num_cpus": 1, "concurrency": workers or max(1, int(have.get("CPU", 1)) // 4)}
+
+
+def _portable(settings: Settings) -> Row:
+    """The settings as plain values that make the same settings on another machine, whatever its environment says."""
+    return {name: getattr(settings, name) for name in Settings.model_fields}
