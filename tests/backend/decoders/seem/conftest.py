@@ -20,15 +20,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backend.decoders.base import Engine
 from backend.decoders.seem.davit import DaViTConfig
 from backend.decoders.seem.focalnet import DepthwiseFocalBlock, FocalBlock, FocalNetConfig
+from backend.decoders.seem.frame import InputSize
 from backend.decoders.seem.network import SeemNetwork, normalise
 from backend.decoders.seem.pixel_fpn import PixelFeatures, TransformerSizes
 from backend.decoders.seem.predictor import PredictorSizes
+from backend.decoders.seem.releases import Parts, assemble_engine
 from backend.decoders.seem.sam_vit import SamViTConfig
 from backend.decoders.seem.variants import BackboneConfig, SeemConfig, assemble
 from backend.decoders.seem.wiring import WIRINGS
-from prompts.encoders.seem import LanguageSizes, PhraseTokens
+from backend.masks import MaskSet
+from prompts.encoders.seem import LanguageSizes, PhraseTokens, Tokenize, clip_tokenizer
+from prompts.kinds import Prompt, PromptSet, ReferencePrompt
+from prompts.memory import ObjectMemory
 
 COPY = Path(__file__).parent / "parity"
 FOLDER = Path(os.environ.get("MASKLOOM_SEEM_PARITY", COPY))
@@ -163,3 +169,64 @@ def official_keys() -> dict[str, dict[str, list[int]]]:
     """Names and shapes in every published configuration's state dict."""
     keys: dict[str, dict[str, list[int]]] = json.loads(gzip.decompress((COPY / "keys.json.gz").read_bytes()))
     return keys
+
+
+LIMITS = {"samvit": InputSize(125, 128, 128)}
+
+
+@cache
+def _tokenizer() -> Tokenize:
+    return clip_tokenizer()
+
+
+@cache
+def tiny_engine(name: str) -> Engine:
+    """A small engine whose similarities are as sharp as a trained model's: with the recipe's scale nothing would be sure."""
+    backbone, wiring = name.split("_")
+    network = assemble(CONFIGS[backbone], WIRINGS[wiring])
+    give_weights(network)
+    network.predictor.lang_encoder.logit_scale.fill_(5.0)
+    return assemble_engine(name, f"{name}-0", network, Parts(_tokenizer(), LIMITS.get(backbone, InputSize(96, 256, 32)), None))
+
+
+@pytest.fixture
+def tiny_configs() -> dict[str, SeemConfig]:
+    """The sizes of the recorded small models."""
+    return CONFIGS
+
+
+@pytest.fixture
+def engine_of() -> Callable[[str], Engine]:
+    """A small engine by backbone and wiring."""
+    return tiny_engine
+
+
+@pytest.fixture(params=["focaldw_v0", "focaldw_v1", "focaldw_demo", "samvit_v1"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """A small engine of each wiring, and one with a fixed square input."""
+    return tiny_engine(request.param)
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A small picture ``(90, 124, 3)``."""
+    return np.ascontiguousarray(load(FOLDER / "tiny_focaldw_v1.npz")["imageA_uint8_chw"].transpose(1, 2, 0))
+
+
+@pytest.fixture(scope="session")
+def other_photo() -> np.ndarray:
+    """Another one ``(96, 100, 3)``."""
+    return np.ascontiguousarray(load(FOLDER / "tiny_focaldw_v1.npz")["imageB_uint8_chw"].transpose(1, 2, 0))
+
+
+@pytest.fixture
+def ask() -> Callable[..., MaskSet]:
+    """Ask an engine about a picture, as the segmenter does."""
+
+    def ask_it(engine: Engine, image: np.ndarray, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
+        said = PromptSet(prompts)
+        features, *references = engine.decoder.encode_images([image, *(r.image for r in said.of(ReferencePrompt))])
+        with torch.inference_mode():
+            return engine.decoder.decode(features, said, engine.space.embed(said, features, references), memory)
+
+    return ask_it
