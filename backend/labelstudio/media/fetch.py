@@ -13,14 +13,14 @@ from backend.errors import ImageError, RemoteError
 from backend.labelstudio.media.limits import too_large
 from backend.labelstudio.media.options import MediaOptions
 from backend.labelstudio.media.refusals import Unauthorized, refusal, who
-from backend.labelstudio.media.retries import Patience, TransientError
+from backend.labelstudio.media.retries import Patience
 from backend.labelstudio.media.sites import Site, same_origin
 from backend.labelstudio.media.sources import Remote
 from backend.labelstudio.media.tokens import Tokens
 
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,11 @@ class Fetcher:
             try:
                 reply = self._ask(url, attempt)
             except httpx.TimeoutException as error:
-                raise TransientError(f"{who(attempt.site_at(url), url)} did not answer in time") from error
+                raise RemoteError(f"{who(attempt.site_at(url), url)} did not answer in time") from error
             except httpx.InvalidURL as error:  # httpx reads the target of a redirect by itself
                 raise ImageError(f"it redirects to an address which is not read: {error}") from error
             except httpx.RequestError as error:
-                raise TransientError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
+                raise RemoteError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
             if not isinstance(reply, httpx.URL):
                 return reply
             url = reply
@@ -132,8 +132,8 @@ class Fetcher:
                 return _redirected(response, site)
             if status == 304 and attempt.known:
                 return None
-            if status in _TRANSIENT:
-                raise TransientError(f"{who(site, url)} answered {status}", _asked_pause_s(response))
+            if status in _BUSY:
+                raise RemoteError(f"{who(site, url)} answered {status}", status, _asked_pause_s(response))
             raise refusal(status, site, url)
 
     def _timeout(self, deadline: float) -> httpx.Timeout:
@@ -163,7 +163,7 @@ def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:
     if target.scheme not in ("http", "https") or not target.host:
         raise ImageError(f"it redirects to an address of the kind {target.scheme}:, which is not read")
     if site and target.path.rstrip("/").endswith("/user/login"):
-        raise Unauthorized(site, "it asks for a login")
+        raise Unauthorized(site, "it asks for a login", 401)
     return target
 
 

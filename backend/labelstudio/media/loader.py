@@ -44,12 +44,14 @@ class Media:
             ImageError: the address is not allowed, or there is no whole image of an allowed size.
             RemoteError: Label Studio or another server does not answer, or does not accept the token.
         """
+        task = "an image" if task_id is None else f"the image of task {task_id}"
         try:
             source = locate(url, self._folders, self._sites.of(project), task_id)
             return self._flights.do(source.key, lambda: self._open(source)).copy()
-        except (ImageError, RemoteError) as error:
-            task = "an image" if task_id is None else f"the image of task {task_id}"
-            raise type(error)(f"{task} cannot be had, {shown(url)}: {error}") from error
+        except ImageError as error:
+            raise ImageError(f"{task} cannot be had, {shown(url)}: {error}") from error
+        except RemoteError as error:
+            raise RemoteError(f"{task} cannot be had, {shown(url)}: {error}", error.status, error.after_s) from error
 
     def close(self) -> None:
         """Close the connections."""

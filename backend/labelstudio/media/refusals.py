@@ -13,26 +13,27 @@ from backend.labelstudio.media.tokens import is_refresh_token, read_claims
 class Unauthorized(Exception):
     """Label Studio does not take the token, or there is none; another token may help."""
 
-    def __init__(self, site: Site, happened: str) -> None:
+    def __init__(self, site: Site, happened: str, status: int) -> None:
         super().__init__(happened)
         self.site = site
+        self.status = status
 
     def explained(self) -> RemoteError:
         """The same for people, with what to do."""
-        return RemoteError(f"Label Studio at {self.site.base} refuses it ({self}): {_advice(self.site)}")
+        return RemoteError(f"Label Studio at {self.site.base} refuses it ({self}): {_advice(self.site)}", self.status)
 
 
 def refusal(status: int, site: Site | None, url: httpx.URL) -> MaskloomError | Unauthorized:
     """What an answer with this status means; ``site`` where it came from Label Studio."""
     if status in (401, 403):
         if site:
-            return Unauthorized(site, f"it answered {status}")
+            return Unauthorized(site, f"it answered {status}", status)
         return ImageError(f"{who(site, url)} refuses it ({status}); Maskloom sends no credentials to other hosts")
     if status in (404, 410):
         hint = f"; a file on this machine is read only under {ROOTS_SETTING}" if site else ""
         return ImageError(f"{who(site, url)} has no such file ({status}){hint}")
     if status >= 500:
-        return RemoteError(f"{who(site, url)} answered {status}")
+        return RemoteError(f"{who(site, url)} answered {status}", status)
     return ImageError(f"{who(site, url)} answered {status}")
 
 

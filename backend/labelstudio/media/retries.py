@@ -13,18 +13,10 @@ from backend.errors import RemoteError
 T = TypeVar("T")
 
 
-class TransientError(Exception):
-    """It may succeed the next time; ``after_s`` is the pause that the server asked for."""
-
-    def __init__(self, message: str, after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """At most ``attempts`` within ``total_s``; the pauses begin with ``first_wait_s`` and double, give or take a half, so
-    that many who failed together do not come back together.
+    that many who failed together do not come back together. A pause that the server asks for takes their place.
     """
 
     total_s: float
@@ -32,17 +24,20 @@ class Patience:
     attempts: int = 4
 
     def persist(self, attempt: Callable[[float], T]) -> T:
-        """The result of ``attempt(deadline)``, a time of ``time.monotonic``. Raises RemoteError when patience is over."""
+        """The result of ``attempt(deadline)``, a time of ``time.monotonic``. Raises RemoteError when patience is over, or
+        when trying again is of no use.
+        """
         deadline = time.monotonic() + self.total_s
         tried = 0
         while True:
             try:
                 return attempt(deadline)
-            except TransientError as error:
+            except RemoteError as error:
                 tried += 1
                 wait = self._wait(tried) if error.after_s is None else error.after_s
-                if tried >= self.attempts or time.monotonic() + wait >= deadline:
-                    raise RemoteError(f"{error} (tried {tried} times)" if tried > 1 else str(error)) from error
+                if not error.is_passing or tried >= self.attempts or time.monotonic() + wait >= deadline:
+                    times = f" (tried {tried} times)" if tried > 1 else ""
+                    raise RemoteError(f"{error}{times}", error.status, error.after_s) from error
                 time.sleep(wait)
 
     def _wait(self, tried: int) -> float:

@@ -16,7 +16,6 @@ import httpx
 from backend.errors import RemoteError
 from backend.flight import SingleFlight
 from backend.labelstudio.media.options import TOKEN_SETTING, URL_SETTING
-from backend.labelstudio.media.retries import TransientError
 from backend.labelstudio.media.sites import Site
 
 REFRESH_PATH = "/api/token/refresh/"
@@ -47,7 +46,7 @@ class Tokens:
     def header(self, site: Site, refused: str | None = None) -> str | None:
         """The header's value, another one than the ``refused``; None when there is none.
 
-        Raises RemoteError when Label Studio does not exchange the token, TransientError when it does not answer.
+        Raises RemoteError when Label Studio does not exchange the token.
         """
         if not site.token:
             return None
@@ -81,18 +80,23 @@ class Tokens:
         try:
             reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": site.token})
         except httpx.RequestError as error:
-            raise TransientError(f"Label Studio at {site.base} does not exchange tokens: {error}") from error
-        if reply.status_code == 429 or reply.status_code >= 500:
-            raise TransientError(f"Label Studio at {site.base} answered {reply.status_code} to the exchange of a token")
-        if reply.has_redirect_location:
-            raise RemoteError(f"Label Studio at {site.base} redirects elsewhere; set {URL_SETTING} to its final address")
+            raise RemoteError(f"Label Studio at {site.base} does not exchange tokens: {error}") from error
         access = _read_access(reply)
         if access is None:
-            raise RemoteError(
-                f"Label Studio at {site.base} does not exchange the personal access token (it answered {reply.status_code}); "
-                f"make a new one in its account settings and set {TOKEN_SETTING} to it"
-            )
+            raise RemoteError(_refused_exchange(reply, site), reply.status_code)
         return access
+
+
+def _refused_exchange(reply: httpx.Response, site: Site) -> str:
+    status = reply.status_code
+    if reply.has_redirect_location:
+        return f"Label Studio at {site.base} redirects elsewhere; set {URL_SETTING} to its final address"
+    if status == 429 or status >= 500:
+        return f"Label Studio at {site.base} answered {status} to the exchange of a token"
+    return (
+        f"Label Studio at {site.base} does not exchange the personal access token (it answered {status}); "
+        f"make a new one in its account settings and set {TOKEN_SETTING} to it"
+    )
 
 
 def is_refresh_token(token: str) -> bool:
