@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from backend.decoders.pretrained import computing
 from backend.decoders.seem.answering import Answering, Judgement
 from backend.decoders.seem.drawings import render
 from backend.decoders.seem.frame import InputSize, frame_of
 from backend.decoders.seem.image import SeemImage
 from backend.decoders.seem.network import SeemNetwork
-from backend.decoders.seem.precision import Precision
 from backend.decoders.seem.predictor import Ask, Prediction
 from backend.decoders.seem.space import SeemQueries
 from backend.features import ImageFeatures
@@ -23,12 +23,15 @@ from prompts.space import Queries
 
 
 class SeemDecoder:
-    """Images and prompts to masks, by SEEM; backend.decoders.base.MaskDecoder says what is answered."""
+    """Images and prompts to masks, by SEEM; backend.decoders.base.MaskDecoder says what is answered.
 
-    def __init__(self, network: SeemNetwork, limits: InputSize, precision: Precision, judgement: Judgement) -> None:
+    Images are encoded in ``dtype``, prompts are answered in float32: masks need the digits.
+    """
+
+    def __init__(self, network: SeemNetwork, limits: InputSize, dtype: torch.dtype, judgement: Judgement) -> None:
         self._network = network
         self._limits = limits
-        self._precision = precision
+        self._dtype = dtype
         self._classes = judgement.classes
         self._answering = Answering(network.predictor, judgement)
 
@@ -38,7 +41,7 @@ class SeemDecoder:
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """The features of upright RGB images ``(H, W, 3)`` uint8, one at a time because their sizes differ."""
-        with torch.inference_mode(), self._precision.on(self._device):
+        with torch.inference_mode(), computing(self._device, self._dtype):
             return [self._encode(image) for image in images]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
@@ -46,7 +49,7 @@ class SeemDecoder:
         if not isinstance(queries, SeemQueries):
             raise TypeError(f"expected the queries of SEEM's own joint space, got {type(queries).__name__}")
         image = SeemImage.unpack(features, self._limits)
-        with torch.inference_mode(), self._precision.on(self._device):
+        with torch.inference_mode():
             drawings = render(prompts, image.frame, memory, self._device)
             if len(drawings):
                 return self._answering.drawings(image, drawings, queries)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.pretrained import processor_has_bfloat16, resolve
 from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.calibration import TrainedVocabulary
 from backend.decoders.seem.checkpoint import digest, find_checkpoint, load_weights, read_checkpoint
 from backend.decoders.seem.decoder import SeemDecoder
 from backend.decoders.seem.frame import InputSize
 from backend.decoders.seem.network import SeemNetwork
-from backend.decoders.seem.precision import best_precision
 from backend.decoders.seem.space import SeemSpace, Sight
 from backend.decoders.seem.variants import CONFIGS, SeemConfig, assemble
 from backend.decoders.seem.vocabulary import VocabularyReader, VocabularyStore
 from backend.decoders.seem.wiring import DEMO, V0, V1, Wiring
 from backend.errors import SetupError
+from backend.placement import Placement
 from prompts.encoders.seem import SeemTextEncoder, Tokenize, clip_tokenizer
 
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
@@ -58,9 +59,15 @@ class Parts:
     tokenize: Tokenize
     limits: InputSize
     store: VocabularyStore | None
+    placement: Placement = field(default_factory=Placement)
 
 
-def build(weights: Path | None, variant: str, vocabulary_folder: Path = VOCABULARY_FOLDER) -> Engine:
+def build(
+    weights: Path | None,
+    variant: str,
+    placement: Placement = Placement(),  # noqa: B008 (a frozen value)
+    vocabulary_folder: Path = VOCABULARY_FOLDER,
+) -> Engine:
     """A release by name, with its weights from a file or, without one, from the hub. ``vocabulary_folder`` keeps the rows of
     class names between runs. Raises SetupError for an unknown name, missing packages or weights that do not fit.
     """
@@ -71,19 +78,29 @@ def build(weights: Path | None, variant: str, vocabulary_folder: Path = VOCABULA
     load_weights(network, read_checkpoint(path), str(path))
     version = f"{variant}-{digest(path)}"
     store = VocabularyStore(vocabulary_folder.expanduser(), version)
-    return assemble_engine(variant, version, network, Parts(_tokenizer(), release.limits, store))
+    return assemble_engine(variant, version, network, Parts(_tokenizer(), release.limits, store, placement))
 
 
 def assemble_engine(name: str, version: str, network: SeemNetwork, parts: Parts) -> Engine:
-    """An engine of a network that has its weights; on a GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """An engine of a network that has its weights."""
+    device, dtype = _resolve(parts.placement)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.eval().requires_grad_(False)
     text = SeemTextEncoder(network.predictor.lang_encoder, parts.tokenize)
     reader = VocabularyReader(text, parts.store)
     space = SeemSpace(version, text, reader, Sight(network.predictor, parts.limits))
     judgement = Judgement(TrainedVocabulary(network.predictor, reader))
-    return Engine(name, version, space, SeemDecoder(network, parts.limits, best_precision(device), judgement))
+    return Engine(name, version, space, SeemDecoder(network, parts.limits, dtype, judgement))
+
+
+def _resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
+    """The device and number format; unlike elsewhere "auto" is bfloat16 also on a processor that computes it natively, because
+    its own demo runs in half precision.
+    """
+    device, dtype = resolve(placement)
+    if placement.dtype == "auto" and device.type == "cpu" and processor_has_bfloat16():
+        dtype = torch.bfloat16
+    return device, dtype
 
 
 def find_release(variant: str) -> Release:
