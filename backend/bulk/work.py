@@ -11,12 +11,12 @@ from typing import Protocol
 
 from backend.bulk.answers import Answer, Found, encode_mask
 from backend.bulk.recipe import Form, Recipe
-from backend.bulk.thumbnail import thumbnail
 from backend.errors import MaskloomError, RemoteError
 from backend.labelstudio.requests import TaskRequest
 from backend.labelstudio.results import write_prediction
 from backend.masks import MaskSet
 from backend.segmenter import Question, Segmenter
+from backend.stamp import stamp
 from backend.stores.ledger import Item
 from prompts.geometry import mask_box
 from prompts.kinds import Image, PromptError, PromptSet
@@ -99,7 +99,7 @@ class Worker:
             masks.size,
             [_found(masks, row, form) for row in range(len(masks))],
             write_prediction(loaded.request, masks, version) if form is Form.PREDICTION else {},
-            thumbnail(loaded.image, masks),
+            stamp(loaded.image, masks.masks),
         )
 
 

@@ -52,6 +52,26 @@ class ListedTask:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPrediction:
+    """A prediction as it is kept, with its number."""
+
+    id: int
+    model_version: str
+    score: float | None
+    result: Sequence[Mapping[str, Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetails:
+    """A task with everything that people and backends said about it, the oldest first."""
+
+    id: int
+    data: Mapping[str, Json]
+    annotations: tuple[Mapping[str, Json], ...]
+    predictions: tuple[StoredPrediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AttachedBackend:
     """An ML backend of a project; ``state`` is CO (connected), DI (disconnected), ER (error) and so on."""
 
@@ -152,6 +172,18 @@ class LabelStudio:
             if not answer["tasks"]:
                 return
 
+    def task(self, task_id: int) -> TaskDetails:
+        """One task with its annotations and predictions."""
+        return _read_details(self.call("GET", f"/api/tasks/{task_id}/"))
+
+    def change_data(self, task_id: int, data: Mapping[str, Json]) -> None:
+        """Replace a task's data, all of it."""
+        self.call("PATCH", f"/api/tasks/{task_id}/", json={"data": dict(data)})
+
+    def change_score(self, prediction_id: int, score: float) -> None:
+        """Give a prediction another score, by which the Data Manager sorts."""
+        self.call("PATCH", f"/api/predictions/{prediction_id}/", json={"score": score})
+
     def attach_backend(self, project_id: int, url: str, title: str) -> AttachedBackend:
         """Connect an interactive ML backend to a project; it must be answering already."""
         body = {"project": project_id, "url": url, "title": title, "is_interactive": True}
@@ -214,6 +246,15 @@ def _read_task(body: Mapping[str, Json]) -> Task:
         for each in body.get("predictions") or ()
     )
     return Task(int(body["id"]), body["data"], predictions)
+
+
+def _read_details(body: Mapping[str, Json]) -> TaskDetails:
+    predictions = (
+        StoredPrediction(int(p["id"]), str(p.get("model_version") or ""), p.get("score"), p.get("result") or ())
+        for p in sorted(body.get("predictions") or (), key=lambda p: int(p["id"]))
+    )
+    annotations = sorted(body.get("annotations") or (), key=lambda a: int(a["id"]))
+    return TaskDetails(int(body["id"]), body["data"], tuple(annotations), tuple(predictions))
 
 
 def _read_backend(body: Mapping[str, Json]) -> AttachedBackend:

@@ -1,4 +1,4 @@
-"""What an answer looks like at the size of a stamp."""
+"""What masks on an image look like at the size of a stamp."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
-from backend.masks import MaskSet
 from backend.photo import paint_masks
+from prompts.geometry import BoolArray
 from prompts.kinds import Image
 
 LONGER_SIDE = 240
 JPEG_QUALITY = 80
 
 
-def thumbnail(image: Image, masks: MaskSet) -> bytes:
-    """A small JPEG of an image ``(H, W, 3)`` with its masks in colour."""
+def stamp(image: Image, masks: BoolArray) -> bytes:
+    """A small JPEG of an image ``(H, W, 3)`` with its masks ``(N, H, W)`` in colour."""
     height, width = image.shape[:2]
     scale = min(1.0, LONGER_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    shrunk = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks.masks]
+    shrunk = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
+    painted = paint_masks(small, np.array(shrunk, np.bool_).reshape(-1, size[1], size[0]))
     out = io.BytesIO()
-    PillowImage.fromarray(paint_masks(small, np.array(shrunk, np.bool_).reshape(-1, size[1], size[0]))).save(
-        out, "JPEG", quality=JPEG_QUALITY
-    )
+    PillowImage.fromarray(painted).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()

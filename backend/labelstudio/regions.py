@@ -1,0 +1,114 @@
+"""Regions of annotations and predictions as masks: what people drew and what was predicted, in pixels."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from backend.errors import RequestError
+from backend.labelstudio import rle
+from backend.labelstudio.drafts import mappings
+from backend.labelstudio.tags import read_number, read_value
+from prompts.geometry import (
+    BoolArray,
+    Size,
+    ellipse_outline,
+    percent_to_pixels,
+    polygon_mask,
+    rotated_rectangle,
+)
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnRegion:
+    """One region: its mask ``(H, W)``, its label, and the score of a prediction (1 for what a person drew)."""
+
+    id: str
+    mask: BoolArray
+    label: str
+    score: float
+
+
+def read_regions(result: Sequence[Json]) -> list[DrawnRegion]:
+    """The regions of one annotation or prediction that cover pixels and have a label; points, texts and relations do not.
+
+    Parts of a region that share an id (a shape and its ``labels`` twin) are one. Raises RequestError for a region that
+    cannot be read.
+    """
+    labels = {str(item.get("id")): label for item in mappings(list(result)) if (label := _label(item))}
+    seen: set[str] = set()
+    return [region for item in mappings(list(result)) for region in _read(item, labels, seen)]
+
+
+def _read(item: Json, labels: Mapping[str, str], seen: set[str]) -> Iterator[DrawnRegion]:
+    kind = str(item.get("type")).removesuffix("labels")
+    name = str(item.get("id"))
+    if kind not in _READERS or name not in labels or name in seen:
+        return
+    size = Size(round(read_number(item, "original_height")), round(read_number(item, "original_width")))
+    score = item.get("score")
+    seen.add(name)
+    mask = _READERS[kind](read_value(item), size)
+    yield DrawnRegion(name, mask, labels[name], float(score) if isinstance(score, int | float) else 1.0)
+
+
+def _label(item: Json) -> str:
+    value = read_value(item)
+    names = value.get(str(item.get("type"))) or value.get("labels")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _brush(value: Json, size: Size) -> BoolArray:
+    if not isinstance(value.get("rle"), list):
+        raise RequestError("a brush region has no 'rle'; open and submit its annotation again")
+    return rle.decode(value["rle"], size)
+
+
+def _polygon(value: Json, size: Size) -> BoolArray:
+    points = np.asarray(value.get("points"), np.float64)
+    if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise RequestError("a polygon has no three points")
+    return polygon_mask(percent_to_pixels(points, size), size)
+
+
+def _rectangle(value: Json, size: Size) -> BoolArray:
+    x, y, width, height = (read_number(value, key) for key in ("x", "y", "width", "height"))
+    across, down = size.width / 100, size.height / 100
+    corners = rotated_rectangle(x * across, y * down, width * across, height * down, read_number(value, "rotation", 0.0))
+    return polygon_mask(corners, size)
+
+
+def _ellipse(value: Json, size: Size) -> BoolArray:
+    x, y, radius_x, radius_y = (read_number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
+    across, down = size.width / 100, size.height / 100
+    degrees = read_number(value, "rotation", 0.0)
+    return polygon_mask(ellipse_outline(x * across, y * down, radius_x * across, radius_y * down, degrees), size)
+
+
+def _bitmask(value: Json, size: Size) -> BoolArray:
+    _, _, body = str(value.get("imageDataURL")).partition("base64,")
+    try:
+        picture = PillowImage.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
+    except (binascii.Error, OSError) as error:
+        raise RequestError(f"a bitmask is no PNG: {error}") from error
+    alpha = picture.resize((size.width, size.height), PillowImage.Resampling.NEAREST).getchannel("A")
+    mask: BoolArray = np.asarray(alpha) > 0
+    return mask
+
+
+_READERS: Mapping[str, Callable[[Json, Size], BoolArray]] = {
+    "brush": _brush,
+    "polygon": _polygon,
+    "rectangle": _rectangle,
+    "ellipse": _ellipse,
+    "bitmask": _bitmask,
+}
