@@ -20,10 +20,15 @@ pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 LABELS = ["red disc", "blue square"]
 
 
+@pytest.fixture(scope="module")
+def token(studio: Studio) -> str:
+    """The account's personal access token, of which Label Studio allows one."""
+    return create_personal_access_token(studio.url, studio.account.email, studio.account.password)
+
+
 @pytest.fixture
-def personal(studio: Studio, label_studio: LabelStudio) -> Iterator[str]:
+def personal(studio: Studio, label_studio: LabelStudio, token: str) -> Iterator[str]:
     """A personal access token, at a time when legacy tokens are refused."""
-    token = create_personal_access_token(studio.url, studio.account.email, studio.account.password)
     label_studio.call("POST", "/api/jwt/settings", json={"api_tokens_enabled": True, "legacy_api_tokens_enabled": False})
     yield token
     with LabelStudio(studio.url, token) as client:
@@ -73,3 +78,11 @@ def test_without_the_token_uploads_cannot_be_read_and_the_task_stays_empty(
         (task,) = client.tasks_with_predictions(project.id)
         assert not any(prediction.result for prediction in task.predictions)
     assert "401" in (tmp_path / "b" / "maskloom.log").read_text()
+
+
+def test_a_second_personal_token_and_a_wrong_password_are_refused_in_words(studio: Studio, token: str) -> None:
+    assert token.count(".") == 2
+    with pytest.raises(RemoteError, match=r"already have a valid token"):
+        create_personal_access_token(studio.url, studio.account.email, studio.account.password)
+    with pytest.raises(RemoteError, match=r"refused the login of you@example\.com"):
+        create_personal_access_token(studio.url, studio.account.email, "wrong")
