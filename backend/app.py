@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend import __version__
 from backend.assemble import Parts
 from backend.errors import MaskloomError, RequestError
+from backend.jobs_api import jobs_router
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,12 @@ def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
         if prewarm:
             threading.Thread(target=_prewarm, args=(parts,), name="prewarm", daemon=True).start()
         yield
+        parts.jobs.close()
 
     app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
     registry = CollectorRegistry()
     _add_label_studio_routes(app, parts)
+    app.include_router(jobs_router(parts.jobs))
     _add_metrics(app, registry)
     _add_authentication(app, parts.settings)
     _add_error_answers(app)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backend import __version__
 from backend.bulk.gpu import GpuWatch
+from backend.bulk.jobs import Jobs, Kit
 from backend.bulk.work import ImageSource, PatientImages, wait_for
 from backend.errors import SetupError
 from backend.features import FeatureCache
@@ -39,7 +40,8 @@ class EngineHandle:
 
     def __init__(self, preset: EnginePreset, settings: Settings) -> None:
         self.preset = preset
-        self.version = preset.version(settings.weights)
+        self._weights = settings.weights or preset.weights_in(settings.home_folder)
+        self.version = preset.version(self._weights)
         self._settings = settings
         self._loaded: Segmenter | None = None
         self._lock = threading.Lock()
@@ -53,7 +55,7 @@ class EngineHandle:
         with self._lock:
             if self._loaded is None:
                 started = time.monotonic()
-                engine = replace(self.preset.load(self._settings.weights), version=self.version)
+                engine = replace(self.preset.load(self._weights, self._settings.placement), version=self.version)
                 self._loaded = Segmenter(engine, FeatureCache(self._settings.feature_cache_mib * MEBIBYTE))
                 log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
             return self._loaded
@@ -67,20 +69,25 @@ class Parts:
     engine: EngineHandle
     media: Media
     service: Service
+    jobs: Jobs
 
 
 def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
     engine = EngineHandle(find_engine(settings.engine), settings)
     media = Media(media_options(settings))
+    database = open_database(settings.database_url)
+    kit = Kit(Ledger(database), Album(database), media, engine.segmenter, engine.version, lambda: label_studio(settings))
+    jobs = Jobs(kit)
     service = Service(
         engine=engine,
         images=media,
-        sessions=SessionStore(open_database(settings.database_url), settings.session_hours),
+        sessions=SessionStore(database, settings.session_hours),
         answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
         deadline_s=settings.predict_deadline_s,
+        hand_over=jobs.hand_over,
     )
-    return Parts(settings, engine, media, service)
+    return Parts(settings, engine, media, service, jobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ KEPT_ANSWER_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
 
 Answer = dict[str, Any]
+HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
+"""Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
 
 
 class ImageSource(Protocol):
@@ -52,24 +54,31 @@ class Service:
     sessions: SessionStore
     answers: SingleFlight[Answer]
     deadline_s: float
+    hand_over: HandOver = lambda project, tasks, ready: False
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
 
-        A batch that outlasts the deadline is answered with its first answer alone, upon which Label Studio asks for each task
-        by itself. Raises RequestError when the body has no tasks.
+        A batch that outlasts the deadline is handed to a job, and the answer is empty, upon which Label Studio stores nothing.
+        Where no job can write to Label Studio, it gets the first answer alone, upon which it asks for each task by itself.
+        Raises RequestError when the body has no tasks.
         """
         started = time.monotonic()
         tasks = read_predict(body)
         answers: list[Answer] = []
         for task in tasks:
             if answers and time.monotonic() - started > self.deadline_s:
-                log.warning(
-                    "answered %d of %d tasks within %.0f s, the others task by task", len(answers), len(tasks), self.deadline_s
-                )
-                return answers[:1]
+                return self._answer_later(tasks, answers)
             answers.append(self._refuse(task) if isinstance(task, MaskloomError) else self._answer_once(task))
         return answers
+
+    def _answer_later(self, tasks: Sequence[TaskRequest | MaskloomError], answers: list[Answer]) -> list[Answer]:
+        log.warning("answered %d of %d tasks within %.0f s", len(answers), len(tasks), self.deadline_s)
+        readable = [task for task in tasks if isinstance(task, TaskRequest) and not task.interactive]
+        names = {id(task): task.task_id for task in readable}
+        ready = {names[id(task)]: answer for task, answer in zip(tasks, answers, strict=False) if id(task) in names}
+        taken = bool(readable) and self.hand_over(readable[0].project, list(names.values()), ready)
+        return [] if taken else answers[:1]
 
     def _answer_once(self, task: TaskRequest) -> Answer:
         """Identical requests at the same time are answered together; answers about label names alone are kept a while."""

@@ -1,0 +1,184 @@
+"""Bulk runs inside the server: queued, watched, cancelled, and the rest of selections that are too long for one request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backend.bulk.answers import Answer
+from backend.bulk.order import Filled, Order, Target, fill
+from backend.bulk.pipeline import Flow, answers
+from backend.bulk.report import run_page
+from backend.bulk.run import Plan, Progress, Run
+from backend.bulk.sources import Selection
+from backend.bulk.work import ImageSource, Worker
+from backend.errors import MaskloomError, RequestError
+from backend.labelstudio.client import LabelStudio
+from backend.segmenter import Segmenter
+from backend.stores.album import Album
+from backend.stores.ledger import Item, Ledger
+
+log = logging.getLogger(__name__)
+
+MOST_JOBS_KEPT = 100
+ONE_AT_A_TIME = Flow(batch=1)
+"""A click of an annotator waits for one image of a job at most."""
+Predictions = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What jobs are done with."""
+
+    ledger: Ledger
+    album: Album
+    images: ImageSource
+    segmenter: Callable[[], Segmenter]
+    version: str
+    studio: Callable[[], LabelStudio]
+
+
+@dataclass(slots=True)
+class Job:
+    """One job: ``state`` is queued, running, finished, cancelled or failed, ``note`` says why it failed."""
+
+    id: str
+    project: str
+    state: str = "queued"
+    note: str = ""
+    progress: Progress = field(default_factory=lambda: Progress(0))
+    run: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Jobs:
+    """Jobs of this process, one at a time in the order in which they came; what they did is in the ledger for ever."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._queue = ThreadPoolExecutor(1, "job")
+
+    def start(self, order: Order, limit: int | None = None, again: bool = False) -> Job:
+        """Queue an order for a project's predictions; the same order again does what the last one left.
+
+        Raises RequestError, ConfigError or RemoteError when it cannot be filled.
+        """
+        if not order.source.isdecimal() or order.target not in (None, Target.PREDICTIONS):
+            raise RequestError("a job makes predictions of a project; say its number as 'project'")
+        job = Job(uuid.uuid4().hex[:12], order.source)
+        filled = fill(order, self._kit.version, self._kit.studio, job.stop)
+        return self._enqueue(job, Plan(filled.source, filled.sink, filled.identity, limit, again), filled, {})
+
+    def hand_over(self, project: str, tasks: Sequence[str], ready: Predictions) -> bool:
+        """Take over the tasks of a request that takes too long, with the predictions that are ``ready``; False when that is not
+        possible because Label Studio cannot be written to.
+        """
+        job = Job(uuid.uuid4().hex[:12], project)
+        try:
+            chosen = Selection(tasks=frozenset(int(task) for task in tasks))
+            filled = fill(Order(project, selection=chosen), self._kit.version, self._kit.studio, job.stop)
+        except (MaskloomError, ValueError) as error:
+            log.info("the rest of the selection cannot be handed to a job: %s", error)
+            return False
+        once = replace(filled.identity, digest=uuid.uuid4().hex)
+        self._enqueue(job, Plan(_Missing(filled), filled.sink, once), filled, ready)
+        log.info("job %s takes over %d tasks of project %s", job.id, len(tasks), project)
+        return True
+
+    def all(self) -> list[Job]:
+        """The newest first."""
+        with self._lock:
+            return list(reversed(self._jobs.values()))
+
+    def get(self, job_id: str) -> Job:
+        """Raises RequestError when there is no such job."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None:
+            raise RequestError(f"there is no job {job_id!r}; GET /jobs lists those of this server")
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Let a job end after what is under way."""
+        job = self.get(job_id)
+        job.stop.set()
+        if job.state == "queued":
+            job.state = "cancelled"
+        return job
+
+    def page(self, job_id: str) -> str:
+        """The report page of a job as it stands."""
+        row = self._kit.ledger.run(self.get(job_id).run)
+        if row is None:
+            raise RequestError(f"job {job_id} has not begun yet")
+        return run_page(self._kit.ledger, self._kit.album, row)
+
+    def close(self) -> None:
+        """Cancel everything and wait until what is under way has ended."""
+        for job in self.all():
+            job.stop.set()
+        self._queue.shutdown(wait=True, cancel_futures=True)
+
+    def _enqueue(self, job: Job, plan: Plan, filled: Filled, ready: Predictions) -> Job:
+        with self._lock:
+            self._jobs[job.id] = job
+            for old in list(self._jobs)[:-MOST_JOBS_KEPT]:
+                del self._jobs[old]
+        self._queue.submit(self._work, job, plan, filled, ready)
+        return job
+
+    def _work(self, job: Job, plan: Plan, filled: Filled, ready: Predictions) -> None:
+        if job.stop.is_set():
+            return
+        kit, job.state = self._kit, "running"
+        worker = Worker(kit.images, kit.segmenter, filled.recipe)
+
+        def answer(items: Iterable[Item]) -> Iterator[Answer]:
+            return _ready_first(items, ready, lambda rest: answers(worker, rest, kit.version, ONE_AT_A_TIME))
+
+        run = Run(kit.ledger, kit.album, plan, watch=lambda stand: _note(job, run, stand), stop=job.stop)
+        try:
+            job.progress = run.work(answer)
+            job.state = "cancelled" if job.stop.is_set() else "finished"
+        except MaskloomError as error:
+            job.state, job.note = "failed", str(error)
+        except Exception as error:
+            log.exception("job %s", job.id)
+            job.state, job.note = "failed", f"{type(error).__name__}: {error}"
+
+
+class _Missing:
+    """The tasks of a selection that have no prediction of the version yet: two requests may have handed over the same."""
+
+    def __init__(self, filled: Filled) -> None:
+        self._filled = filled
+        self.name = filled.source.name
+
+    def items(self) -> Iterator[Item]:
+        for item in self._filled.source.items():
+            if not self._filled.sink.arrived([item.key]):
+                yield item
+
+
+def _note(job: Job, run: Run, stand: Progress) -> None:
+    job.progress, job.run = stand, run.id
+
+
+def _ready_first(
+    items: Iterable[Item], ready: Predictions, rest: Callable[[Iterable[Item]], Iterator[Answer]]
+) -> Iterator[Answer]:
+    """Answers with the predictions that are ready, then the answers to all other items."""
+    left = []
+    for item in items:
+        if item.key in ready:
+            yield Answer(item, prediction=ready[item.key])
+        else:
+            left.append(item)
+    yield from rest(left)
