@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -134,3 +136,18 @@ def test_a_mask_inside_another_lies_wholly_in_it_and_not_the_other_way_round() -
     assert inside[0, 1] == 1
     assert inside[1, 0] == pytest.approx(4 / 50)
     assert iou[0, 1] == iou[1, 0] == pytest.approx(4 / 50)
+
+
+def test_overlaps_of_large_masks_need_little_memory_beside_them() -> None:
+    """All masks of a 12-megapixel photo at once as floats would be 4 bytes for each of their pixels."""
+    masks = np.zeros((20, 600, 800), np.bool_)
+    for k in range(20):
+        masks[k, 20 * k : 20 * k + 220, 100:700] = True
+    tracemalloc.start()
+    iou, inside = overlaps(masks)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < masks.nbytes
+    shared = np.clip(220 - 20 * np.abs(np.subtract.outer(np.arange(20), np.arange(20))), 0, None)
+    assert np.allclose(iou, shared / (440 - shared))
+    assert np.allclose(inside, shared / 220)

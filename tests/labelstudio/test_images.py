@@ -55,9 +55,15 @@ def test_a_local_file_comes_through_label_studio(media: Media, studio: Studio, l
 
 
 def test_what_label_studio_does_not_have_is_an_image_error(media: Media) -> None:
-    for address in ("/data/upload/1/00000000-none.png", "/data/local-files/?d=none.png", "s3://bucket/none.png"):
+    for address in ("/data/local-files/?d=none.png", "s3://bucket/none.png", "/none.png"):
         with pytest.raises(ImageError, match="has no such file"):
             media.load(address, "1", "1")
+
+
+def test_an_upload_that_was_deleted_is_told_from_a_broken_server(media: Media) -> None:
+    """Label Studio 1.23.2 fails with 500 on it instead of saying 404."""
+    with pytest.raises(RemoteError, match="answered 500, as it also does for an upload that was deleted"):
+        media.load("/data/upload/1/00000000-none.png", "1", "1")
 
 
 def test_a_wrong_token_is_explained(studio: Studio, upload: str, tmp_path: Path) -> None:

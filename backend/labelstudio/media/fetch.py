@@ -12,7 +12,7 @@ import httpx
 from backend.errors import ImageError, RemoteError
 from backend.labelstudio.media.limits import too_large
 from backend.labelstudio.media.options import MediaOptions
-from backend.labelstudio.media.refusals import Unauthorized, refusal, who
+from backend.labelstudio.media.refusals import Unauthorized, failure, refusal, who
 from backend.labelstudio.media.retries import Patience
 from backend.labelstudio.media.sites import Site, same_origin
 from backend.labelstudio.media.sources import Remote
@@ -133,7 +133,7 @@ class Fetcher:
             if status == 304 and attempt.known:
                 return None
             if status in _BUSY:
-                raise RemoteError(f"{who(site, url)} answered {status}", status, _asked_pause_s(response))
+                raise RemoteError(failure(status, site, url), status, _asked_pause_s(response))
             raise refusal(status, site, url)
 
     def _timeout(self, deadline: float) -> httpx.Timeout:

@@ -33,8 +33,14 @@ def refusal(status: int, site: Site | None, url: httpx.URL) -> MaskloomError | U
         hint = f"; a file on this machine is read only under {ROOTS_SETTING}" if site else ""
         return ImageError(f"{who(site, url)} has no such file ({status}){hint}")
     if status >= 500:
-        return RemoteError(f"{who(site, url)} answered {status}", status)
+        return RemoteError(failure(status, site, url), status)
     return ImageError(f"{who(site, url)} answered {status}")
+
+
+def failure(status: int, site: Site | None, url: httpx.URL) -> str:
+    """What a server says that cannot answer now; Label Studio 1.23 answers 500 for an upload that it does not know."""
+    hint = ", as it also does for an upload that was deleted" if site and status == 500 and "/data/upload/" in url.path else ""
+    return f"{who(site, url)} answered {status}{hint}"
 
 
 def who(site: Site | None, url: httpx.URL) -> str:

@@ -110,6 +110,14 @@ def test_a_busy_server_is_asked_again(
     assert server.count("/a.png") == 3
 
 
+def test_label_studios_500_for_a_deleted_upload_is_explained(make_media: MakeMedia, studio: Studio) -> None:
+    studio.pages["/data/upload/1/a.png"] = lambda request: Answer(status=500)
+    media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
+    with pytest.raises(RemoteError, match="answered 500, as it also does for an upload that was deleted") as told:
+        media.load("/data/upload/1/a.png", "1", "7")
+    assert told.value.status == 500
+
+
 def test_patience_with_a_busy_server_ends(make_media: MakeMedia, server: Server) -> None:
     server.pages["/a.png"] = lambda request: Answer(status=503)
     with pytest.raises(RemoteError, match=r"127.0.0.1 answered 503 \(tried 4 times\)"):
