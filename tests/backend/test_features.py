@@ -55,11 +55,14 @@ def ask(cache: FeatureCache, encoder: Callable[[Sequence[Image]], Sequence[Image
     return [value_of(found) for found in cache.get_or_encode([image_key(image) for image in images], images, encoder)]
 
 
-def together(*work: Callable[[], object]) -> None:
-    """All at once, each in a thread; fails when one of them never ends."""
+def together(*work: Callable[[], object], release: threading.Event | None = None) -> None:
+    """All at once, each in a thread; fails when one of them never ends. ``release`` is set once all are waiting."""
     threads = [threading.Thread(target=one, daemon=True) for one in work]
     for thread in threads:
         thread.start()
+    if release:
+        time.sleep(0.5)
+        release.set()
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
@@ -135,17 +138,19 @@ def test_a_kept_image_does_not_keep_the_rest_of_its_batch_in_memory() -> None:
 
 
 def test_threads_that_want_one_image_share_one_encoding() -> None:
-    cache, encoder = FeatureCache(10 * CELL), Counting(lambda: time.sleep(0.2))
+    release = threading.Event()
+    cache, encoder = FeatureCache(10 * CELL), Counting(lambda: release.wait(10))
     answers: list[list[int]] = []
-    together(*[lambda: answers.append(ask(cache, encoder, 1))] * 8)
+    together(*[lambda: answers.append(ask(cache, encoder, 1))] * 8, release=release)
     assert answers == [[1]] * 8
     assert encoder.seen == [1]
 
 
 def test_waiters_are_answered_even_when_the_cache_keeps_nothing() -> None:
-    cache, encoder = FeatureCache(0), Counting(lambda: time.sleep(0.2))
+    release = threading.Event()
+    cache, encoder = FeatureCache(0), Counting(lambda: release.wait(10))
     answers: list[list[int]] = []
-    together(*[lambda: answers.append(ask(cache, encoder, 1))] * 4)
+    together(*[lambda: answers.append(ask(cache, encoder, 1))] * 4, release=release)
     assert answers == [[1]] * 4
     assert encoder.seen == [1]
 
@@ -169,12 +174,12 @@ def test_batches_that_wait_for_each_other_both_end() -> None:
 
 
 def test_an_encoding_that_fails_fails_every_waiter_once_and_is_tried_again_next_time() -> None:
-    cache, attempts = FeatureCache(10 * CELL), []
+    cache, attempts, release = FeatureCache(10 * CELL), [], threading.Event()
     failures: list[BaseException] = []
 
     def fail(images: Sequence[Image]) -> list[ImageFeatures]:
         attempts.append(len(images))
-        time.sleep(0.2)
+        release.wait(10)
         raise RuntimeError("out of memory")
 
     def one() -> None:
@@ -183,7 +188,7 @@ def test_an_encoding_that_fails_fails_every_waiter_once_and_is_tried_again_next_
         except RuntimeError as error:
             failures.append(error)
 
-    together(*[one] * 5)
+    together(*[one] * 5, release=release)
     assert attempts == [1]
     assert [str(error) for error in failures] == ["out of memory"] * 5
     assert cache.encoded == 0

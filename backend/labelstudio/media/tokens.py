@@ -69,7 +69,7 @@ class Tokens:
         asked = time.monotonic()
         access = self._exchange(site)
         with self._lock:
-            self._kept[key] = _Access(f"Bearer {access}", asked + _usable_s(access))
+            self._kept[key] = _Access(f"Bearer {access}", asked + usable_s(access))
             self._kept.move_to_end(key)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
@@ -126,7 +126,7 @@ def _read_access(reply: httpx.Response) -> str | None:
     return access if isinstance(access, str) and access.isascii() and access.isprintable() else None
 
 
-def _usable_s(access: str) -> float:
+def usable_s(access: str) -> float:
     """How long to use an access token: its life less a tenth, at most 30 s, so that it never ends on the way."""
     claims = read_claims(access)
     try:

@@ -99,12 +99,15 @@ class Server:
 
 
 class Studio(Server):
-    """A Label Studio: pages need a token; a personal access token is exchanged for one that lives ``lifetime_s``."""
+    """A Label Studio: pages need a token; a personal access token is exchanged for one that says that it lives ``lifetime_s``
+    and is accepted for ``grace_s`` more.
+    """
 
     def __init__(self, *, legacy: bool = True, lifetime_s: float = 300) -> None:
         super().__init__()
         self.legacy = legacy
         self.lifetime_s = lifetime_s
+        self.grace_s = 0.0
         self.personal_token = make_jwt("refresh", 3600 * 24 * 365)
         self.issued: dict[str, float] = {}
         self.exchange_pause_s = 0.0
@@ -136,7 +139,7 @@ class Studio(Server):
             return Answer(b'{"detail": "Token is invalid", "code": "token_not_valid"}', 401)
         with self._lock:
             access = make_jwt("access", self.lifetime_s, len(self.issued))
-            self.issued[access] = time.monotonic() + self.lifetime_s
+            self.issued[access] = time.monotonic() + self.lifetime_s + self.grace_s
         return Answer(json.dumps({"access": access}).encode(), headers={"Content-Type": "application/json"})
 
 

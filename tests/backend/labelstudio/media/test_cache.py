@@ -220,16 +220,15 @@ def test_an_answer_of_unchanged_that_nobody_asked_for_is_an_error(make_media: Ma
 def test_threads_that_want_one_image_at_once_cause_one_request(
     make_media: MakeMedia, server: Server, png: bytes, pixels: NDArray[np.uint8]
 ) -> None:
-    def slow(request: Request) -> Answer:
-        time.sleep(0.3)
-        return Answer(png, headers={"Cache-Control": "no-store"})
-
-    server.pages["/a.png"] = slow
+    released = threading.Event()
+    server.pages["/a.png"] = lambda request: Answer(png, status=200 if released.wait(20) else 404)
     media = make_media(cache_bytes=0)
     images: list[NDArray[np.uint8]] = []
     pool = [threading.Thread(target=lambda: images.append(media.load(server.url + "/a.png", "1", "7"))) for _ in range(8)]
     for thread in pool:
         thread.start()
+    time.sleep(0.5)
+    released.set()
     for thread in pool:
         thread.join()
     assert server.count("/a.png") == 1
@@ -240,11 +239,8 @@ def test_threads_that_want_one_image_at_once_cause_one_request(
 def test_a_failed_fetch_fails_every_waiter_with_its_own_task_and_is_tried_next_time(
     make_media: MakeMedia, server: Server, png: bytes
 ) -> None:
-    def slow(request: Request) -> Answer:
-        time.sleep(0.3)
-        return Answer(status=404)
-
-    server.pages["/a.png"] = slow
+    released = threading.Event()
+    server.pages["/a.png"] = lambda request: Answer(status=404 if released.wait(20) else 500)
     media = make_media()
     told: dict[str, str] = {}
 
@@ -257,6 +253,8 @@ def test_a_failed_fetch_fails_every_waiter_with_its_own_task_and_is_tried_next_t
     pool = [threading.Thread(target=ask, args=(str(task),)) for task in range(5)]
     for thread in pool:
         thread.start()
+    time.sleep(0.5)
+    released.set()
     for thread in pool:
         thread.join()
     assert server.count("/a.png") == 1

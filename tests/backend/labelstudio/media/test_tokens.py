@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from backend.errors import RemoteError
-from backend.labelstudio.media.tokens import is_refresh_token, read_claims
+from backend.labelstudio.media.tokens import is_refresh_token, read_claims, usable_s
 from tests.backend.labelstudio.media.conftest import MakeMedia
 from tests.backend.labelstudio.media.servers import LEGACY_TOKEN, Answer, Server, Studio, make_jwt
 
@@ -34,16 +34,25 @@ def test_a_personal_access_token_is_exchanged_once_and_its_access_token_kept(mak
     assert modern.sent("Authorization") == [None] + [f"Bearer {access}"] * 3
 
 
-def test_the_access_token_is_exchanged_again_shortly_before_its_end(make_media: MakeMedia, modern: Studio) -> None:
-    modern.lifetime_s = 2
+def test_an_access_token_is_exchanged_again_before_its_end(make_media: MakeMedia, modern: Studio) -> None:
+    modern.lifetime_s, modern.grace_s = 1, 300
     media = make_media(label_studio_url=modern.url, token=modern.personal_token)
     media.load("/data/upload/1/0.png", "1", "7")
-    media.load("/data/upload/1/1.png", "1", "7")
-    assert modern.count(REFRESH) == 1
-    time.sleep(1.85)
-    media.load("/data/upload/1/2.png", "1", "7")
-    assert modern.count(REFRESH) == 2
-    assert modern.count("/data/upload/1/2.png") == 1, "a token that had ended was sent first"
+    time.sleep(1)
+    modern.lifetime_s = 300
+    for number in (1, 2):
+        media.load(f"/data/upload/1/{number}.png", "1", "7")
+    first, second = modern.issued
+    assert modern.sent("Authorization") == [None, f"Bearer {first}", None, f"Bearer {second}", f"Bearer {second}"]
+
+
+@pytest.mark.parametrize(("lifetime_s", "used_s"), [(300, 270), (3600, 3570), (10, 9)])
+def test_an_access_token_is_used_until_shortly_before_its_end(lifetime_s: float, used_s: float) -> None:
+    assert usable_s(make_jwt("access", lifetime_s)) == pytest.approx(used_s)
+
+
+def test_an_access_token_that_does_not_tell_its_end_is_used_as_long_as_label_studios_usual_ones() -> None:
+    assert usable_s("opaque") == 270
 
 
 def test_a_revoked_access_token_is_renewed_once(make_media: MakeMedia, modern: Studio) -> None:
