@@ -30,7 +30,7 @@ from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
 
-BULK_CACHE_MIB = 64
+BULK_CACHE_MIB = 32
 LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 

@@ -1,0 +1,237 @@
+"""Bulk throughput: the overlapping pipeline beside the bare model, and beside the naive loop that most scripts are.
+
+Run as ``python -m bench.bulk FOLDER --labels "person, dog" --count 200``. All measurements take the same images in one process:
+
+* bare: images decoded before, then encode and decode, one by one; nothing else can be faster on this machine
+* pipeline: the whole of ``maskloom prelabel`` from files to an import file, ledger and report pictures included
+* naive and pipeline over HTTP: every image is downloaded and every prediction uploaded with a delay, as over a network;
+  the naive loop does one thing after the other, and writes masks with label-studio-sdk where it is installed
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image as PillowImage
+
+from backend.assemble import BulkParts, bulk_parts
+from backend.bulk.answers import Answer
+from backend.bulk.order import Filled, Order, Target, fill
+from backend.bulk.pipeline import Flow, answers
+from backend.bulk.recipe import Form
+from backend.bulk.run import Plan, Run
+from backend.bulk.sources import FolderSource
+from backend.bulk.work import Worker
+from backend.errors import MaskloomError
+from backend.labelstudio import rle
+from backend.labelstudio.media import Media, MediaOptions
+from backend.segmenter import Question, Segmenter
+from backend.settings import Settings
+from backend.stores.ledger import Item, RunIdentity
+from bench.rle import find_sdk
+from prompts.geometry import BoolArray
+from prompts.kinds import PromptSet
+from prompts.phrases import Vocabulary
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured: items of a folder, the parts, and the filled order over them."""
+
+    parts: BulkParts
+    filled: Filled
+    items: Sequence[Item]
+    work: Path
+
+    @property
+    def segmenter(self) -> Segmenter:
+        return self.parts.engine.segmenter()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.filled.recipe.labels)
+
+    def worker(self) -> Worker:
+        return Worker(self.parts.images, self.parts.engine.segmenter, self.filled.recipe)
+
+
+def bare(bench: Bench) -> float:
+    """Images per second of encode and decode alone."""
+    loaded = [bench.worker().load(item) for item in bench.items]
+    images = [each.image for each in loaded if not isinstance(each, Answer)]
+    started = time.perf_counter()
+    for image in images:
+        bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
+    return len(images) / (time.perf_counter() - started)
+
+
+def pipeline(bench: Bench) -> float:
+    """Images per second of a whole run from files to a file."""
+    worker, version = bench.worker(), bench.parts.engine.version
+    identity = RunIdentity("bench", "bench", version, str(time.monotonic_ns()))
+    plan = Plan(_Some(bench.filled.source, bench.items), bench.filled.sink, identity)
+    run = Run(bench.parts.ledger, bench.parts.album, plan)
+    started = time.perf_counter()
+    run.work(lambda items: answers(worker, items, version, Flow(batch=1)))
+    bench.filled.sink.finish()
+    return len(bench.items) / (time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some of a folder's items."""
+
+    source: object
+    some: Sequence[Item]
+    name: str = "bench"
+
+    def items(self) -> Iterator[Item]:
+        return iter(self.some)
+
+
+def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[int]]) -> float:
+    """Download, predict, write run lengths, upload: one after the other."""
+    started = time.perf_counter()
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        for item in bench.items:
+            body = http.get(f"/{item.key}").raise_for_status().content
+            image = np.asarray(PillowImage.open(io.BytesIO(body)).convert("RGB"))
+            (done,) = bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
+            if isinstance(done, MaskloomError):
+                raise done
+            result = [{"label": region.label, "rle": encode(region.mask)} for region in done.masks]
+            http.post("/predictions", json=[{"task": item.key, "result": result}]).raise_for_status()
+    return len(bench.items) / (time.perf_counter() - started)
+
+
+def pipeline_over_http(bench: Bench, url: str) -> float:
+    """The same downloads and uploads, overlapping."""
+    options = MediaOptions(cache_dir=bench.work / "cache", cache_bytes=0)
+    worker = Worker(Media(options), bench.parts.engine.segmenter, bench.filled.recipe)
+    version = bench.parts.engine.version
+    items = [Item(item.key, {"id": item.key, "data": {"image": f"{url}/{item.key}"}}, "") for item in bench.items]
+    sink = _HttpSink(httpx.Client(base_url=url, trust_env=False))
+    identity = RunIdentity("bench", "http", version, str(time.monotonic_ns()))
+    run = Run(bench.parts.ledger, bench.parts.album, Plan(_Some(None, items), sink, identity))
+    started = time.perf_counter()
+    run.work(lambda found: answers(worker, found, version, Flow(batch=1)))
+    return len(items) / (time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _HttpSink:
+    """Predictions by POST, sixteen in a request."""
+
+    http: httpx.Client
+    name: str = "http"
+    form: Form = Form.PREDICTION
+
+    def arrived(self, keys: Sequence[str]) -> set[str]:
+        return set()
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Nothing is done anew."""
+
+    def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
+        self.http.post("/predictions", json=[dict(answer.prediction) for answer in answers]).raise_for_status()
+        return {}
+
+    def finish(self) -> str:
+        return ""
+
+
+@contextmanager
+def slow_server(folder: Path, delay_s: float) -> Iterator[str]:
+    """A server of a folder's files that takes uploads, every answer after a delay."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.answer((folder / self.path.lstrip("/")).read_bytes())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(b"{}")
+
+        def answer(self, body: bytes) -> None:
+            time.sleep(delay_s)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def prepare(arguments: argparse.Namespace, work: Path) -> Bench:
+    """The parts over the first images of the folder, with the model loaded and warm."""
+    root = arguments.folder.resolve()
+    parts = bulk_parts(Settings(home=work / "home"), root, threading.Event())
+    order = Order(str(root), Target.IMPORT, work / "import.json", labels=arguments.labels)
+    filled = fill(order, parts.engine.version, parts.studio, threading.Event())
+    assert isinstance(filled.source, FolderSource)
+    bench = Bench(parts, filled, list(filled.source.items())[: arguments.count], work)
+    for item in bench.items[:3]:
+        list(answers(bench.worker(), [item], parts.engine.version, Flow()))
+    return bench
+
+
+def sdk_encoder() -> tuple[str, Callable[[BoolArray], list[int]]]:
+    """label-studio-sdk's encoder, or ours where it is not installed, and which it is."""
+    sdk = find_sdk(Path(Settings().home_folder), Path(".maskloom"))
+    if sdk is None:
+        return "our run lengths (no label-studio-sdk here)", rle.encode
+    return "label-studio-sdk's run lengths", lambda mask: list(sdk.mask2rle(mask.astype(np.uint8) * 255))
+
+
+def main() -> None:
+    """Measure and print; with ``--out`` also as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--labels", default="person, dog, cat, car")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--delay-ms", type=float, default=50.0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    measured: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as work:
+        bench = prepare(arguments, Path(work))
+        which, encode = sdk_encoder()
+        measured["bare"] = bare(bench)
+        measured["pipeline"] = pipeline(bench)
+        with slow_server(arguments.folder.resolve(), arguments.delay_ms / 1000) as url:
+            measured["naive over http"] = naive_over_http(bench, url, encode)
+            measured["pipeline over http"] = pipeline_over_http(bench, url)
+    print(
+        f"{len(bench.items)} images, engine {bench.parts.engine.version}, delay {arguments.delay_ms:g} ms, naive loop: {which}"
+    )
+    for name, rate in measured.items():
+        print(f"{name:20} {rate:8.3f} images/s   {rate / measured['bare']:.3f} of bare")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

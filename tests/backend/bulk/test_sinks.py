@@ -1,0 +1,124 @@
+"""What the files hold: masks equal to the pixel, readable by the tools that they are for, and whole after a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools.coco import COCO
+
+from backend.bulk.answers import Answer, Found, decode_mask, encode_mask
+from backend.bulk.order import Order, Target
+from backend.bulk.sinks.files import png_folder, yolo_folder
+from backend.bulk.sinks.lines import coco_file
+from backend.errors import ConfigError, RequestError
+from backend.labelstudio.regions import read_regions
+from backend.stores.ledger import Item
+from prompts.geometry import Size, polygon_mask
+from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
+
+LABELS = ["red", "blue"]
+SIZE = Size(48, 64)
+
+
+def answer(number: int, *regions: tuple[str, float, np.ndarray]) -> Answer:
+    item = Item(f"{number}.png", {"id": f"{number}.png", "data": {}}, "")
+    found = [Found(label, score, int(mask.sum()), (0, 0, 64, 48), encode_mask(mask)) for label, score, mask in regions]
+    return Answer(item, SIZE, found)
+
+
+def shapes(number: int) -> list[tuple[str, float, np.ndarray]]:
+    return [(label, 0.9, mask) for label, mask in drawn(number).shapes.items()]
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_masks_survive_their_code(mask: np.ndarray) -> None:
+    assert same(decode_mask(encode_mask(mask), Size(*mask.shape)), mask)
+
+
+def test_a_png_has_the_number_of_the_label_and_the_better_score_on_top(tmp_path: Path) -> None:
+    below, above = np.zeros((48, 64), bool), np.zeros((48, 64), bool)
+    below[:, :40] = True
+    above[10:20, 30:60] = True
+    png_folder(tmp_path, LABELS).write([answer(1, ("blue", 0.9, above), ("red", 0.5, below))])
+    picture = np.asarray(Image.open(tmp_path / "1.png.png"))
+    assert same(picture == 2, above)
+    assert same(picture == 1, below & ~above)
+
+
+def test_more_labels_than_a_byte_holds_make_16_bit_pngs(tmp_path: Path) -> None:
+    labels = [f"label {number}" for number in range(300)]
+    png_folder(tmp_path, labels).write([answer(1, ("label 299", 0.9, drawn(1).shapes["red"]))])
+    picture = np.asarray(Image.open(tmp_path / "1.png.png"))
+    assert picture.dtype == np.uint16
+    assert same(picture == 300, drawn(1).shapes["red"])
+
+
+def test_yolo_lines_draw_the_masks_again(tmp_path: Path) -> None:
+    sink = yolo_folder(tmp_path, LABELS)
+    sink.write([answer(3, *shapes(3)), answer(4)])
+    sink.finish()
+    assert (tmp_path / "4.txt").read_text() == ""
+    assert '1: "blue"' in (tmp_path / "data.yaml").read_text()
+    lines = (tmp_path / "3.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    for line, (_, _, truth) in zip(lines, shapes(3), strict=True):
+        points = np.array(line.split()[1:], float).reshape(-1, 2) * (64, 48)
+        again = polygon_mask(points, SIZE)
+        assert (again & truth).sum() / (again | truth).sum() > 0.9
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out_and_the_last_line_of_an_image_counts(tmp_path: Path) -> None:
+    sink = coco_file(tmp_path / "coco.json", LABELS, lambda item: item.key)
+    sink.write([answer(1, *shapes(1)), answer(2, *shapes(2))])
+    whole = sink.parts.read_bytes()
+    sink.parts.write_bytes(whole + whole.splitlines()[1][:40])
+    assert sink.arrived(["1.png", "2.png", "3.png"]) == {"1.png", "2.png"}
+    sink.write([answer(3, *shapes(3)), answer(1)])
+    sink.finish()
+    coco = COCO(str(tmp_path / "coco.json"))
+    images = {image["file_name"]: image["id"] for image in coco.loadImgs(coco.getImgIds())}
+    assert {name: len(coco.getAnnIds(number)) for name, number in images.items()} == {"1.png": 0, "2.png": 2, "3.png": 2}
+
+
+def test_coco_masks_equal_those_of_label_studio(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", 5)
+    parts = parts_for(photos, tmp_path / "home")
+    for target in (Target.COCO, Target.IMPORT):
+        order = Order(str(photos), target, tmp_path / f"{target}.json", labels="red, blue")
+        filled = fill_order(parts, order)
+        run_of(parts, filled).work(answering(parts, filled))
+        filled.sink.finish()
+    coco = COCO(str(tmp_path / "coco.json"))
+    tasks = {task["data"]["image"][-8:]: task["predictions"][0] for task in json.loads((tmp_path / "import.json").read_text())}
+    for image in coco.loadImgs(coco.getImgIds()):
+        theirs = {region.label: region.mask for region in read_regions(tasks[image["file_name"]]["result"])}
+        found = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert len(found) == len(theirs) == 2
+        for annotation in found:
+            label = coco.loadCats(annotation["category_id"])[0]["name"]
+            assert same(coco.annToMask(annotation).astype(bool), theirs[label])
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (Order("{root}"), "say what to look for"),
+        (Order("{root}", labels="=kitten"), "expected labels like"),
+        (Order("{root}", labels="cat", min_score="cat=2"), "expected a score in 0..1"),
+        (Order("{root}", labels="cat", min_score="high"), "expected a score in 0..1"),
+        (Order("{root}", Target.PREDICTIONS, labels="cat"), "predictions go to a project"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused_with_what_to_say(tmp_path: Path, order: Order, words: str) -> None:
+    from dataclasses import replace
+
+    photos = picture_folder(tmp_path / "photos", 1)
+    with pytest.raises((RequestError, ConfigError), match=words):
+        fill_order(parts_for(photos, tmp_path / "home"), replace(order, source=str(photos)))

@@ -1,0 +1,164 @@
+"""Runs over a project: exactly one prediction for each task, whatever Label Studio and the connection do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from backend.assemble import BulkParts, bulk_parts
+from backend.bulk import run as run_module
+from backend.bulk.order import Order
+from backend.bulk.sinks import studio as sink_module
+from backend.bulk.sources import Selection
+from backend.errors import ConfigError, RemoteError, SetupError
+from backend.labelstudio.regions import read_regions
+from backend.settings import Settings
+from backend.stores.ledger import FAILED
+from tests.backend.bulk.runs import answering, drawn, fill_order, run_of, same
+from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
+
+
+@pytest.fixture
+def double() -> Iterator[StudioDouble]:
+    with running(StudioDouble().with_tasks(20)) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "SETTLING_S", 0.0)
+    monkeypatch.setattr(sink_module, "FIRST_PAUSE_S", 0.02)
+
+
+def parts_of(double: StudioDouble, home: Path, token: str = TOKEN) -> BulkParts:
+    settings = Settings(engine="colour", home=home, label_studio_url=double.url, label_studio_token=SecretStr(token))
+    return bulk_parts(settings, None, threading.Event())
+
+
+def prelabel(double: StudioDouble, home: Path, order: Order | None = None, again: bool = False) -> tuple[int, int]:
+    """Run to the end; how many tasks are done and how many failed."""
+    parts = parts_of(double, home)
+    filled = fill_order(parts, order or Order("1"))
+    progress = run_of(parts, filled, again=again).work(answering(parts, filled))
+    return progress.done, progress.failed
+
+
+def test_every_task_gets_one_prediction_with_the_true_masks(double: StudioDouble, tmp_path: Path) -> None:
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+    for prediction in double.predictions:
+        assert prediction["model_version"] == "colour-1"
+        regions = {region.label: region.mask for region in read_regions(prediction["result"])}
+        truth = drawn(prediction["task"]).shapes
+        assert regions.keys() == truth.keys()
+        assert all(same(regions[label], truth[label]) for label in truth)
+
+
+def test_the_same_command_again_does_nothing_and_force_replaces(double: StudioDouble, tmp_path: Path) -> None:
+    prelabel(double, tmp_path)
+    before = [each["id"] for each in double.predictions]
+    prelabel(double, tmp_path)
+    assert [each["id"] for each in double.predictions] == before
+    prelabel(double, tmp_path, again=True)
+    assert set(double.per_task().values()) == {1}
+    assert not {each["id"] for each in double.predictions} & set(before)
+
+
+@pytest.mark.parametrize("fault", [429, 503, 500, "drop"])
+def test_a_passing_failure_costs_time_and_makes_no_duplicate(double: StudioDouble, tmp_path: Path, fault: int | str) -> None:
+    """A connection that ends after Label Studio stored the predictions, but before it said so, is looked into."""
+    double.faults = [fault, fault]
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
+def test_a_deleted_task_costs_that_task_alone_and_says_why(double: StudioDouble, tmp_path: Path) -> None:
+    parts = parts_of(double, tmp_path)
+    filled = fill_order(parts, Order("1"))
+    run = run_of(parts, filled)
+    run.watch = lambda stand: double.tasks.pop(7, None)  # type: ignore[assignment]
+    progress = run.work(answering(parts, filled))
+    assert (progress.done, progress.failed) == (19, 1)
+    (failure,) = parts.ledger.entries(run.id, FAILED)
+    assert (failure.key, "was the task deleted?" in failure.reason) == ("7", True)
+    assert set(double.per_task().values()) == {1}
+
+
+def test_label_studio_may_restart_in_the_middle(double: StudioDouble, tmp_path: Path) -> None:
+    parts = parts_of(double, tmp_path)
+    filled = fill_order(parts, Order("1"))
+    run = run_of(parts, filled)
+    port = int(double.url.rpartition(":")[2])
+    threads: list[threading.Thread] = []
+
+    def restart() -> None:
+        double.stop()
+        time.sleep(1.5)
+        double.start(port)
+
+    def once(_stand: object) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=restart))
+            threads[0].start()
+            time.sleep(0.3)
+
+    run.watch = once
+    progress = run.work(answering(parts, filled))
+    threads[0].join()
+    assert (progress.done, progress.failed) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
+def test_a_label_studio_that_stays_away_ends_the_run_with_what_to_do(
+    double: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.faults = [503] * sink_module.ATTEMPTS
+    with pytest.raises(RemoteError, match="run the same command again when it is back"):
+        prelabel(double, tmp_path)
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
+def test_a_wrong_token_is_told_with_what_to_do(double: StudioDouble, tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match=r"401 .*Invalid token.*check the token"):
+        fill_order(parts_of(double, tmp_path, token="f" * 40), Order("1"))
+
+
+def test_without_an_address_it_is_told_what_to_set(tmp_path: Path) -> None:
+    parts = bulk_parts(Settings(engine="colour", home=tmp_path), None, threading.Event())
+    with pytest.raises(SetupError, match="--url and --token"):
+        fill_order(parts, Order("1"))
+
+
+def test_a_project_without_an_image_is_refused(double: StudioDouble, tmp_path: Path) -> None:
+    double.config = '<View><Text name="text" value="$text"/></View>'
+    with pytest.raises(ConfigError, match="no <Image> tag"):
+        fill_order(parts_of(double, tmp_path), Order("1"))
+
+
+def test_labels_that_the_project_lacks_are_refused(double: StudioDouble, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no label cat; it has red, blue"):
+        fill_order(parts_of(double, tmp_path), Order("1", labels="red, cat"))
+
+
+def test_only_the_named_labels_are_looked_for(double: StudioDouble, tmp_path: Path) -> None:
+    prelabel(double, tmp_path, Order("1", labels="blue"))
+    assert {region.label for each in double.predictions for region in read_regions(each["result"])} == {"blue"}
+
+
+def test_regions_below_the_least_score_of_their_label_are_left_out(double: StudioDouble, tmp_path: Path) -> None:
+    prelabel(double, tmp_path, Order("1", min_score="0, red=1"))
+    scores = [(region.label, region.score) for each in double.predictions for region in read_regions(each["result"])]
+    assert {label for label, _ in scores} >= {"blue"}
+    assert all(score == 1 for label, score in scores if label == "red")
+
+
+def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDouble, tmp_path: Path) -> None:
+    double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": []}]
+    assert prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True))) == (19, 0)
+    assert set(double.per_task().values()) == {1}

@@ -1,0 +1,104 @@
+"""Jobs over HTTP, with a Label Studio over real HTTP behind them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from backend.app import create_app
+from backend.assemble import assemble
+from backend.bulk import run as run_module
+from backend.settings import Settings
+from tests.backend.bulk.studio_double import CONFIG, TOKEN, StudioDouble, running
+
+
+@pytest.fixture
+def double() -> Iterator[StudioDouble]:
+    with running(StudioDouble().with_tasks(12)) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "SETTLING_S", 0.0)
+
+
+def settings_for(double: StudioDouble, home: Path, **others: Any) -> Settings:
+    return Settings(engine="colour", home=home, label_studio_url=double.url, label_studio_token=SecretStr(TOKEN), **others)
+
+
+@pytest.fixture
+def client(double: StudioDouble, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(assemble(settings_for(double, tmp_path)))) as client:
+        yield client
+
+
+def ended(client: TestClient, job: str) -> dict[str, Any]:
+    for _ in range(600):
+        stand: dict[str, Any] = client.get(f"/jobs/{job}").json()
+        if stand["state"] not in ("queued", "running"):
+            return stand
+        time.sleep(0.1)
+    raise AssertionError(f"job {job} did not end")
+
+
+def test_a_job_predicts_a_project_and_says_how_it_stands(client: TestClient, double: StudioDouble) -> None:
+    started = client.post("/jobs", json={"project": 1})
+    assert started.status_code == 202
+    stand = ended(client, started.json()["id"])
+    assert (stand["state"], stand["total"], stand["done"], stand["failed"]) == ("finished", 12, 12, 0)
+    assert set(double.per_task().values()) == {1}
+    assert [job["id"] for job in client.get("/jobs").json()] == [stand["id"]]
+    assert "Regions by label" in client.get(f"/jobs/{stand['id']}/report").text
+
+
+def test_a_job_for_some_tasks_leaves_the_others_alone(client: TestClient, double: StudioDouble) -> None:
+    ended(client, client.post("/jobs", json={"project": 1, "tasks": [2, 5]}).json()["id"])
+    assert [task for task, count in double.per_task().items() if count] == [2, 5]
+
+
+def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClient, double: StudioDouble) -> None:
+    double.with_tasks(200)
+    job = client.post("/jobs", json={"project": 1}).json()["id"]
+    while not double.predictions:
+        time.sleep(0.02)
+    client.delete(f"/jobs/{job}")
+    assert ended(client, job)["state"] == "cancelled"
+    assert 0 < len(double.predictions) < 200
+    assert ended(client, client.post("/jobs", json={"project": 1}).json()["id"])["state"] == "finished"
+    assert set(double.per_task().values()) == {1}
+
+
+def test_what_cannot_be_ordered_is_refused_at_once(client: TestClient, double: StudioDouble) -> None:
+    assert "has no label cat" in client.post("/jobs", json={"project": 1, "labels": "cat"}).json()["error"]
+    assert client.get("/jobs/nothing").status_code == 400
+    double.config = "<View/>"
+    assert "no <Image> tag" in client.post("/jobs", json={"project": 1}).json()["error"]
+
+
+def test_without_a_token_jobs_say_what_to_set(tmp_path: Path) -> None:
+    with TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path)))) as client:
+        response = client.post("/jobs", json={"project": 1})
+        assert response.status_code == 503
+        assert "MASKLOOM_LABEL_STUDIO_TOKEN" in response.json()["error"]
+
+
+def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDouble, tmp_path: Path) -> None:
+    """Label Studio stores nothing of an empty answer to several tasks; the job writes every prediction, each once."""
+    settings = settings_for(double, tmp_path, predict_deadline_s=1e-9)
+    tasks = [{"id": task, "data": data} for task, data in double.tasks.items()]
+    body = {"tasks": tasks, "project": "1.1795211212", "label_config": CONFIG, "params": {"context": None}}
+    with TestClient(create_app(assemble(settings))) as client:
+        assert client.post("/predict", json=body).json() == {"results": []}
+        (job,) = client.get("/jobs").json()
+        assert ended(client, job["id"])["done"] == 12
+        assert client.post("/predict", json=body).json() == {"results": []}
+        assert ended(client, client.get("/jobs").json()[0]["id"])["state"] == "finished"
+    assert set(double.per_task().values()) == {1}
+    assert all(len(prediction["result"]) == 2 for prediction in double.predictions)

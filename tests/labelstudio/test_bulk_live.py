@@ -1,0 +1,129 @@
+"""Bulk runs through a real Label Studio: killed and started again, evaluated, ranked, handed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.recommended import recommended_config
+from backend.labelstudio.regions import read_regions
+from backend.labelstudio.studio import Studio
+from tests.backend.bulk.runs import drawn, picture_folder, same
+from tests.labelstudio.conftest import MASKLOOM, running_backend
+
+pytestmark = [pytest.mark.studio, pytest.mark.timeout(900)]
+
+COUNT = 60
+
+
+@pytest.fixture
+def project(studio: Studio, label_studio: LabelStudio) -> Project:
+    """Sixty pictures in Label Studio's own folder, fetched over HTTP."""
+    picture_folder(studio.folder.photos / "drawn", COUNT)
+    made = label_studio.create_project("bulk", recommended_config(["red", "blue"]))
+    label_studio.serve_folder(made.id, studio.folder.photos / "drawn")
+    label_studio.import_tasks(made.id, [{"image": f"/data/local-files/?d=drawn/{k:04d}.png"} for k in range(COUNT)])
+    return made
+
+
+def environment(studio: Studio, home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "MASKLOOM_ENGINE": "colour",
+        "MASKLOOM_HOME": str(home),
+        "MASKLOOM_LOCAL_ROOTS": str(home),
+        "MASKLOOM_LABEL_STUDIO_URL": studio.url,
+        "MASKLOOM_LABEL_STUDIO_TOKEN": studio.account.token,
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def start(studio: Studio, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    argv = [str(MASKLOOM), *arguments]
+    return subprocess.Popen(
+        argv, env=environment(studio, home), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(studio: Studio, home: Path, *arguments: str) -> str:
+    process = start(studio, home, *arguments)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
+
+
+def done(home: Path) -> int:
+    try:
+        with sqlite3.connect(home / "maskloom.sqlite", timeout=10) as database:
+            return int(database.execute("SELECT count(*) FROM bulk_items WHERE state = 'done'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_killed_twice_every_task_has_exactly_one_prediction_with_the_true_masks(
+    studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path
+) -> None:
+    for enough in (1, COUNT // 2):
+        process = start(studio, tmp_path, "prelabel", str(project.id))
+        while done(tmp_path) < enough and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert done(tmp_path) < COUNT
+    assert f"{COUNT} of {COUNT} images done" in run(studio, tmp_path, "prelabel", str(project.id), "--resume")
+    tasks = list(label_studio.tasks_with_predictions(project.id))
+    assert Counter(len(task.predictions) for task in tasks) == {1: COUNT}
+    for task in tasks:
+        truth = drawn(int(task.data["image"][-8:-4])).shapes
+        regions = {region.label: region.mask for region in read_regions(task.predictions[0].result)}
+        assert regions.keys() == truth.keys()
+        assert all(same(regions[label], truth[label]) for label in truth)
+
+
+def test_predictions_are_judged_and_ranked_where_the_data_manager_sorts(
+    studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path
+) -> None:
+    run(studio, tmp_path, "prelabel", str(project.id), "--limit", "6")
+    tasks = [task for task in label_studio.tasks_with_predictions(project.id) if task.predictions]
+    assert len(tasks) == 6
+    for task in tasks:
+        result = [dict(region) for region in task.predictions[0].result]
+        label_studio.call("POST", f"/api/tasks/{task.id}/annotations/", json={"result": result})
+    run(studio, tmp_path, "eval", str(project.id), "--clicks", "3", "--out", "eval.json")
+    measured = json.loads((tmp_path / "eval.json").read_text())
+    assert measured["all"]["pq"] == 1
+    assert measured["all"]["matches"] == 12
+    assert measured["clicks"]["0.90"] == 1
+    assert "Simulated clicks" in (tmp_path / "maskloom-eval.html").read_text()
+    run(studio, tmp_path, "rank", str(project.id), "--to", "data")
+    ranked = [task for task in label_studio.tasks(project.id) if "maskloom_uncertainty" in task.data]
+    assert len(ranked) == 6
+    assert all("has a score of" in task.data["maskloom_reason"] for task in ranked)
+    run(studio, tmp_path, "rank", str(project.id), "--to", "score")
+    scores = [task.predictions[0].score for task in label_studio.tasks_with_predictions(project.id) if task.predictions]
+    assert all(score is not None and 0 <= score <= 1 for score in scores)
+
+
+def test_a_whole_selection_is_handed_to_a_job(
+    studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path
+) -> None:
+    """Label Studio's "Retrieve predictions" comes back at once, and every task has its prediction soon after."""
+    token = studio.account.token
+    settings = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_TOKEN": token, "PREDICT_DEADLINE_S": "0.001", "ENGINE": "colour"}
+    with running_backend(tmp_path, **{f"MASKLOOM_{name}": value for name, value in settings.items()}) as url:
+        label_studio.attach_backend(project.id, url, "Maskloom")
+        tasks = [task.id for task in label_studio.list_tasks(project.id)]
+        label_studio.retrieve_predictions(project.id, tasks)
+        until = time.monotonic() + 300
+        while time.monotonic() < until and any(not task.predictions for task in label_studio.list_tasks(project.id)):
+            time.sleep(1)
+    assert Counter(task.predictions for task in label_studio.list_tasks(project.id)) == {1: COUNT}
