@@ -146,7 +146,8 @@ class Jobs:
         run = Run(kit.ledger, kit.album, plan, watch=lambda stand: _note(job, run, stand), stop=job.stop)
         try:
             job.progress = run.work(answer)
-            job.state = "cancelled" if job.stop.is_set() else "finished"
+            row = kit.ledger.run(run.id)
+            job.state = "cancelled" if job.stop.is_set() and row is not None and row.state == "stopped" else "finished"
         except MaskloomError as error:
             job.state, job.note = "failed", str(error)
         except Exception as error:

@@ -64,13 +64,14 @@ def test_a_job_for_some_tasks_leaves_the_others_alone(client: TestClient, double
 
 
 def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClient, double: StudioDouble) -> None:
-    double.with_tasks(200)
+    double.with_tasks(200).pause_s = 0.5
     job = client.post("/jobs", json={"project": 1}).json()["id"]
     while not double.predictions:
         time.sleep(0.02)
     client.delete(f"/jobs/{job}")
     assert ended(client, job)["state"] == "cancelled"
     assert 0 < len(double.predictions) < 200
+    double.pause_s = 0
     assert ended(client, client.post("/jobs", json={"project": 1}).json()["id"])["state"] == "finished"
     assert set(double.per_task().values()) == {1}
 

@@ -27,7 +27,9 @@ CONFIG = (
 
 @dataclass
 class StudioDouble:
-    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them."""
+    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after
+    storing them; every import takes ``pause_s``.
+    """
 
     config: str = CONFIG
     tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class StudioDouble:
     faults: list[int | str] = field(default_factory=list)
     imports: list[float] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    pause_s: float = 0.0
     url: str = ""
     server: ThreadingHTTPServer | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,6 +101,7 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            time.sleep(double.pause_s)
             with double.lock:
                 double.imports.append(time.monotonic())
                 fault = double.faults.pop(0) if double.faults else None

@@ -1,0 +1,74 @@
+"""The same run on Ray's actors: the same predictions, also when an actor dies in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backend.bulk.runs import picture_folder
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
+pytestmark = pytest.mark.timeout(900)
+
+MASKLOOM = Path(sys.executable).with_name("maskloom")
+COUNT = 160
+
+
+def start(photos: Path, out: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "MASKLOOM_ENGINE": "colour",
+        "MASKLOOM_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    argv = [str(MASKLOOM), "prelabel", str(photos), "--labels", "red, blue", "--to", "import", "--out", str(out), *arguments]
+    return subprocess.Popen(argv, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def predictions(out: Path) -> dict[str, Any]:
+    """Every task's predictions by its image, the regions' random ids left out."""
+    tasks = json.loads(out.read_text())
+    for task in tasks:
+        for region in task["predictions"][0]["result"]:
+            region.pop("id")
+    assert len({task["data"]["image"] for task in tasks}) == len(tasks)
+    return {task["data"]["image"]: task["predictions"] for task in tasks}
+
+
+def actors_below(parent: int) -> list[int]:
+    """The processes below a process that are actors with a model at work."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in table.splitlines()[1:]]
+    family = {parent}
+    for _ in range(6):
+        family |= {int(pid) for pid, owner, _ in rows if int(owner) in family}
+    return [int(pid) for pid, _, argv in rows if int(pid) in family and argv.startswith("ray::") and "MapBatches" in argv]
+
+
+def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_killed(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", COUNT)
+    alone = start(photos, tmp_path / "alone.json", tmp_path / "home")
+    said, _ = alone.communicate(timeout=600)
+    assert alone.returncode == 0, said
+    together = start(photos, tmp_path / "together.json", tmp_path / "home", "--workers", "2")
+    killed = None
+    while killed is None and together.poll() is None:
+        working = actors_below(together.pid)
+        if working:
+            killed = working[0]
+            os.kill(killed, signal.SIGKILL)
+        time.sleep(0.05)
+    said, _ = together.communicate(timeout=800)
+    assert together.returncode == 0, said
+    assert killed is not None
+    assert len(predictions(tmp_path / "alone.json")) == COUNT
+    assert predictions(tmp_path / "together.json") == predictions(tmp_path / "alone.json")
