@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -106,8 +106,11 @@ class Fetcher:
             raise refused.explained() from refused
 
     def _follow(self, attempt: _Try) -> Fetched | None:
+        """Through all redirects; the token never comes back once another host had the word."""
         url = attempt.remote.url
         for _ in range(MOST_REDIRECTS + 1):
+            if attempt.site_at(url) is None:
+                attempt = replace(attempt, authorization=None)
             try:
                 reply = self._ask(url, attempt)
             except httpx.TimeoutException as error:

@@ -63,6 +63,17 @@ def test_a_redirect_from_elsewhere_to_label_studio_gets_no_token(
     assert studio.sent("Authorization") == [None]
 
 
+def test_another_host_cannot_send_the_token_to_a_page_of_its_choice(
+    make_media: MakeMedia, studio: Studio, server: Server, png: bytes
+) -> None:
+    studio.pages["/data/upload/1/a.png"] = lambda request: Answer(status=302, headers={"Location": server.url + "/b.png"})
+    server.pages["/b.png"] = lambda request: Answer(status=302, headers={"Location": studio.url + "/api/secret"})
+    studio.serve("/api/secret", png)
+    with pytest.raises(RemoteError, match="401"):
+        make_media(label_studio_url=studio.url, token=LEGACY_TOKEN).load("/data/upload/1/a.png", "1", "7")
+    assert studio.sent("Authorization") == [f"Token {LEGACY_TOKEN}", None]
+
+
 def test_cookies_of_one_answer_are_not_sent_with_the_next_request(make_media: MakeMedia, studio: Studio, png: bytes) -> None:
     studio.serve("/data/upload/1/a.png", png, Set_Cookie="sessionid=someone; Path=/")
     studio.serve("/data/upload/1/b.png", png)
