@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from backend.errors import SetupError
+from backend.placement import Placement
+from backend.presets import PRODUCTION_ENGINES, EngineParts
 
 if TYPE_CHECKING:
     from backend.decoders.base import Engine
 
 ENTRY_POINT_GROUP = "maskloom.engines"
 OWN_WEIGHTS = Path(__file__).parent / "weights"
+ANYWHERE = Placement()
+_LOOK = 1 << 20
+"""Bytes that are read of each end of a large file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +38,12 @@ class EnginePreset:
     licence: str
     weights: Path | None = None
 
-    def load(self, weights: Path | None) -> Engine:
-        """Build the engine; Raises SetupError when its weights are missing."""
+    def weights_in(self, home: Path) -> Path | None:
+        """Where the weights are when the settings do not say: in the preset itself, or below the home folder."""
+        return self.weights
+
+    def load(self, weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
+        """Build the engine, which chooses its place itself; Raises SetupError when its weights are missing."""
         path = weights or self.weights
         if path is not None and not path.exists():
             raise SetupError(f"the engine {self.name!r} needs its weights at {path}, and there is no such file")
@@ -47,6 +56,50 @@ class EnginePreset:
             return f"{self.name}-1"
         with path.open("rb") as file:
             return f"{self.name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:10]}"
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePreset(EnginePreset):
+    """An engine of several published models, which lie together in one folder, the bundle.
+
+    ``build`` is ``module:attribute`` of a function ``(folder: Path, name: str, placement: Placement) -> Engine``.
+    """
+
+    parts: EngineParts | None = None
+
+    def weights_in(self, home: Path) -> Path | None:
+        return home / "engines" / self.name
+
+    def load(self, weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
+        """Build the engine from its bundle. Raises SetupError that says how to get it when there is none."""
+        if weights is None or not weights.is_dir():
+            raise SetupError(
+                f"the engine {self.name!r} needs its models in {weights or 'a folder'}: run 'maskloom fetch {self.name}' where "
+                "there is a network, or name the folder of a bundle with MASKLOOM_WEIGHTS"
+            )
+        built = cast("Callable[[Path, str, Placement], Engine]", _resolve(self.build))
+        return built(weights, self.version(weights), placement)
+
+    def version(self, weights: Path | None) -> str:
+        return f"{self.name}-{fingerprint(weights)}" if weights is not None and weights.is_dir() else f"{self.name}-missing"
+
+
+def fingerprint(folder: Path) -> str:
+    """Ten letters that change with any file of a folder; of large files the size, the beginning and the end are read."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".part")):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_LOOK))
+            if size > 2 * _LOOK:
+                file.seek(-_LOOK, 2)
+                digest.update(file.read(_LOOK))
+    return digest.hexdigest()[:10]
+
+
+def _production(parts: EngineParts) -> BundlePreset:
+    return BundlePreset(parts.name, "backend.decoders.bundles:build", parts.summary, parts.licence, parts=parts)
 
 
 ENGINES: dict[str, EnginePreset] = {
@@ -65,6 +118,7 @@ ENGINES: dict[str, EnginePreset] = {
             "no weights: colour words and connected pixels, for tests and for trying the service",
             "Apache-2.0",
         ),
+        *(_production(parts) for parts in PRODUCTION_ENGINES),
     )
 }
 
@@ -79,6 +133,6 @@ def find_engine(name: str) -> EnginePreset:
     raise SetupError(f"there is no engine {name!r}; known engines: {', '.join(sorted({*ENGINES, *others}))}")
 
 
-def _resolve(path: str) -> Callable[[Path | None], Engine]:
+def _resolve(path: str) -> Callable[..., Engine]:
     module, _, attribute = path.partition(":")
-    return cast("Callable[[Path | None], Engine]", getattr(importlib.import_module(module), attribute))
+    return cast("Callable[..., Engine]", getattr(importlib.import_module(module), attribute))

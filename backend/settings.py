@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backend.placement import DeviceName, DtypeName, Placement
+
 MEBIBYTE = 1 << 20
 
 
@@ -22,6 +24,11 @@ class Settings(BaseSettings):
 
     engine: str = Field(default="embedded", description="Which engine answers; `maskloom parts` lists them.")
     weights: Path | None = Field(default=None, description="Weights for the engine, in place of its own.")
+    device: DeviceName = Field(default="auto", description="Where engines that can choose compute: auto, cpu, cuda or mps.")
+    dtype: DtypeName = Field(
+        default="auto",
+        description="In which numbers they encode images: auto (bfloat16 on a GPU, else float32), float32 or bfloat16.",
+    )
     home: Path = Field(default=Path("~/.cache/maskloom"), description="Folder for caches and stores; it can be deleted.")
     database: str | None = Field(
         default=None, description="SQLAlchemy URL of the stores; by default a SQLite file in the home folder."
@@ -51,6 +58,20 @@ class Settings(BaseSettings):
     )
     read_timeout_s: float = Field(default=30, gt=0, description="How long a server with images may stay silent.")
 
+    hub_url: str = Field(
+        default="https://huggingface.co",
+        validation_alias=_either("HUB_URL", "HF_ENDPOINT"),
+        description="Where `maskloom fetch` gets models.",
+    )
+    hub_token: SecretStr | None = Field(
+        default=None, validation_alias=_either("HUB_TOKEN", "HF_TOKEN"), description="A token for models behind a licence."
+    )
+    offline: bool = Field(
+        default=False,
+        validation_alias=_either("OFFLINE", "HF_HUB_OFFLINE"),
+        description="Refuse to fetch models. The engines of `maskloom fetch` never use the network.",
+    )
+
     predict_deadline_s: float = Field(
         default=75,
         gt=0,
@@ -71,6 +92,10 @@ class Settings(BaseSettings):
     @property
     def home_folder(self) -> Path:
         return self.home.expanduser()
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.device, self.dtype)
 
     @property
     def allowed_roots(self) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from backend.decoders import sam, sam2
@@ -10,7 +11,11 @@ from backend.decoders.promptable import PromptableNetwork
 from backend.errors import SetupError
 from backend.placement import Placement
 
-FAMILIES = {"sam": sam.load, "sam_hq": sam.load, **dict.fromkeys(sam2.CLASSES, sam2.load)}
+FAMILIES: Mapping[str, Callable[[Path, str, Placement], PromptableNetwork]] = {
+    "sam": sam.load,
+    "sam_hq": sam.load,
+    **dict.fromkeys(sam2.CLASSES, sam2.load),
+}
 """By the ``model_type`` of a folder's config.json."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from backend.decoders.base import Engine
 from backend.features import FeatureCache
 from backend.masks import MaskSet
-from backend.registry import ENGINES, find_engine
+from backend.placement import Placement
+from backend.registry import ENGINES, BundlePreset, find_engine
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from prompts.geometry import Size
@@ -27,6 +30,7 @@ from prompts.kinds import (
 )
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
+from tests.backend.decoders import tiny_bundles
 from tests.backend.pictures import square, two_red_discs, two_shapes
 
 HERE, THERE = two_shapes(), two_red_discs()
@@ -53,12 +57,20 @@ SAID: dict[str, tuple[Prompt, ...]] = {
 }
 
 
+NAMES = sorted({name for name, preset in ENGINES.items() if not isinstance(preset, BundlePreset)} | set(tiny_bundles.FAMILIES))
+
+
 @functools.cache
 def engine(name: str) -> Engine:
-    return find_engine(name).load(None)
+    """An engine by name; those of published models with tiny random ones in their place."""
+    preset = find_engine(name)
+    if not isinstance(preset, BundlePreset):
+        return preset.load(None)
+    with tempfile.TemporaryDirectory() as folder:
+        return preset.load(tiny_bundles.write_bundle(name, Path(folder)), Placement("cpu", "float32"))
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=NAMES)
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
     return Segmenter(engine(request.param), FeatureCache(1 << 28))
 

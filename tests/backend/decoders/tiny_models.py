@@ -135,3 +135,36 @@ def _write(model_class: Any, config: Any, folder: Path, seed: int) -> Path:
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
     model.save_pretrained(folder)  # type: ignore[operator]
     return folder
+
+
+def write_clip(folder: Path, seed: int = 0, *, dim: int = 32) -> Path:
+    """A CLIP of open_clip with a plain vision transformer, 32 pixels and 3 layers, in the layout of the hub."""
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": dim,
+        "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**config)  # type: ignore[arg-type]
+    preprocess = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    return folder
+
+
+def write_dino(folder: Path, seed: int = 0) -> Path:
+    """DINOv2 with registers at 16 channels."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14, num_register_tokens=2
+    )
+    return _write(Dinov2WithRegistersModel, config, folder, seed)

@@ -1,0 +1,65 @@
+"""An engine from a bundle: a folder with one model in each of ``decoder``, ``clip`` and, where wanted, ``dino`` and
+``grounder``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from backend.decoders import dino, grounders
+from backend.decoders.base import Engine
+from backend.decoders.everything import ON_A_CPU, EverythingOptions
+from backend.decoders.finding import BoxFinder, Decoding, Finder, MapFinder
+from backend.decoders.foundation import FoundationDecoder, FoundationParts
+from backend.decoders.joint import FoundationSpace
+from backend.decoders.networks import load_network
+from backend.decoders.pretrained import resolve
+from backend.errors import SetupError
+from backend.placement import Placement
+from prompts.encoders.openclip import OpenClip
+
+DENSE_SIDE = {"cpu": 336, "cuda": 560}
+"""The longer side at which CLIP reads patches."""
+
+
+def build(folder: Path, name: str, placement: Placement) -> Engine:
+    """The engine in a bundle. Raises SetupError that says which part is missing or broken."""
+    device, _ = resolve(placement)
+    decoding = Decoding(load_network(_part(folder, "decoder"), placement))
+    clip = load_clip(_part(folder, "clip"), device)
+    space = FoundationSpace(name, clip)
+    parts = FoundationParts(
+        decoding=decoding,
+        space=space,
+        clip=clip,
+        dino=dino.load(folder / "dino", placement) if (folder / "dino").is_dir() else None,
+        finder=_finder(folder, decoding, space, placement),
+        everything=ON_A_CPU if device.type == "cpu" else EverythingOptions(),
+    )
+    return Engine(name, name, space, FoundationDecoder(parts))
+
+
+def load_clip(folder: Path, device: torch.device) -> OpenClip:
+    """The CLIP in a folder. Raises SetupError when it cannot be used."""
+    try:
+        return OpenClip.load(folder, device, DENSE_SIDE.get(device.type, DENSE_SIDE["cpu"]))
+    except ImportError as error:
+        raise SetupError(f"this engine needs open_clip: pip install 'maskloom[engines]' ({error})") from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise SetupError(f"the CLIP in {folder} cannot be used: {error}") from error
+
+
+def _finder(folder: Path, decoding: Decoding, space: FoundationSpace, placement: Placement) -> Finder:
+    on_the_map = MapFinder(space, decoding)
+    if not (folder / "grounder").is_dir():
+        return on_the_map
+    return BoxFinder(grounders.load(folder / "grounder", placement), decoding, on_the_map)
+
+
+def _part(folder: Path, role: str) -> Path:
+    path = folder / role
+    if not path.is_dir():
+        raise SetupError(f"the bundle {folder} lacks its part {role!r}: expected a folder {path}")
+    return path

@@ -1,0 +1,154 @@
+"""From what was said to masks: score maps and detected boxes become geometry, and the SAM decoder answers with masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backend.decoders.choosing import Candidate, best_candidate
+from backend.decoders.frames import SquashFrame
+from backend.decoders.geometry_of import Spot, spots_of
+from backend.decoders.joint import FoundationSpace, Likeness, reference_map
+from backend.decoders.pressure import Chunks
+from backend.decoders.promptable import Geometry, PromptableNetwork, decode_objects
+from backend.features import ImageFeatures
+from prompts.geometry import FloatArray, Size
+
+MOST_SPOTS = 20
+LEAST_MEANING = 0.35
+"""How well a mask must fit what was said, in 0..1, to be an answer."""
+NOTHING = np.zeros((0, 2)), np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """A mask that answers something said: ``logits (h, w)``, its ``quality``, how well it fits (``meaning``), both in 0..1, and
+    the phrase, None for a reference.
+    """
+
+    logits: Tensor
+    quality: float
+    meaning: float
+    phrase: str | None
+
+    @property
+    def score(self) -> float:
+        """Both count the same (their geometric mean)."""
+        return math.sqrt(self.quality * self.meaning)
+
+
+class Finder(Protocol):
+    """Finds every instance of phrases on an encoded image."""
+
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boxes:
+    """Boxes ``(N, 4)`` in pixels of the image, with scores ``(N,)`` in 0..1 and the phrases that they answer."""
+
+    xyxy: FloatArray
+    scores: FloatArray
+    phrases: tuple[str, ...]
+
+
+class Grounder(Protocol):
+    """A detector that takes words."""
+
+    def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
+        """The boxes of phrases on an image of this size, of which ``tensors["pixels"]`` is a copy ``(h, w, 3)``."""
+        ...
+
+
+class Decoding:
+    """A promptable network with the size of its batches."""
+
+    def __init__(self, network: PromptableNetwork) -> None:
+        self.network = network
+        self.chunks = Chunks(network.device, lambda: network.to(torch.device("cpu")))
+
+    def decode(self, features: ImageFeatures, objects: Sequence[Geometry], score: Tensor | None = None) -> list[Candidate]:
+        """The best candidate of each object; ``score`` is a map of the whole image that it should agree with."""
+        wanted = None if score is None else self._frame(score, features.size)
+
+        def compute(chunk: Sequence[Geometry]) -> list[Candidate]:
+            found = decode_objects(self.network, features.tensors, chunk, features.size, len(chunk))
+            return [best_candidate(candidates, wanted) for candidates in found]
+
+        return self.chunks.run(objects, compute)
+
+    def _frame(self, score: Tensor, size: Size) -> Tensor:
+        """A score map of the image in the frame of the network."""
+        if isinstance(self.network.frame, SquashFrame):
+            return score
+        side = self.network.low_res_side
+        fine = functional.interpolate(score[None, None], (size.height, size.width), mode="bilinear")[0, 0]
+        return self.network.frame.shrink((fine > 0).numpy(), side) * 2 - 1
+
+
+class MapFinder:
+    """Finds phrases on the map of CLIP's patches: for stuff, and wherever there is no detector."""
+
+    def __init__(self, space: FoundationSpace, decoding: Decoding) -> None:
+        self._space = space
+        self._decoding = decoding
+
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+        return [
+            finding
+            for phrase in phrases
+            for finding in find_on_map(self._decoding, features, self._space.text_map(features, phrase), phrase)
+        ]
+
+
+class BoxFinder:
+    """Finds phrases with a detector, whose boxes become masks; what it does not find is left to the map."""
+
+    def __init__(self, grounder: Grounder, decoding: Decoding, otherwise: Finder) -> None:
+        self._grounder = grounder
+        self._decoding = decoding
+        self._otherwise = otherwise
+
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+        boxes = self._grounder.detect(features.tensors, features.size, phrases)
+        candidates = self._decoding.decode(features, [Geometry(*NOTHING, box=box) for box in boxes.xyxy])
+        found = [
+            Finding(candidate.logits, candidate.quality, score, phrase)
+            for candidate, score, phrase in zip(candidates, boxes.scores.tolist(), boxes.phrases, strict=True)
+        ]
+        return found + self._otherwise.find(features, [phrase for phrase in phrases if phrase not in boxes.phrases])
+
+
+def find_like(decoding: Decoding, features: ImageFeatures, likenesses: Sequence[Likeness]) -> list[Finding]:
+    """Every instance of what reference regions show."""
+    return [
+        finding
+        for likeness in likenesses
+        for finding in find_on_map(decoding, features, reference_map(features, likeness), None)
+    ]
+
+
+def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phrase: str | None) -> list[Finding]:
+    """The spots of a score map as masks; one that fits its own spot badly is no answer, nor is one without a pixel."""
+    spots = spots_of(score, features.size, decoding.network, MOST_SPOTS)
+    candidates = decoding.decode(features, [spot.geometry for spot in spots])
+    found = []
+    for spot, candidate in zip(spots, candidates, strict=True):
+        meaning = _fit(spot, candidate, decoding.network, features.size)
+        if meaning >= LEAST_MEANING:
+            found.append(Finding(candidate.logits, candidate.quality, meaning, phrase))
+    return found
+
+
+def _fit(spot: Spot, candidate: Candidate, network: PromptableNetwork, size: Size) -> float:
+    """How sure the spot is, times the share of it and the mask that both have more of than the other lacks (soft F-measure)."""
+    mask = (network.frame.resize(candidate.logits[None].float(), size)[0] > 0).cpu().numpy()
+    both, total = int((mask & spot.mask).sum()), int(mask.sum()) + int(spot.mask.sum())
+    return spot.strength * (2 * both / total) ** 0.5 if total else 0.0
