@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -16,27 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.decoders.embedded.encoder import STRIDE, ImageEncoder
-from train.averaging import Average
-from train.crops import Crop, Dice, cut, paste
+from train.crops import Crop, cut, paste
 from train.data import CUTOUTS, VOID, Photo
+from train.loop import Parts, Plan, fit, mixed_precision
+from train.names import Names
 
 SIDE = 256
+BATCH = 16
 CANDIDATES = 12
 REGIONS = 6
 WEIGHTS = {"coco_mini": 3.0, "cwfid_crop_weed": 1.5, "bsds_objects": 1.5, "coco_person": 0.8, "dsb2018_nuclei": 0.6}
 """How often a photo of a source is drawn, one where not named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Every known name and its vector in the joint space ``(M, D)``; ``near (M, M)`` says which are too alike to tell."""
-
-    names: tuple[str, ...]
-    vectors: Tensor
-
-    @property
-    def index(self) -> dict[str, int]:
-        return {name: k for k, name in enumerate(self.names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +41,10 @@ class Batch:
     regions: Tensor
     region_crop: Tensor
     region_name: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(**{part.name: getattr(self, part.name).to(device) for part in fields(self)})
 
 
 class Batches:
@@ -164,7 +155,7 @@ def loss_of(encoder: ImageEncoder, batch: Batch, names: Names) -> dict[str, Tens
 
 def _dense_loss(logits: Tensor, batch: Batch) -> Tensor:
     present = batch.masks.flatten(2).amax(dim=2) > 0
-    unknown = batch.weak[:, None] & (torch.arange(CANDIDATES) == 0)
+    unknown = batch.weak[:, None] & (torch.arange(CANDIDATES, device=logits.device) == 0)
     valid = (batch.candidates.ge(0) & ~unknown)[:, :, None, None] * batch.seen[:, None]
     weight = valid * (1 + 3 * present[:, :, None, None])
     each = F.binary_cross_entropy_with_logits(logits, batch.masks, reduction="none")
@@ -197,47 +188,22 @@ def _region_loss(encoder: ImageEncoder, grid: Tensor, logits: Tensor, batch: Bat
     pooled = F.normalize((grid[crops] * weights[:, None]).sum(dim=(2, 3)), dim=1)
     scores = pooled @ names.vectors.T * encoder.text_scale.exp()
     alike = names.vectors[wanted] @ names.vectors.T > 0.6
-    alike[torch.arange(len(wanted)), wanted] = False
+    alike[torch.arange(len(wanted), device=alike.device), wanted] = False
     return F.cross_entropy(scores.masked_fill(alike, -30), wanted, label_smoothing=0.05)
 
 
-def train(photos: Sequence[Photo], names: Names, out: Path, minutes: float) -> None:
-    """Train or go on training the encoder for ``minutes``, counted over all starts; writes ``encoder.pt`` every 5 minutes."""
-    torch.manual_seed(0)
-    encoder = ImageEncoder().to(memory_format=torch.channels_last)
-    average = Average(encoder)
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1.5e-3, weight_decay=0.03)
-    checkpoint, done, step = out / "encoder.pt", 0.0, 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        encoder.load_state_dict(saved["model"])
-        average.model.load_state_dict(saved["average"])
-        if "optimizer" in saved:
-            optimizer.load_state_dict(saved["optimizer"])
-        done, step = saved["seconds"], saved["step"]
-    batches, began, last = Batches(photos, names, seed=step), time.monotonic() - done, time.monotonic()
-    dice_log = (out / "encoder.jsonl").open("a")
-    while (seconds := time.monotonic() - began) < minutes * 60:
-        used = seconds / (minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1, (step + 1) / 100) * max(1 - used, 0.01)
-        parts = loss_of(encoder, batches.draw(16), names)
-        loss = 2 * parts["dense"] + parts["dice"] + 0.2 * parts["class"] + 0.3 * parts["region"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 5.0)
-        optimizer.step()
-        average.update(encoder)
-        step += 1
-        if step % 20 == 0:
-            shown = {key: round(part.item(), 4) for key, part in parts.items()}
-            dice_log.write(json.dumps({"step": step, "s": round(seconds), **shown}) + "\n")
-            dice_log.flush()
-        if time.monotonic() - last > 240 or time.monotonic() - began >= minutes * 60:
-            last = time.monotonic()
-            state = {"model": encoder.state_dict(), "average": average.model.state_dict(), "seconds": seconds, "step": step}
-            torch.save({**state, "optimizer": optimizer.state_dict()}, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+def train(photos: Sequence[Photo], names: Names, start: ImageEncoder, plan: Plan) -> ImageEncoder:
+    """The encoder after training it, or going on with it, as planned."""
+    encoder = start.to(plan.device)
+    known = Names(names.names, names.vectors.to(plan.device))
+    batches = Batches(photos, names, seed=int(torch.randint(1 << 30, ())))
 
+    def step(_: int) -> tuple[Tensor, Parts]:
+        batch = batches.draw(BATCH).to(plan.device)
+        with mixed_precision(plan.device):
+            parts = loss_of(encoder, batch, known)
+        return 2 * parts["dense"] + parts["dice"] + 0.2 * parts["class"] + 0.3 * parts["region"], parts
 
-__all__ = ["Batches", "Dice", "Names", "train"]
+    trained = fit(encoder, plan, step)
+    assert isinstance(trained, ImageEncoder)
+    return trained

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.decoders.embedded import evidence
 from backend.decoders.embedded.view_decoder import ViewDecoder
-from train.averaging import Average
 from train.crops import cut, paste, recolour
 from train.data import CUTOUTS, VOID, Photo
-from train.rounds import View, correct, make_view, shrink
+from train.hints import Hints
+from train.loop import Parts, Plan, fit, mixed_precision
+from train.rounds import View, correct, make_view
 
 BATCH = 16
 MOST_ROUNDS = 6
@@ -38,9 +36,6 @@ class Views:
         self._photos = [p for p in photos if p.row.mask and p.row.source != CUTOUTS and p.regions]
         self._cutouts = [p for p in photos if p.row.source == CUTOUTS]
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in self._photos])
-        counts = {p.row.source: 0 for p in self._photos}
-        for p in self._photos:
-            counts[p.row.source] += 1
         self._chance = weights / weights.sum()
         self._dice = np.random.default_rng(seed)
 
@@ -49,15 +44,24 @@ class Views:
         dice = self._dice
         while True:
             photo = self._photos[dice.choice(len(self._photos), p=self._chance)]
-            image, ids = photo.image, photo.ids
             if dice.random() < PASTED:
-                crop = paste(cut(photo, 320, dice), self._cutouts, dice)
-                image, ids = crop.image, crop.ids
-                target = ids == max(set(crop.names) - set(photo.row.names), default=0)
+                photo = self._pasted(photo)
+                key = max(photo.row.names, default=0)
+                target = photo.ids == key
             else:
-                target = one_object(photo, self._dice)
+                target, key = one_object(photo, dice)
             if target.sum() >= 64:
-                return self._mirrored(make_view(image, target, ids == VOID, dice))
+                view = self._mirrored(make_view(photo.image, target, photo.ids == VOID, dice))
+                view.source, view.name = photo, photo.row.names.get(key)
+                return view
+
+    def _pasted(self, photo: Photo) -> Photo:
+        """A photo of its own with a cutout on it; its last name is the cutout's."""
+        crop = paste(cut(photo, 320, self._dice), self._cutouts, self._dice)
+        fresh = set(crop.names) - set(photo.row.names)
+        names = {key: crop.names[key] for key in [*sorted(fresh)][-1:]}
+        image = photo.row.image.with_name(f"{photo.row.image.name}#{self._dice.integers(1 << 40)}")
+        return replace(photo, row=replace(photo.row, image=image, names=names), image=crop.image, ids=crop.ids)
 
     def _mirrored(self, view: View) -> View:
         dice = self._dice
@@ -66,6 +70,7 @@ class Views:
             view.image = np.ascontiguousarray(view.image[:, ::-1])
             view.target, view.known = view.target[:, ::-1].copy(), view.known[:, ::-1].copy()
             view.maps = view.maps[:, :, ::-1].copy()
+            view.mirrored = True
         return view
 
     def correct(self, view: View, chance: NDArray[np.float32]) -> View:
@@ -77,24 +82,25 @@ class Views:
         return view.rounds < MOST_ROUNDS and self._dice.random() < 0.75
 
 
-def one_object(photo: Photo, dice: np.random.Generator) -> NDArray[np.bool_]:
-    """A random object: an instance, or one connected piece of a class; large ones are drawn more often."""
+def one_object(photo: Photo, dice: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
+    """A random object and its mask id: an instance, or a connected piece of a class; large ones are drawn more often."""
     counts = np.bincount(photo.ids.ravel(), minlength=256)
     keys = np.array([k for k in range(1, VOID) if counts[k] >= 64])
     if not len(keys):
-        return np.zeros(photo.ids.shape, np.bool_)
+        return np.zeros(photo.ids.shape, np.bool_), 0
     chance = np.sqrt(counts[keys])
-    target: NDArray[np.bool_] = photo.ids == dice.choice(keys, p=chance / chance.sum())
+    key = int(dice.choice(keys, p=chance / chance.sum()))
+    target: NDArray[np.bool_] = photo.ids == key
     if photo.row.kind == "semantic" and dice.random() < 0.8:
         _, pieces, stats, _ = cv2.connectedComponentsWithStats(target.astype(np.uint8), connectivity=8)
         areas = np.sqrt(stats[1:, cv2.CC_STAT_AREA]) * (stats[1:, cv2.CC_STAT_AREA] >= 64)
         if areas.sum() > 0:
             target = pieces == 1 + dice.choice(len(areas), p=areas / areas.sum())
-    return target
+    return target, key
 
 
 def loss_of(logits: Tensor, quality: Tensor, target: Tensor, known: Tensor, share: Tensor) -> dict[str, Tensor]:
-    """Pixels, overlap, and the distance of the judged quality from the IoU that was reached ``(N, 128, 128)``."""
+    """Pixels, overlap, and the distance of the judged quality from the IoU that was reached ``(N, 96, 96)``."""
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     pixels = (each * known).sum(dim=(1, 2)) / known.sum(dim=(1, 2)).clamp(min=1)
     chance = torch.sigmoid(logits) * known
@@ -110,7 +116,7 @@ def loss_of(logits: Tensor, quality: Tensor, target: Tensor, known: Tensor, shar
 
 
 def as_tensors(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Images ``(N, 3, 128, 128)`` in 0..1, maps, targets, known pixels and shares."""
+    """Images ``(N, 3, 96, 96)`` in 0..1, maps, targets, known pixels and shares."""
     images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2).float() / 255
     maps = torch.from_numpy(np.stack([view.maps for view in views]))
     target = torch.from_numpy(np.stack([view.target for view in views])).float()
@@ -119,48 +125,27 @@ def as_tensors(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     return images.contiguous(memory_format=torch.channels_last), maps, target, known, share
 
 
-def train(photos: Sequence[Photo], out: Path, minutes: float) -> None:
-    """Train or go on training the mask decoder for ``minutes``, counted over all starts; writes ``masks.pt``."""
-    torch.manual_seed(0)
-    decoder = ViewDecoder().to(memory_format=torch.channels_last)
-    average = Average(decoder)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=2e-3, weight_decay=0.02)
-    checkpoint, done, step = out / "masks.pt", 0.0, 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        decoder.load_state_dict(saved["model"])
-        average.model.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        done, step = saved["seconds"], saved["step"]
-    views, began, last = Views(photos, seed=step), time.monotonic() - done, time.monotonic()
+def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan) -> ViewDecoder:
+    """The mask decoder after training it, or going on with it, as planned; two steps in five see the encoder's hints."""
+    decoder = start.to(plan.device)
+    views = Views(photos, seed=int(torch.randint(1 << 30, ())))
     going: list[View] = []
-    log = (out / "masks.jsonl").open("a")
-    while (seconds := time.monotonic() - began) < minutes * 60:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 100) * max(1 - seconds / (minutes * 60), 0.01)
+
+    def step(number: int) -> tuple[Tensor, Parts]:
         batch = going + [views.draw() for _ in range(BATCH - len(going))]
-        images, maps, target, known, share = as_tensors(batch)
-        logits, quality = decoder(images, maps, None)
-        parts = loss_of(logits, quality, target, known, share)
-        loss = parts["pixels"] + parts["overlap"] + 0.2 * parts["judged"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 5.0)
-        optimizer.step()
-        average.update(decoder)
-        chances = torch.sigmoid(logits.detach()).numpy()
-        going = [views.correct(view, chance) for view, chance in zip(batch, chances, strict=True) if views.again(view)]
-        going = going[: BATCH // 2]
-        step += 1
-        if step % 20 == 0:
-            shown = {key: round(part.item(), 4) for key, part in parts.items()}
-            log.write(json.dumps({"step": step, "s": round(seconds), **shown}) + "\n")
-            log.flush()
-        if time.monotonic() - last > 180 or time.monotonic() - began >= minutes * 60:
-            last = time.monotonic()
-            state = {"model": decoder.state_dict(), "average": average.model.state_dict(), "seconds": seconds, "step": step}
-            torch.save({**state, "optimizer": optimizer.state_dict()}, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+        grids = hints.grids(batch) if number % 5 < 2 else None
+        if grids is not None:
+            hints.say(batch, grids)
+            grids = grids.to(plan.device)
+        images, maps, target, known, share = (tensor.to(plan.device) for tensor in as_tensors(batch))
+        with mixed_precision(plan.device):
+            logits, quality = decoder(images, maps, grids)
+        parts = loss_of(logits.float(), quality.float(), target, known, share)
+        chances = torch.sigmoid(logits.detach().float()).cpu().numpy()
+        kept = [views.correct(view, chance) for view, chance in zip(batch, chances, strict=True) if views.again(view)]
+        going[:] = kept[: BATCH // 2]
+        return parts["pixels"] + parts["overlap"] + 0.2 * parts["judged"], parts
 
-
-__all__ = ["Views", "evidence", "shrink", "train"]
+    trained = fit(decoder, plan, step)
+    assert isinstance(trained, ViewDecoder)
+    return trained

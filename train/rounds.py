@@ -12,17 +12,19 @@ from backend.decoders.embedded import evidence
 from backend.decoders.embedded.hints import box_map, click_map
 from backend.decoders.embedded.windows import SIDE, Window, around, look, near
 from prompts.geometry import Size, mask_box
+from train.data import Photo
 
 Dice = np.random.Generator
 Maps = NDArray[np.float32]
-KINDS = ("click", "box", "rough", "scribble", "previous", "said")
-CHANCES = (0.36, 0.27, 0.07, 0.08, 0.12, 0.1)
+KINDS = ("click", "box", "rough", "scribble", "previous")
+CHANCES = (0.42, 0.27, 0.07, 0.08, 0.16)
 
 
 @dataclass(slots=True)
 class View:
-    """One training view: ``image (128, 128, 3)`` uint8, the object ``target`` and what is ``known (128, 128)`` bool, its
-    prompt ``maps (6, 64, 64)``, the window, and which share of the object's area lies inside the window.
+    """One training view: ``image (128, 128, 3)`` uint8, the object ``target`` and what is ``known (96, 96)`` bool, its
+    prompt ``maps (6, 48, 48)``, the window, which share of the object's area lies inside the window, and the kind of its first
+    prompt. ``source`` and ``name`` are the photo and the object's name, where there is one of them.
     """
 
     image: NDArray[np.uint8]
@@ -31,7 +33,11 @@ class View:
     maps: Maps
     window: Window
     share: float
+    kind: str
     rounds: int = 1
+    mirrored: bool = False
+    source: Photo | None = None
+    name: str | None = None
 
 
 def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray[np.bool_], dice: Dice) -> View:
@@ -42,11 +48,12 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
     known = look(void.astype(np.uint8) * 255, window, outside=255) < 128
     inside = target[slice(*_rows(window, target))].astype(np.bool_)[:, slice(*_columns(window, target))]
     share = float(inside.sum() / max(target.sum(), 1))
-    if kind == "said" or not seen.any():
-        kind = "click" if seen.any() else "box"
+    if not seen.any():
+        seen = np.zeros_like(seen)
+        seen[SIDE // 2, SIDE // 2] = True
     maps = np.zeros((evidence.MAPS, evidence.MAP_SIDE, evidence.MAP_SIDE), np.float32)
     _draw(kind, maps, seen, dice)
-    return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share)
+    return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share, kind)
 
 
 def _rows(window: Window, mask: NDArray[np.bool_]) -> tuple[int, int]:
@@ -60,7 +67,7 @@ def _columns(window: Window, mask: NDArray[np.bool_]) -> tuple[int, int]:
 def _window(kind: str, target: NDArray[np.bool_], dice: Dice) -> Window:
     box = mask_box(target)
     assert box is not None
-    if kind in ("click", "said") and dice.random() < 0.7:
+    if kind == "click" and dice.random() < 0.7:
         rows, columns = np.nonzero(target)
         pick = dice.integers(len(rows))
         length = max(target.shape) * float(dice.choice([1, 0.5, 0.25])) * dice.uniform(0.85, 1.15)
@@ -136,12 +143,12 @@ def distort(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.bool_]:
 
 
 def shrink(mask: Maps) -> Maps:
-    """A map ``(128, 128)`` at the resolution of prompt maps."""
+    """A map ``(96, 96)`` at the resolution of prompt maps."""
     return np.asarray(cv2.resize(mask, (evidence.MAP_SIDE,) * 2, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def correct(view: View, chance: Maps, dice: Dice) -> None:
-    """Add the next click to a view, in its largest error, and hand it the answer ``chance (128, 128)`` as the previous one."""
+    """Add the next click to a view, in its largest error, and hand it the answer ``chance (96, 96)`` as the previous one."""
     wrong = (chance > 0.5) != view.target
     wrong &= view.known
     view.rounds += 1

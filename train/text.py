@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 
 from prompts.encoders.embedded import TextTower, tokenize
 from train.data import read_rows
+from train.loop import Plan
+from train.names import Names
 from train.phrases import common_words, compose
 from train.teacher import Teacher
 
 DIM = 128
+WORDS = 12_000
+COMPOSITIONS = 15_000
+HELD_OUT = 1000
 Vectors = NDArray[np.float32]
 
 
@@ -38,20 +43,18 @@ def project(embeddings: Vectors, centre: Vectors, axes: Vectors) -> Vectors:
     return result
 
 
-def distil(phrases: Sequence[str], targets: Vectors, names: int, seconds: float) -> TextTower:
-    """A tower that answers ``phrases`` with ``targets``; the first ``names`` phrases are seen more often than the rest.
+def distil(tower: TextTower, phrases: Sequence[str], targets: Vectors, names: int, seconds: float) -> TextTower:
+    """The tower, taught to answer ``phrases`` with ``targets``; the first ``names`` phrases are seen more often than the rest.
 
     Every step reads phrases of one number of words, so that no arithmetic is spent on padding.
     """
-    torch.manual_seed(0)
-    tower = TextTower(targets.shape[1])
     rows, wanted = tokenize(phrases), torch.from_numpy(targets)
     buckets = _by_length(rows, names)
     table = [tower.table.weight]
     others = [weight for weight in tower.parameters() if weight is not tower.table.weight]
     optimizers = [torch.optim.SparseAdam(table, lr=1.0), torch.optim.AdamW(others, lr=1.0, weight_decay=1e-4)]
     began, step, running = time.monotonic(), 0, 1.0
-    while (used := (time.monotonic() - began) / seconds) < 1:
+    while (used := (time.monotonic() - began) / max(seconds, 1e-9)) < 1:
         for optimizer, rate in zip(optimizers, (4e-3, 2e-3), strict=True):
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (1 - used)
             optimizer.zero_grad()
@@ -94,19 +97,40 @@ def make_space(data: Path, teacher: Teacher, out: Path) -> tuple[list[str], Vect
     return names, centre, axes
 
 
-def run(data: Path, teacher_folder: Path, out: Path, seconds: float) -> None:
-    """Write the joint space of the data's names, ``space.pt``, and the tower distilled into it, ``text.pt``."""
-    teacher = Teacher(teacher_folder)
-    names, centre, axes = make_space(data, teacher, out)
-    phrases = compose(names, common_words(teacher.vocabulary)[:12_000], 15_000)
-    targets = project(teacher.encode(phrases), centre, axes)
-    torch.save({"phrases": phrases, "targets": torch.from_numpy(targets)}, out / "lessons.pt")
-    tower = distil(phrases[:-1000], targets[:-1000], len(names), seconds)
+def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:
+    """The joint space of the data's names in ``space.pt``, and the tower distilled into it.
+
+    What the plan's folder holds already is gone on with: the teacher is asked once, and seconds are counted over all starts.
+    """
+    lessons, checkpoint, used = plan.folder / "lessons.pt", plan.checkpoint, 0.0
+    if not lessons.exists():
+        _write_lessons(data, Teacher(teacher_folder), plan.folder)
+    saved = torch.load(lessons, weights_only=True)
+    phrases, targets, names = saved["phrases"], saved["targets"].numpy(), saved["names"]
+    if checkpoint.exists():
+        before = torch.load(checkpoint, weights_only=True)
+        tower.load_state_dict(before["tower"])
+        used = before["seconds"]
+    tower = distil(tower, phrases[:-HELD_OUT], targets[:-HELD_OUT], names, plan.minutes * 60 - used)
+    torch.save({"tower": tower.state_dict(), "seconds": max(used, plan.minutes * 60)}, checkpoint)
     with torch.inference_mode():
-        vectors, unseen = tower(tokenize(names)), tower(tokenize(phrases[-1000:]))
-    print("cosine to the teacher: names", _agreement(vectors, targets[: len(names)]))
-    print("cosine to the teacher: phrases held out", _agreement(unseen, targets[-1000:]))
-    torch.save({"tower": tower.state_dict()}, out / "text.pt")
+        vectors, unseen = tower(tokenize(phrases[:names])), tower(tokenize(phrases[-HELD_OUT:]))
+    print("cosine to the teacher: names", _agreement(vectors, targets[:names]))
+    print("cosine to the teacher: phrases held out", _agreement(unseen, targets[-HELD_OUT:]))
+    return tower
+
+
+def known_names(folder: Path) -> Names:
+    """The names of the data with their vectors, as ``run`` left them."""
+    space = torch.load(folder / "space.pt", weights_only=True)
+    return Names(tuple(space["names"]), space["vectors"])
+
+
+def _write_lessons(data: Path, teacher: Teacher, out: Path) -> None:
+    names, centre, axes = make_space(data, teacher, out)
+    phrases = compose(names, common_words(teacher.vocabulary)[:WORDS], COMPOSITIONS)
+    targets = torch.from_numpy(project(teacher.encode(phrases), centre, axes))
+    torch.save({"phrases": phrases, "targets": targets, "names": len(names)}, out / "lessons.pt")
 
 
 def _agreement(vectors: torch.Tensor, targets: Vectors) -> float:

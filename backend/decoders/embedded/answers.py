@@ -61,7 +61,7 @@ class Answer:
 
 
 def decode_views(decoder: ViewDecoder, canvas: Canvas, windows: Sequence[Window], maps: NDArray[np.float32]) -> list[Answer]:
-    """One answer for each window with its prompt maps ``(N, 6, 64, 64)``."""
+    """One answer for each window with its prompt maps ``(N, 6, 48, 48)``."""
     device = next(decoder.parameters()).device
     views = np.stack([look(canvas.pixels, window) for window in windows])
     images = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255

@@ -53,7 +53,7 @@ class EmbeddedDecoder:
         canvas = Canvas.of(features)
         logits = said_logits(queries, features.grid, self._calibration)
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
-        if prompts.drawn or (previous is not None and not len(prompts)):
+        if prompts.drawn or (previous is not None and not prompts.phrases):
             return self._decode_drawn(canvas, prompts, logits, previous)
         return self._decode_said(canvas, queries.phrases, logits)
 

@@ -33,7 +33,7 @@ class Drawing:
     said: NDArray[np.float32] | None
 
     def maps(self, window: Window) -> NDArray[np.float32]:
-        """All prompt maps ``(6, 64, 64)`` of a window."""
+        """All prompt maps ``(6, 48, 48)`` of a window."""
         maps = prompt_maps(self.prompts, self.shapes, window)
         for channel, soft in ((evidence.PREVIOUS, self.previous), (evidence.SAID, self.said)):
             if soft is not None:

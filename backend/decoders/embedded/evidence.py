@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAP_SIDE = 64
-"""Prompt maps are kept at half the resolution of a view, and votes are cast at a quarter of it."""
-VOTE_SIDE = 32
+MAP_SIDE = 48
+"""Prompt maps are kept at half the resolution of a view, votes are cast at a quarter and seeds are kept at an eighth."""
+VOTE_SIDE = 24
+KEY_SIDE = 12
 ROUNDS = 3
 
 POSITIVE, NEGATIVE, BOX, ROUGH, PREVIOUS, SAID = range(6)
@@ -27,9 +28,9 @@ CHANNELS = MAPS + VOTES + FLAGS
 
 
 def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
-    """All evidence ``(N, 16, 64, 64)`` for views ``image (N, 3, 128, 128)`` in 0..1 with prompt maps ``(N, 6, 64, 64)``.
+    """All evidence ``(N, 16, 48, 48)`` for views ``image (N, 3, 96, 96)`` in 0..1 with prompt maps ``(N, 6, 48, 48)``.
 
-    ``grid (N, D, 32, 32)`` are joint-space vectors under each view, zero where unknown; None when none is known.
+    ``grid (N, D, 24, 24)`` are joint-space vectors under each view, zero where unknown; None when none is known.
     """
     small = F.avg_pool2d(image, image.shape[-1] // MAP_SIDE)
     prior = _prior(maps)
@@ -41,7 +42,7 @@ def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
 
 
 def _prior(maps: Tensor) -> Tensor:
-    """Where the object is to begin with ``(N, 1, 64, 64)``: the most telling prompt map that is not empty."""
+    """Where the object is to begin with ``(N, 1, 48, 48)``: the most telling prompt map that is not empty."""
     prior = _near_clicks(maps[:, POSITIVE : POSITIVE + 1])
     for kind in (SAID, BOX, ROUGH, PREVIOUS):
         this = maps[:, kind : kind + 1]
@@ -57,7 +58,7 @@ def _near_clicks(clicks: Tensor) -> Tensor:
 
 
 def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
-    """Feature maps ``(N, F, 64, 64)`` in which likeness is ``exp(-distance² / 2)``."""
+    """Feature maps ``(N, F, 48, 48)`` in which likeness is ``exp(-distance² / 2)``."""
     red, green, blue = small.unbind(dim=1)
     colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
     spread = colour.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
@@ -79,16 +80,23 @@ def _places(like: Tensor) -> Tensor:
 
 
 def _votes(features: Tensor, prior: Tensor, maps: Tensor) -> Tensor:
-    """The first and the last vote ``(N, 2, 64, 64)``."""
-    places = F.avg_pool2d(features, MAP_SIDE // VOTE_SIDE).flatten(2).transpose(1, 2)
-    shrunk = [F.avg_pool2d(m, MAP_SIDE // VOTE_SIDE).flatten(2)[:, 0] for m in (prior, maps[:, :1], maps[:, 1:2])]
+    """The first and the last vote ``(N, 2, 48, 48)``."""
+    keys, voters = _places_of(features, KEY_SIDE), _places_of(features, VOTE_SIDE)
+    shrunk = [F.adaptive_avg_pool2d(m, KEY_SIDE).flatten(1) for m in (prior, maps[:, :1], maps[:, 1:2])]
     start, positive, negative = shrunk
-    likeness = _likeness(places)
-    votes = [_ratio(likeness, _seeds(start, positive, negative))]
+    among = _likeness(keys, keys)
+    first = _seeds(start, positive, negative)
+    last = first
     for _ in range(ROUNDS - 1):
-        votes.append(_ratio(likeness, _seeds(votes[-1] * (start > 0.05), positive, negative)))
-    answers = torch.stack([votes[0], votes[-1]], dim=1).view(-1, 2, VOTE_SIDE, VOTE_SIDE)
+        last = _seeds(_ratio(among, last) * (start > 0.05), positive, negative)
+    likeness = _likeness(voters, keys)
+    answers = torch.stack([_ratio(likeness, first), _ratio(likeness, last)], dim=1).view(-1, 2, VOTE_SIDE, VOTE_SIDE)
     return F.interpolate(answers, size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
+
+
+def _places_of(features: Tensor, side: int) -> Tensor:
+    """Feature maps ``(N, F, 48, 48)`` as ``side * side`` places ``(N, P, F)``."""
+    return F.avg_pool2d(features, MAP_SIDE // side).flatten(2).transpose(1, 2)
 
 
 def _seeds(belief: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -102,8 +110,8 @@ def _ratio(likeness: Tensor, seeds: Tensor) -> Tensor:
     return (heard[..., 0] + 1e-7) / (heard.sum(dim=2) + 2e-7)
 
 
-def _likeness(places: Tensor) -> Tensor:
-    """``exp(-|p - q|² / 2)`` between places ``(N, P, F)``: ``(N, P, P)``; never so small that arithmetic slows down."""
-    squares = places.square().sum(dim=2) / 2
-    distance = torch.baddbmm(squares.unsqueeze(1), places, places.transpose(1, 2), beta=-1)
-    return distance.sub_(squares.unsqueeze(2)).clamp_(-30, 0).exp_()
+def _likeness(queries: Tensor, keys: Tensor) -> Tensor:
+    """``exp(-|q - k|² / 2)`` between ``(N, Q, F)`` and ``(N, K, F)``: ``(N, Q, K)``; never so small that arithmetic slows."""
+    here, there = queries.square().sum(dim=2) / 2, keys.square().sum(dim=2) / 2
+    distance = torch.baddbmm(there.unsqueeze(1), queries, keys.transpose(1, 2), beta=-1)
+    return distance.sub_(here.unsqueeze(2)).clamp_(-30, 0).exp_()

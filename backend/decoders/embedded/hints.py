@@ -11,12 +11,12 @@ from prompts.geometry import BoolArray, Size
 from prompts.kinds import MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 
 Map = NDArray[np.float32]
-_CLICK = 2.0
+_CLICK = 1.5
 """Standard deviation of a click in pixels of a prompt map."""
 
 
 def click_map(points: NDArray[np.float64]) -> Map:
-    """Clicks ``(N, 2)`` in view pixels as one map ``(64, 64)``."""
+    """Clicks ``(N, 2)`` in view pixels as one map ``(48, 48)``."""
     places = np.arange(evidence.MAP_SIDE) + 0.5
     scaled = points.reshape(-1, 2) * (evidence.MAP_SIDE / SIDE)
     across = np.exp(-((places - scaled[:, :1]) ** 2) / (2 * _CLICK**2))
@@ -25,7 +25,7 @@ def click_map(points: NDArray[np.float64]) -> Map:
 
 
 def box_map(xyxy: NDArray[np.float64]) -> Map:
-    """A box in view pixels as the share of every cell ``(64, 64)`` that it covers."""
+    """A box in view pixels as the share of every cell ``(48, 48)`` that it covers."""
     cell = SIDE / evidence.MAP_SIDE
     starts = np.arange(evidence.MAP_SIDE) * cell
     across = np.clip(np.minimum(starts + cell, xyxy[2]) - np.maximum(starts, xyxy[0]), 0, cell) / cell
@@ -34,12 +34,12 @@ def box_map(xyxy: NDArray[np.float64]) -> Map:
 
 
 def area_map(mask: BoolArray, window: Window) -> Map:
-    """The part of a mask ``(H, W)`` under a window as a map ``(64, 64)``."""
+    """The part of a mask ``(H, W)`` under a window as a map ``(48, 48)``."""
     return np.asarray(look(mask.astype(np.float32), window, evidence.MAP_SIDE, outside=0), np.float32)
 
 
 def prompt_maps(prompts: PromptSet, shapes: dict[str, BoolArray], window: Window) -> Map:
-    """The drawn prompts of one object as maps ``(6, 64, 64)`` of a window.
+    """The drawn prompts of one object as maps ``(6, 48, 48)`` of a window.
 
     ``shapes`` holds what covers an area, rendered once for all windows; see ``drawn_shapes``.
     """

@@ -15,8 +15,8 @@ WIDTHS = (24, 48, 80, 128)
 
 
 class ViewDecoder(nn.Module):
-    """Views ``(N, 3, 128, 128)`` in 0..1, prompt maps ``(N, 6, 64, 64)`` and joint-space vectors ``(N, D, 32, 32)`` or None,
-    to logits ``(N, 128, 128)`` and the logit ``(N,)`` of the IoU that the mask will have with the object.
+    """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)`` and joint-space vectors ``(N, D, 24, 24)`` or None,
+    to logits ``(N, 96, 96)`` and the logit ``(N,)`` of the IoU that the mask will have with the object.
     """
 
     def __init__(self) -> None:

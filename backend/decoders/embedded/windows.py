@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prompts.geometry import Size
 
-SIDE = 128
+SIDE = 96
 """Pixels of a view: whatever the window covers, the mask decoder sees it at this size."""
 
 

@@ -1,0 +1,38 @@
+"""An engine behind the one path, asked the way an annotator asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from backend.features import FeatureCache
+from backend.masks import MaskSet
+from backend.registry import find_engine
+from backend.segmenter import Question, Segmenter
+from backend.session import Round
+from prompts.geometry import BoolArray
+from prompts.kinds import Image, Prompt, PromptSet
+from prompts.memory import ObjectMemory
+
+
+class Annotator:
+    """Asks one engine, and hands it its own last answer as memory where it is told to."""
+
+    def __init__(self, engine: str) -> None:
+        loaded = find_engine(engine).load(None)
+        self.version = loaded.version
+        self._segmenter = Segmenter(loaded, FeatureCache(1 << 29))
+
+    def ask(self, image: Image, prompts: Sequence[Prompt], before: MaskSet | None = None) -> MaskSet:
+        """The masks for prompts on an image. Raises the engine's error."""
+        memory = ObjectMemory(before.low_res_logits[0], self.version) if before is not None and len(before) else None
+        (done,) = self._segmenter.segment([Question(image, PromptSet(tuple(prompts)), memory=memory)])
+        if not isinstance(done, Round):
+            raise done
+        return done.masks
+
+
+def merged(masks: MaskSet) -> BoolArray:
+    """All rows as one mask ``(H, W)``."""
+    return np.asarray(masks.masks.any(axis=0), np.bool_)

@@ -1,0 +1,100 @@
+"""The figures as a Markdown table and as one HTML page with pictures of the best, median and worst answers."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from bench.quality.measures import reliability
+from bench.quality.tasks import Case, Outcome
+from prompts.geometry import BoolArray
+
+PICTURES = 8
+_HEIGHT = 190
+_STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1250px;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}figure{display:inline-block;margin:.3rem}
+figcaption{font-size:12px;color:#555}img{display:block;border-radius:3px}"""
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Every figure beside those of the methods that know nothing, as Markdown."""
+    lines = ["| task | measure | asked | maskloom | others |", "|---|---|---|---|---|"]
+    for outcome in outcomes:
+        for measure, by_method in outcome.rows.items():
+            others = ", ".join(f"{method} {value:.3f}" for method, value in by_method.items() if method != "maskloom")
+            lines.append(f"| {outcome.task} | {measure} | {outcome.asked} | {by_method['maskloom']:.3f} | {others} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(outcomes: Sequence[Outcome], heading: str) -> str:
+    """The whole report as one HTML page; its pictures are part of it."""
+    parts = [f"<!doctype html><meta charset='utf-8'><title>Quality</title><style>{_STYLE}</style><h1>Quality</h1>"]
+    parts.append(f"<p>{html.escape(heading)}</p>{_html_table(outcomes)}")
+    parts.append("<p>Pictures: the photo with the truth outlined in green and the answer filled in red.</p>")
+    for outcome in outcomes:
+        parts.append(f"<h2>{html.escape(outcome.task)}</h2>{_reliability(outcome)}{_groups(outcome)}")
+        for title, cases in _selected(outcome.cases):
+            parts.append(f"<h3>{title}</h3>" + "".join(_figure(case) for case in cases))
+    return "\n".join(parts)
+
+
+def _selected(cases: Sequence[Case]) -> list[tuple[str, Sequence[Case]]]:
+    order = sorted(cases, key=lambda case: -case.iou)
+    middle = max(0, len(order) // 2 - PICTURES // 2)
+    return [("best", order[:PICTURES]), ("median", order[middle : middle + PICTURES]), ("worst", order[-PICTURES:])]
+
+
+def _figure(case: Case) -> str:
+    caption = html.escape(f"{case.asked}: IoU {case.iou:.2f}")
+    return f"<figure><img height='{_HEIGHT}' src='{_picture(case)}'><figcaption>{caption}</figcaption></figure>"
+
+
+def _picture(case: Case) -> str:
+    scale = _HEIGHT / case.image.shape[0]
+    width = max(1, round(case.image.shape[1] * scale))
+    image = cv2.resize(case.image, (width, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+    truth, answer = (_small(mask, width) for mask in (case.truth, case.answer))
+    image[answer] = 0.55 * image[answer] + 0.45 * np.array([230, 40, 40], np.float32)
+    outline = truth & (cv2.erode(truth.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+    image[outline] = (40, 230, 60)
+    _, encoded = cv2.imencode(".jpg", image[:, :, ::-1].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _small(mask: BoolArray, width: int) -> BoolArray:
+    return np.asarray(cv2.resize(mask.astype(np.uint8), (width, _HEIGHT), interpolation=cv2.INTER_NEAREST) > 0)
+
+
+def _html_table(outcomes: Sequence[Outcome]) -> str:
+    rows = []
+    for outcome in outcomes:
+        for measure, by_method in outcome.rows.items():
+            others = ", ".join(f"{method} {value:.3f}" for method, value in by_method.items() if method != "maskloom")
+            cells = (outcome.task, measure, str(outcome.asked), f"<b>{by_method['maskloom']:.3f}</b>", html.escape(others))
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>task<th>measure<th>asked<th>Maskloom<th>beside it</tr>"
+    return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _reliability(outcome: Outcome) -> str:
+    if not outcome.scores:
+        return ""
+    scores = np.array(outcome.scores)
+    bins = reliability(scores[:, 0], scores[:, 1])
+    gap = sum(abs(score - reached) * count for score, reached, count in bins) / len(scores)
+    rows = "".join(f"<tr><td class=n>{s:.2f}<td class=n>{r:.2f}<td class=n>{n}</tr>" for s, r, n in bins)
+    return (
+        f"<p>Reliability of the score, mean gap {gap:.3f}:</p><table><tr><th>score<th>IoU reached<th>answers</tr>{rows}</table>"
+    )
+
+
+def _groups(outcome: Outcome) -> str:
+    if not outcome.groups:
+        return ""
+    ranked = sorted(outcome.groups.items(), key=lambda item: -item[1])
+    return "<p>" + ", ".join(f"{html.escape(name)} {value:.2f}" for name, value in ranked) + "</p>"

@@ -1,0 +1,56 @@
+"""Phrases and references as maps: what they claim, what is taken away from them, and which places are one thing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backend.decoders.embedded.said import Calibration, presence_of, said_logits
+from prompts.space import Queries
+
+CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-5, presence=0.5)
+NOTHING = torch.zeros(0, 3)
+CAT, DOG, SKY = torch.eye(3).unsqueeze(1)
+
+
+def queries(**said: Tensor) -> Queries:
+    rows = dict.fromkeys(("text", "negative_text", "visual", "negative_visual", "reference", "negative_reference"), NOTHING)
+    return Queries(phrases=tuple("x" for _ in said.get("text", NOTHING)), **{**rows, **said})
+
+
+def cat_beside_dog() -> Tensor:
+    grid = torch.zeros(3, 4, 8)
+    grid[0, :, :4] = 1
+    grid[1, :, 4:] = 1
+    return grid
+
+
+def test_a_phrase_claims_the_places_that_look_like_it() -> None:
+    (logits,) = said_logits(queries(text=CAT), cat_beside_dog(), CALIBRATION)
+    assert (logits[:, :4] > 0).all()
+    assert (logits[:, 4:] < 0).all()
+
+
+def test_each_phrase_has_a_map_and_all_references_share_one() -> None:
+    assert (
+        len(said_logits(queries(text=torch.cat([CAT, DOG]), reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION))
+        == 3
+    )
+    (shared,) = said_logits(queries(reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION)
+    assert (shared > 0).all()
+
+
+def test_what_a_negative_phrase_claims_more_strongly_is_taken_away() -> None:
+    between = torch.nn.functional.normalize(CAT + DOG, dim=1)
+    (alone,) = said_logits(queries(text=between), cat_beside_dog(), CALIBRATION)
+    assert (alone > 0).all()
+    (rest,) = said_logits(queries(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION)
+    assert (rest[:, :4] > 0).all()
+    assert (rest[:, 4:] < 0).all()
+
+
+def test_presence_is_high_where_a_small_place_is_sure_and_low_where_none_is() -> None:
+    somewhere = torch.full((20, 20), -8.0)
+    somewhere[3:5, 3:5] = 8
+    assert presence_of(somewhere) > 0.9
+    assert presence_of(torch.full((20, 20), -8.0)) < 0.01

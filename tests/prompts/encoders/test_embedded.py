@@ -1,0 +1,75 @@
+"""The compact text tower: how phrases are read, and that the shipped one puts like beside like."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.decoders.embedded.weights import SHIPPED, read
+from prompts.encoders.embedded import MOST_PIECES, MOST_WORDS, TABLE_ROWS, EmbeddedTextEncoder, TextTower, tokenize, words_of
+
+
+@functools.cache
+def shipped() -> EmbeddedTextEncoder:
+    return EmbeddedTextEncoder(read(SHIPPED).tower)
+
+
+def likeness(one: str, other: str) -> float:
+    left, right = shipped().encode_text([one, other])
+    return float(left @ right)
+
+
+def test_a_phrase_is_read_without_case_accents_and_punctuation() -> None:
+    assert words_of("  Crème_Brûlée, please! ") == ("creme", "brulee", "please")
+
+
+def test_a_phrase_without_a_letter_is_still_read() -> None:
+    assert words_of("!!!") == ("?",)
+
+
+@given(st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=4))
+def test_any_text_becomes_rows_of_the_table(phrases: list[str]) -> None:
+    rows = tokenize(phrases)
+    assert rows.shape == (len(phrases), MOST_WORDS, MOST_PIECES)
+    assert rows.min() >= 0
+    assert rows.max() < TABLE_ROWS
+    assert rows[:, 0, 0].ne(0).all()
+
+
+def test_a_phrase_means_the_same_alone_and_beside_longer_ones() -> None:
+    torch.manual_seed(0)
+    tower = TextTower().eval()
+    with torch.inference_mode():
+        alone = tower(tokenize(["cup"]))
+        beside = tower(tokenize(["cup", "a very long phrase about a red cup there"]))
+    torch.testing.assert_close(alone[0], beside[0], rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), max_size=3))
+def test_every_phrase_is_a_unit_vector(phrases: list[str]) -> None:
+    vectors = shipped().encode_text(phrases)
+    assert vectors.shape == (len(phrases), 128)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(phrases)))
+
+
+@pytest.mark.parametrize(
+    ("word", "near", "far"),
+    [
+        ("puppy", "dog", "car"),
+        ("sofa", "couch", "tree"),
+        ("automobile", "car", "bird"),
+        ("horses", "horse", "window"),
+        ("small red cup", "cup", "horse"),
+        ("traffic_light", "traffic light", "person"),
+    ],
+)
+def test_like_lies_beside_like(word: str, near: str, far: str) -> None:
+    assert likeness(word, near) > likeness(word, far) + 0.1
+
+
+def test_an_unknown_word_lies_near_the_word_it_is_spelt_like() -> None:
+    assert likeness("umbrellla", "umbrella") > likeness("umbrellla", "horse") + 0.1

@@ -1,0 +1,85 @@
+"""The training loop: it learns, it keeps its budget over restarts, and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from train.averaging import Average
+from train.calibrate import best_threshold, fit_logistic
+from train.loop import Plan, fit
+
+
+def line(network: nn.Linear) -> tuple[Tensor, dict[str, Tensor]]:
+    x = torch.linspace(-1, 1, 32).unsqueeze(1)
+    loss = (network(x) - (3 * x + 1)).square().mean()
+    return loss, {"error": loss}
+
+
+def plan(folder: Path, seconds: float) -> Plan:
+    return Plan(folder, "line", seconds / 60, 0.05, torch.device("cpu"))
+
+
+def test_a_network_learns_and_its_log_shows_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(1, 1)
+    fit(network, plan(tmp_path, 3), lambda _: line(network))
+    log = [json.loads(row) for row in (tmp_path / "line.jsonl").read_text().splitlines()]
+    assert log[-1]["error"] < log[0]["error"] / 4
+    assert [row["step"] for row in log] == sorted(row["step"] for row in log)
+
+
+def test_a_budget_that_is_used_up_is_not_spent_again(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1)
+    fit(network, plan(tmp_path, 1), lambda _: line(network))
+
+    def never(_: int) -> tuple[Tensor, dict[str, Tensor]]:
+        raise AssertionError("a step was made after the budget was used up")
+
+    other = nn.Linear(1, 1)
+    again = fit(other, plan(tmp_path, 1), never)
+    saved = torch.load(tmp_path / "line.pt", weights_only=True)
+    assert torch.equal(again.weight, saved["average"]["weight"])  # type: ignore[arg-type]
+    assert torch.equal(other.weight, saved["model"]["weight"])
+
+
+def test_training_goes_on_with_the_step_that_follows(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1)
+    fit(network, plan(tmp_path, 1), lambda _: line(network))
+    before = torch.load(tmp_path / "line.pt", weights_only=True)["step"]
+    seen: list[int] = []
+
+    def step(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(number)
+        return line(network)
+
+    fit(network, plan(tmp_path, 2), step)
+    assert seen[0] == before
+
+
+def test_an_average_follows_its_network() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    average = Average(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.fill_(10)
+    for _ in range(200):
+        average.update(network)
+    assert isinstance(average.model, nn.Linear)
+    assert average.model.weight.item() == pytest.approx(10, abs=0.01)
+
+
+def test_the_logistic_fit_finds_the_scale_and_bias_that_made_the_data() -> None:
+    x = np.linspace(-4, 4, 400)
+    scale, bias = fit_logistic(x, 1 / (1 + np.exp(-(1.7 * x - 0.4))))
+    assert scale == pytest.approx(1.7, abs=0.02)
+    assert bias == pytest.approx(-0.4, abs=0.02)
+
+
+def test_the_threshold_separates_present_from_absent() -> None:
+    scores = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    assert 0.3 < best_threshold(scores, scores > 0.5) <= 0.7

@@ -1,0 +1,73 @@
+"""Simulated prompts: they say something true about the object, and corrections go where the answer is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.decoders.embedded import evidence
+from backend.decoders.embedded.windows import SIDE
+from tests.backend.pictures import disc, square
+from train.rounds import correct, distort, largest_error, make_view
+
+TARGET = disc(200, 300, 150, 90, 60)
+IMAGE = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+NO_VOID = np.zeros((200, 300), np.bool_)
+
+
+@given(st.integers(0, 10_000))
+def test_every_view_shows_part_of_the_object_and_one_kind_of_prompt(seed: int) -> None:
+    view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed))
+    assert view.image.shape == (SIDE, SIDE, 3)
+    assert view.target.any()
+    assert 0 < view.share <= 1
+    drawn = view.maps.max(axis=(1, 2)) > 0.1
+    assert drawn.sum() >= 1
+    assert not drawn[evidence.SAID]
+    assert view.maps.min() >= 0
+    assert view.maps.max() <= 1
+
+
+@given(st.integers(0, 10_000))
+def test_a_first_click_lies_on_the_object(seed: int) -> None:
+    view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed))
+    if view.kind == "click":
+        row, column = np.unravel_index(int(view.maps[evidence.POSITIVE].argmax()), view.maps.shape[1:])
+        assert view.target[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].any()
+
+
+def test_a_correction_is_negative_where_too_much_was_claimed() -> None:
+    view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(3))
+    view.maps[:] = 0
+    view.target = disc(SIDE, SIDE, 30, 48, 20)
+    too_much = (view.target | square(SIDE, SIDE, 60, 30, 30)).astype(np.float32)
+    correct(view, too_much, np.random.default_rng(0))
+    row, column = np.unravel_index(int(view.maps[evidence.NEGATIVE].argmax()), view.maps.shape[1:])
+    assert abs(2 * row - 45) < 8
+    assert abs(2 * column - 75) < 8
+    assert view.maps[evidence.POSITIVE].max() == 0
+    assert view.rounds == 2
+
+
+def test_a_correction_is_positive_where_something_is_missing() -> None:
+    view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(3))
+    view.maps[:] = 0
+    view.target = disc(SIDE, SIDE, 48, 48, 30)
+    correct(view, np.zeros((SIDE, SIDE), np.float32), np.random.default_rng(0))
+    assert view.maps[evidence.POSITIVE].max() > 0.8
+    assert view.maps[evidence.NEGATIVE].max() == 0
+
+
+def test_the_largest_error_is_clicked_at_its_deepest_point() -> None:
+    wrong = square(50, 80, 5, 5, 6) | square(50, 80, 30, 10, 21)
+    assert largest_error(wrong) == (40.5, 20.5)
+    assert largest_error(np.zeros((5, 5), np.bool_)) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rough_mask_still_overlaps_its_object(seed: int) -> None:
+    target = disc(SIDE, SIDE, 48, 48, 30)
+    rough = distort(target, np.random.default_rng(seed))
+    assert (rough & target).sum() / (rough | target).sum() > 0.3

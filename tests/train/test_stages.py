@@ -1,0 +1,97 @@
+"""The training stages on drawn photos: batches hold what they say, and a few steps make a network better at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backend.decoders.embedded import evidence
+from backend.decoders.embedded.encoder import ImageEncoder
+from backend.decoders.embedded.view_decoder import ViewDecoder
+from backend.decoders.embedded.windows import SIDE
+from tests.backend.pictures import disc
+from train import encoder, masks
+from train.data import VOID, Photo, Row
+from train.hints import Hints
+from train.names import Names
+
+NAMES = Names(("ball", "cat", "sky"), torch.eye(128)[:3])
+
+
+def photo(seed: int) -> Photo:
+    """A red ball on blue, with a void corner."""
+    dice = np.random.default_rng(seed)
+    ball = disc(200, 260, dice.uniform(70, 180), dice.uniform(70, 130), dice.uniform(30, 60))
+    image = np.where(ball[:, :, None], (210, 40, 30), (40, 70, 190)).astype(np.uint8)
+    ids = ball.astype(np.uint8)
+    ids[:10, :10] = VOID
+    row = Row(Path(f"{seed}.jpg"), Path("m.png"), {1: "ball"}, "drawn", "train", "instance", None, frozenset())
+    return Photo(row, image, ids, ("cat",))
+
+
+PHOTOS = [photo(seed) for seed in range(6)]
+
+
+def test_a_batch_marks_what_is_present_absent_and_unknown() -> None:
+    batch = encoder.Batches(PHOTOS, NAMES, seed=0).draw(4)
+    assert batch.images.shape == (4, 3, encoder.SIDE, encoder.SIDE)
+    ball = batch.candidates == 0
+    assert (batch.masks.amax(dim=(2, 3))[~ball] == 0).all()
+    assert batch.masks.amax(dim=(2, 3))[ball].min() > 0
+    assert (batch.seen < 1).any()
+    assert set(batch.region_name.tolist()) <= {0}
+
+
+def test_the_encoder_s_loss_falls_on_the_photos_it_sees() -> None:
+    torch.manual_seed(0)
+    batches, network = encoder.Batches(PHOTOS, NAMES, seed=0), ImageEncoder()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    dense = []
+    for _ in range(8):
+        parts = encoder.loss_of(network, batches.draw(2), NAMES)
+        optimizer.zero_grad()
+        torch.autograd.backward(parts["dense"] + parts["dice"] + 0.1 * parts["region"])
+        optimizer.step()
+        dense.append(float(parts["dice"]))
+    assert min(dense[4:]) < dense[0]
+
+
+def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
+    views, network = masks.Views(PHOTOS, seed=0), ViewDecoder().eval()
+    batch = [views.draw() for _ in range(4)]
+    images, maps, target, known, share = masks.as_tensors(batch)
+    with torch.inference_mode():
+        logits, quality = network(images, maps, None)
+    assert logits.shape == target.shape == known.shape == (4, SIDE, SIDE)
+    parts = masks.loss_of(logits, quality, target, known, share)
+    assert all(torch.isfinite(part) for part in parts.values())
+    again = views.correct(batch[0], torch.sigmoid(logits[0]).numpy())
+    assert again.rounds == 2
+    assert again.maps[evidence.PREVIOUS].max() > 0
+
+
+def test_a_perfect_mask_has_no_overlap_loss_and_full_iou() -> None:
+    target = torch.zeros(1, 8, 8)
+    target[:, 2:6, 2:6] = 1
+    parts = masks.loss_of((target - 0.5) * 40, torch.zeros(1), target, torch.ones(1, 8, 8), torch.ones(1))
+    assert float(parts["overlap"]) < 1e-3
+    assert float(parts["iou"]) == 1
+
+
+def test_what_lies_outside_the_window_counts_as_missed() -> None:
+    target = torch.ones(1, 8, 8)
+    parts = masks.loss_of(target * 20, torch.zeros(1), target, torch.ones(1, 8, 8), torch.tensor([0.25]))
+    assert float(parts["iou"]) == 0.25
+
+
+def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
+    torch.manual_seed(0)
+    hints = Hints(ImageEncoder(), NAMES, seed=0)
+    view = masks.Views(PHOTOS, seed=1).draw()
+    view.mirrored = False
+    plain = hints.grids([view])
+    view.mirrored = True
+    assert torch.equal(hints.grids([view]), plain.flip(3))
+    assert plain.shape == (1, 128, evidence.VOTE_SIDE, evidence.VOTE_SIDE)

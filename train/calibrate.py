@@ -1,0 +1,150 @@
+"""What is fitted on held-out photos once training is over: the honesty of the judged IoU, and when a name is absent.
+
+Only every other photo of the ``val`` split is read, so that the other half can tell whether the fit holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from backend.decoders.embedded.answers import Canvas
+from backend.decoders.embedded.decoder import EmbeddedDecoder
+from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.said import Calibration, presence_of
+from backend.decoders.embedded.view_decoder import ViewDecoder
+from backend.features import ImageFeatures
+from prompts.encoders.embedded import TextTower, tokenize
+from prompts.geometry import BoolArray, mask_box, size_of
+from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
+from prompts.sampler import visual_token
+from train.data import VOID, Photo
+from train.names import Names
+from train.rounds import largest_error
+
+Floats = NDArray[np.float64]
+ABSENT = 6
+THRESHOLDS = np.linspace(0.02, 0.95, 94)
+
+
+def fit_logistic(x: Floats, y: Floats, steps: int = 200) -> tuple[float, float]:
+    """Scale and bias for which ``sigmoid(scale * x + bias)`` is closest to ``y`` in 0..1, in cross-entropy."""
+    inputs, wanted = torch.from_numpy(x), torch.from_numpy(y)
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=steps)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(inputs * weights[0] + weights[1], wanted)
+        torch.autograd.backward(loss)
+        return loss
+
+    optimizer.step(closure)
+    scale, bias = weights.detach().tolist()
+    return scale, bias
+
+
+def best_threshold(scores: Floats, present: NDArray[np.bool_]) -> float:
+    """The threshold with the best F1 of presence."""
+
+    def f1(threshold: float) -> float:
+        claimed = scores >= threshold
+        return float(2 * (claimed & present).sum() / max(claimed.sum() + present.sum(), 1))
+
+    return max(THRESHOLDS.tolist(), key=f1)
+
+
+def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
+    """The bias and scale of text by the pixels of present names, and the presence threshold by absent ones."""
+    found: list[tuple[NDArray[np.float32], BoolArray]] = []
+    dice = np.random.default_rng(0)
+    index = names.index
+    for photo in photos:
+        (features,) = decoder.encode_images([photo.image])
+        absent = dice.permutation(np.array(photo.absent, object)).tolist()[:ABSENT]
+        for name in [*photo.text_names(), *absent]:
+            similarity = torch.einsum("d,dhw->hw", names.vectors[index[name]], features.grid)
+            found.append((similarity.numpy(), _on_grid(photo.name_mask(name), similarity.shape)))
+    similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
+    truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
+    scale, bias = fit_logistic(similar * start.text_scale + start.text_bias, truth)
+    scale = max(scale, 0.2)
+    text_scale, text_bias = start.text_scale * scale, start.text_bias * scale + bias
+    scores = [presence_of(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
+    threshold = best_threshold(np.array(scores), np.array([m.any() for _, m in found]))
+    return replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
+
+
+def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
+    """Scale and bias of references, from each photo to the next one that shows the same name."""
+    last: dict[str, tuple[torch.Tensor, str]] = {}
+    similar, truth = [], []
+    for photo in photos:
+        (features,) = decoder.encode_images([photo.image])
+        for name in photo.text_names():
+            mask = photo.name_mask(name)
+            if mask.mean() < 0.01:
+                continue
+            if name in last:
+                map_ = torch.einsum("d,dhw->hw", last[name][0], features.grid)
+                similar.append(map_.numpy().ravel())
+                truth.append(_on_grid(mask, map_.shape).ravel())
+            last[name] = (visual_token(features, mask)[0], name)
+    x, y = np.concatenate(similar).astype(np.float64), np.concatenate(truth).astype(np.float64)
+    scale, bias = fit_logistic(10 * (x - 0.6), y)
+    return replace(start, reference_scale=10 * scale, reference_bias=bias - 6 * scale)
+
+
+def calibrate_quality(views: ViewDecoder, photos: Sequence[Photo]) -> None:
+    """Scale the last layer of the quality so that it meets the IoU that boxes and first clicks reach on held-out photos."""
+    judged, reached = [], []
+    for photo in photos:
+        canvas = Canvas(ImageFeatures(size_of(photo.image), torch.zeros(1, 1, 1)), photo.image)
+        target, void = _largest(photo), photo.ids == VOID
+        for prompt in _first_prompts(target):
+            with torch.inference_mode():
+                answer = decode_object(views, canvas, draw_on(canvas, PromptSet((prompt,)), None, None))
+            assert answer is not None
+            mask = (answer.logits > 0) & ~void
+            judged.append(np.log(answer.quality / (1 - answer.quality)))
+            reached.append((mask & target).sum() / max((mask | target).sum(), 1))
+    scale, bias = fit_logistic(np.array(judged, np.float64), np.array(reached, np.float64))
+    last = views.quality[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.weight.mul_(scale)
+        last.bias.mul_(scale).add_(bias)
+
+
+def spoken(tower: TextTower, photos: Sequence[Photo]) -> Names:
+    """Every name that occurs in photos or is absent from them, as the text tower says it."""
+    names = sorted({name for photo in photos for name in (*photo.row.names.values(), *photo.absent)})
+    with torch.inference_mode():
+        return Names(tuple(names), tower(tokenize(names)))
+
+
+def _first_prompts(target: BoolArray) -> tuple[Prompt, Prompt]:
+    """The box of an object and a click on its deepest point."""
+    box, point = mask_box(target), largest_error(target)
+    assert box is not None
+    assert point is not None
+    x0, y0, x1, y1 = box
+    return BoxPrompt((float(x0), float(y0), float(x1), float(y1))), PointPrompt(point)
+
+
+def _largest(photo: Photo) -> BoolArray:
+    """The largest object of a photo, in one piece."""
+    counts = np.bincount(photo.ids.ravel(), minlength=256)[1:VOID]
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats((photo.ids == 1 + counts.argmax()).astype(np.uint8))
+    return np.asarray(pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
+
+
+def _on_grid(mask: BoolArray, shape: torch.Size) -> BoolArray:
+    share = F.adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], (shape[0], shape[1]))[0]
+    return np.asarray(share.numpy() > 0.5)

@@ -1,0 +1,103 @@
+"""The training loop of every stage: a time budget that survives restarts, averaged weights, a log, and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train.averaging import Average
+
+SAVE_EVERY_S = 180
+LOG_EVERY = 20
+Parts = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a stage keeps its checkpoint and log, for how long it trains over all its starts, and how fast it learns."""
+
+    folder: Path
+    name: str
+    minutes: float
+    rate: float
+    device: torch.device
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.jsonl"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How many steps and seconds a stage has trained, over all its starts."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def fit(network: nn.Module, plan: Plan, step: Callable[[int], tuple[Tensor, Parts]]) -> nn.Module:
+    """Train or go on training a network until its minutes are used up; the averaged network, in evaluation.
+
+    ``step(number)`` gives the loss of one batch and the parts of it that the log shows.
+    """
+    network.to(plan.device).train()
+    average = Average(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=0.02)
+    progress = _resume(plan, network, average, optimizer)
+    began = time.monotonic() - progress.seconds
+    saved = time.monotonic()
+    while (used := (time.monotonic() - began) / max(plan.minutes * 60, 1e-9)) < 1:
+        optimizer.param_groups[0]["lr"] = plan.rate * min(1, (progress.step + 1) / 100) * max(1 - used, 0.01)
+        loss, parts = step(progress.step)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        average.update(network)
+        progress.step, progress.seconds = progress.step + 1, time.monotonic() - began
+        if progress.step % LOG_EVERY == 0:
+            _note(plan, progress, parts)
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            _save(plan, progress, network, average, optimizer)
+            saved = time.monotonic()
+    _save(plan, progress, network, average, optimizer)
+    return average.model
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU; on a CPU without bfloat16 instructions it is two to three times slower than float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _resume(plan: Plan, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Progress:
+    if not plan.checkpoint.exists():
+        return Progress()
+    saved = torch.load(plan.checkpoint, weights_only=True, map_location=plan.device)
+    network.load_state_dict(saved["model"])
+    average.model.load_state_dict(saved["average"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return Progress(saved["step"], saved["seconds"])
+
+
+def _save(plan: Plan, progress: Progress, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
+    """Replace the checkpoint in one move, so that an interruption leaves the old one."""
+    state = {"model": network.state_dict(), "average": average.model.state_dict(), "optimizer": optimizer.state_dict()}
+    fresh = plan.checkpoint.with_suffix(".new")
+    torch.save({**state, "step": progress.step, "seconds": progress.seconds}, fresh)
+    fresh.replace(plan.checkpoint)
+
+
+def _note(plan: Plan, progress: Progress, parts: Parts) -> None:
+    shown = {name: round(float(part.detach()), 4) for name, part in parts.items()}
+    with plan.log.open("a") as log:
+        log.write(json.dumps({"step": progress.step, "s": round(progress.seconds), **shown}) + "\n")
