@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -141,7 +142,7 @@ class Jobs:
         worker = Worker(kit.images, kit.segmenter, filled.recipe)
 
         def answer(items: Iterable[Item]) -> Iterator[Answer]:
-            return _ready_first(items, ready, lambda rest: answers(worker, rest, kit.version, ONE_AT_A_TIME))
+            return _with_ready(items, ready, lambda rest: answers(worker, rest, kit.version, ONE_AT_A_TIME))
 
         run = Run(kit.ledger, kit.album, plan, watch=lambda stand: _note(job, run, stand), stop=job.stop)
         try:
@@ -172,14 +173,25 @@ def _note(job: Job, run: Run, stand: Progress) -> None:
     job.progress, job.run = stand, run.id
 
 
-def _ready_first(
+def _with_ready(
     items: Iterable[Item], ready: Predictions, rest: Callable[[Iterable[Item]], Iterator[Answer]]
 ) -> Iterator[Answer]:
-    """Answers with the predictions that are ready, then the answers to all other items."""
-    left = []
-    for item in items:
-        if item.key in ready:
-            yield Answer(item, prediction=ready[item.key])
-        else:
-            left.append(item)
-    yield from rest(left)
+    """Answers to all items, with the predictions that are ready where there are some; items are taken as they are needed."""
+    known: deque[Answer] = deque()
+
+    def unknown() -> Iterator[Item]:
+        for item in items:
+            if item.key in ready:
+                known.append(Answer(item, prediction=ready[item.key]))
+            else:
+                yield item
+
+    for answer in rest(unknown()):
+        yield from _drained(known)
+        yield answer
+    yield from _drained(known)
+
+
+def _drained(waiting: deque[Answer]) -> Iterator[Answer]:
+    while waiting:
+        yield waiting.popleft()
