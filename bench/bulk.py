@@ -28,11 +28,12 @@ from PIL import Image as PillowImage
 
 from backend.assemble import BulkParts, bulk_parts
 from backend.bulk.answers import Answer
-from backend.bulk.order import Filled, Order, Target, fill
+from backend.bulk.order import Filled, Order, fill
 from backend.bulk.pipeline import Flow, answers
 from backend.bulk.recipe import Form
 from backend.bulk.run import Plan, Run
 from backend.bulk.sources import FolderSource
+from backend.bulk.target import Target
 from backend.bulk.work import Worker
 from backend.errors import MaskloomError
 from backend.labelstudio import rle

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.bulk.answers import Answer
-from backend.bulk.order import Filled, Order, Target, fill
+from backend.bulk.order import Filled, Order, fill
 from backend.bulk.pipeline import Flow, answers
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sources import Selection
+from backend.bulk.target import Target
 from backend.bulk.work import ImageSource, Worker
 from backend.errors import MaskloomError, RequestError
 from backend.labelstudio.client import LabelStudio

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,21 +15,11 @@ from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file, import_file
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
+from backend.bulk.target import Target
 from backend.errors import RequestError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.config import read_config
 from backend.stores.ledger import Item, RunIdentity
-
-
-class Target(StrEnum):
-    """Where the answers go."""
-
-    PREDICTIONS = "predictions"
-    IMPORT = "import"
-    COCO = "coco"
-    YOLO = "yolo"
-    PNG = "png"
-
 
 _DEFAULT_NAMES = {
     Target.IMPORT: "import.json",

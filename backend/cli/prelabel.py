@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.bulk.order import Order, Target
-from backend.bulk.sources import Selection
+from backend.bulk.target import Target
 
 
 def prelabel(
@@ -37,6 +36,8 @@ def prelabel(
     report: Annotated[Path, typer.Option(help="The report page.")] = Path("maskloom-run.html"),
 ) -> None:
     """Segment all images of a folder or a project, on one machine or many; the same command goes on where it stopped."""
+    from backend.bulk.order import Order
+    from backend.bulk.sources import Selection
     from backend.cli.bulk import Way, run_order
 
     selection = Selection(view, unlabelled, only_missing)

@@ -14,10 +14,11 @@ from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
 from backend.bulk.answers import Answer
-from backend.bulk.order import Filled, Order, Target
+from backend.bulk.order import Filled, Order
 from backend.bulk.recipe import Form
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
+from backend.bulk.target import Target
 from backend.errors import MaskloomError, SetupError
 from backend.stores.ledger import DONE, FAILED
 from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same

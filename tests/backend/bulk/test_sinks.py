@@ -14,9 +14,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from backend.bulk.answers import Answer, Found, decode_mask, encode_mask
-from backend.bulk.order import Order, Target
+from backend.bulk.order import Order
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file
+from backend.bulk.target import Target
 from backend.errors import ConfigError, RequestError
 from backend.labelstudio.regions import read_regions
 from backend.stores.ledger import Item
