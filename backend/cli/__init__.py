@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from backend.cli import demo, evaluate, parts, prelabel, rank, segment, serve
+from backend.cli import demo, evaluate, fetch, parts, prelabel, rank, segment, serve
 from backend.cli.terminal import say_error
 from backend.errors import MaskloomError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
-for command in (demo.demo, serve.serve, segment.segment, prelabel.prelabel, parts.parts):
+for command in (demo.demo, serve.serve, segment.segment, fetch.fetch, prelabel.prelabel, parts.parts):
     cli.command()(command)
 cli.command("eval")(evaluate.evaluate)
 cli.command()(rank.rank)
