@@ -28,6 +28,7 @@ from prompts.encoders.seem import SeemTextEncoder, Tokenize, clip_tokenizer
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
 SQUARE_1024 = InputSize(short=1000, longest=1024, divisor=1024)
 VOCABULARY_FOLDER = Path("~/.cache/maskloom/vocabulary")
+ANYWHERE = Placement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ class Parts:
 
 def build(
     weights: Path | None,
-    variant: str,
-    placement: Placement = Placement(),  # noqa: B008 (a frozen value)
+    placement: Placement = ANYWHERE,
+    variant: str = "seem-focal-t",
     vocabulary_folder: Path = VOCABULARY_FOLDER,
 ) -> Engine:
     """A release by name, with its weights from a file or, without one, from the hub. ``vocabulary_folder`` keeps the rows of

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 PATCH = 16
 WINDOW = 14
+MOST_BIASES = 1 << 26
+"""As many position biases exist at once (256 MiB); further heads wait. All heads of SAM-B's whole grid would take 805 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = torch.unflatten(self.qkv(x.flatten(1, 2)), -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q))
+        together = max(1, MOST_BIASES // (len(q) * q.shape[2] ** 2))
+        heads = zip(*(part.split(together, dim=1) for part in (q, k, v)), strict=True)
+        attended = torch.cat([self._attend(*some) for some in heads], dim=1)
         out: Tensor = self.proj(attended.transpose(1, 2).flatten(2)).view_as(x)
         return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=self._position_bias(q))
 
     def _position_bias(self, q: Tensor) -> Tensor:
         """What each query thinks of each key's row and column: ``(B, heads, S * S, S * S)``."""

@@ -85,6 +85,14 @@ CONFIGS = {
 }
 
 
+def assert_close(mine: Tensor, recorded: np.ndarray, atol: float, name: str = "") -> None:
+    """Whether a tensor is what was recorded, wholly or at every k-th value."""
+    got, expected = mine.numpy().reshape(-1), np.asarray(recorded).reshape(-1)
+    if len(got) != len(expected):
+        got = got[:: _step(mine.shape)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=atol, err_msg=name)
+
+
 @dataclass
 class Recording:
     """One recorded run of SEEM's own code, and this project's network with the same weights."""
@@ -102,10 +110,7 @@ class Recording:
 
     def check(self, name: str, mine: Tensor, atol: float = 5e-5) -> None:
         """Whether this project computes what was recorded; a sampled recording is compared at its samples."""
-        got, expected = mine.numpy().reshape(-1), np.asarray(self.arrays[name]).reshape(-1)
-        if len(got) != len(expected):
-            got = got[:: _step(mine.shape)]
-        np.testing.assert_allclose(got, expected, rtol=0, atol=atol, err_msg=f"{self.name}: {name}")
+        assert_close(mine, self.arrays[name], atol, f"{self.name}: {name}")
 
     def padded(self, pixels: np.ndarray) -> Tensor:
         """An image ``(3, h, w)`` as the network takes it."""
@@ -162,6 +167,24 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 def recorded() -> Callable[[str], Recording]:
     """A recorded small model by name."""
     return tiny
+
+
+@pytest.fixture
+def close() -> Callable[..., None]:
+    """Compare a tensor with a recorded array."""
+    return assert_close
+
+
+@pytest.fixture(name="give_weights")
+def weights_by_recipe() -> Callable[[nn.Module], None]:
+    """Put the recipe's weights into a network."""
+    return give_weights
+
+
+@pytest.fixture
+def full_size() -> Callable[[str], dict[str, np.ndarray]]:
+    """The recorded arrays of a full-size run; the two runs share their photo, which is stored once."""
+    return lambda name: {**load(FOLDER / "full_focalt_unicl_lang_v1_512.npz"), **load(FOLDER / name)}
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_an_engine_is_built_from_a_file_and_answers(
     release = Release(config, V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
     monkeypatch.setitem(releases.RELEASES, "seem-tiny", release)
     save_checkpoint(network, tmp_path / "seem.pt")
-    engine = build(tmp_path / "seem.pt", "seem-tiny", vocabulary_folder=tmp_path / "vocabulary")
+    engine = build(tmp_path / "seem.pt", variant="seem-tiny", vocabulary_folder=tmp_path / "vocabulary")
     box = BoxPrompt((30.0, 20.0, 70.0, 50.0))
     expected = ask(engine_of("focaldw_v1"), photo, box)
     np.testing.assert_array_equal(ask(engine, photo, box).masks, expected.masks)
@@ -122,7 +122,7 @@ def test_an_engine_is_built_from_a_file_and_answers(
 
 def test_an_unknown_release_is_answered_with_the_known_ones() -> None:
     with pytest.raises(SetupError, match="seem-focal-l"):
-        build(None, "seem-huge")
+        build(None, variant="seem-huge")
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):

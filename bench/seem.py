@@ -1,0 +1,175 @@
+"""How long SEEM takes on this machine, part by part, beside the same network without Maskloom's shortcuts.
+
+Run as ``python -m bench.seem [variant ...] [--threads N] [--rounds N]``, for instance ``python -m bench.seem focal-t focal-l``.
+The weights are random: no part's time depends on them. Both ways take turns on the same image in the same process, and the
+least time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backend.decoders.seem import attention
+from backend.decoders.seem.network import SeemNetwork
+from backend.decoders.seem.pixel_fpn import PixelFeatures
+from backend.decoders.seem.predictor import Ask, Prediction, Predictor
+from backend.decoders.seem.variants import CONFIGS, assemble
+from backend.decoders.seem.wiring import V1
+from prompts.encoders.seem import CONTEXT, END_OF_TEXT, LanguageEncoder
+from prompts.memory_tokens import MaskMemory
+from prompts.spatial import VisualTokens
+
+IMAGE = (512, 768)
+SQUARE = (1024, 1024)
+BEGIN_OF_TEXT = 49406
+
+
+class PlainAttention(attention.MultiheadAttention):
+    """Attention that always projects every key and value."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+        weight, bias = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        parts = zip((query, key, value), weight, bias, strict=True)
+        q, k, v = (self._heads(functional.linear(x, w, b))[None] for x, w, b in parts)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)[0]
+        out: Tensor = self.out_proj(attended.transpose(0, 1).flatten(1))
+        return out
+
+
+class PlainPredictor(Predictor):
+    """A decoder that makes every layer's masks at full resolution and resizes them, as SEEM's own code does."""
+
+    mask_features: Tensor
+
+    def _visible(self, said: Prediction, small: Tensor, memory: MaskMemory | None) -> Tensor:
+        resized = functional.interpolate(said.masks(self.mask_features)[None], small.shape[-2:], mode="bilinear")[0]
+        visible = (resized.sigmoid() >= 0.5).flatten(1)
+        if memory is not None:
+            visible = torch.cat([visible, ~memory.outside((small.shape[2], small.shape[3]))])
+        return visible | ~visible.any(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One job, done plainly and done with the shortcuts."""
+
+    name: str
+    plain: Callable[[], object]
+    short: Callable[[], object]
+
+    def measure(self, rounds: int) -> tuple[float, float]:
+        """The least seconds of each way; they take turns, after one turn that does not count."""
+        times: dict[str, list[float]] = {"plain": [], "short": []}
+        for turn in range(rounds + 1):
+            for name, job in (("plain", self.plain), ("short", self.short)):
+                start = time.perf_counter()
+                job()
+                if turn:
+                    times[name].append(time.perf_counter() - start)
+        return min(times["plain"]), min(times["short"])
+
+
+def random_network(variant: str) -> SeemNetwork:
+    """A network of full size with random weights."""
+    with torch.device("meta"):
+        network = assemble(CONFIGS[variant], V1)
+    network = network.to_empty(device="cpu").eval().requires_grad_(False)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            weight.fill_(1.0) if "norm" in name and name.endswith("weight") else weight.normal_(0, 0.02)
+    return network
+
+
+def without_shortcuts(network: SeemNetwork) -> SeemNetwork:
+    """The same network, every part done plainly."""
+    plain = copy.deepcopy(network)
+    plain.predictor.__class__ = PlainPredictor
+    for module in plain.modules():
+        if isinstance(module, attention.MultiheadAttention):
+            module.__class__ = PlainAttention
+    return plain
+
+
+def encoding(network: SeemNetwork, plain: SeemNetwork, size: tuple[int, int]) -> Pair:
+    """The backbone and the pixel decoder, on images stored plane by plane and pixel by pixel."""
+    image = torch.randn(1, 3, *size)
+    by_pixel = image.contiguous(memory_format=torch.channels_last)
+    return Pair("encode image", partial(plain.encode, image), partial(network.encode, by_pixel))
+
+
+def decodings(network: SeemNetwork, plain_network: SeemNetwork, pixels: PixelFeatures) -> list[Pair]:
+    """Each kind of question, with every group of queries and with those alone that answer it."""
+    short, plain = network.predictor, plain_network.predictor
+    plain.mask_features = pixels.mask_features
+    height, width = (4 * side for side in pixels.mask_features.shape[2:])
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
+    tokens: VisualTokens = short.sample(pixels, (mask, torch.zeros_like(mask)))
+    memory = MaskMemory(torch.randn(1, height // 4, width // 4), torch.zeros(1, dtype=torch.long))
+    phrase, spatial = torch.randn(8, tokens.pooled.shape[1]), V1.spatial_queries(1, 101)
+    questions = {
+        "nothing asked": Ask(objects=1),
+        "drawing": Ask(drawn=tokens, spatial=spatial),
+        "drawing, memory": Ask(drawn=tokens, spatial=spatial, memory=memory),
+        "phrase": Ask(phrases=[phrase]),
+    }
+    return [
+        Pair(name, partial(plain, pixels, with_objects(ask)), partial(short, pixels, ask)) for name, ask in questions.items()
+    ]
+
+
+def with_objects(ask: Ask) -> Ask:
+    """The same question, and the object queries beside it."""
+    return Ask(1, ask.phrases, ask.drawn, ask.reference, ask.spatial, ask.memory)
+
+
+def naming(encoder: LanguageEncoder) -> Pair:
+    """Ten names of five tokens in six templates, with the whole context and with as much of it as is used."""
+    ids = torch.full((60, CONTEXT), END_OF_TEXT)
+    ids[:, 0], ids[:, 1:9] = BEGIN_OF_TEXT, 320
+    return Pair("ten names", lambda: encoder.lang_encoder(ids) @ encoder.lang_proj, lambda: encoder(ids))
+
+
+def main() -> None:
+    """Measure and print one table for each variant."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("variants", nargs="*", default=["focal-t"], help=f"of {', '.join(CONFIGS)}")
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--rounds", type=int, default=3)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    for variant in chosen.variants:
+        size = SQUARE if variant.startswith("samvit") else IMAGE
+        print(f"{variant}, {size[1]} x {size[0]} pixels, {chosen.threads} threads, least of {chosen.rounds}, seconds")
+        print(f"  {'':18}{'plain':>9}{'Maskloom':>10}{'ratio':>8}")
+        with torch.inference_mode():
+            report(random_network(variant), size, chosen.rounds)
+
+
+def report(network: SeemNetwork, size: tuple[int, int], rounds: int) -> None:
+    """Measure every part of one network and print a line for each."""
+    plain_network = without_shortcuts(network)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels = network.encode(torch.randn(1, 3, *size))
+    ratios = []
+    jobs = [encoding(network, plain_network, size), *decodings(network, plain_network, pixels)]
+    for pair in (*jobs, naming(network.predictor.lang_encoder)):
+        slow, quick = pair.measure(rounds)
+        ratios.append(slow / quick)
+        print(f"  {pair.name:18}{slow:9.2f}{quick:10.2f}{slow / quick:7.1f}x", flush=True)
+    print(f"  {'geometric mean':18}{'':19}{statistics.geometric_mean(ratios):7.1f}x")
+
+
+if __name__ == "__main__":
+    main()
