@@ -93,11 +93,11 @@ def install(folder: StudioFolder, report: Report) -> None:
 
 
 def _installation(folder: StudioFolder) -> Mapping[str, Sequence[str]]:
-    """The commands that make the virtual environment, by name."""
+    """The commands that make the virtual environment, by name; what is never imported need not be compiled."""
     python = str(folder.venv / "bin" / "python")
     return {
         "venv": [sys.executable, "-m", "venv", "--clear", str(folder.venv)],
-        "pip": [python, "-m", "pip", "install", "--progress-bar", "off", REQUIREMENT],
+        "pip": [python, "-m", "pip", "install", "--no-compile", "--progress-bar", "off", REQUIREMENT],
     }
 
 
