@@ -88,8 +88,9 @@ def _start(address: str | None, workers: int) -> Any:
     try:
         if not ray.is_initialized():
             ray.init(address, **({} if address else {"num_cpus": max(1, workers), "include_dashboard": False}))
-    except (ConnectionError, ValueError) as error:
-        raise SetupError(f"Ray does not answer at {address}: {error}; start it with 'ray start --head'") from error
+    except Exception as error:  # Ray raises a plain Exception when a node of its own does not start in time
+        where = f"does not answer at {address}; start it with 'ray start --head'" if address else "does not start"
+        raise SetupError(f"Ray {where}: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     return ray.data

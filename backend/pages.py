@@ -17,10 +17,11 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 0; background: #fff; border: 1px solid #e3e6ec; border-radius: 6px; overflow: hidden; }
 figure img { display: block; width: 100%; height: 130px; object-fit: contain; background: #eef0f4; }
 figcaption { padding: 4px 8px; font-size: 12px; overflow-wrap: anywhere; } a { color: #2257c5; text-decoration: none; }
-.charts { display: flex; flex-wrap: wrap; gap: 24px; } svg { background: #fff; border: 1px solid #e3e6ec; border-radius: 6px; }
+.charts { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; margin: 12px 0; }
+svg { background: #fff; border: 1px solid #e3e6ec; border-radius: 6px; }
 svg text { font: 12px system-ui, sans-serif; fill: #445; }
 """
-_WIDTH, _HEIGHT, _EDGE = 500, 220, 34
+_WIDTH, _HEIGHT, _EDGE = 344, 220, 34
 COLOURS = ("#2257c5", "#e07b39", "#2a9d50", "#b23a8f", "#7a5cd6", "#00959e", "#c0392b", "#8a8d00")
 
 
@@ -58,11 +59,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]
     rows = list(rows)
     numeric = [any(isinstance(row[column], float | int) for row in rows) for column in range(len(head))]
     titles = "".join(f"<th{_number(is_number)}>{escape(name)}</th>" for name, is_number in zip(head, numeric, strict=True))
+    top = f"<tr>{titles}</tr>\n" if any(head) else ""
     lines = "".join(
         "<tr>" + "".join(f"<td{_number(n)}>{_cell(cell)}</td>" for cell, n in zip(row, numeric, strict=True)) + "</tr>\n"
         for row in rows
     )
-    return f"<table><tr>{titles}</tr>\n{lines}</table>"
+    return f"<table>{top}{lines}</table>"
 
 
 def sheet(pictures: Iterable[tuple[bytes, Html, str]]) -> str:
@@ -86,10 +88,10 @@ def bars(title: str, counts: Mapping[str, float]) -> str:
     height = _EDGE + 24 * max(1, len(counts)) + 10
     parts = [_text(12, 22, title)]
     for row, (name, count) in enumerate(counts.items()):
-        y, length = _EDGE + 24 * row, 230 * count / most
-        parts.append(_text(150, y + 14, name[:22], "end"))
-        parts.append(f'<rect x="158" y="{y}" width="{length:.1f}" height="18" rx="2" fill="{COLOURS[row % len(COLOURS)]}"/>')
-        parts.append(_text(164 + length, y + 14, f"{count:,.6g}"))
+        y, length = _EDGE + 24 * row, 130 * count / most
+        parts.append(_text(130, y + 14, name[:18], "end"))
+        parts.append(f'<rect x="138" y="{y}" width="{length:.1f}" height="18" rx="2" fill="{COLOURS[row % len(COLOURS)]}"/>')
+        parts.append(_text(144 + length, y + 14, f"{count:,}" if isinstance(count, int) else f"{count:.3f}"))
     return _svg(height, parts)
 
 
@@ -117,7 +119,7 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], reach
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(
-            f'<text x="{_WIDTH - 8}" y="{22 + 15 * row}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
+            f'<text x="{_WIDTH - 8}" y="{40 + 15 * row}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
         )
     return _svg(_HEIGHT, parts)
 

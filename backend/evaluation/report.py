@@ -116,7 +116,7 @@ def _clicks_section(found: Comparison) -> str:
             f"Mean clicks: {words}; the largest region of {len(found.clicked)} images each. Every click goes into the middle "
             f"of the largest error, which is kinder than people are; a region that never gets there counts as {MOST_CLICKS}."
         ),
-        pages.charts(pages.curves("Share of regions that are good enough after n clicks", lines, (float(MOST_CLICKS), 1.0))),
+        pages.charts(pages.curves("Share of regions that are there after n clicks", lines, (float(MOST_CLICKS), 1.0))),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
 pytestmark = pytest.mark.timeout(900)
 
 MASKLOOM = Path(sys.executable).with_name("maskloom")
-COUNT = 160
+COUNT = 320
 
 
 def start(photos: Path, out: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -44,6 +45,14 @@ def predictions(out: Path) -> dict[str, Any]:
     return {task["data"]["image"]: task["predictions"] for task in tasks}
 
 
+def done(home: Path) -> int:
+    try:
+        with sqlite3.connect(home / "maskloom.sqlite", timeout=10) as database:
+            return int(database.execute("SELECT count(*) FROM bulk_items WHERE state = 'done'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
 def actors_below(parent: int) -> list[int]:
     """The processes below a process that are actors with a model at work."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
@@ -56,19 +65,17 @@ def actors_below(parent: int) -> list[int]:
 
 def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_killed(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", COUNT)
-    alone = start(photos, tmp_path / "alone.json", tmp_path / "home")
+    alone = start(photos, tmp_path / "alone.json", tmp_path / "home of one")
     said, _ = alone.communicate(timeout=600)
     assert alone.returncode == 0, said
-    together = start(photos, tmp_path / "together.json", tmp_path / "home", "--workers", "2")
-    killed = None
-    while killed is None and together.poll() is None:
-        working = actors_below(together.pid)
-        if working:
-            killed = working[0]
-            os.kill(killed, signal.SIGKILL)
+    together = start(photos, tmp_path / "together.json", tmp_path / "home of two", "--workers", "2")
+    while not done(tmp_path / "home of two") and together.poll() is None:
         time.sleep(0.05)
+    working = actors_below(together.pid)
+    if working:
+        os.kill(working[0], signal.SIGKILL)
     said, _ = together.communicate(timeout=800)
     assert together.returncode == 0, said
-    assert killed is not None
+    assert len(working) == 2
     assert len(predictions(tmp_path / "alone.json")) == COUNT
     assert predictions(tmp_path / "together.json") == predictions(tmp_path / "alone.json")
