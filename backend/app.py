@@ -117,8 +117,8 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
 
     @app.post("/webhook", status_code=201)
     async def webhook(request: Request) -> dict[str, str]:
-        """Events of a project; answered at once, whatever they say."""
-        await request.body()
+        """Events of a project; answered at once, whatever they say. Accepted regions are remembered in the background."""
+        parts.learner.take(await request.body())
         return {"status": "received"}
 
 

@@ -19,12 +19,15 @@ from backend.flight import SingleFlight
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.login import is_up
 from backend.labelstudio.media import Media, MediaOptions
+from backend.learner import Learner
+from backend.recollection import Recollection
 from backend.registry import EnginePreset, find_engine
 from backend.segmenter import Segmenter
 from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
 from backend.settings import MEBIBYTE, Settings
 from backend.stores.album import Album
 from backend.stores.ledger import Ledger
+from backend.stores.memory import MemoryBank
 from backend.stores.sessions import SessionStore, open_database
 from prompts.kinds import Image
 
@@ -70,6 +73,7 @@ class Parts:
     media: Media
     service: Service
     jobs: Jobs
+    learner: Learner
 
 
 def assemble(settings: Settings) -> Parts:
@@ -79,15 +83,16 @@ def assemble(settings: Settings) -> Parts:
     database = open_database(settings.database_url)
     kit = Kit(Ledger(database), Album(database), media, engine.segmenter, engine.version, lambda: label_studio(settings))
     jobs = Jobs(kit)
+    memory = MemoryBank(database)
     service = Service(
         engine=engine,
         images=media,
-        sessions=SessionStore(database, settings.session_hours),
+        known=Recollection(SessionStore(database, settings.session_hours), memory, media),
         answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
         deadline_s=settings.predict_deadline_s,
         hand_over=jobs.hand_over,
     )
-    return Parts(settings, engine, media, service, jobs)
+    return Parts(settings, engine, media, service, jobs, Learner(memory))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from backend.masks import MaskSet, overlaps
+from prompts.geometry import BoolArray
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
 
@@ -35,6 +36,15 @@ def suppress_duplicates(masks: MaskSet) -> MaskSet:
         if all(iou[row, other] <= SAME_REGION_IOU for other in kept):
             kept.append(row)
     return masks[kept]
+
+
+def drop_known(masks: MaskSet, known: BoolArray) -> MaskSet:
+    """Without the rows that show the same region as one of the masks ``(M, H, W)`` that are there already."""
+    if not len(masks) or not len(known):
+        return masks
+    iou, _ = overlaps(np.concatenate([masks.masks, known]))
+    is_new: BoolArray = np.all(iou[: len(masks), len(masks) :] <= SAME_REGION_IOU, axis=1)
+    return masks[is_new]
 
 
 def _label_of(masks: MaskSet, row: int, vocabulary: Vocabulary, space: JointSpace) -> str:

@@ -10,14 +10,15 @@ from typing import Any, Protocol
 
 from backend.errors import MaskloomError
 from backend.flight import SingleFlight
+from backend.labeling import drop_known
+from backend.labelstudio.likeness import armed_by_likeness
 from backend.labelstudio.requests import TaskRequest, read_predict
-from backend.labelstudio.results import write_empty, write_message, write_prediction
+from backend.labelstudio.results import write_empty, write_message, write_prediction, write_refusal, write_together
+from backend.recollection import ImageSource, Recollection
 from backend.segmenter import Question, Segmenter
-from backend.session import Round, SessionKey
-from backend.stores.sessions import SessionStore
+from backend.session import Round
 from prompts.geometry import size_of
-from prompts.kinds import Image, PromptError, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import PromptError, PromptSet
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,6 @@ KEPT_ANSWER_LIFETIME_S = 600.0
 Answer = dict[str, Any]
 HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
 """Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
 
 
 class EngineSource(Protocol):
@@ -51,7 +46,7 @@ class Service:
 
     engine: EngineSource
     images: ImageSource
-    sessions: SessionStore
+    known: Recollection
     answers: SingleFlight[Answer]
     deadline_s: float
     hand_over: HandOver = lambda project, tasks, ready: False
@@ -69,7 +64,7 @@ class Service:
         for task in tasks:
             if answers and time.monotonic() - started > self.deadline_s:
                 return self._answer_later(tasks, answers)
-            answers.append(self._refuse(task) if isinstance(task, MaskloomError) else self._answer_once(task))
+            answers.append(self._refuse(body, task) if isinstance(task, MaskloomError) else self._answer_once(task))
         return answers
 
     def _answer_later(self, tasks: Sequence[TaskRequest | MaskloomError], answers: list[Answer]) -> list[Answer]:
@@ -88,15 +83,22 @@ class Service:
         )
 
     def _answer(self, task: TaskRequest) -> Answer:
+        return write_together([self._answer_image(each) for each in task.images()], self.engine.version)
+
+    def _answer_image(self, task: TaskRequest) -> Answer:
         version = self.engine.version
         try:
             image = self.images.load(task.image_url, task.project, task.task_id)
-            prompts = task.prompts(size_of(image))
+            task = self.known.complete(task)
+            examples = self.known.examples(task, image)
+            prompts = PromptSet((*task.prompts(size_of(image)).prompts, *examples))
             if task.interactive and not len(prompts):
                 return write_empty(version)
-            done = self._segment(Question(image, prompts, task.vocabulary, task.armed_label, self._recall(task, prompts)))
-            self._remember(task, done)
-            return write_prediction(task, done.masks, version)
+            memory = self.known.last_answer(task, version, prompts)
+            armed = task.armed_label or armed_by_likeness(task)
+            done = self._segment(Question(image, prompts, task.vocabulary, armed, memory))
+            self.known.keep(task, version, done)
+            return write_prediction(task, drop_known(done.masks, self.known.finished(task, image)), version)
         except (MaskloomError, PromptError) as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
             return write_message(task, str(error), version)
@@ -110,16 +112,6 @@ class Service:
             raise done
         return done
 
-    def _recall(self, task: TaskRequest, prompts: PromptSet) -> ObjectMemory | None:
-        return self.sessions.recall(_session_of(task), self.engine.version, prompts) if prompts.drawn else None
-
-    def _remember(self, task: TaskRequest, done: Round) -> None:
-        self.sessions.append(_session_of(task), self.engine.version, done)
-
-    def _refuse(self, error: MaskloomError) -> Answer:
+    def _refuse(self, body: Mapping[str, Any], error: MaskloomError) -> Answer:
         log.warning("a task was refused: %s", error)
-        return write_empty(self.engine.version)
-
-
-def _session_of(task: TaskRequest) -> SessionKey:
-    return SessionKey(task.project, task.task_id or "", task.annotator, task.item_index or 0, task.armed_label or "")
+        return write_refusal(body, str(error), self.engine.version)

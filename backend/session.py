@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from backend.masks import MaskSet
+from prompts.geometry import BoolArray
 from prompts.kinds import Prompt, PromptSet
 
 
@@ -20,6 +21,22 @@ class SessionKey:
     annotator: str
     item: int
     label: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A region that somebody accepted or showed: "find more like this". ``label`` is its class, None when it only shows.
+
+    ``region`` and ``annotation`` say where it came from; the image is known by its address. ``mask`` is ``(H, W)``.
+    """
+
+    project: str
+    task: str
+    annotation: str
+    region: str
+    image_url: str
+    label: str | None
+    mask: BoolArray
 
 
 @dataclass(frozen=True, slots=True)

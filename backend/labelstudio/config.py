@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from backend.errors import ConfigError
+from backend.labelstudio.roles import Role, read_role
 from prompts.phrases import LabelPhrases, Vocabulary
 
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
@@ -24,11 +25,13 @@ class LabelEntry:
     A label is always answered under its value. ``predicted_values`` (comma separated) are the phrases that find it;
     without them ``hint`` is (comma separated too, and shown by the page on hover). ``alias`` is one more phrase:
     Label Studio stores the alias in place of the value, so what arrives under the alias is turned back into the value.
+    With a ``role`` it is no class but a way to prompt.
     """
 
     value: str
     alias: str | None = None
     phrases: tuple[str, ...] = ()
+    role: Role | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,18 @@ class ControlTag:
         return self.tag.lower()
 
     @property
+    def classes(self) -> tuple[LabelEntry, ...]:
+        """The entries that name something to be found."""
+        return tuple(entry for entry in self.entries if entry.role is None)
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(entry.value for entry in self.entries)
+        return tuple(entry.value for entry in self.classes)
+
+    @property
+    def role(self) -> Role | None:
+        """What everything drawn with this tag is for; None when its regions are results."""
+        return read_role(self.attributes)
 
     @property
     def is_smart_only(self) -> bool:
@@ -74,9 +87,9 @@ class ControlTag:
         return self.attributes.get(attribute, "").strip().lower() == "true"
 
     def value_of(self, label: str) -> str | None:
-        """The label's value when the label is written here, by value or by alias."""
-        named = (entry.value for entry in self.entries if label == entry.value)
-        aliased = (entry.value for entry in self.entries if label == entry.alias)
+        """The label's value when the label is written here as a class, by value or by alias."""
+        named = (entry.value for entry in self.classes if label == entry.value)
+        aliased = (entry.value for entry in self.classes if label == entry.alias)
         return next(named, None) or next(aliased, None)
 
 
@@ -90,9 +103,9 @@ class LabelConfig:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Every label, each once, with all the phrases that any tag gives it."""
+        """Every class, each once, with all the phrases that any tag gives it."""
         phrases: dict[str, list[str]] = {}
-        for entry in (entry for control in self.controls for entry in control.entries):
+        for entry in (entry for control in self.controls for entry in control.classes):
             phrases.setdefault(entry.value, []).extend(filter(None, (entry.alias, *entry.phrases)))
         return Vocabulary(tuple(LabelPhrases.of(label, aliases) for label, aliases in phrases.items()))
 
@@ -100,6 +113,12 @@ class LabelConfig:
         """The config's own name of a label that the page sent: by value, by alias, or by any of its phrases."""
         exact = next((value for control in self.controls if (value := control.value_of(label)) is not None), None)
         return exact if exact is not None else self.vocabulary.find(label)
+
+    def role_of(self, control: object, label: str | None) -> Role | None:
+        """What a region is for: by its label anywhere in the config, or by the tag that it was drawn with."""
+        drawn_with = self.control(control)
+        own = (entry.role for tag in self.controls for entry in tag.entries if label and label in (entry.value, entry.alias))
+        return next(filter(None, own), None) or (drawn_with.role if drawn_with else None)
 
     def controls_of(self, image_tag: str) -> tuple[ControlTag, ...]:
         return tuple(control for control in self.controls if control.to_name == image_tag)
@@ -184,12 +203,13 @@ def _image_tag(element: ElementTree.Element) -> ImageTag:
 def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> ControlTag:
     tags = (_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
     entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
+    read_role(found)
     return ControlTag(found["name"], found["toname"].split(",")[0].strip(), element.tag, entries, found)
 
 
 def _label_entry(found: Mapping[str, str]) -> LabelEntry:
     phrases = _split(found.get("predicted_values", "")) or _split(found.get("hint", ""))
-    return LabelEntry(found["value"], found.get("alias") or None, phrases)
+    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found))
 
 
 def _split(text: str) -> tuple[str, ...]:

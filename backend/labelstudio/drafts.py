@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 Json = Mapping[str, Any]
+
+OURS = "mk_"
+"""What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
 
 
 def settled_ids(task: Json) -> frozenset[str]:
@@ -18,6 +22,37 @@ def drafted_ids(task: Json) -> frozenset[str]:
     return frozenset(_ids(task, "drafts"))
 
 
+def newest_draft(task: Json) -> Json:
+    """The draft that was saved last; empty when there is none."""
+    return max(mappings(task.get("drafts")), key=saved_at, default={})
+
+
+def saved_at(draft: Json) -> float:
+    """When a draft was saved, in seconds since 1970; 0 when it does not tell."""
+    try:
+        return datetime.fromisoformat(str(draft.get("updated_at"))).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def regions_of(holder: Json) -> list[Json]:
+    """The regions of a draft or an annotation, in the order in which they were made."""
+    return list(mappings(holder.get("result")))
+
+
+def since_accepted(regions: list[Json]) -> list[Json]:
+    """The regions that were made after the last accepted suggestion: earlier prompts have done their work."""
+    accepted = (place for place, region in enumerate(regions) if _is_accepted(region))
+    return regions[max(accepted, default=-1) + 1 :]
+
+
+def spent_ids(task: Json) -> frozenset[str]:
+    """The ids of the regions of the newest draft that were made before the last accepted suggestion."""
+    regions = regions_of(newest_draft(task))
+    spent = regions[: len(regions) - len(since_accepted(regions))]
+    return frozenset(region["id"] for region in spent if isinstance(region.get("id"), str))
+
+
 def annotator(task: Json) -> str:
     """Whose drafts came along, as Label Studio sends only those of whoever asks; empty when there are none."""
     users = (str(draft["user"]) for draft in mappings(task.get("drafts")) if draft.get("user"))
@@ -27,6 +62,10 @@ def annotator(task: Json) -> str:
 def mappings(found: Any) -> Iterator[Json]:
     """The objects of a JSON list; nothing when it is no list."""
     return (item for item in found if isinstance(item, Mapping)) if isinstance(found, list) else iter(())
+
+
+def _is_accepted(region: Json) -> bool:
+    return str(region.get("id")).startswith(OURS) and not str(region.get("origin")).startswith("prediction")
 
 
 def _ids(task: Json, *keys: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from backend.errors import RequestError
 from backend.labelstudio import rle
 from backend.labelstudio.drafts import mappings
-from backend.labelstudio.tags import read_number, read_value
+from backend.labelstudio.tags import brush, read_number, read_value
 from prompts.geometry import (
     BoolArray,
     Size,
@@ -54,11 +54,29 @@ def _read(item: Json, labels: Mapping[str, str], seen: set[str]) -> Iterator[Dra
     name = str(item.get("id"))
     if kind not in _READERS or name not in labels or name in seen:
         return
-    size = Size(round(read_number(item, "original_height")), round(read_number(item, "original_width")))
+    size = size_of_item(item)
     score = item.get("score")
     seen.add(name)
     mask = _READERS[kind](read_value(item), size)
     yield DrawnRegion(name, mask, labels[name], float(score) if isinstance(score, int | float) else 1.0)
+
+
+def size_of_item(item: Json) -> Size:
+    """The size of the image that a region was drawn on. Raises RequestError when the region does not tell."""
+    height, width = (round(read_number(item, f"original_{side}")) for side in ("height", "width"))
+    if height < 1 or width < 1:
+        raise RequestError(f"expected a region on an image of at least 1 x 1 pixel, got {width} x {height}")
+    return Size(height, width)
+
+
+def covers_pixels(item: Json) -> bool:
+    """Whether a result is a region with an area."""
+    return str(item.get("type")).removesuffix("labels") in _READERS
+
+
+def mask_of(item: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a region with an area. Raises RequestError when it cannot be read or is of another size."""
+    return _READERS[str(item.get("type")).removesuffix("labels")](read_value(item), size)
 
 
 def _label(item: Json) -> str:
@@ -68,13 +86,18 @@ def _label(item: Json) -> str:
 
 
 def _brush(value: Json, size: Size) -> BoolArray:
-    if not isinstance(value.get("rle"), list):
-        raise RequestError("a brush region has no 'rle'; open and submit its annotation again")
-    return rle.decode(value["rle"], size)
+    painted = rle.decode(value["rle"], size) if isinstance(value.get("rle"), list) else None
+    strokes = brush.read_strokes(value)
+    if painted is None and not strokes:
+        raise RequestError("a brush region has neither 'rle' nor strokes; open and submit its annotation again")
+    return brush.paint(strokes, size, painted)
 
 
 def _polygon(value: Json, size: Size) -> BoolArray:
-    points = np.asarray(value.get("points"), np.float64)
+    try:
+        points = np.asarray(value.get("points"), np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError("expected pairs of percents under a polygon's 'points'") from error
     if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise RequestError("a polygon has no three points")
     return polygon_mask(percent_to_pixels(points, size), size)
@@ -98,7 +121,7 @@ def _bitmask(value: Json, size: Size) -> BoolArray:
     _, _, body = str(value.get("imageDataURL")).partition("base64,")
     try:
         picture = PillowImage.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
-    except (binascii.Error, OSError) as error:
+    except (binascii.Error, OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise RequestError(f"a bitmask is no PNG: {error}") from error
     alpha = picture.resize((size.width, size.height), PillowImage.Resampling.NEAREST).getchannel("A")
     mask: BoolArray = np.asarray(alpha) > 0

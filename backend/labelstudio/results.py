@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.labelstudio.config import ControlTag, LabelConfig
+from backend.errors import RequestError
+from backend.labelstudio.config import ControlTag, LabelConfig, read_config
 from backend.labelstudio.context import MESSAGE_SIGN
-from backend.labelstudio.requests import TaskRequest
+from backend.labelstudio.drafts import OURS
+from backend.labelstudio.requests import TaskRequest, is_interactive
 from backend.labelstudio.tags import Shape, bitmask, brush, ellipse, keypoint, polygon, rectangle
 from backend.masks import MaskSet, Region
 from prompts.geometry import BoolArray, size_of
@@ -54,6 +56,28 @@ def write_empty(model_version: str) -> Json:
     return {"result": [], "score": 0.0, "model_version": model_version}
 
 
+def write_together(parts: Sequence[Json], model_version: str) -> Json:
+    """One prediction of what was found on several images of a task; the score is the mean over the images with regions."""
+    scores = [part["score"] for part in parts if part["result"]]
+    result = [item for part in parts for item in part["result"]]
+    return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
+
+
+def write_refusal(body: Any, text: str, model_version: str) -> Json:
+    """The answer to an interactive request that could not be read: a sentence in the first TextArea of its first image, if its
+    labelling config has one.
+    """
+    try:
+        config = read_config(str(body.get("label_config")))
+    except RequestError:
+        return write_empty(model_version)
+    images = [image.name for image in config.images if config.text_areas_of(image.name)]
+    if not images or not is_interactive(body):
+        return write_empty(model_version)
+    area = _message_area(config.text_areas_of(images[0]))
+    return _message(area, images[0], text, model_version)
+
+
 def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
     """A sentence for the annotator, which the page shows in a TextArea at once; an empty answer where there is nobody to read
     it or no TextArea. A TextArea named ``message`` or ``messages`` is preferred.
@@ -61,11 +85,19 @@ def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
     areas = task.config.text_areas_of(task.image_tag) if task.interactive else ()
     if not areas:
         return write_empty(model_version)
-    area = next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
-    message = {**_head(task, area), "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}
-    if not area.is_on("peritem"):
-        message.pop("item_index", None)
-    return {"result": [message], "score": 0.0, "model_version": model_version}
+    answer = _message(area := _message_area(areas), task.image_tag, text, model_version)
+    if area.is_on("peritem") and task.item_index is not None:
+        answer["result"][0]["item_index"] = task.item_index
+    return answer
+
+
+def _message_area(areas: Sequence[ControlTag]) -> ControlTag:
+    return next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
+
+
+def _message(area: ControlTag, image: str, text: str, model_version: str) -> Json:
+    head = {"id": _new_id(), **_tag(area), "to_name": image}
+    return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}
 
 
 def _write_region(task: TaskRequest, region: Region, chosen: Choice) -> Iterator[Json]:
@@ -103,10 +135,12 @@ def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> Choice | N
 
 
 def _outputs(controls: Sequence[ControlTag]) -> list[ControlTag]:
-    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``) if there are no others."""
+    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``, a role) if there are no
+    others.
+    """
     forms = list(_WRITERS)
     drawing = sorted(filter(_form, controls), key=lambda control: forms.index(_form(control)))
-    outputs = [control for control in drawing if _form(control) != "keypoint" and not control.is_smart_only]
+    outputs = [control for control in drawing if _form(control) != "keypoint" and not (control.is_smart_only or control.role)]
     return outputs or drawing
 
 
@@ -122,7 +156,11 @@ def _form(control: ControlTag) -> str:
 
 def _head(task: TaskRequest, control: ControlTag) -> Json:
     page = {} if task.item_index is None else {"item_index": task.item_index}
-    return {"id": uuid.uuid4().hex[:10], **_tag(control), "to_name": task.image_tag, **page}
+    return {"id": _new_id(), **_tag(control), "to_name": task.image_tag, **page}
+
+
+def _new_id() -> str:
+    return f"{OURS}{uuid.uuid4().hex[:10]}"
 
 
 def _tag(control: ControlTag) -> Json:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
@@ -30,6 +32,14 @@ _rounds = sql.Table(
     sql.Column("logits", sql.LargeBinary, nullable=False),
 )
 
+_notes = sql.Table(
+    "notes",
+    _metadata,
+    sql.Column("session", sql.String(300), primary_key=True),
+    sql.Column("made_at", sql.Float, nullable=False, index=True),
+    sql.Column("said", sql.Text, nullable=False),
+)
+
 
 def open_database(url: str) -> sql.Engine:
     """A database by SQLAlchemy URL; the folder of a SQLite file is made."""
@@ -45,7 +55,7 @@ class SessionStore:
     def __init__(self, database: sql.Engine, keep_hours: float) -> None:
         self._database = database
         self._keep_s = keep_hours * 3600
-        _metadata.create_all(database, tables=[_rounds])
+        _metadata.create_all(database, tables=[_rounds, _notes])
 
     def append(self, key: SessionKey, space: str, done: Round) -> None:
         """Remember a round that drew one object and found it; other rounds leave nothing to refine."""
@@ -82,6 +92,21 @@ class SessionStore:
                     logits = np.frombuffer(zlib.decompress(row.logits), np.float16).reshape(json.loads(row.shape))
                     return ObjectMemory(logits, space)
         return None
+
+    def note(self, key: SessionKey, said: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what was prompted last, in the door's own words, in place of what was kept before."""
+        row = {"session": _name(key), "made_at": time.time(), "said": json.dumps([dict(each) for each in said])}
+        with self._database.begin() as connection:
+            connection.execute(sql.delete(_notes).where(_notes.c.session == row["session"]))
+            connection.execute(sql.insert(_notes), row)
+            connection.execute(sql.delete(_notes).where(_notes.c.made_at < time.time() - self._keep_s))
+
+    def noted(self, key: SessionKey) -> list[dict[str, Any]]:
+        """What was noted last; nothing when that is long ago."""
+        fresh = (_notes.c.session == _name(key)) & (_notes.c.made_at > time.time() - self._keep_s)
+        with self._database.connect() as connection:
+            said = connection.execute(sql.select(_notes.c.said).where(fresh)).scalar()
+        return list(json.loads(said)) if said else []
 
     def _forget(self, connection: sql.Connection, newest: int) -> None:
         old = (_rounds.c.made_at < time.time() - self._keep_s) | (_rounds.c.id <= newest - MOST_ROUNDS)

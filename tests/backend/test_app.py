@@ -197,9 +197,11 @@ def test_labels_with_xml_entities_come_back_as_they_are_in_the_config(client: Te
     assert 'Bälle & "Co" <1>' in masks_of(answer)
 
 
-def test_an_unknown_label_is_never_answered(client: TestClient) -> None:
+def test_an_unknown_label_is_refused_in_words_that_the_page_shows(client: TestClient) -> None:
     (answer,) = predict(client, body(task(data_uri(two_shapes())), context={"result": [key_point(25, 50, label="Giraffe")]}))
-    assert set(masks_of(answer)) <= {"Ball", "Box"}
+    (message,) = answer["result"]
+    assert (message["type"], message["from_name"], message["to_name"]) == ("textarea", "prompt", "image")
+    assert "the label 'Giraffe' is not in the labelling config" in message["value"]["text"][0]
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"[]", b"7", b'{"tasks": 5}', b"{}", b"\xff\xfe"])

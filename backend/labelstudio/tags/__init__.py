@@ -26,6 +26,12 @@ def read_value(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def region_id(item: Mapping[str, Any]) -> str:
+    """The id of a result, empty when it has none."""
+    found = item.get("id")
+    return found if isinstance(found, str) else ""
+
+
 def read_number(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A number of a result's ``value``.
 

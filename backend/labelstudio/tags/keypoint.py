@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
 
-from backend.labelstudio.tags import Shape, read_number, read_value
+from backend.labelstudio.tags import Shape, read_number, read_value, region_id
 from prompts.geometry import BoolArray, Size, percent_to_pixels, pixels_to_percent, size_of
 from prompts.kinds import PointPrompt
 
@@ -20,11 +20,12 @@ WIDTH_PERCENT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PointMark:
-    """A click, in percent of the image."""
+    """A click, in percent of the image; ``id`` is the region's."""
 
     x: float
     y: float
     positive: bool
+    id: str = field(default="", compare=False, repr=False)
 
     def prompt(self, size: Size) -> PointPrompt:
         """The click in pixels of the upright image."""
@@ -45,7 +46,7 @@ def read(item: Mapping[str, Any]) -> PointMark | None:
         RequestError: the point has no usable coordinates.
     """
     positive, value = sign(item), read_value(item)
-    return None if positive is None else PointMark(read_number(value, "x"), read_number(value, "y"), positive)
+    return None if positive is None else PointMark(read_number(value, "x"), read_number(value, "y"), positive, region_id(item))
 
 
 def write(mask: BoolArray) -> list[Shape]:

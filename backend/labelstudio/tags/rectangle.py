@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from backend.labelstudio.tags import Shape, read_number, read_value
+from backend.labelstudio.tags import Shape, read_number, read_value, region_id
 from prompts.geometry import BoolArray, Size, bounding_box, mask_box, pixels_to_percent, rotated_rectangle, size_of
 from prompts.kinds import BoxPrompt
 
 
 @dataclass(frozen=True, slots=True)
 class BoxMark:
-    """A rectangle in percent of the image, turned clockwise around its top-left corner."""
+    """A rectangle in percent of the image, turned clockwise around its top-left corner; ``id`` is the region's."""
 
     x: float
     y: float
     width: float
     height: float
     degrees: float
+    id: str = field(default="", compare=False, repr=False)
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point, in percent, lies in the upright box around the rectangle; on a wide image a turned one is judged as
+        if the image were square.
+        """
+        x0, y0, x1, y1 = bounding_box(rotated_rectangle(self.x, self.y, self.width, self.height, self.degrees))
+        return x0 <= x <= x1 and y0 <= y <= y1
 
     def prompt(self, size: Size) -> BoxPrompt:
         """The upright box around the rectangle in pixels, cut at the image's edges when it crosses them.
@@ -44,7 +52,7 @@ def read(item: Mapping[str, Any]) -> BoxMark:
     """
     value = read_value(item)
     x, y, width, height = (read_number(value, key) for key in ("x", "y", "width", "height"))
-    return BoxMark(x, y, width, height, read_number(value, "rotation", 0.0))
+    return BoxMark(x, y, width, height, read_number(value, "rotation", 0.0), region_id(item))
 
 
 def write(mask: BoolArray) -> list[Shape]:

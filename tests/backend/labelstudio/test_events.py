@@ -1,0 +1,115 @@
+"""Webhooks that a real Label Studio 1.23.2 sent, and anything else."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.errors import RequestError
+from backend.labelstudio.events import Accepted, Gone, read_event
+from tests.backend.labelstudio.captured import point
+from tests.backend.labelstudio.test_marks import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
+from tests.backend.labelstudio.test_requests import junk, places
+
+FOLDER = Path(__file__).parent / "payloads" / "events"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+def event(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["body"]
+
+
+def created(*regions: dict[str, Any], config: str | None = None, **data: Any) -> Accepted:
+    """The captured event with other regions, whose images are 200 x 100."""
+    body = event("annotation_created")
+    body["annotation"]["result"] = [{"original_width": 200, "original_height": 100, **each} for each in regions]
+    body["project"]["label_config"] = config or body["project"]["label_config"]
+    body["task"]["data"].update(data)
+    (found,) = read_event(body)
+    assert isinstance(found, Accepted)
+    return found
+
+
+@pytest.mark.parametrize("name", ["annotation_created", "annotation_updated"])
+def test_a_submitted_rectangle_is_an_example_of_its_label(name: str) -> None:
+    (found,) = read_event(event(name))
+    assert isinstance(found, Accepted)
+    assert (found.project, found.annotation) == ("1", "1")
+    (example,) = found.examples
+    assert (example.task, example.region, example.label) == ("1", "r1", "Cat")
+    assert example.image_url == "/data/upload/1/de430049-shapes.png"
+    assert example.mask.shape == (480, 640)
+    rows, columns = np.nonzero(example.mask)
+    assert (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1) == (64, 192, 48, 144)
+
+
+def test_deleted_annotations_and_tasks_are_told_by_number() -> None:
+    assert [type(each) for name in ("annotations_deleted", "tasks_deleted") for each in read_event(event(name))] == [Gone, Gone]
+    (annotations,) = read_event(event("annotations_deleted"))
+    (tasks,) = read_event(event("tasks_deleted"))
+    assert isinstance(annotations, Gone)
+    assert isinstance(tasks, Gone)
+    assert annotations.annotations == tuple(str(each["id"]) for each in event("annotations_deleted")["annotations"])
+    assert tasks.tasks == tuple(str(each["id"]) for each in event("tasks_deleted")["tasks"])
+
+
+@pytest.mark.parametrize("name", ["start_training", "tasks_created", "project_updated"])
+def test_other_events_mean_nothing_to_the_memory(name: str) -> None:
+    assert read_event(event(name)) == []
+
+
+def test_every_kind_of_region_with_an_area_is_remembered_and_points_are_not() -> None:
+    drawn = [region("Brush", "Cat", STROKE, "a"), region("Polygon", "Dog", TRIANGLE, "b"), accepted(), point()]
+    config = event("annotation_created")["project"]["label_config"].replace('"poly"', '"polygon"')
+    found = created(*drawn, config=config)
+    assert [(each.region, each.label) for each in found.examples] == [("a", "Cat"), ("b", "Dog"), ("mk_0123456789", "Cat")]
+    assert np.array_equal(found.examples[2].mask, SQUARE)
+
+
+def test_references_are_remembered_without_a_class_and_hints_are_not() -> None:
+    config = """<View><Image name="image" value="$image"/><EllipseLabels name="ellipse" toName="image">
+        <Label value="like this" maskloom="reference"/><Label value="this" maskloom="for"/></EllipseLabels></View>"""
+    found = created(region("Ellipse", "like this", ELLIPSE, "a"), region("Ellipse", "this", ELLIPSE, "b"), config=config)
+    assert [(each.region, each.label) for each in found.examples] == [("a", None)]
+
+
+def test_a_region_on_a_later_page_knows_its_image() -> None:
+    config = """<View><Image name="image" valueList="$pages"/><RectangleLabels name="rectangle" toName="image">
+        <Label value="Cat"/></RectangleLabels></View>"""
+    regions = [region("Rectangle", "Cat", BOX, str(page), item_index=page) for page in (1, 5)]
+    found = created(*regions, config=config, pages=["0.png", "1.png"])
+    assert [each.image_url for each in found.examples] == ["1.png"]
+
+
+def test_a_broken_region_costs_only_itself_and_a_skipped_task_shows_nothing() -> None:
+    good, broken = region("Brush", "Cat", STROKE, "a"), region("Brush", "Cat", {"rle": [1, 2]}, "b")
+    huge = region("Brush", "Cat", STROKE, "c", original_width=100_000, original_height=100_000)
+    assert [each.region for each in created(broken, good, huge).examples] == ["a"]
+    body = event("annotation_created")
+    body["annotation"]["was_cancelled"] = True
+    (found,) = read_event(body)
+    assert isinstance(found, Accepted)
+    assert found.examples == ()
+
+
+@given(st.sampled_from(NAMES), st.data())
+def test_whatever_is_wrong_with_an_event_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    body = event(name)
+    for _ in range(data.draw(st.integers(1, 4))):
+        holder, key = data.draw(st.sampled_from(list(places(body))))
+        holder[key] = data.draw(junk)
+    with suppress(RequestError):
+        read_event(body)
+
+
+@given(junk)
+def test_any_body_is_read_or_refused(body: Any) -> None:
+    with suppress(RequestError):
+        read_event(body)
