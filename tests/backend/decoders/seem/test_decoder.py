@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.answers import Candidates
+from backend.decoders.seem.decoder import SeemDecoder
+from backend.decoders.seem.frame import InputSize
 from backend.masks import MaskSet, overlaps
 from prompts.kinds import (
     BoxPrompt,
@@ -219,3 +222,13 @@ def test_the_queries_of_another_space_are_refused(engine_of: Callable[[str], Eng
     foreign = Queries((), nothing, nothing, nothing, nothing, nothing, nothing)
     with pytest.raises(TypeError, match="SEEM's own joint space"):
         engine.decoder.decode(features, PromptSet(), foreign, None)
+
+
+def test_images_encoded_in_bfloat16_are_nearly_the_same(engine_of: Callable[[str], Engine], photo: Image) -> None:
+    exact = engine_of("focaldw_v1").decoder
+    judgement = Judgement(exact._classes)
+    rounded = SeemDecoder(exact._network, InputSize(96, 256, 32), torch.bfloat16, judgement)
+    one, other = (decoder.encode_images([photo])[0].tensors["mask_features"] for decoder in (exact, rounded))
+    assert other.dtype == torch.float32
+    assert not torch.equal(one, other)
+    assert float((one - other).norm() / one.norm()) < 0.05

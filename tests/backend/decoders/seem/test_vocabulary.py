@@ -1,0 +1,94 @@
+"""Names as rows of SEEM's space: the recorded vocabulary, and the rows that are kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from backend.decoders.base import Engine
+from backend.decoders.seem.coco import PANOPTIC_NAMES, STUFF, THINGS, plain_name
+from backend.decoders.seem.vocabulary import PLAIN, QUICK, VocabularyReader, VocabularyStore, all_templates
+from prompts.encoders.seem import SeemTextEncoder
+
+if TYPE_CHECKING:
+    from conftest import Recording
+
+RECORDED = ["person", "dog", "grass-merged", "sky-other-merged", "wall-stone"]
+
+
+@pytest.fixture
+def reader_of(engine_of: Callable[[str], Engine]) -> Callable[..., tuple[VocabularyReader, list[object]]]:
+    """A reader of the small model's vocabulary, and a list that grows whenever the network runs."""
+    space = engine_of("focaldw_v1").space
+
+    def make(store: VocabularyStore | None) -> tuple[VocabularyReader, list[object]]:
+        runs: list[object] = []
+        known: SeemTextEncoder = space._text
+
+        class Counting(SeemTextEncoder):
+            def encode_text(self, phrases: object) -> torch.Tensor:
+                runs.append(phrases)
+                return known.encode_text(phrases)  # type: ignore[arg-type]
+
+        return VocabularyReader(Counting(known._network, known._tokenize), store), runs
+
+    return make
+
+
+def test_the_rows_of_names_in_all_templates_are_those_of_seem(
+    recorded: Callable[[str], Recording], reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
+) -> None:
+    with torch.inference_mode():
+        rows = reader_of(None)[0].rows([plain_name(name) for name in RECORDED], all_templates())
+    recorded("focaldw_v1").check("text.class_embeddings_eval", rows, 1e-5)
+
+
+def test_there_are_81_templates_and_the_first_is_the_bare_name() -> None:
+    templates = all_templates()
+    assert len(set(templates)) == 81
+    assert templates[0] == PLAIN[0] == QUICK[0]
+    assert all(template.format("dog").count("dog") == 1 for template in templates)
+
+
+def test_a_row_on_disk_is_not_computed_again(
+    tmp_path: Path, reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
+) -> None:
+    store = VocabularyStore(tmp_path, "focaldw")
+    row = reader_of(store)[0].row(["dog", "puppy"], QUICK)
+    reader, runs = reader_of(store)
+    torch.testing.assert_close(reader.row(["dog", "puppy"], QUICK), row)
+    assert runs == []
+    other, runs = reader_of(VocabularyStore(tmp_path, "another network"))
+    other.row(["dog", "puppy"], QUICK)
+    assert len(runs) == 1
+
+
+def test_a_broken_file_on_disk_is_replaced(
+    tmp_path: Path, reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
+) -> None:
+    store = VocabularyStore(tmp_path, "focaldw")
+    row = reader_of(store)[0].row(["dog"], PLAIN)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    torch.testing.assert_close(reader_of(store)[0].row(["dog"], PLAIN), row)
+    found = store.find(["dog"], PLAIN)
+    assert found is not None
+    torch.testing.assert_close(found, row)
+
+
+def test_the_classes_of_training_are_cocos_133() -> None:
+    assert (len(THINGS), len(STUFF), len(set(PANOPTIC_NAMES))) == (80, 53, 133)
+    assert [plain_name(name) for name in ("sky-other-merged", "door-stuff", "wall-stone")] == ["sky", "door", "wall-stone"]
+
+
+def test_a_name_in_memory_is_not_computed_again(
+    reader_of: Callable[..., tuple[VocabularyReader, list[object]]],
+) -> None:
+    reader, runs = reader_of(None)
+    for _ in range(3):
+        reader.row(["dog"], PLAIN)
+    assert len(runs) == 1
