@@ -71,7 +71,7 @@ class Bench:
 def bare(bench: Bench) -> float:
     """Images per second of encode and decode alone."""
     loaded = [bench.worker().load(item) for item in bench.items]
-    images = [each.image for each in loaded if not isinstance(each, Answer)]
+    images = [image for each in loaded if not isinstance(each, Answer) for image in each.images]
     started = time.perf_counter()
     for image in images:
         bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])

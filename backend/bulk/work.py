@@ -13,9 +13,10 @@ from backend.bulk.answers import Answer, Found, encode_mask
 from backend.bulk.recipe import Form, Recipe
 from backend.errors import MaskloomError, RemoteError
 from backend.labelstudio.requests import TaskRequest
-from backend.labelstudio.results import write_prediction
+from backend.labelstudio.results import write_prediction, write_together
 from backend.masks import MaskSet
 from backend.segmenter import Question, Segmenter
+from backend.session import Round
 from backend.stamp import stamp
 from backend.stores.ledger import Item
 from prompts.geometry import mask_box
@@ -32,19 +33,19 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """An item whose image is here."""
+    """An item whose images are here: one for each of its requests, mostly one."""
 
     item: Item
-    request: TaskRequest
-    image: Image
+    requests: Sequence[TaskRequest]
+    images: Sequence[Image]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmented:
-    """An item whose masks are here."""
+    """An item whose masks are here, one set for each of its images."""
 
     loaded: Loaded
-    masks: MaskSet
+    masks: Sequence[MaskSet]
 
 
 class Worker:
@@ -60,10 +61,11 @@ class Worker:
         self._recipe = recipe
 
     def load(self, item: Item) -> Loaded | Answer:
-        """Read an item's task and fetch and decode its image."""
+        """Read an item's task and fetch and decode its images: of a task with several, files are written about the first."""
         try:
-            request = self._recipe.request(item)
-            return Loaded(item, request, self._images.load(request.image_url, request.project, request.task_id or None))
+            wanted = list(self._recipe.request(item).images())
+            requests = wanted if self._recipe.form is Form.PREDICTION else wanted[:1]
+            return Loaded(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
         except Exception as error:
             return _failed(item, error)
 
@@ -72,16 +74,17 @@ class Worker:
         loaded = [each for each in batch if isinstance(each, Loaded)]
         segmenter = self._segmenter()
         started = time.perf_counter()
-        questions = [Question(each.image, PromptSet(), each.request.vocabulary) for each in loaded]
-        rounds = dict(zip(map(id, loaded), segmenter.segment(questions), strict=True))
+        rounds = iter(segmenter.segment([question for each in loaded for question in _questions(each)]))
         self.busy_s += time.perf_counter() - started
-        return [self._segmented(each, rounds[id(each)]) if isinstance(each, Loaded) else each for each in batch]
+        return [
+            self._segmented(each, [next(rounds) for _ in each.images]) if isinstance(each, Loaded) else each for each in batch
+        ]
 
-    def _segmented(self, loaded: Loaded, done: object) -> Segmented | Answer:
-        if isinstance(done, MaskloomError):
-            return _failed(loaded.item, done)
-        masks: MaskSet = done.masks  # type: ignore[attr-defined]
-        return Segmented(loaded, self._recipe.keep(masks))
+    def _segmented(self, loaded: Loaded, rounds: Sequence[Round | MaskloomError]) -> Segmented | Answer:
+        failed = next((done for done in rounds if isinstance(done, MaskloomError)), None)
+        if failed is not None:
+            return _failed(loaded.item, failed)
+        return Segmented(loaded, [self._recipe.keep(done.masks) for done in rounds if isinstance(done, Round)])
 
     def write(self, done: Segmented | Answer, version: str) -> Answer:
         """Masks as the sink needs them, with a small picture."""
@@ -93,13 +96,15 @@ class Worker:
             return _failed(done.loaded.item, error)
 
     def _write(self, done: Segmented, version: str) -> Answer:
-        loaded, masks, form = done.loaded, done.masks, self._recipe.form
+        loaded, form = done.loaded, self._recipe.form
+        parts = zip(loaded.requests, done.masks, strict=True) if form is Form.PREDICTION else ()
+        predictions = [write_prediction(request, masks, version) for request, masks in parts]
         return Answer(
             loaded.item,
-            masks.size,
-            [_found(masks, row, form) for row in range(len(masks))],
-            write_prediction(loaded.request, masks, version) if form is Form.PREDICTION else {},
-            stamp(loaded.image, masks.masks),
+            done.masks[0].size,
+            [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
+            write_together(predictions, version) if predictions else {},
+            stamp(loaded.images[0], done.masks[0].masks),
         )
 
 
@@ -126,6 +131,11 @@ def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float
     log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
     while time.monotonic() < until and not stop.wait(1.0) and not is_up():
         pass
+
+
+def _questions(loaded: Loaded) -> list[Question]:
+    parts = zip(loaded.requests, loaded.images, strict=True)
+    return [Question(image, PromptSet(), request.vocabulary) for request, image in parts]
 
 
 def _found(masks: MaskSet, row: int, form: Form) -> Found:

@@ -22,12 +22,12 @@ from tests.labelstudio.conftest import MASKLOOM, running_backend
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(900)]
 
-COUNT = 60
+COUNT = 48
 
 
 @pytest.fixture
 def project(studio: Studio, label_studio: LabelStudio) -> Project:
-    """Sixty pictures in Label Studio's own folder, fetched over HTTP."""
+    """Pictures in Label Studio's own folder, fetched over HTTP."""
     picture_folder(studio.folder.photos / "drawn", COUNT)
     made = label_studio.create_project("bulk", recommended_config(["red", "blue"]))
     label_studio.serve_folder(made.id, studio.folder.photos / "drawn")
@@ -73,11 +73,10 @@ def test_killed_twice_every_task_has_exactly_one_prediction_with_the_true_masks(
     studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path
 ) -> None:
     for enough in (1, COUNT // 2):
-        process = start(studio, tmp_path, "prelabel", str(project.id))
-        while done(tmp_path) < enough and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with start(studio, tmp_path, "prelabel", str(project.id)) as process:
+            while done(tmp_path) < enough and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
     assert done(tmp_path) < COUNT
     assert f"{COUNT} of {COUNT} images done" in run(studio, tmp_path, "prelabel", str(project.id), "--resume")
     tasks = list(label_studio.tasks_with_predictions(project.id))

@@ -162,3 +162,15 @@ def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDoub
     double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": []}]
     assert prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True))) == (19, 0)
     assert set(double.per_task().values()) == {1}
+
+
+def test_a_task_of_several_images_gets_one_prediction_about_all_of_them(double: StudioDouble, tmp_path: Path) -> None:
+    double.config = double.config.replace('value="$image"', 'valueList="$pages"')
+    double.tasks = {1: {"pages": ["/data/upload/1/4.png", "/data/upload/1/9.png"]}}
+    assert prelabel(double, tmp_path) == (1, 0)
+    (prediction,) = double.predictions
+    assert {region["item_index"] for region in prediction["result"]} == {0, 1}
+    for page, number in enumerate((4, 9)):
+        here = read_regions([region for region in prediction["result"] if region["item_index"] == page])
+        assert all(same(region.mask, drawn(number).shapes[region.label]) for region in here)
+        assert len(here) == 2
