@@ -98,8 +98,10 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
 
     @app.post("/setup")
     async def setup(body: SetupBody) -> dict[str, str]:
-        """Remember how to reach the project's Label Studio; never loads the model."""
-        parts.media.register(str(body.project or "").partition(".")[0], body.hostname, body.access_token)
+        """Remember how to reach the project's Label Studio, and what its extra parameters ask for; never loads the model."""
+        project = str(body.project or "").partition(".")[0]
+        parts.media.register(project, body.hostname, body.access_token)
+        parts.service.wishes.register(project, body.extra_params)
         if body.hostname and urlsplit(body.hostname).hostname in ("localhost", "127.0.0.1") and not hinted.is_set():
             hinted.set()
             log.info(LOOPBACK_HINT)

@@ -17,6 +17,7 @@ from backend.errors import SetupError
 from backend.features import FeatureCache
 from backend.flight import SingleFlight
 from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.extra_params import Wishes
 from backend.labelstudio.login import is_up
 from backend.labelstudio.media import Media, MediaOptions
 from backend.learner import Learner
@@ -88,6 +89,7 @@ def assemble(settings: Settings) -> Parts:
         engine=engine,
         images=media,
         known=Recollection(SessionStore(database, settings.session_hours), memory, media),
+        wishes=Wishes(),
         answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
         deadline_s=settings.predict_deadline_s,
         hand_over=jobs.hand_over,

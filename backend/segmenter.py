@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import torch
 
@@ -23,11 +24,20 @@ from prompts.phrases import Vocabulary
 log = logging.getLogger(__name__)
 
 
+class Find(StrEnum):
+    """What to look for on an image about which nothing was said."""
+
+    NAMED = "named"
+    """Everything that the vocabulary names."""
+    EVERYTHING = "everything"
+    """Everything that can be told apart; the vocabulary names it afterwards."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """What is asked about one image.
 
-    Without prompts the vocabulary is the prompt: find everything it names. ``armed_label`` is the label that the annotator
+    Without prompts ``find`` says what to look for. ``armed_label`` is the label that the annotator
     has selected. ``memory`` is the last round about the same object.
     """
 
@@ -36,6 +46,7 @@ class Question:
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     armed_label: str | None = None
     memory: ObjectMemory | None = None
+    find: Find = Find.NAMED
 
 
 class Segmenter:
@@ -70,7 +81,7 @@ class Segmenter:
 
     def _answer(self, question: Question) -> Round:
         question.prompts.check_against(size_of(question.image))
-        prompts = question.prompts if len(question.prompts) else ask_for(question.vocabulary)
+        prompts = _prompts_of(question)
         space, decoder = self.engine.space, self.engine.decoder
         references = [reference.image for reference in prompts.of(ReferencePrompt)]
         features, *reference_features = self._features([question.image, *references])
@@ -87,6 +98,12 @@ class Segmenter:
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         with self._device, torch.inference_mode():
             return self.engine.decoder.encode_images(images)
+
+
+def _prompts_of(question: Question) -> PromptSet:
+    if len(question.prompts) or question.find is Find.EVERYTHING:
+        return question.prompts
+    return ask_for(question.vocabulary)
 
 
 def ask_for(vocabulary: Vocabulary) -> PromptSet:

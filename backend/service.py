@@ -11,11 +11,13 @@ from typing import Any, Protocol
 from backend.errors import MaskloomError
 from backend.flight import SingleFlight
 from backend.labeling import drop_known
+from backend.labelstudio.extra_params import Wishes
 from backend.labelstudio.likeness import armed_by_likeness
 from backend.labelstudio.requests import TaskRequest, read_predict
 from backend.labelstudio.results import write_empty, write_message, write_prediction, write_refusal, write_together
+from backend.modes import Mode
 from backend.recollection import ImageSource, Recollection
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Find, Question, Segmenter
 from backend.session import Round
 from prompts.geometry import size_of
 from prompts.kinds import PromptError, PromptSet
@@ -47,6 +49,7 @@ class Service:
     engine: EngineSource
     images: ImageSource
     known: Recollection
+    wishes: Wishes
     answers: SingleFlight[Answer]
     deadline_s: float
     hand_over: HandOver = lambda project, tasks, ready: False
@@ -77,7 +80,7 @@ class Service:
 
     def _answer_once(self, task: TaskRequest) -> Answer:
         """Identical requests at the same time are answered together; answers about label names alone are kept a while."""
-        key = f"{self.engine.version}/{task.fingerprint()}"
+        key = f"{self.engine.version}/{self.wishes.of(task.project)}/{task.fingerprint()}"
         return self.answers.do(
             key, lambda: self._answer(task), keep=lambda answer: not task.interactive and bool(answer["result"])
         )
@@ -96,9 +99,12 @@ class Service:
                 return write_empty(version)
             memory = self.known.last_answer(task, version, prompts)
             armed = task.armed_label or armed_by_likeness(task)
-            done = self._segment(Question(image, prompts, task.vocabulary, armed, memory))
+            wanted = self.wishes.of(task.project)
+            find = Find.EVERYTHING if wanted.mode is Mode.EVERYTHING else Find.NAMED
+            done = self._segment(Question(image, prompts, task.vocabulary, armed, memory, find))
             self.known.keep(task, version, done)
-            return write_prediction(task, drop_known(done.masks, self.known.finished(task, image)), version)
+            masks = drop_known(done.masks, self.known.finished(task, image)) if task.interactive else wanted.apply(done.masks)
+            return write_prediction(task, masks, version, wanted.form)
         except (MaskloomError, PromptError) as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
             return write_message(task, str(error), version)

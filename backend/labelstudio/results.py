@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.errors import RequestError
-from backend.labelstudio.config import ControlTag, LabelConfig, read_config
+from backend.labelstudio.config import ControlTag, read_config
 from backend.labelstudio.context import MESSAGE_SIGN
 from backend.labelstudio.drafts import OURS
 from backend.labelstudio.requests import TaskRequest, is_interactive
-from backend.labelstudio.tags import Shape, bitmask, brush, ellipse, keypoint, polygon, rectangle
+from backend.labelstudio.tags import FORMS, Shape, bitmask, brush, ellipse, keypoint, polygon, rectangle
 from backend.masks import MaskSet, Region
 from prompts.geometry import BoolArray, size_of
 
@@ -27,17 +27,17 @@ _WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
     "rectangle": rectangle.write,
     "keypoint": keypoint.write,
 }
-"""The shapes that a mask can be written as, the one that says most about it first."""
 
 
-def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str) -> Json:
-    """The prediction of one task: each region once, by the first of the config's controls in the order of `_WRITERS` that
-    has the region's label. The score is the mean of the regions' scores, 0 without regions. When no control has the label of
-    any region, the annotator is told.
+def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, prefer: str = "") -> Json:
+    """The prediction of one task: each region once, by the first control of the config that has the region's label.
+
+    Controls come in the order of FORMS, those that draw the ``prefer`` form before all others. The score is the mean of the
+    regions' scores, 0 without regions. When no control has the label of any region, the annotator is told.
     """
     result, scores, undrawn = [], [], set()
     for region in masks:
-        chosen = _choose(task.config, task.image_tag, region.label or task.armed_label)
+        chosen = _choose(task, region.label or task.armed_label, prefer)
         if chosen is None:
             undrawn.add(str(region.label))
             continue
@@ -120,13 +120,14 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice) -> Iterator
             yield {**head, **_tag(label_control), "value": {**shape.value, "labels": [label]}}
 
 
-def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> Choice | None:
+def _choose(task: TaskRequest, sent: str | None, prefer: str) -> Choice | None:
     """The best control for a region with this label; None when no control has the label.
 
     A region without a label is given the only label that there is, if there is just one.
     """
-    separate = [control for control in config.controls_of(image_tag) if control.type == "labels"]
-    for control in _outputs(config.controls_of(image_tag)):
+    controls = task.config.controls_of(task.image_tag)
+    separate = [control for control in controls if control.type == "labels"]
+    for control in _outputs(controls, prefer):
         for labels in [control] if control.type.endswith("labels") else separate:
             label = labels.value_of(sent) if sent is not None else _only(labels)
             if label is not None:
@@ -134,11 +135,11 @@ def _choose(config: LabelConfig, image_tag: str, sent: str | None) -> Choice | N
     return None
 
 
-def _outputs(controls: Sequence[ControlTag]) -> list[ControlTag]:
+def _outputs(controls: Sequence[ControlTag], prefer: str) -> list[ControlTag]:
     """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``, a role) if there are no
     others.
     """
-    forms = list(_WRITERS)
+    forms = sorted(FORMS, key=lambda form: form != prefer)
     drawing = sorted(filter(_form, controls), key=lambda control: forms.index(_form(control)))
     outputs = [control for control in drawing if _form(control) != "keypoint" and not (control.is_smart_only or control.role)]
     return outputs or drawing

@@ -241,3 +241,33 @@ def test_every_page_and_every_image_of_a_task_is_pre_annotated(client: TestClien
         ],
         key=str,
     )
+
+
+LABELS = '<Label value="Ball" predicted_values="red"/><Label value="Box" predicted_values="blue"/>'
+BRUSH_AND_BOX = f"""<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">{LABELS}</BrushLabels>
+    <RectangleLabels name="rect" toName="image">{LABELS}</RectangleLabels></View>"""
+
+
+def pre_annotate(client: TestClient, image: Path, extra_params: Any) -> list[dict[str, Any]]:
+    """What a project with these extra parameters gets."""
+    setup = {"project": "1.17", "schema": BRUSH_AND_BOX, "extra_params": extra_params}
+    assert client.post("/setup", json=setup).status_code == 200
+    body = {"tasks": [{"id": 1, "data": {"image": str(image)}}], "project": "1.17", "label_config": BRUSH_AND_BOX}
+    (answer,) = client.post("/predict", json=body).json()["results"]
+    return list(answer["result"])
+
+
+def test_the_extra_parameters_of_a_project_choose_the_mode(client: TestClient, folder: Path) -> None:
+    image = folder / "a.png"
+    assert found(pre_annotate(client, image, None)) == [("Ball", "left"), ("Ball", "right"), ("Box", "blue")]
+    both = np.count_nonzero(SHAPES["left"][0] | SHAPES["right"][0])
+    assert found(pre_annotate(client, image, '{"mode": "semantic"}')) == [("Ball", f"{both} pixels"), ("Box", "blue")]
+    assert [region["type"] for region in pre_annotate(client, image, {"mode": "boxes"})] == ["rectanglelabels"] * 3
+    assert found(pre_annotate(client, image, {"min_area": 500})) == [("Ball", "left"), ("Box", "blue")]
+    assert len(pre_annotate(client, image, {"max_regions": 1, "mode": "panoptic"})) == 1
+
+
+def test_extra_parameters_that_cannot_be_meant_are_refused_at_setup(client: TestClient) -> None:
+    answer = client.post("/setup", json={"project": "1.17", "extra_params": {"mode": "panoptik"}})
+    assert answer.status_code == 400
+    assert "'mode' can be instance, semantic, panoptic" in answer.json()["error"]

@@ -8,6 +8,9 @@ from typing import Any
 
 from backend.errors import RequestError
 
+FORMS = ("brush", "polygon", "bitmask", "ellipse", "rectangle", "keypoint")
+"""The shapes that a mask can be written as, the one that says most about it first."""
+
 FARTHEST_PERCENT = 1e6
 """No number on an image is larger than this; one that is was not drawn."""
 
