@@ -47,7 +47,7 @@ class TrainedVocabulary:
         return self._predictor.class_logits(embedding, rows).softmax(dim=-1)[:, 0]
 
     def _rows(self, like: Tensor) -> Tensor:
-        return self._reader.rows(NAMES, PLAIN).to(like)
+        return self._reader.with_background(NAMES, PLAIN).to(like)
 
 
 def _share_a_word(phrase: str, name: str) -> bool:

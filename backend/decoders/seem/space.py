@@ -57,7 +57,7 @@ class SeemSpace(JointSpace):
 
     def embed_vocabulary(self, vocabulary: Vocabulary) -> Tensor:
         """Unit vectors ``(L, D)``, one for each label: the mean of its phrases in several templates, kept on disk."""
-        return torch.stack([self._vocabulary.row(entry.phrases, QUICK) for entry in vocabulary.entries])
+        return self._vocabulary.read([entry.phrases for entry in vocabulary.entries], QUICK)
 
 
 class Sight:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from prompts.phrases import fill_templates
 
 BACKGROUND = "background"
 MOST_ROWS = 4096
+MOST_LINES = 128
+"""As many lines go through the network at once."""
+Phrases = tuple[str, ...]
 PLAIN = ("{}.",)
-"""One template: a thirtieth of a second for each name on two processors."""
 QUICK = (
     "{}.",
     "a photo of a {}.",
@@ -39,49 +41,69 @@ class VocabularyStore:
     folder: Path
     network: str
 
-    def find(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor | None:
+    def find(self, phrases: Phrases, templates: Phrases) -> Tensor | None:
         """The row ``(D,)`` that was kept, or None; a file that cannot be read counts as missing."""
         try:
             return torch.from_numpy(np.load(self._path(phrases, templates), allow_pickle=False))
         except (OSError, ValueError, EOFError):
             return None
 
-    def keep(self, phrases: Sequence[str], templates: Sequence[str], row: Tensor) -> None:
+    def keep(self, phrases: Phrases, templates: Phrases, row: Tensor) -> None:
         """Write a row, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
             np.save(file, row.numpy())
         os.replace(file.name, self._path(phrases, templates))
 
-    def _path(self, phrases: Sequence[str], templates: Sequence[str]) -> Path:
+    def _path(self, phrases: Phrases, templates: Phrases) -> Path:
         said = json.dumps([self.network, list(phrases), list(templates)])
         return self.folder / f"{hashlib.blake2b(said.encode(), digest_size=16).hexdigest()}.npy"
 
 
 class VocabularyReader:
-    """Names into the joint space: each name's phrases fill the templates, and the mean of the unit vectors is its row."""
+    """Names into the joint space: each name's phrases fill the templates, and the mean of the unit vectors is its row.
+
+    Rows are remembered in memory and in a store; all that are missing are computed together.
+    """
 
     def __init__(self, text: SeemTextEncoder, store: VocabularyStore | None) -> None:
         self._text = text
         self._store = store
-        self._recall = lru_cache(maxsize=MOST_ROWS)(self._find_or_read)
+        self._known: OrderedDict[tuple[Phrases, Phrases], Tensor] = OrderedDict()
 
-    def row(self, phrases: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """The unit vector ``(D,)`` of a name that has several phrases."""
-        return self._recall(tuple(phrases), tuple(templates))
+    def read(self, names: Sequence[Phrases], templates: Phrases) -> Tensor:
+        """Unit vectors ``(N, D)`` of N names, each with one or more phrases."""
+        wanted = dict.fromkeys(names)
+        found = {name: row for name in wanted if (row := self._find(name, templates)) is not None}
+        missing = [name for name in wanted if name not in found]
+        for name, row in zip(missing, self._compute(missing, templates), strict=True):
+            found[name] = row
+            if self._store is not None:
+                self._store.keep(name, templates, row)
+        for name, row in found.items():
+            self._remember((name, templates), row)
+        return torch.stack([found[name] for name in names])
 
-    def rows(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    def with_background(self, names: Sequence[str], templates: Phrases) -> Tensor:
         """Unit vectors ``(N + 1, D)`` of N names and of "background", as the class logits of SEEM want them."""
-        return torch.stack([self.row([name], templates) for name in (*names, BACKGROUND)])
+        return self.read([(name,) for name in (*names, BACKGROUND)], templates)
 
-    def _find_or_read(self, phrases: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-        if self._store is not None and (kept := self._store.find(phrases, templates)) is not None:
-            return kept
-        filled = [line for phrase in phrases for line in fill_templates(phrase, templates)]
-        row = torch.nn.functional.normalize(self._text.encode_text(filled).mean(dim=0), dim=0)
-        if self._store is not None:
-            self._store.keep(phrases, templates, row)
-        return row
+    def _find(self, name: Phrases, templates: Phrases) -> Tensor | None:
+        known = self._known.get((name, templates))
+        return known if known is not None or self._store is None else self._store.find(name, templates)
+
+    def _compute(self, names: Sequence[Phrases], templates: Phrases) -> list[Tensor]:
+        lines = [[line for phrase in name for line in fill_templates(phrase, templates)] for name in names]
+        flat = [line for name in lines for line in name]
+        parts = [self._text.encode_text(flat[start : start + MOST_LINES]) for start in range(0, len(flat), MOST_LINES)]
+        counts = [len(name) for name in lines]
+        means = [rows.mean(dim=0) for rows in torch.split(torch.cat(parts), counts)] if parts else []
+        return [torch.nn.functional.normalize(mean, dim=0) for mean in means]
+
+    def _remember(self, key: tuple[Phrases, Phrases], row: Tensor) -> None:
+        self._known[key] = row
+        while len(self._known) > MOST_ROWS:
+            self._known.popitem(last=False)
 
 
 def all_templates() -> tuple[str, ...]:

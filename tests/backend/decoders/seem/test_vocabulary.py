@@ -43,7 +43,7 @@ def test_the_rows_of_names_in_all_templates_are_those_of_seem(
     recorded: Callable[[str], Recording], reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
 ) -> None:
     with torch.inference_mode():
-        rows = reader_of(None)[0].rows([plain_name(name) for name in RECORDED], all_templates())
+        rows = reader_of(None)[0].with_background([plain_name(name) for name in RECORDED], all_templates())
     recorded("focaldw_v1").check("text.class_embeddings_eval", rows, 1e-5)
 
 
@@ -58,12 +58,12 @@ def test_a_row_on_disk_is_not_computed_again(
     tmp_path: Path, reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
 ) -> None:
     store = VocabularyStore(tmp_path, "focaldw")
-    row = reader_of(store)[0].row(["dog", "puppy"], QUICK)
+    row = reader_of(store)[0].read([("dog", "puppy")], QUICK)
     reader, runs = reader_of(store)
-    torch.testing.assert_close(reader.row(["dog", "puppy"], QUICK), row)
+    torch.testing.assert_close(reader.read([("dog", "puppy")], QUICK), row)
     assert runs == []
     other, runs = reader_of(VocabularyStore(tmp_path, "another network"))
-    other.row(["dog", "puppy"], QUICK)
+    other.read([("dog", "puppy")], QUICK)
     assert len(runs) == 1
 
 
@@ -71,13 +71,13 @@ def test_a_broken_file_on_disk_is_replaced(
     tmp_path: Path, reader_of: Callable[..., tuple[VocabularyReader, list[object]]]
 ) -> None:
     store = VocabularyStore(tmp_path, "focaldw")
-    row = reader_of(store)[0].row(["dog"], PLAIN)
+    row = reader_of(store)[0].read([("dog",)], PLAIN)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:50])
-    torch.testing.assert_close(reader_of(store)[0].row(["dog"], PLAIN), row)
-    found = store.find(["dog"], PLAIN)
+    torch.testing.assert_close(reader_of(store)[0].read([("dog",)], PLAIN), row)
+    found = store.find(("dog",), PLAIN)
     assert found is not None
-    torch.testing.assert_close(found, row)
+    torch.testing.assert_close(found, row[0])
 
 
 def test_the_classes_of_training_are_cocos_133() -> None:
@@ -90,5 +90,16 @@ def test_a_name_in_memory_is_not_computed_again(
 ) -> None:
     reader, runs = reader_of(None)
     for _ in range(3):
-        reader.row(["dog"], PLAIN)
+        reader.read([("dog",)], PLAIN)
     assert len(runs) == 1
+
+
+def test_missing_names_are_computed_together_and_known_ones_not_at_all(
+    reader_of: Callable[..., tuple[VocabularyReader, list[object]]],
+) -> None:
+    reader, runs = reader_of(None)
+    alone = reader.read([("dog",)], PLAIN)
+    both = reader.read([("cat",), ("dog",), ("hot dog", "sausage")], PLAIN)
+    assert runs == [["dog."], ["cat.", "hot dog.", "sausage."]]
+    torch.testing.assert_close(both[1], alone[0])
+    torch.testing.assert_close(both.norm(dim=1), torch.ones(3))
