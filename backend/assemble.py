@@ -130,10 +130,14 @@ def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> 
 
 
 def bulk_images(settings: Settings, root: Path | None, stop: threading.Event) -> ImageSource:
-    """The images of a folder, wherever it lies; or those of tasks, with patience while Label Studio is away."""
+    """The images of a folder, wherever it lies; or those of tasks, with patience while Label Studio is away.
+
+    Each is used once, so that none is kept in memory.
+    """
+    options = replace(media_options(settings), decoded_bytes=0)
     if root is not None:
-        return Media(replace(media_options(settings), local_roots=(root,)))
-    media, url = Media(media_options(settings)), settings.label_studio_url
+        return Media(replace(options, local_roots=(root,)))
+    media, url = Media(options), settings.label_studio_url
     if url is None:
         return media
     return PatientImages(media, lambda: wait_for(lambda: is_up(url), stop, LABEL_STUDIO_PATIENCE_S))
