@@ -10,12 +10,14 @@ import torch
 
 from backend.decoders import dino, grounders
 from backend.decoders.base import Engine
+from backend.decoders.concepts import ConceptFinder, ExemplarFinder
 from backend.decoders.everything import ON_A_CPU, EverythingOptions
-from backend.decoders.finding import BoxFinder, Decoding, Finder, MapFinder
+from backend.decoders.finding import BoxFinder, Decoding, Finder, LikeFinder, MapFinder, MapLikeFinder
 from backend.decoders.foundation import FoundationDecoder, FoundationParts
 from backend.decoders.joint import FoundationSpace
 from backend.decoders.networks import load_network
 from backend.decoders.pretrained import resolve
+from backend.decoders.sam3 import Sam3Network
 from backend.errors import SetupError
 from backend.placement import Placement
 from prompts.encoders.openclip import OpenClip
@@ -36,6 +38,7 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
         clip=clip,
         dino=dino.load(folder / "dino", placement) if (folder / "dino").is_dir() else None,
         finder=_finder(folder, decoding, space, placement),
+        like_finder=_like_finder(decoding),
         everything=ON_A_CPU if device.type == "cpu" else EverythingOptions(),
     )
     return Engine(name, name, space, FoundationDecoder(parts))
@@ -52,10 +55,17 @@ def load_clip(folder: Path, device: torch.device) -> OpenClip:
 
 
 def _finder(folder: Path, decoding: Decoding, space: FoundationSpace, placement: Placement) -> Finder:
+    if isinstance(decoding.network, Sam3Network):
+        return ConceptFinder(decoding.network)
     on_the_map = MapFinder(space, decoding)
     if not (folder / "grounder").is_dir():
         return on_the_map
     return BoxFinder(grounders.load(folder / "grounder", placement), decoding, on_the_map)
+
+
+def _like_finder(decoding: Decoding) -> LikeFinder:
+    on_the_map = MapLikeFinder(decoding)
+    return ExemplarFinder(decoding.network, on_the_map) if isinstance(decoding.network, Sam3Network) else on_the_map
 
 
 def _part(folder: Path, role: str) -> Path:

@@ -50,6 +50,12 @@ class Finder(Protocol):
     def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]: ...
 
 
+class LikeFinder(Protocol):
+    """Finds every instance of what positive reference regions show on an encoded image; phrases may help."""
+
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
     """Boxes ``(N, 4)`` in pixels of the image, with scores ``(N,)`` in 0..1 and the phrases that they answer."""
@@ -126,13 +132,19 @@ class BoxFinder:
         return found + self._otherwise.find(features, [phrase for phrase in phrases if phrase not in boxes.phrases])
 
 
-def find_like(decoding: Decoding, features: ImageFeatures, likenesses: Sequence[Likeness]) -> list[Finding]:
-    """Every instance of what reference regions show."""
-    return [
-        finding
-        for likeness in likenesses
-        for finding in find_on_map(decoding, features, reference_map(features, likeness), None)
-    ]
+class MapLikeFinder:
+    """Finds the like of reference regions on the maps of their prototypes (see LikeFinder)."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]:
+        return [
+            finding
+            for likeness in likenesses
+            if likeness.prompt.positive
+            for finding in find_on_map(self._decoding, features, reference_map(features, likeness), None)
+        ]
 
 
 def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phrase: str | None) -> list[Finding]:

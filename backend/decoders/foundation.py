@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.decoders.dino import Dino
 from backend.decoders.everything import EverythingOptions, remove_small_regions, segment_everything
-from backend.decoders.finding import Decoding, Finder, Finding, find_like
+from backend.decoders.finding import Decoding, Finder, Finding, LikeFinder
 from backend.decoders.frames import to_masks
 from backend.decoders.geometry_of import geometry_of_drawing
 from backend.decoders.joint import FoundationQueries, FoundationSpace, reference_map
@@ -32,13 +32,14 @@ KEPT_SIDE = 1024
 
 @dataclass(frozen=True, slots=True)
 class FoundationParts:
-    """What the decoder consists of; ``finder`` answers phrases."""
+    """What the decoder consists of; ``finder`` answers phrases and ``like_finder`` references."""
 
     decoding: Decoding
     space: FoundationSpace
     clip: OpenClip
     dino: Dino | None
     finder: Finder
+    like_finder: LikeFinder
     everything: EverythingOptions
 
 
@@ -86,9 +87,8 @@ class FoundationDecoder:
         return reference_map(features, positive[0]) if positive else None
 
     def _decode_said(self, features: ImageFeatures, queries: FoundationQueries) -> MaskSet:
-        positive = [likeness for likeness in queries.likenesses if likeness.prompt.positive]
         found = self._parts.finder.find(features, queries.phrases) if queries.phrases else []
-        found += find_like(self._parts.decoding, features, positive)
+        found += self._parts.like_finder.find_like(features, queries.likenesses, queries.phrases)
         rows = self._meant(features, self._rows(features, found))
         return rows[allowed_rows(features, rows, queries)] if len(rows) else rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from backend.decoders import sam, sam2
+from backend.decoders import sam, sam2, sam3
 from backend.decoders.pretrained import read_model_type
 from backend.decoders.promptable import PromptableNetwork
 from backend.errors import SetupError
@@ -15,6 +15,8 @@ FAMILIES: Mapping[str, Callable[[Path, str, Placement], PromptableNetwork]] = {
     "sam": sam.load,
     "sam_hq": sam.load,
     **dict.fromkeys(sam2.CLASSES, sam2.load),
+    "sam3": sam3.load,
+    "sam3_video": sam3.load,
 }
 """By the ``model_type`` of a folder's config.json."""
 

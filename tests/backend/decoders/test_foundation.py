@@ -10,7 +10,7 @@ import torch
 
 from backend.decoders.base import Engine
 from backend.decoders.everything import EverythingOptions
-from backend.decoders.finding import Boxes, BoxFinder, Decoding, MapFinder
+from backend.decoders.finding import Boxes, BoxFinder, Decoding, MapFinder, MapLikeFinder
 from backend.decoders.foundation import FoundationDecoder, FoundationParts
 from backend.decoders.frames import PadFrame, SquashFrame
 from backend.decoders.joint import FoundationSpace
@@ -43,7 +43,8 @@ def segmenter_around(network: ColourNetwork, grounder: object = None) -> Segment
     space = FoundationSpace("colours", clip)  # type: ignore[arg-type]
     on_map = MapFinder(space, decoding)
     finder = BoxFinder(grounder, decoding, on_map) if grounder else on_map  # type: ignore[arg-type]
-    parts = FoundationParts(decoding, space, clip, None, finder, EverythingOptions(points_per_side=8))  # type: ignore[arg-type]
+    everything = EverythingOptions(points_per_side=8)
+    parts = FoundationParts(decoding, space, clip, None, finder, MapLikeFinder(decoding), everything)  # type: ignore[arg-type]
     return Segmenter(Engine("colours", "colours-1", space, FoundationDecoder(parts)), FeatureCache(1 << 26))
 
 

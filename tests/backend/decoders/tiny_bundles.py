@@ -13,8 +13,9 @@ DECODERS: dict[str, Callable[[Path], Path]] = {
     "sam2.1": tiny_models.write_sam2_video,
     "sam-hq": tiny_models.write_sam_hq,
     "sam-vit": tiny_models.write_sam,
+    "sam3": tiny_models.write_sam3,
 }
-FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base")
+FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base", "sam3")
 """One engine for each family of decoders."""
 
 

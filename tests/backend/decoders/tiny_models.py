@@ -124,6 +124,11 @@ def _decoder(width: int) -> dict[str, Any]:
 
 
 def _write(model_class: Any, config: Any, folder: Path, seed: int) -> Path:
+    _random(model_class, config, seed).save_pretrained(folder)
+    return folder
+
+
+def _random(model_class: Any, config: Any, seed: int) -> Any:
     """A model with random weights that are large enough for its answers to depend on what it is asked."""
     torch.manual_seed(seed)
     model: nn.Module = model_class(config)
@@ -133,8 +138,7 @@ def _write(model_class: Any, config: Any, folder: Path, seed: int) -> Path:
             spread = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
             noise = torch.randn(parameter.shape, generator=generator) * spread
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
-    model.save_pretrained(folder)  # type: ignore[operator]
-    return folder
+    return model
 
 
 def write_clip(folder: Path, seed: int = 0, *, dim: int = 32) -> Path:
@@ -168,3 +172,83 @@ def write_dino(folder: Path, seed: int = 0) -> Path:
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14, num_register_tokens=2
     )
     return _write(Dinov2WithRegistersModel, config, folder, seed)
+
+
+SAM3_SIDE = 112
+
+
+def write_sam3(folder: Path, seed: int = 0) -> Path:
+    """SAM 3 at 112 pixels as a checkpoint of the video model, which is how it is published, with a tokenizer."""
+    from safetensors.torch import save_file
+    from transformers import Sam3VideoConfig, Sam3VideoModel
+
+    trunk = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SAM3_SIDE,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 56,
+    }
+    cells = SAM3_SIDE // 14
+    sizes = [[cells * 4] * 2, [cells * 2] * 2, [cells] * 2]
+    backbone = {**trunk, "model_type": "sam3_vit_model"}
+    vision = {"backbone_config": backbone, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes}
+    small = {"hidden_size": 32, "num_attention_heads": 2}
+    detector = {
+        "vision_config": {**vision, "model_type": "sam3_vision_model"},
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": 49408,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "projection_dim": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 32,
+        },
+        "geometry_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
+        "detr_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
+        "detr_decoder_config": {**small, "num_layers": 1, "intermediate_size": 32, "num_queries": 5},
+        "mask_decoder_config": {**small},
+        "model_type": "sam3",
+    }
+    tracker = {
+        "vision_config": {**vision, "model_type": "sam3_vision_model"},
+        "prompt_encoder_config": {**_prompts(32), "image_size": SAM3_SIDE, "patch_size": 14},
+        "mask_decoder_config": _decoder(32),
+        "model_type": "sam3_tracker_video",
+        "image_size": SAM3_SIDE,
+        "memory_attention_hidden_size": 32,
+        "memory_attention_num_layers": 1,
+        "memory_attention_feed_forward_hidden_size": 32,
+        "memory_attention_downsample_rate": 1,
+        "memory_attention_rope_feat_sizes": [cells, cells],
+        "memory_encoder_hidden_size": 32,
+        "memory_encoder_output_channels": 8,
+        "mask_downsampler_embed_dim": 32,
+        "memory_fuser_embed_dim": 32,
+        "memory_fuser_intermediate_dim": 32,
+        "memory_fuser_num_layers": 1,
+    }
+    model = _random(Sam3VideoModel, Sam3VideoConfig(detector_config=detector, tracker_config=tracker), seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return write_clip_tokenizer(folder)
+
+
+def write_clip_tokenizer(folder: Path) -> Path:
+    """CLIP's tokenizer in transformers' layout, made of the one that open_clip ships."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    known = SimpleTokenizer()
+    ours = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {ours.get(token, token): number for token, number in known.encoder.items()}
+    merges = [tuple(pair) for pair, _ in sorted(known.bpe_ranks.items(), key=lambda item: item[1])]
+    CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token="<|endoftext|>").save_pretrained(folder)
+    return folder
