@@ -25,7 +25,7 @@ _CONFIG = """<View>
       <Image name="image" value="$image" zoom="true" zoomControl="true"/>
     </View>
     <View className="labels">
-      <Header value="Click (Alt: not this)" size="6"/>
+      <Header value="Click, Alt-click" size="6"/>
       <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">
 {labels}
       </KeyPointLabels>
