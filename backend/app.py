@@ -21,6 +21,7 @@ from backend import __version__
 from backend.assemble import Parts
 from backend.errors import MaskloomError, RequestError
 from backend.jobs_api import jobs_router
+from backend.registry import find_engine
 from backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,12 @@ class SetupBody(BaseModel):
     hostname: str | None = None
     access_token: str | None = None
     extra_params: Any = None
+
+
+class EngineBody(BaseModel):
+    """Which engine is to answer."""
+
+    engine: str = Field(examples=["edgetam-cpu"], description="A name from `maskloom parts`.")
 
 
 class PredictBody(BaseModel):
@@ -69,6 +76,7 @@ def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
     registry = CollectorRegistry()
     _add_label_studio_routes(app, parts)
     app.include_router(jobs_router(parts.jobs))
+    _add_engine_route(app, parts)
     _add_metrics(app, registry)
     _add_authentication(app, parts.settings)
     _add_error_answers(app)
@@ -122,6 +130,14 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """Events of a project; answered at once, whatever they say. Accepted regions are remembered in the background."""
         parts.learner.take(await request.body())
         return {"status": "received"}
+
+
+def _add_engine_route(app: FastAPI, parts: Parts) -> None:
+    @app.post("/engine")
+    def switch(body: EngineBody) -> dict[str, str]:
+        """Answer with another engine from now on; it is loaded first, and its weights are those of its name."""
+        parts.engine.switch(find_engine(body.engine))
+        return {"model_version": parts.engine.version}
 
 
 def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:

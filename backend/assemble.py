@@ -64,6 +64,16 @@ class EngineHandle:
                 log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
             return self._loaded
 
+    def switch(self, preset: EnginePreset, weights: Path | None = None) -> None:
+        """Answer with another engine from now on; what is under way ends with the old one, and nothing of either's caches or
+        memory is read by the other. Both are in memory for a moment. Raises SetupError, and keeps the old one, when the new one
+        cannot be loaded.
+        """
+        fresh = EngineHandle(preset, self._settings.model_copy(update={"weights": weights}))
+        segmenter = fresh.segmenter()
+        with self._lock:
+            self.preset, self.version, self._weights, self._loaded = preset, fresh.version, fresh._weights, segmenter
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 MANIFEST = "bundle.json"
 WANTED = (".json", ".safetensors", ".txt", ".model")
 """Endings of the files that engines read; of weights only safetensors, which cannot carry code."""
-_PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(30, connect=10)
 
 
@@ -79,7 +78,7 @@ class Hub:
                 _check(response, repository)
                 if there and response.status_code != httpx.codes.PARTIAL_CONTENT:
                     part.unlink()
-                yield from response.iter_bytes(_PIECE)
+                yield from response.iter_bytes()
         except httpx.HTTPError as error:
             raise RemoteError(f"{url} broke off ({type(error).__name__}); run the command again to go on from there") from error
 

@@ -101,7 +101,7 @@ class Service:
             armed = task.armed_label or armed_by_likeness(task)
             wanted = self.wishes.of(task.project)
             find = Find.EVERYTHING if wanted.mode is Mode.EVERYTHING else Find.NAMED
-            done = self._segment(Question(image, prompts, task.vocabulary, armed, memory, find))
+            done, version = self._segment(Question(image, prompts, task.vocabulary, armed, memory, find))
             self.known.keep(task, version, done)
             masks = drop_known(done.masks, self.known.finished(task, image)) if task.interactive else wanted.apply(done.masks)
             return write_prediction(task, masks, version, wanted.form)
@@ -112,11 +112,13 @@ class Service:
             log.exception("task %s of project %s", task.task_id, task.project)
             return write_message(task, f"Maskloom failed on this task ({type(error).__name__}); its log says more", version)
 
-    def _segment(self, question: Question) -> Round:
-        (done,) = self.engine.segmenter().segment([question])
+    def _segment(self, question: Question) -> tuple[Round, str]:
+        """The round and the version of the engine that gave it, which may have been switched a moment ago."""
+        segmenter = self.engine.segmenter()
+        (done,) = segmenter.segment([question])
         if isinstance(done, MaskloomError):
             raise done
-        return done
+        return done, segmenter.engine.version
 
     def _refuse(self, body: Mapping[str, Any], error: MaskloomError) -> Answer:
         log.warning("a task was refused: %s", error)
