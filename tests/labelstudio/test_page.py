@@ -94,19 +94,19 @@ def test_what_is_clicked_accepted_and_submitted_is_the_mask_that_was_sent_and_th
 def test_the_default_engine_pre_annotates_a_photo_and_answers_a_click(
     label_studio: LabelStudio, default_backend: str, editor: Editor
 ) -> None:
-    project = new_project(label_studio, ["cat", "chair"], default_backend)
-    (task,) = label_studio.upload(project.id, find_examples(("chelsea.png",)))
+    project = new_project(label_studio, ["person", "cat"], default_backend)
+    (task,) = label_studio.upload(project.id, find_examples(("astronaut.png",)))
 
     editor.open_task(project.id, task)  # nobody asked for predictions before: opening the task does
-    assert "cat" in editor.labels_on_image()
+    assert "person" in editor.labels_on_image()
 
     editor.auto_annotate()
-    editor.choose_smart_point("cat")
-    answer = editor.click(200, 150)
+    editor.choose_smart_point("person")
+    answer = editor.click(220, 330)
     editor.accept()
     editor.submit()
 
     sent, stored = decode(answer["result"][0]), decode(stored_by_hand(label_studio, task))
-    assert stored.shape == (300, 451)
-    assert stored[150, 200], "the mask does not hold the pixel that was clicked"
+    assert stored.shape == (512, 512)
+    assert stored[330, 220], "the mask does not hold the pixel that was clicked"
     assert iou(stored, sent) > 0.99
