@@ -40,7 +40,7 @@ def render(prompts: PromptSet, frame: Frame, memory: ObjectMemory | None, device
     negative = torch.stack([_region(each, frame, positive=False) for each in objects]) if objects else empty
     remembered = None
     if memory is not None and objects:
-        logits = torch.from_numpy(memory.low_res_logits).float()
+        logits = torch.tensor(memory.low_res_logits, dtype=torch.float32)
         before = _enlarge(logits, frame)
         owner = _owner(positive, negative, before)
         if not positive[owner].any():

@@ -54,7 +54,7 @@ class Frame:
 
     def place(self, mask: BoolArray) -> Tensor:
         """A mask ``(H, W)`` in the input ``(padded height, padded width)`` bool: every input pixel that it touches."""
-        whole = torch.from_numpy(mask).float()[None, None]
+        whole = torch.tensor(mask, dtype=torch.float32)[None, None]
         touched = functional.adaptive_max_pool2d(whole, (self.content.height, self.content.width))
         return self._pad(touched)[0, 0] > 0
 

@@ -232,3 +232,15 @@ def test_images_encoded_in_bfloat16_are_nearly_the_same(engine_of: Callable[[str
     assert other.dtype == torch.float32
     assert not torch.equal(one, other)
     assert float((one - other).norm() / one.norm()) < 0.05
+
+
+def test_masks_and_memory_out_of_a_store_are_read_only_and_used_as_well(
+    engine_of: Callable[[str], Engine], photo: Image, ask: Ask
+) -> None:
+    """PyTorch warns of arrays that it may not write to; a second round of clicks failed on it once."""
+    engine, mask = engine_of("focaldw_v1"), region(photo, slice(20, 50), slice(30, 70))
+    logits = ask(engine, photo, MaskPrompt(mask)).low_res_logits[0].copy()
+    for array in (mask, logits):
+        array.flags.writeable = False
+    memory = ObjectMemory(logits, engine.space.name)
+    assert len(ask(engine, photo, ScribblePrompt(mask), ReferencePrompt(photo, mask), memory=memory)) == 1
