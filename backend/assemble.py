@@ -140,13 +140,13 @@ def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> 
 
 
 def bulk_images(settings: Settings, root: Path | None, stop: threading.Event) -> ImageSource:
-    """The images of a folder, wherever it lies; or those of tasks, with patience while Label Studio is away.
+    """The images of a folder, wherever it lies and its links lead; or those of tasks, with patience while Label Studio is away.
 
     Each is used once, so that none is kept in memory.
     """
     options = replace(media_options(settings), decoded_bytes=0)
     if root is not None:
-        return Media(replace(options, local_roots=(root,)))
+        return Media(replace(options, local_roots=(Path("/"),)))
     media, url = Media(options), settings.label_studio_url
     if url is None:
         return media

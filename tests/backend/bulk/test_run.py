@@ -246,3 +246,13 @@ def test_an_import_file_holds_tasks_as_label_studio_imports_them(tmp_path: Path)
         (prediction,) = task["predictions"]
         assert prediction["model_version"] == "colour-1"
         assert {region["value"]["brushlabels"][0] for region in prediction["result"]} == {"red", "blue"}
+
+
+def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
+    elsewhere, photos = picture_folder(tmp_path / "elsewhere", 2), tmp_path / "photos"
+    photos.mkdir()
+    for path in elsewhere.iterdir():
+        (photos / path.name).symlink_to(path)
+    parts = parts_for(photos, tmp_path / "home")
+    filled = fill_order(parts, Order(str(photos), Target.PNG, tmp_path / "png", labels=LABELS))
+    assert run_of(parts, filled).work(answering(parts, filled)).done == 2
