@@ -30,7 +30,8 @@ from train.rounds import largest_error
 
 Floats = NDArray[np.float64]
 ABSENT = 6
-THRESHOLDS = np.linspace(0.02, 0.95, 94)
+THRESHOLDS = np.linspace(0.02, 0.98, 97)
+COSINES = np.linspace(0.05, 0.95, 91)
 
 
 def fit_logistic(x: Floats, y: Floats, steps: int = 200) -> tuple[float, float]:
@@ -60,8 +61,18 @@ def best_threshold(scores: Floats, present: NDArray[np.bool_]) -> float:
     return max(THRESHOLDS.tolist(), key=f1)
 
 
+def best_cosine(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float:
+    """The cosine from which on a place counts as the name, by the mean IoU of the names that are present."""
+
+    def mean_iou(cosine: float) -> float:
+        pairs = [(similarity > cosine, truth) for similarity, truth in found if truth.any()]
+        return float(np.mean([(claimed & truth).sum() / (claimed | truth).sum() for claimed, truth in pairs] or [0.0]))
+
+    return max(COSINES.tolist(), key=mean_iou)
+
+
 def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
-    """The bias and scale of text by the pixels of present names, and the presence threshold by absent ones."""
+    """Text's scale by the pixels of present names, its bias by their IoU, and the presence threshold by absent names too."""
     found: list[tuple[NDArray[np.float32], BoolArray]] = []
     dice = np.random.default_rng(0)
     index = names.index
@@ -73,9 +84,9 @@ def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Nam
             found.append((similarity.numpy(), _on_grid(photo.name_mask(name), similarity.shape)))
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
     truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
-    scale, bias = fit_logistic(similar * start.text_scale + start.text_bias, truth)
-    scale = max(scale, 0.2)
-    text_scale, text_bias = start.text_scale * scale, start.text_bias * scale + bias
+    scale, _ = fit_logistic(similar * start.text_scale + start.text_bias, truth)
+    text_scale = start.text_scale * max(scale, 0.2)
+    text_bias = -text_scale * best_cosine(found)
     scores = [presence_of(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
     threshold = best_threshold(np.array(scores), np.array([m.any() for _, m in found]))
     return replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
@@ -84,7 +95,7 @@ def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Nam
 def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
     """Scale and bias of references, from each photo to the next one that shows the same name."""
     last: dict[str, tuple[torch.Tensor, str]] = {}
-    similar, truth = [], []
+    found: list[tuple[NDArray[np.float32], BoolArray]] = []
     for photo in photos:
         (features,) = decoder.encode_images([photo.image])
         for name in photo.text_names():
@@ -92,13 +103,13 @@ def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start
             if mask.mean() < 0.01:
                 continue
             if name in last:
-                map_ = torch.einsum("d,dhw->hw", last[name][0], features.grid)
-                similar.append(map_.numpy().ravel())
-                truth.append(_on_grid(mask, map_.shape).ravel())
+                similarity = torch.einsum("d,dhw->hw", last[name][0], features.grid)
+                found.append((similarity.numpy(), _on_grid(mask, similarity.shape)))
             last[name] = (visual_token(features, mask)[0], name)
-    x, y = np.concatenate(similar).astype(np.float64), np.concatenate(truth).astype(np.float64)
-    scale, bias = fit_logistic(10 * (x - 0.6), y)
-    return replace(start, reference_scale=10 * scale, reference_bias=bias - 6 * scale)
+    similar = np.concatenate([s.ravel() for s, _ in found]).astype(np.float64)
+    scale, _ = fit_logistic(10 * (similar - 0.6), np.concatenate([m.ravel() for _, m in found]).astype(np.float64))
+    reference_scale = 10 * max(scale, 0.2)
+    return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_cosine(found))
 
 
 def calibrate_quality(views: ViewDecoder, photos: Sequence[Photo]) -> None:

@@ -17,7 +17,7 @@ from train.data import Photo
 Dice = np.random.Generator
 Maps = NDArray[np.float32]
 KINDS = ("click", "box", "rough", "scribble", "previous")
-CHANCES = (0.42, 0.27, 0.07, 0.08, 0.16)
+CHANCES = (0.36, 0.36, 0.06, 0.07, 0.15)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from train.phrases import common_words, compose
 from train.teacher import Teacher
 
 DIM = 128
-WORDS = 12_000
+WORDS = 22_000
 COMPOSITIONS = 15_000
 HELD_OUT = 1000
 Vectors = NDArray[np.float32]
@@ -44,7 +44,7 @@ def project(embeddings: Vectors, centre: Vectors, axes: Vectors) -> Vectors:
 
 
 def distil(tower: TextTower, phrases: Sequence[str], targets: Vectors, names: int, seconds: float) -> TextTower:
-    """The tower, taught to answer ``phrases`` with ``targets``; the first ``names`` phrases are seen more often than the rest.
+    """The tower, taught to answer ``phrases`` with ``targets``; half of what it sees are the first ``names`` phrases.
 
     Every step reads phrases of one number of words, so that no arithmetic is spent on padding.
     """
@@ -58,8 +58,8 @@ def distil(tower: TextTower, phrases: Sequence[str], targets: Vectors, names: in
         for optimizer, rate in zip(optimizers, (4e-3, 2e-3), strict=True):
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (1 - used)
             optimizer.zero_grad()
-        bucket = buckets[int(torch.randint(len(buckets), ()))]
-        picks = bucket[torch.randint(len(bucket), (256,))]
+        everything, named = buckets[int(torch.randint(len(buckets), ()))]
+        picks = torch.cat([some[torch.randint(len(some), (128,))] for some in (everything, named)])
         loss = 1 - (tower(_forget(rows[picks])) * wanted[picks]).sum(dim=1).mean()
         loss.backward()
         for optimizer in optimizers:
@@ -70,11 +70,11 @@ def distil(tower: TextTower, phrases: Sequence[str], targets: Vectors, names: in
     return tower.eval()
 
 
-def _by_length(rows: torch.Tensor, names: int) -> list[torch.Tensor]:
-    """Phrase numbers grouped by their number of words, the names three times; long phrases share the last group."""
-    numbers = torch.cat([torch.arange(len(rows)), torch.arange(names), torch.arange(names)])
-    words = rows[numbers, :, 0].ne(0).sum(dim=1).clamp(max=4)
-    return [numbers[words == count] for count in words.unique()]
+def _by_length(rows: torch.Tensor, names: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Phrase numbers grouped by their number of words, four and more together: all of a group, and the names among them."""
+    words = rows[:, :, 0].ne(0).sum(dim=1).clamp(max=4)
+    groups = [(words == count).nonzero()[:, 0] for count in words.unique()]
+    return [(group, group[group < names]) for group in groups if (group < names).any()]
 
 
 def _forget(rows: torch.Tensor) -> torch.Tensor:

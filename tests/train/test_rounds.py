@@ -27,7 +27,7 @@ def test_every_view_shows_part_of_the_object_and_one_kind_of_prompt(seed: int) -
     assert drawn.sum() >= 1
     assert not drawn[evidence.SAID]
     assert view.maps.min() >= 0
-    assert view.maps.max() <= 1
+    assert view.maps.max() <= 1 + 1e-5
 
 
 @given(st.integers(0, 10_000))

@@ -13,10 +13,12 @@ from backend.decoders.embedded.answers import Answer, Canvas, chance_of, decode_
 from backend.decoders.embedded.hints import drawn_shapes, prompt_maps
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.decoders.embedded.windows import Window, around, look, near, whole
-from prompts.geometry import BoolArray, Size, mask_box
+from prompts.geometry import BoolArray, Size, box_mask, clip_box, mask_box, size_of
 from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptSet, ScribblePrompt
 
 MARGIN = 1.4
+SLACK = 0.03
+"""How far an object may reach beyond its box, as a share of the box."""
 SCALES = (1.0, 0.5, 0.25)
 """Without a box nothing says how large the object is: these shares of the image's long side are tried."""
 
@@ -57,9 +59,23 @@ def decode_object(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Ans
     answers = decode_views(decoder, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
     best = max(answers, key=lambda answer: answer.quality)
     box = best.box()
-    if len(windows) == 1 or box is None:
-        return best
-    return look_again(decoder, canvas, drawing, best, box)
+    if len(windows) > 1 and box is not None:
+        best = look_again(decoder, canvas, drawing, best, box)
+    return _kept_inside(best, drawing) if len(drawing.prompts.boxes) else best
+
+
+def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
+    """The answer without what lies outside the drawn boxes, each a little grown, and outside what else was drawn."""
+    size = size_of(answer.logits)
+    allowed = np.zeros(answer.logits.shape, np.bool_)
+    for x0, y0, x1, y1 in drawing.prompts.boxes.tolist():
+        across, down = SLACK * (x1 - x0) + 1, SLACK * (y1 - y0) + 1
+        allowed |= box_mask((x0 - across, y0 - down, x1 + across, y1 + down), size)
+    for x, y in drawing.prompts.point_coords[drawing.prompts.point_labels == 1].tolist():
+        if not allowed[clip_box((x, y, x, y), size)[1], clip_box((x, y, x, y), size)[0]]:
+            return answer
+    outside = ~(allowed | drawing.shapes.get("positive", allowed) | drawing.shapes.get("rough", allowed))
+    return Answer(np.where(outside, np.minimum(answer.logits, -4), answer.logits).astype(np.float32), answer.quality)
 
 
 def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Answer, box: tuple[int, int, int, int]) -> Answer:

@@ -40,7 +40,7 @@ def read(path: Path) -> Loaded:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
     except FileNotFoundError as error:
         raise SetupError(f"there are no weights at {path}: give a file that `python -m train` wrote") from error
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         hint = "give a file that `python -m train` wrote"
         raise SetupError(f"{path} is no checkpoint of the embedded engine ({error}): {hint}") from error
     encoder, views, tower = networks

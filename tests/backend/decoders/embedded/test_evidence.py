@@ -7,15 +7,15 @@ import torch
 
 from backend.decoders.embedded import evidence
 from backend.decoders.embedded.hints import area_map, box_map, click_map
-from backend.decoders.embedded.windows import Window
+from backend.decoders.embedded.windows import SIDE, Window
 
 VOTES = slice(evidence.MAPS, evidence.MAPS + evidence.VOTES)
 
 
 def red_square_on_green() -> torch.Tensor:
-    image = torch.zeros(1, 3, 128, 128)
+    image = torch.zeros(1, 3, SIDE, SIDE)
     image[:, 1] = 0.6
-    image[:, :, 32:96, 32:96] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
+    image[:, :, 24:72, 24:72] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
     return image
 
 
@@ -27,42 +27,42 @@ def maps(**drawn: np.ndarray) -> torch.Tensor:
 
 
 def test_the_pixels_of_a_loose_box_that_look_like_its_surroundings_vote_against() -> None:
-    seen = evidence.gather(red_square_on_green(), maps(BOX=box_map(np.array([20.0, 20, 108, 108]))), None)
+    seen = evidence.gather(red_square_on_green(), maps(BOX=box_map(np.array([15.0, 15, 81, 81]))), None)
     last_colour_vote = seen[0, VOTES][1]
-    assert last_colour_vote[32, 32] > 0.9
-    assert last_colour_vote[13, 13] < 0.3
+    assert last_colour_vote[24, 24] > 0.9
+    assert last_colour_vote[10, 10] < 0.3
 
 
 def test_a_click_is_voted_for_by_everything_of_its_colour() -> None:
-    seen = evidence.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[64.0, 64.0]]))), None)
+    seen = evidence.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))), None)
     first_colour_vote = seen[0, VOTES][0]
-    assert first_colour_vote[20, 20] > 0.7
+    assert first_colour_vote[15, 15] > 0.7
     assert first_colour_vote[5, 5] < 0.3
 
 
 def test_a_negative_click_takes_votes_away_from_its_colour() -> None:
-    box = box_map(np.array([0.0, 0, 128, 128]))
+    box = box_map(np.array([0.0, 0, SIDE, SIDE]))
     without = evidence.gather(red_square_on_green(), maps(BOX=box), None)[0, VOTES][0]
     refused = click_map(np.array([[8.0, 8.0]]))
     with_it = evidence.gather(red_square_on_green(), maps(BOX=box, NEGATIVE=refused), None)[0, VOTES][0]
-    assert with_it[5, 60] < without[5, 60] - 0.2
-    assert with_it[32, 32] > with_it[5, 60]
+    assert with_it[5, 40] < without[5, 40] - 0.2
+    assert with_it[24, 24] > with_it[5, 40]
 
 
 def test_joint_space_vectors_vote_only_where_there_are_any() -> None:
-    grid = torch.zeros(1, 8, 32, 32)
+    grid = torch.zeros(1, 8, 24, 24)
     grid[:, 0] = 1
-    grid[:, :, 8:24, 8:24] = 0
-    grid[:, 1, 8:24, 8:24] = 1
-    drawn = maps(POSITIVE=click_map(np.array([[64.0, 64.0]])))
-    seen = evidence.gather(torch.full((1, 3, 128, 128), 0.5), drawn, grid)[0, VOTES][4]
-    assert seen[32, 32] > seen[4, 4]
-    assert evidence.gather(torch.full((1, 3, 128, 128), 0.5), drawn, None)[0, VOTES][4:].abs().max() == 0
+    grid[:, :, 6:18, 6:18] = 0
+    grid[:, 1, 6:18, 6:18] = 1
+    drawn = maps(POSITIVE=click_map(np.array([[48.0, 48.0]])))
+    seen = evidence.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, grid)[0, VOTES][4]
+    assert seen[24, 24] > seen[4, 4]
+    assert evidence.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, None)[0, VOTES][4:].abs().max() == 0
 
 
 def test_evidence_has_no_gap_for_an_empty_prompt() -> None:
     seen = evidence.gather(red_square_on_green(), maps(), None)
-    assert seen.shape == (1, evidence.CHANNELS, 64, 64)
+    assert seen.shape == (1, evidence.CHANNELS, evidence.MAP_SIDE, evidence.MAP_SIDE)
     assert torch.isfinite(seen).all()
 
 
@@ -73,6 +73,6 @@ def test_a_box_map_adds_up_to_the_area_of_the_box() -> None:
 def test_an_area_map_shows_the_mask_under_the_window() -> None:
     mask = np.zeros((100, 100), np.bool_)
     mask[50:, :] = True
-    shown = area_map(mask, Window(18, 18, 64))
-    assert shown[:31].max() == 0
-    assert shown[33:].min() == 1
+    shown = area_map(mask, Window(26, 26, 48))
+    assert shown[:23].max() == 0
+    assert shown[25:].min() == 1

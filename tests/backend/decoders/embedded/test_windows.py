@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.decoders.embedded.windows import Window, around, look, near, put_back, whole
+from backend.decoders.embedded.windows import SIDE, Window, around, look, near, put_back, whole
 from prompts.geometry import Size
 
 EXTENTS = st.integers(1, 200)
@@ -53,4 +53,4 @@ def test_a_window_around_a_box_is_as_long_as_its_long_side_times_the_margin() ->
 
 
 def test_a_point_of_the_image_is_found_in_the_view() -> None:
-    assert Window(10, 20, 64).to_view(np.array([[42.0, 52.0]])).tolist() == [[64.0, 64.0]]
+    assert Window(10, 20, 64).to_view(np.array([[42.0, 52.0]])).tolist() == [[SIDE / 2, SIDE / 2]]
