@@ -55,7 +55,7 @@ def spread_points(mask: BoolArray, most: int = STROKE_POINTS) -> FloatArray:
     rows, columns = np.nonzero(depth >= 0.5 * depth.max()) if mask.any() else np.nonzero(mask)
     if not len(rows):
         return np.zeros((0, 2))
-    pixels = np.stack([columns, rows], axis=1) + 0.5
+    pixels = np.asarray(np.stack([columns, rows], axis=1) + 0.5, np.float64)
     chosen = [int(depth[rows, columns].argmax())]
     distance: FloatArray = np.full(len(pixels), np.inf)
     while len(chosen) < most:
