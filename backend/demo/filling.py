@@ -15,8 +15,6 @@ from backend.errors import ImageError, SetupError
 from backend.labelstudio.client import LabelStudio, Project, Task
 from backend.labelstudio.recommended import recommended_config
 
-TASKS_AT_ONCE = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -110,13 +108,12 @@ class Filling:
     def _predict(self, project: Project, version: str) -> Filled:
         waiting = [task.id for task in self._studio.tasks_with_predictions(project.id) if not _answered(task, version)]
         with self._steps.bar("Masks", len(waiting)) as advance:
-            for start in range(0, len(waiting), TASKS_AT_ONCE):
-                batch = waiting[start : start + TASKS_AT_ONCE]
-                self._studio.retrieve_predictions(project.id, batch)
-                advance(len(batch))
+            for task in waiting:  # one by one: on a slow machine Label Studio's limit of 100 s is for one photo then
+                self._studio.retrieve_predictions(project.id, [task])
+                advance(1)
         tasks = list(self._studio.tasks_with_predictions(project.id))
-        unanswered = sum(not _answered(task, version) for task in tasks)
-        empty = sum(not count_masks([task], version) for task in tasks)
+        unanswered = sum(not _answered(each, version) for each in tasks)
+        empty = sum(not count_masks([each], version) for each in tasks)
         return Filled(project, len(tasks), count_masks(tasks, version), empty, unanswered)
 
 
