@@ -118,9 +118,8 @@ def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float]]], reach
             for x, y in points
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(
-            f'<text x="{_WIDTH - 8}" y="{40 + 15 * row}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
-        )
+        place = f'x="{_WIDTH - 8}" y="{_HEIGHT - _EDGE - 10 - 15 * row}" text-anchor="end"'
+        parts.append(f'<text {place} style="fill:{colour}">{escape(name)}</text>')
     return _svg(_HEIGHT, parts)
 
 

@@ -40,8 +40,9 @@ def effort_of(found: Comparison, assumed: Assumptions) -> Effort:
 
 
 def min_score_text(found: Comparison) -> str:
-    """The best thresholds as ``maskloom prelabel --min-score`` takes them."""
-    return ", ".join(f"{label}={best_threshold(found.of(label))[0]:g}" for label in found.labels())
+    """The best thresholds as ``maskloom prelabel --min-score`` takes them; none for labels that are never right."""
+    best = {label: best_threshold(found.of(label)) for label in found.labels()}
+    return ", ".join(f"{label}={threshold:g}" for label, (threshold, f1) in best.items() if f1 > 0)
 
 
 def eval_page(found: Comparison, title: str, assumed: Assumptions) -> str:
