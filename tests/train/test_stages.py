@@ -54,7 +54,7 @@ def test_the_encoder_s_loss_falls_on_the_photos_it_sees() -> None:
         optimizer.zero_grad()
         torch.autograd.backward(parts["dense"] + parts["dice"] + 0.1 * parts["region"])
         optimizer.step()
-        dense.append(float(parts["dice"]))
+        dense.append(parts["dice"].item())
     assert min(dense[4:]) < dense[0]
 
 

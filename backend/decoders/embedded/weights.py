@@ -70,6 +70,7 @@ def write(path: Path, networks: tuple[nn.Module, nn.Module, nn.Module], calibrat
         if not key.endswith("num_batches_tracked")
     }
     save_file(tensors, path, {"format": "maskloom-embedded-1", "calibration": json.dumps(asdict(calibration))})
+    path.chmod(0o644)
 
 
 def _part(tensors: dict[str, Tensor], name: str, network: nn.Module) -> dict[str, Tensor]:
