@@ -118,12 +118,12 @@ class Filling:
 
 
 def count_masks(tasks: Sequence[Task], version: str) -> Counter[str]:
-    """How many brush masks of which label a model version gave to these tasks."""
+    """How many brush masks of which label a model version gave to these tasks; of an answer stored twice, one counts."""
+    answers = ([each for each in task.predictions if each.model_version == version][-1:] for task in tasks)
     return Counter(
         label
-        for task in tasks
-        for prediction in task.predictions
-        if prediction.model_version == version
+        for answer in answers
+        for prediction in answer
         for region in prediction.result
         for label in region["value"].get("brushlabels", ())
     )
