@@ -24,6 +24,8 @@ from prompts.space import Queries
 
 ENCODED_SIDE = 384
 CANVAS_SIDE = 1024
+SHOWN = 0.3
+"""The presence that a reference needs: whoever shows an object expects to find it, so less than a phrase needs."""
 _STEP = 32
 
 
@@ -73,7 +75,8 @@ class EmbeddedDecoder:
         answers: list[Answer] = []
         names: list[str | None] = []
         for label, each in zip(labels, logits, strict=True):
-            found = find_all(self._views, canvas, each, self._calibration)
+            least = SHOWN if label is None else self._calibration.presence
+            found = find_all(self._views, canvas, each, least)
             answers += found
             names += [label] * len(found)
         return to_masks(answers, names, canvas)

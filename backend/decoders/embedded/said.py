@@ -66,10 +66,10 @@ def presence_of(logits: Tensor) -> float:
     return float(torch.sigmoid(logits.flatten()).topk(min(strongest, logits.numel())).values.mean())
 
 
-def find_all(decoder: ViewDecoder, canvas: Canvas, logits: Tensor, calibration: Calibration) -> list[Answer]:
-    """Every instance of one phrase or reference, best first; none when it is absent."""
+def find_all(decoder: ViewDecoder, canvas: Canvas, logits: Tensor, least_presence: float) -> list[Answer]:
+    """Every instance of one phrase or reference, best first; none when it is less present than ``least_presence``."""
     presence = presence_of(logits)
-    if presence < calibration.presence:
+    if presence < least_presence:
         return []
     soft = np.asarray(logits.float().cpu().numpy(), np.float32)
     seeds = _pieces(soft)
