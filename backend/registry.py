@@ -59,6 +59,18 @@ class EnginePreset:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedPreset(EnginePreset):
+    """An engine of one published checkpoint: a file that is named, or else one that its builder gets from the hub.
+
+    ``build`` is ``module:attribute`` of a function ``(weights: Path | None, placement: Placement) -> Engine``.
+    """
+
+    def load(self, weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
+        """Build the engine. Raises SetupError when its weights cannot be had or do not fit."""
+        return _resolve(self.build)(weights, placement)
+
+
+@dataclass(frozen=True, slots=True)
 class BundlePreset(EnginePreset):
     """An engine of several published models, which lie together in one folder, the bundle.
 
@@ -98,6 +110,12 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:10]
 
 
+def _seem(name: str, summary: str) -> ReleasedPreset:
+    attribute = name.removeprefix("seem-").replace("-", "_")
+    licence = "Apache-2.0: xdecoder/SEEM"
+    return ReleasedPreset(name, f"backend.decoders.seem.releases:{attribute}", f"SEEM {summary}", licence)
+
+
 def _production(parts: EngineParts) -> BundlePreset:
     return BundlePreset(parts.name, "backend.decoders.bundles:build", parts.summary, parts.licence, parts=parts)
 
@@ -118,6 +136,14 @@ ENGINES: dict[str, EnginePreset] = {
             "no weights: colour words and connected pixels, for tests and for trying the service",
             "Apache-2.0",
         ),
+        _seem("seem-focal-t", "Focal-T v1 for a CPU (0.7 GB, 1.6 GB of memory)"),
+        _seem("seem-focal-t-v0", "Focal-T v0 (0.7 GB, 1.6 GB of memory)"),
+        _seem("seem-focal-t-demo", "Focal-T, phrases and drawings composed (0.7 GB, 1.6 GB of memory)"),
+        _seem("seem-focal-l", "Focal-L v1 (1.4 GB, 3.3 GB of memory)"),
+        _seem("seem-focal-l-v0", "Focal-L v0 (1.4 GB, 3.3 GB of memory)"),
+        _seem("seem-focal-l-demo", "Focal-L, phrases and drawings composed (1.4 GB, 3.3 GB of memory)"),
+        _seem("seem-samvit-b", "SAM ViT-B v1, for a GPU (0.9 GB)"),
+        _seem("seem-samvit-l", "SAM ViT-L v1, for a GPU (1.8 GB)"),
         *(_production(parts) for parts in PRODUCTION_ENGINES),
     )
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import SetupError
-from backend.registry import EnginePreset, find_engine
+from backend.registry import ENGINES, EnginePreset, find_engine
 
 
 def test_an_unknown_name_answers_with_the_known_ones() -> None:
@@ -26,3 +26,20 @@ def test_the_version_changes_with_the_weights(tmp_path: Path) -> None:
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"needs its weights at .*gone\.safetensors"):
         find_engine("colour").load(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("seem-")])
+def test_every_seem_engine_names_a_release_and_refuses_a_file_that_is_none(name: str, tmp_path: Path) -> None:
+    from backend.decoders.seem.releases import RELEASES
+
+    assert name in RELEASES
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no checkpoint")
+    with pytest.raises(SetupError, match=r"weights\.pt"):
+        find_engine(name).load(weights)
+
+
+def test_every_seem_release_is_an_engine() -> None:
+    from backend.decoders.seem.releases import RELEASES
+
+    assert set(RELEASES) <= set(ENGINES)

@@ -13,7 +13,7 @@ from backend.decoders.base import Engine
 from backend.features import FeatureCache
 from backend.masks import MaskSet
 from backend.placement import Placement
-from backend.registry import ENGINES, BundlePreset, find_engine
+from backend.registry import ENGINES, EnginePreset, find_engine
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from prompts.geometry import Size
@@ -57,7 +57,7 @@ SAID: dict[str, tuple[Prompt, ...]] = {
 }
 
 
-NAMES = sorted({name for name, preset in ENGINES.items() if not isinstance(preset, BundlePreset)} | set(tiny_bundles.FAMILIES))
+NAMES = sorted({name for name, preset in ENGINES.items() if type(preset) is EnginePreset} | set(tiny_bundles.FAMILIES))
 
 
 @functools.cache
