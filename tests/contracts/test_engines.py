@@ -13,7 +13,7 @@ from backend.decoders.base import Engine
 from backend.features import FeatureCache
 from backend.masks import MaskSet
 from backend.placement import Placement
-from backend.registry import ENGINES, EnginePreset, find_engine
+from backend.registry import ENGINES, BundlePreset, EnginePreset, find_engine
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from prompts.geometry import Size
