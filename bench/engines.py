@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +102,9 @@ def measure(what: str, run: Callable[[], object], runs: int, device: torch.devic
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return Row(what, statistics.median(times[1:]), min(times[1:]), runs)
+    row = Row(what, statistics.median(times[1:]), min(times[1:]), runs)
+    print(f"{row.what}: {row.seconds:.4f} s, best {row.least:.4f} s", file=sys.stderr, flush=True)
+    return row
 
 
 def engine_around(network: PromptableNetwork) -> tuple[Engine, Decoding]:
