@@ -66,7 +66,9 @@ def recolour(image: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
 
 
 def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
-    """The crop with one or two cutouts pasted on it, each under a mask id of its own."""
+    """The crop with one or two cutouts pasted on it, each under a mask id of its own; unchanged without cutouts."""
+    if not cutouts:
+        return crop
     image, ids, names = crop.image.copy(), crop.ids.copy(), dict(crop.names)
     for _ in range(dice.integers(1, 3)):
         free = next((k for k in range(1, VOID) if k not in names), None)
