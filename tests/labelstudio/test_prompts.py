@@ -162,8 +162,11 @@ def test_a_scribble_and_this_then_an_outline_and_this(label_studio: LabelStudio,
 
 
 def test_an_example_finds_its_like_on_the_same_image_and_what_was_accepted_is_found_on_another_task(
-    label_studio: LabelStudio, ann: Annotator, project: Project, images: list[Path], task: int
+    label_studio: LabelStudio, ann: Annotator, colour_backend: str, images: list[Path]
 ) -> None:
+    project = made(label_studio, colour_backend, "mixed")  # its own: what other tests accept as a plate is remembered too
+    (task,) = label_studio.upload(project.id, images[:1])
+    ann.open(project.id, task)
     ann.choose(".boxes", "like this", BOX)
     alike = ann.box(65, 75, 95, 105)
     assert sorted(int(mask_of(each).sum()) for each in alike) == sorted(int(shape(n).sum()) for n in ("large", "small"))
