@@ -38,7 +38,8 @@ class Editor:
         self.page.wait_for_timeout(1500)
 
     def labels_on_image(self) -> list[str]:
-        """The labels of the regions that the annotation has."""
+        """The labels of the regions that the annotation has, once it has any: the page adds a prediction's regions late."""
+        self.page.wait_for_function(f"() => {SELECTED}?.regions?.length > 0")
         regions = self.page.evaluate(f"() => {SELECTED}.serializeAnnotation()")
         return [label for region in regions for label in region["value"].get("brushlabels", [])]
 

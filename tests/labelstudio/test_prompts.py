@@ -201,7 +201,7 @@ def test_what_is_exported_is_what_was_accepted(label_studio: LabelStudio, projec
     """Runs after the others: the masks of the project's submitted tasks, in Label Studio's own exports."""
     rows = exported(label_studio, project, "JSON")
     annotated = {row["id"]: row for row in json.loads(rows) if row["annotations"]}
-    assert len(annotated) >= 4, "the tests above submit four tasks"
+    assert len(annotated) >= 3, "the tests above submit three tasks of this project"
     with zipfile.ZipFile(io.BytesIO(exported(label_studio, project, "BRUSH_TO_PNG"))) as archive:
         pictures = {name: np.asarray(Image.open(io.BytesIO(archive.read(name)))) > 0 for name in archive.namelist()}
     for number in annotated:
