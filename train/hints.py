@@ -24,10 +24,14 @@ from train.rounds import View
 
 NAMED = 0.3
 """The share of clicks and boxes that come with the object's name."""
+MOST_SEEN = 4000
+"""Photos whose vectors are kept, about 0.4 MB each; every pasted photo is a new one."""
+UNSEEN = 0.45
+"""The share of views without vectors: on photos that the encoder was trained on they tell more than they will on others."""
 
 
 class Hints:
-    """A trained image encoder that looks at each training photo once."""
+    """A trained image encoder, which looks at each training photo once."""
 
     def __init__(self, encoder: ImageEncoder, names: Names, seed: int) -> None:
         self._scale, self._bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
@@ -41,6 +45,11 @@ class Hints:
     def grids(self, views: Sequence[View]) -> Tensor:
         """Joint-space vectors ``(N, D, 24, 24)`` under each view."""
         return torch.stack([self._under(view) for view in views])
+
+    def some(self, views: Sequence[View], grids: Tensor) -> Tensor:
+        """The same vectors, all zero for some of the views."""
+        kept = self._dice.random(len(views)) >= UNSEEN
+        return grids * torch.from_numpy(kept)[:, None, None, None]
 
     def say(self, views: Sequence[View], grids: Tensor) -> None:
         """Tell some fresh views their object's name; where the previous answer is asked for, the name's map takes its place."""
@@ -73,6 +82,8 @@ class Hints:
         key = str(view.source.row.image)
         if key not in self._seen:
             (features,) = self._looking.encode_images([view.source.image])
+            while len(self._seen) >= MOST_SEEN:
+                self._seen.pop(next(iter(self._seen)))
             self._seen[key] = ImageFeatures(features.size, features.grid.half().clone())
         grid = under(self._seen[key].grid, size_of(view.source.image), [view.window])[0]
         return grid.flip(2) if view.mirrored else grid

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from train.averaging import Average
 
-SAVE_EVERY_S = 180
+SAVE_EVERY_S = 60
 LOG_EVERY = 20
 Parts = dict[str, Tensor]
 

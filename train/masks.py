@@ -126,17 +126,16 @@ def as_tensors(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor, T
 
 
 def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan) -> ViewDecoder:
-    """The mask decoder after training it, or going on with it, as planned; two steps in five see the encoder's hints."""
+    """The mask decoder after training it, or going on with it, as planned."""
     decoder = start.to(plan.device)
     views = Views(photos, seed=int(torch.randint(1 << 30, ())))
     going: list[View] = []
 
-    def step(number: int) -> tuple[Tensor, Parts]:
+    def step(_: int) -> tuple[Tensor, Parts]:
         batch = going + [views.draw() for _ in range(BATCH - len(going))]
-        grids = hints.grids(batch) if number % 5 < 2 else None
-        if grids is not None:
-            hints.say(batch, grids)
-            grids = grids.to(plan.device)
+        grids = hints.grids(batch)
+        hints.say(batch, grids)
+        grids = hints.some(batch, grids).to(plan.device)
         images, maps, target, known, share = (tensor.to(plan.device) for tensor in as_tensors(batch))
         with mixed_precision(plan.device):
             logits, quality = decoder(images, maps, grids)

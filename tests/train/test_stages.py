@@ -95,3 +95,13 @@ def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
     view.mirrored = True
     assert torch.equal(hints.grids([view]), plain.flip(3))
     assert plain.shape == (1, 128, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
+
+
+def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
+    hints = Hints(ImageEncoder(), NAMES, seed=0)
+    views = [masks.Views(PHOTOS, seed=1).draw()] * 64
+    grids = hints.grids(views)
+    some = hints.some(views, grids)
+    kept = some.flatten(1).any(dim=1)
+    assert 0 < int(kept.sum()) < 64
+    assert torch.equal(some[kept], grids[kept])

@@ -30,13 +30,16 @@ CHANNELS = MAPS + VOTES + FLAGS
 def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
     """All evidence ``(N, 16, 48, 48)`` for views ``image (N, 3, 96, 96)`` in 0..1 with prompt maps ``(N, 6, 48, 48)``.
 
-    ``grid (N, D, 24, 24)`` are joint-space vectors under each view, zero where unknown; None when none is known.
+    ``grid (N, D, 24, 24)`` are joint-space vectors under each view, zero where unknown: a view that has none gets no votes
+    from them; None when no view has any.
     """
     small = F.avg_pool2d(image, image.shape[-1] // MAP_SIDE)
     prior = _prior(maps)
     votes = [_votes(features, prior, maps) for features in _likenesses(small, grid)]
     if grid is None:
         votes.append(torch.zeros_like(votes[0]))
+    else:
+        votes[-1] = votes[-1] * grid.abs().amax(dim=(1, 2, 3)).gt(0).to(maps)[:, None, None, None]
     flags = maps[:, [POSITIVE, BOX, PREVIOUS, SAID]].amax(dim=(2, 3), keepdim=True).gt(0.1).to(maps)
     return torch.cat([maps, *votes, flags.expand(-1, -1, MAP_SIDE, MAP_SIDE)], dim=1)
 
