@@ -92,7 +92,7 @@ def assemble(settings: Settings) -> Parts:
     engine = EngineHandle(find_engine(settings.engine), settings)
     media = Media(media_options(settings))
     database = open_database(settings.database_url)
-    kit = Kit(Ledger(database), Album(database), media, engine.segmenter, engine.version, lambda: label_studio(settings))
+    kit = Kit(Ledger(database), Album(database), media, engine, lambda: label_studio(settings))
     jobs = Jobs(kit)
     memory = MemoryBank(database)
     service = Service(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -23,12 +24,16 @@ class JobBody(BaseModel):
     only_missing: bool = Field(False, description="Only tasks without any prediction.")
     labels: str = Field("", examples=["cat=kitten|tabby, dog"])
     min_score: str = Field("", examples=["0.3, cat=0.6"])
+    params: dict[str, Any] | None = Field(
+        None, examples=[{"mode": "semantic"}], description="Extra parameters in place of the project's."
+    )
     limit: int | None = Field(None, ge=1)
     force: bool = Field(False, description="Do anew what is done, and replace it.")
 
     def order(self) -> Order:
         chosen = Selection(self.view, self.unlabelled, self.only_missing, None if self.tasks is None else frozenset(self.tasks))
-        return Order(str(self.project), labels=self.labels, min_score=self.min_score, selection=chosen)
+        params = "" if self.params is None else json.dumps(self.params)
+        return Order(str(self.project), labels=self.labels, min_score=self.min_score, params=params, selection=chosen)
 
 
 class JobStand(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from backend.errors import MaskloomError
@@ -15,9 +15,9 @@ from backend.labelstudio.extra_params import Wishes
 from backend.labelstudio.likeness import armed_by_likeness
 from backend.labelstudio.requests import TaskRequest, read_predict
 from backend.labelstudio.results import write_empty, write_message, write_prediction, write_refusal, write_together
-from backend.modes import Mode
+from backend.preannotation import question_about
 from backend.recollection import ImageSource, Recollection
-from backend.segmenter import Find, Question, Segmenter
+from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from prompts.geometry import size_of
 from prompts.kinds import PromptError, PromptSet
@@ -100,8 +100,8 @@ class Service:
             memory = self.known.last_answer(task, version, prompts)
             armed = task.armed_label or armed_by_likeness(task)
             wanted = self.wishes.of(task.project)
-            find = Find.EVERYTHING if wanted.mode is Mode.EVERYTHING else Find.NAMED
-            done, version = self._segment(Question(image, prompts, task.vocabulary, armed, memory, find))
+            question = replace(question_about(task, image, wanted), prompts=prompts, armed_label=armed, memory=memory)
+            done, version = self._segment(question)
             self.known.keep(task, version, done)
             masks = drop_known(done.masks, self.known.finished(task, image)) if task.interactive else wanted.apply(done.masks)
             return write_prediction(task, masks, version, wanted.form)

@@ -21,7 +21,7 @@ from backend.bulk.target import Target
 from backend.bulk.work import ImageSource, Worker
 from backend.errors import MaskloomError, RequestError
 from backend.labelstudio.client import LabelStudio
-from backend.segmenter import Segmenter
+from backend.service import EngineSource
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
 
@@ -40,8 +40,7 @@ class Kit:
     ledger: Ledger
     album: Album
     images: ImageSource
-    segmenter: Callable[[], Segmenter]
-    version: str
+    engine: EngineSource
     studio: Callable[[], LabelStudio]
 
 
@@ -56,6 +55,15 @@ class Job:
     progress: Progress = field(default_factory=lambda: Progress(0))
     run: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a job is to do, worked out when its turn comes; ``ready`` are predictions that a request has made already."""
+
+    order: Order
+    plan: Callable[[Filled], Plan]
+    ready: Predictions = field(default_factory=dict)
 
 
 class Jobs:
@@ -75,8 +83,12 @@ class Jobs:
         if not order.source.isdecimal() or order.target not in (None, Target.PREDICTIONS):
             raise RequestError("a job makes predictions of a project; say its number as 'project'")
         job = Job(uuid.uuid4().hex[:12], order.source)
-        filled = fill(order, self._kit.version, self._kit.studio, job.stop)
-        return self._enqueue(job, Plan(filled.source, filled.sink, filled.identity, limit, again), filled, {})
+        fill(order, self._kit.engine.version, self._kit.studio, job.stop)
+
+        def plan(filled: Filled) -> Plan:
+            return Plan(filled.source, filled.sink, filled.identity, limit, again)
+
+        return self._enqueue(job, Assignment(order, plan))
 
     def hand_over(self, project: str, tasks: Sequence[str], ready: Predictions) -> bool:
         """Take over the tasks of a request that takes too long, with the predictions that are ``ready``; False when that is not
@@ -84,13 +96,16 @@ class Jobs:
         """
         job = Job(uuid.uuid4().hex[:12], project)
         try:
-            chosen = Selection(tasks=frozenset(int(task) for task in tasks))
-            filled = fill(Order(project, selection=chosen), self._kit.version, self._kit.studio, job.stop)
+            order = Order(project, selection=Selection(tasks=frozenset(int(task) for task in tasks)))
+            fill(order, self._kit.engine.version, self._kit.studio, job.stop)
         except (MaskloomError, ValueError) as error:
             log.info("the rest of the selection cannot be handed to a job: %s", error)
             return False
-        once = replace(filled.identity, digest=uuid.uuid4().hex)
-        self._enqueue(job, Plan(_Missing(filled), filled.sink, once), filled, ready)
+
+        def plan(filled: Filled) -> Plan:
+            return Plan(_Missing(filled), filled.sink, replace(filled.identity, digest=uuid.uuid4().hex))
+
+        self._enqueue(job, Assignment(order, plan, ready))
         log.info("job %s takes over %d tasks of project %s", job.id, len(tasks), project)
         return True
 
@@ -128,33 +143,41 @@ class Jobs:
             job.stop.set()
         self._queue.shutdown(wait=True, cancel_futures=True)
 
-    def _enqueue(self, job: Job, plan: Plan, filled: Filled, ready: Predictions) -> Job:
+    def _enqueue(self, job: Job, assignment: Assignment) -> Job:
         with self._lock:
             self._jobs[job.id] = job
             for old in list(self._jobs)[:-MOST_JOBS_KEPT]:
                 del self._jobs[old]
-        self._queue.submit(self._work, job, plan, filled, ready)
+        self._queue.submit(self._work, job, assignment)
         return job
 
-    def _work(self, job: Job, plan: Plan, filled: Filled, ready: Predictions) -> None:
+    def _work(self, job: Job, assignment: Assignment) -> None:
         if job.stop.is_set():
             return
-        kit, job.state = self._kit, "running"
-        worker = Worker(kit.images, kit.segmenter, filled.recipe)
-
-        def answer(items: Iterable[Item]) -> Iterator[Answer]:
-            return _with_ready(items, ready, lambda rest: answers(worker, rest, kit.version, ONE_AT_A_TIME))
-
-        run = Run(kit.ledger, kit.album, plan, watch=lambda stand: _note(job, run, stand), stop=job.stop)
+        job.state = "running"
         try:
-            job.progress = run.work(answer)
-            row = kit.ledger.run(run.id)
-            job.state = "cancelled" if job.stop.is_set() and row is not None and row.state == "stopped" else "finished"
+            job.state = self._carry_out(job, assignment)
         except MaskloomError as error:
             job.state, job.note = "failed", str(error)
         except Exception as error:
             log.exception("job %s", job.id)
             job.state, job.note = "failed", f"{type(error).__name__}: {error}"
+
+    def _carry_out(self, job: Job, assignment: Assignment) -> str:
+        """Work with the engine of this moment from the first item to the last, whatever the server switches to meanwhile."""
+        kit, segmenter = self._kit, self._kit.engine.segmenter()
+        version = segmenter.engine.version
+        filled = fill(assignment.order, version, kit.studio, job.stop)
+        worker = Worker(kit.images, lambda: segmenter, filled.recipe)
+        ready = {key: found for key, found in assignment.ready.items() if found["result"] and found["model_version"] == version}
+
+        def answer(items: Iterable[Item]) -> Iterator[Answer]:
+            return _with_ready(items, ready, lambda rest: answers(worker, rest, version, ONE_AT_A_TIME))
+
+        run = Run(kit.ledger, kit.album, assignment.plan(filled), watch=lambda stand: _note(job, run, stand), stop=job.stop)
+        job.progress = run.work(answer)
+        row = kit.ledger.run(run.id)
+        return "cancelled" if job.stop.is_set() and row is not None and row.state == "stopped" else "finished"
 
 
 class _Missing:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from backend.bulk.recipe import Form, Recipe, config_for, read_labels, read_min_scores
+from backend.bulk.recipe import Form, Recipe, config_for, read_labels, read_wanted
 from backend.bulk.sinks import Sink
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file, import_file
@@ -19,6 +19,7 @@ from backend.bulk.target import Target
 from backend.errors import RequestError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.config import read_config
+from backend.modes import Wanted
 from backend.stores.ledger import Item, RunIdentity
 
 _DEFAULT_NAMES = {
@@ -31,7 +32,9 @@ _DEFAULT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order in the words of the command line: ``source`` is a folder or the number of a project."""
+    """An order in the words of the command line: ``source`` is a folder or the number of a project; ``params`` are extra
+    parameters as JSON, in place of those of the project.
+    """
 
     source: str
     target: Target | None = None
@@ -39,6 +42,7 @@ class Order:
     labels: str = ""
     config: Path | None = None
     min_score: str = ""
+    params: str = ""
     url_prefix: str | None = None
     selection: Selection = field(default_factory=Selection)
 
@@ -72,7 +76,8 @@ def _of_project(order: Order, version: str, studio: LabelStudio, stop: threading
     if order.config is not None:
         raise RequestError("a project brings its own labelling config; leave --config out")
     target = order.target or Target.PREDICTIONS
-    recipe = _recipe(order, project.label_config, str(project.id), target)
+    wanted = read_wanted(_extra_params(studio, project.id), order.params, order.min_score)
+    recipe = _recipe(order, (project.label_config, str(project.id)), wanted, target)
     source = StudioSource(studio, project.id, order.selection)
     if target is Target.PREDICTIONS:
         return source, recipe, StudioSink(studio, project.id, version, stop)
@@ -95,7 +100,7 @@ def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
     if order.config is None and not order.labels:
         raise RequestError("say what to look for: --labels 'cat=kitten|tabby, dog' or --config config.xml")
     config = order.config.read_text(encoding="utf-8") if order.config else config_for(read_labels(order.labels))
-    recipe = _recipe(order, config, "", target)
+    recipe = _recipe(order, (config, ""), read_wanted(None, order.params, order.min_score), target)
     prefix = order.url_prefix if order.url_prefix is not None else f"/data/local-files/?d={quote(root.name)}/"
     data_key = read_config(config).images[0].data_key
 
@@ -105,9 +110,14 @@ def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
     return FolderSource(root, config), recipe, _file_sink(target, order, recipe, lambda item: item.key, data_of)
 
 
-def _recipe(order: Order, label_config: str, project: str, target: Target) -> Recipe:
+def _extra_params(studio: LabelStudio, project_id: int) -> Any:
+    """Those of the project's first backend, which is the one that Label Studio itself asks for predictions."""
+    return next((backend.extra_params for backend in studio.backends(project_id)), None)
+
+
+def _recipe(order: Order, config_and_project: tuple[str, str], wanted: Wanted, target: Target) -> Recipe:
     form = Form.PREDICTION if target in (Target.PREDICTIONS, Target.IMPORT) else Form.MASKS
-    return Recipe(label_config, project, read_labels(order.labels), read_min_scores(order.min_score), form)
+    return Recipe(*config_and_project, read_labels(order.labels), wanted, form)
 
 
 def _file_sink(

@@ -1,23 +1,21 @@
-"""How the items of a run become requests: the labelling config, the phrases to look for, and the least scores."""
+"""How the items of a run become requests: the labelling config, the phrases to look for, and what is made of the masks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from backend.errors import ConfigError, RequestError
 from backend.labelstudio.config import read_config
+from backend.labelstudio.extra_params import read_extra_params
 from backend.labelstudio.requests import TaskRequest, read_predict
-from backend.masks import MaskSet
+from backend.modes import ANY_LABEL, Wanted
 from backend.stores.ledger import Item
 from prompts.phrases import LabelPhrases, Vocabulary
-
-ANY_LABEL = ""
-"""The key of the least score that holds for every label without one of its own."""
 
 
 class Form(StrEnum):
@@ -31,14 +29,14 @@ class Form(StrEnum):
 class Recipe:
     """Everything that determines the answers but the engine's weights, as plain values that travel between processes.
 
-    ``aliases`` are labels with the phrases that find them; empty, those of the labelling config are used. ``min_scores``
-    are by label, under ANY_LABEL for all others.
+    ``aliases`` are labels with the phrases that find them; empty, those of the labelling config are used. ``wanted`` is what
+    the server would be told by the project's extra parameters.
     """
 
     label_config: str
     project: str = ""
     aliases: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    min_scores: Mapping[str, float] = field(default_factory=dict)
+    wanted: Wanted = field(default_factory=Wanted)
     form: Form = Form.PREDICTION
 
     def request(self, item: Item) -> TaskRequest:
@@ -48,13 +46,6 @@ class Recipe:
         if isinstance(request, RequestError):
             raise request
         return replace(request, vocabulary=self._vocabulary()) if self.aliases else request
-
-    def keep(self, masks: MaskSet) -> MaskSet:
-        """The rows whose score is high enough for their label."""
-        if not self.min_scores:
-            return masks
-        least = [self.min_scores.get(label or "", self.min_scores.get(ANY_LABEL, 0.0)) for label in masks.labels]
-        return masks[[row for row, score in enumerate(masks.scores.tolist()) if score >= least[row]]]
 
     @property
     def labels(self) -> tuple[LabelPhrases, ...]:
@@ -74,7 +65,7 @@ class Recipe:
 
     def digest(self, *parts: str) -> str:
         """A hash of the recipe and of whatever else makes a run."""
-        return hashlib.sha256(json.dumps([asdict(self), parts], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([asdict(self), parts], sort_keys=True, default=sorted).encode()).hexdigest()
 
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(tuple(LabelPhrases.of(label, phrases) for label, phrases in self.aliases))
@@ -92,7 +83,7 @@ def read_labels(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def read_min_scores(text: str) -> dict[str, float]:
-    """Least scores as typed, ``0.3, cat=0.6``. Raises RequestError for what is no number in 0..1."""
+    """Least scores by label as typed, ``0.3, cat=0.6``, the first under ANY_LABEL. Raises RequestError for what is none."""
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         label, _, number = part.rpartition("=")
@@ -102,8 +93,25 @@ def read_min_scores(text: str) -> dict[str, float]:
             score = -1.0
         if not 0 <= score <= 1:
             raise RequestError(f"expected a score in 0..1 like '0.3' or 'cat=0.6', got {part!r}")
-        found[label.strip()] = score
+        found[label.strip() or ANY_LABEL] = score
     return found
+
+
+def read_wanted(extra_params: Any, params: str, min_score: str) -> Wanted:
+    """What a project's extra parameters ask for, or those typed in their place (``{"mode": "semantic"}``), with the least
+    scores that were typed. Raises RequestError or ConfigError for what cannot be meant.
+    """
+    if params:
+        try:
+            extra_params = json.loads(params)
+        except ValueError:
+            extra_params = None
+        if not isinstance(extra_params, dict):
+            raise RequestError(
+                f'expected a JSON object of extra parameters like \'{{"mode": "semantic"}}\', got {params[:60]!r}'
+            )
+    wanted = read_extra_params(extra_params)
+    return replace(wanted, thresholds={**wanted.thresholds, **read_min_scores(min_score)})
 
 
 def config_for(labels: tuple[tuple[str, tuple[str, ...]], ...]) -> str:

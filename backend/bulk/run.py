@@ -129,7 +129,7 @@ class Run:
         """Note that answers are on their way, write them, note what became of them; in this order."""
         good = [answer for answer in answers if not answer.failure]
         again = self.ledger.send(self.id, [_entry(answer, answer.failure) for answer in answers])
-        self.plan.sink.remove(sorted(again))
+        self.plan.sink.remove(sorted(again.intersection(answer.item.key for answer in good)))
         refused = self.plan.sink.write(good)
         failures = {answer.item.key: answer.failure for answer in answers if answer.failure} | dict(refused)
         self.ledger.settle(self.id, [_entry(answer, failures.get(answer.item.key, "")) for answer in answers])

@@ -89,4 +89,4 @@ class StudioSource:
         for task in listed:
             if self.selection.takes(task):
                 link = f"{self.label_studio.url}/projects/{self.project_id}/data?task={task.id}"
-                yield Item(str(task.id), {"id": task.id, "data": dict(task.data)}, link)
+                yield Item(str(task.id), {"id": task.id, "data": dict(task.data)}, link, answered=task.predictions > 0)

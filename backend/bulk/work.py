@@ -15,12 +15,13 @@ from backend.errors import MaskloomError, RemoteError
 from backend.labelstudio.requests import TaskRequest
 from backend.labelstudio.results import write_prediction, write_together
 from backend.masks import MaskSet
+from backend.preannotation import question_about
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from backend.stamp import stamp
 from backend.stores.ledger import Item
 from prompts.geometry import mask_box
-from prompts.kinds import Image, PromptError, PromptSet
+from prompts.kinds import Image, PromptError
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +75,21 @@ class Worker:
         loaded = [each for each in batch if isinstance(each, Loaded)]
         segmenter = self._segmenter()
         started = time.perf_counter()
-        rounds = iter(segmenter.segment([question for each in loaded for question in _questions(each)]))
+        rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each)]))
         self.busy_s += time.perf_counter() - started
         return [
             self._segmented(each, [next(rounds) for _ in each.images]) if isinstance(each, Loaded) else each for each in batch
         ]
 
+    def _questions(self, loaded: Loaded) -> list[Question]:
+        parts = zip(loaded.requests, loaded.images, strict=True)
+        return [question_about(request, image, self._recipe.wanted) for request, image in parts]
+
     def _segmented(self, loaded: Loaded, rounds: Sequence[Round | MaskloomError]) -> Segmented | Answer:
         failed = next((done for done in rounds if isinstance(done, MaskloomError)), None)
         if failed is not None:
             return _failed(loaded.item, failed)
-        return Segmented(loaded, [self._recipe.keep(done.masks) for done in rounds if isinstance(done, Round)])
+        return Segmented(loaded, [self._recipe.wanted.apply(done.masks) for done in rounds if isinstance(done, Round)])
 
     def write(self, done: Segmented | Answer, version: str) -> Answer:
         """Masks as the sink needs them, with a small picture."""
@@ -98,7 +103,7 @@ class Worker:
     def _write(self, done: Segmented, version: str) -> Answer:
         loaded, form = done.loaded, self._recipe.form
         parts = zip(loaded.requests, done.masks, strict=True) if form is Form.PREDICTION else ()
-        predictions = [write_prediction(request, masks, version) for request, masks in parts]
+        predictions = [write_prediction(request, masks, version, self._recipe.wanted.form) for request, masks in parts]
         return Answer(
             loaded.item,
             done.masks[0].size,
@@ -131,11 +136,6 @@ def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float
     log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
     while time.monotonic() < until and not stop.wait(1.0) and not is_up():
         pass
-
-
-def _questions(loaded: Loaded) -> list[Question]:
-    parts = zip(loaded.requests, loaded.images, strict=True)
-    return [Question(image, PromptSet(), request.vocabulary) for request, image in parts]
 
 
 def _found(masks: MaskSet, row: int, form: Form) -> Found:

@@ -23,6 +23,7 @@ from backend.bulk.work import Worker
 from backend.cli.progress import shown
 from backend.cli.terminal import say
 from backend.errors import RequestError, SetupError
+from backend.modes import Wanted
 from backend.settings import Settings
 from backend.stores.ledger import DONE, FAILED, Item
 
@@ -77,12 +78,19 @@ def _tell(parts: BulkParts, filled: Filled, way: Way) -> None:
     print(f"source   {filled.source.name}: {len(items):,} images")
     print(f"target   {filled.sink.name}: {done.get(DONE, 0):,} there already, {done.get(FAILED, 0):,} failed before")
     print(f"engine   {parts.engine.version}")
+    print(f"mode     {filled.recipe.wanted.mode}{_limits(filled.recipe.wanted)}")
     for entry in filled.recipe.labels:
         print(f"label    {entry.label}: {', '.join(entry.phrases)}")
     if items:
         first = Worker(parts.images, parts.engine.segmenter, filled.recipe).load(items[0])
         print(f"image    {items[0].key}: {first.failure if isinstance(first, Answer) else 'can be read'}")
     print("nothing was written")
+
+
+def _limits(wanted: Wanted) -> str:
+    """What else is asked for, in words; empty when nothing is."""
+    scores = ", ".join(f"{label} {score:g}" for label, score in wanted.thresholds.items())
+    return f"; least score: {scores}" if scores else ""
 
 
 def _try_sample(parts: BulkParts, filled: Filled, way: Way) -> None:

@@ -19,6 +19,9 @@ def prelabel(
     labels: Annotated[str, typer.Option(help="What to find, with aliases: 'cat=kitten|tabby, dog'.")] = "",
     config: Annotated[Path | None, typer.Option(help="A labelling config with the labels, for a folder.")] = None,
     min_score: Annotated[str, typer.Option(help="Least scores: '0.3' or '0.3, cat=0.6'.")] = "",
+    params: Annotated[
+        str, typer.Option(help='What the masks become, \'{"mode": "semantic"}\'; by default the project\'s extra parameters.')
+    ] = "",
     url: Annotated[str | None, typer.Option(help="Label Studio's address, or MASKLOOM_LABEL_STUDIO_URL.")] = None,
     token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
     view: Annotated[int | None, typer.Option(help="Only the tasks of this Data Manager view.")] = None,
@@ -41,7 +44,7 @@ def prelabel(
     from backend.cli.bulk import Way, run_order
 
     selection = Selection(view, unlabelled, only_missing)
-    order = Order(source, to, out, labels, config, min_score, url_prefix, selection)
+    order = Order(source, to, out, labels, config, min_score, params, url_prefix, selection)
     way = Way(
         url=url, token=token, limit=limit, dry_run=dry_run, sample=sample, resume=resume, force=force, batch=batch,
         workers=workers, ray=ray, report=report,

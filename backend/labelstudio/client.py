@@ -73,12 +73,15 @@ class TaskDetails:
 
 @dataclass(frozen=True, slots=True)
 class AttachedBackend:
-    """An ML backend of a project; ``state`` is CO (connected), DI (disconnected), ER (error) and so on."""
+    """An ML backend of a project; ``state`` is CO (connected), DI (disconnected), ER (error) and so on; ``extra_params`` are
+    those of its settings, as Label Studio sends them to it.
+    """
 
     id: int
     url: str
     state: str
     model_version: str
+    extra_params: Json = None
 
 
 class LabelStudio:
@@ -258,4 +261,5 @@ def _read_details(body: Mapping[str, Json]) -> TaskDetails:
 
 
 def _read_backend(body: Mapping[str, Json]) -> AttachedBackend:
-    return AttachedBackend(int(body["id"]), str(body["url"]), str(body["state"]), str(body.get("model_version") or ""))
+    version, extra_params = str(body.get("model_version") or ""), body.get("extra_params")
+    return AttachedBackend(int(body["id"]), str(body["url"]), str(body["state"]), version, extra_params)

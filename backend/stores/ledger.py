@@ -55,12 +55,13 @@ an earlier answer; there; given up with a reason.
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image to work on: a key that names it within its source, a task as Label Studio writes it (``id`` and ``data``), and
-    where a person sees it.
+    where a person sees it. One that is ``answered`` may have an earlier answer, which a new one is to replace.
     """
 
     key: str
     task: Mapping[str, Any]
     link: str
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,8 @@ class Ledger:
         ]
         if fresh:
             connection.execute(sql.insert(_items), fresh)
+        answered = _of(run, [item.key for item in page if item.answered])
+        connection.execute(sql.update(_items).where(answered, _items.c.state == WAITING).values(state=AGAIN))
 
     def waiting(self, run: int) -> Iterator[Item]:
         """The items to work on, page by page, each once; other items may change meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from backend.assemble import assemble
 from backend.bulk import run as run_module
 from backend.settings import Settings
 from tests.backend.bulk.studio_double import CONFIG, TOKEN, StudioDouble, running
+from tests.backend.test_engine_switch import OTHER
 
 
 @pytest.fixture
@@ -73,6 +75,45 @@ def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClien
     assert 0 < len(double.predictions) < 200
     double.pause_s = 0
     assert ended(client, client.post("/jobs", json={"project": 1}).json()["id"])["state"] == "finished"
+    assert set(double.per_task().values()) == {1}
+
+
+def test_a_job_keeps_its_engine_when_the_server_switches_and_the_next_one_has_the_new(
+    double: StudioDouble, tmp_path: Path
+) -> None:
+    parts = assemble(settings_for(double, tmp_path))
+    double.with_tasks(60).pause_s = 0.3
+    with TestClient(create_app(parts)) as client:
+        first = client.post("/jobs", json={"project": 1}).json()["id"]
+        second = client.post("/jobs", json={"project": 1}).json()["id"]
+        while not double.predictions:
+            time.sleep(0.02)
+        parts.engine.switch(OTHER)
+        stored = len(double.predictions)
+        assert [ended(client, job)["state"] for job in (first, second)] == ["finished", "finished"]
+    assert stored < 60
+    assert Counter((each["task"], each["model_version"]) for each in double.predictions) == {
+        (task, version): 1 for task in double.tasks for version in ("colour-1", "other-1")
+    }
+
+
+def test_what_a_request_answered_before_a_switch_is_not_sold_as_the_new_engine_s(double: StudioDouble, tmp_path: Path) -> None:
+    parts = assemble(settings_for(double, tmp_path))
+    old = {"result": [{"old": True}], "score": 1.0, "model_version": "colour-1"}
+    parts.engine.switch(OTHER)
+    assert parts.jobs.hand_over("1", ["3", "4"], {"3": old})
+    with TestClient(create_app(parts)) as client:
+        assert ended(client, client.get("/jobs").json()[0]["id"])["state"] == "finished"
+    assert [(each["task"], each["model_version"]) for each in double.predictions] == [(3, "other-1"), (4, "other-1")]
+    assert all({"old": True} not in each["result"] for each in double.predictions)
+
+
+def test_a_job_honours_the_extra_parameters_of_the_project_or_its_own(client: TestClient, double: StudioDouble) -> None:
+    double.backends = [{"id": 1, "url": "http://127.0.0.1:9090", "state": "CO", "extra_params": '{"max_regions": 1}'}]
+    ended(client, client.post("/jobs", json={"project": 1}).json()["id"])
+    assert {len(each["result"]) for each in double.predictions} == {1}
+    ended(client, client.post("/jobs", json={"project": 1, "params": {"thresholds": {"red": 1}}}).json()["id"])
+    assert {len(each["result"]) for each in double.predictions} == {2}
     assert set(double.per_task().values()) == {1}
 
 

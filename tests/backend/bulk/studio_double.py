@@ -34,6 +34,7 @@ class StudioDouble:
     config: str = CONFIG
     tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    backends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[int | str] = field(default_factory=list)
     imports: list[float] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -83,6 +84,8 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
                 self.picture(int(url.path.rpartition("/")[2].split(".")[0]))
             elif url.path.startswith("/api/projects/"):
                 self.answer(200, {"id": 1, "title": "double", "label_config": double.config})
+            elif url.path == "/api/ml/":
+                self.answer(200, double.backends)
             elif url.path == "/api/tasks":
                 self.answer(200, {"tasks": self.page(query), "total": len(double.tasks)})
             elif int(query["task"]) in double.tasks:

@@ -164,6 +164,32 @@ def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDoub
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.parametrize("other", ["server", "another order"])
+def test_a_prediction_of_this_version_is_replaced_whoever_made_it_and_others_stay(
+    double: StudioDouble, tmp_path: Path, other: str
+) -> None:
+    if other == "server":
+        double.predictions = [{"id": 901, "task": 3, "model_version": "colour-1", "score": 0.5, "result": []}]
+    else:
+        prelabel(double, tmp_path, Order("1", labels="blue"))
+    double.predictions += [{"id": 902, "task": 4, "model_version": "older", "score": 0.5, "result": []}]
+    before = {each["id"] for each in double.predictions}
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert {task: count for task, count in double.per_task().items() if count != 1} == {4: 2}
+    assert before & {each["id"] for each in double.predictions} == {902}
+
+
+def test_force_keeps_the_old_prediction_of_an_image_that_cannot_be_read_now(double: StudioDouble, tmp_path: Path) -> None:
+    prelabel(double, tmp_path)
+    whole = double.tasks[5]
+    double.tasks[5] = {"image": "http://127.0.0.1:9/gone.png"}
+    assert prelabel(double, tmp_path / "another home", again=True) == (19, 1)
+    assert set(double.per_task().values()) == {1}
+    double.tasks[5] = whole
+    assert prelabel(double, tmp_path / "a third home") == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
 def test_a_task_of_several_images_gets_one_prediction_about_all_of_them(double: StudioDouble, tmp_path: Path) -> None:
     double.config = double.config.replace('value="$image"', 'valueList="$pages"')
     double.tasks = {1: {"pages": ["/data/upload/1/4.png", "/data/upload/1/9.png"]}}
