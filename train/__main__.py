@@ -52,7 +52,7 @@ def finish(looking: ImageEncoder, views: ViewDecoder, tower: TextTower, held_out
     """Calibrate the trained networks on held-out photos and write them as one file."""
     looking, views, tower = looking.cpu().eval(), views.cpu().eval(), tower.cpu().eval()
     scale, bias = float(looking.text_scale.detach().exp()), float(looking.text_bias.detach())
-    calibration = Calibration(scale, bias, scale, -0.6 * scale, 0.3)
+    calibration = Calibration(scale, bias, scale, -0.6 * scale, 0.3, 0.8)
     names = calibrate.spoken(tower, held_out)
     decoder = EmbeddedDecoder(looking, views, calibration)
     calibration = calibrate.calibrate_text(decoder, held_out, names, calibration)

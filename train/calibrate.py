@@ -5,6 +5,7 @@ Only every other photo of the ``val`` split is read, so that the other half can 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from backend.decoders.embedded.answers import Canvas
 from backend.decoders.embedded.decoder import EmbeddedDecoder
 from backend.decoders.embedded.drawn import decode_object, draw_on
-from backend.decoders.embedded.said import Calibration, presence_of
+from backend.decoders.embedded.said import Calibration, compete, instances, presence_of
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.features import ImageFeatures
 from prompts.encoders.embedded import TextTower, tokenize
@@ -30,6 +31,8 @@ from train.rounds import largest_error
 
 Floats = NDArray[np.float64]
 ABSENT = 6
+PRECISION = 0.8
+"""Of the names that are claimed when many are asked for together, how many shall be there."""
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
 COSINES = np.linspace(0.05, 0.95, 91)
 
@@ -61,6 +64,16 @@ def best_threshold(scores: Floats, present: NDArray[np.bool_]) -> float:
     return max(THRESHOLDS.tolist(), key=f1)
 
 
+def precise_threshold(scores: Floats, present: NDArray[np.bool_], weights: Floats) -> float:
+    """The least threshold from which on a share of ``PRECISION`` of what is claimed, by weight, is present."""
+
+    def precise(threshold: float) -> bool:
+        claimed = weights * (scores >= threshold)
+        return float((claimed * present).sum()) >= PRECISION * float(claimed.sum()) > 0
+
+    return min((threshold for threshold in THRESHOLDS.tolist() if precise(threshold)), default=float(THRESHOLDS[-1]))
+
+
 def best_cosine(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float:
     """The cosine from which on a place counts as the name, by the mean IoU of the names that are present."""
 
@@ -74,12 +87,10 @@ def best_cosine(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float
 def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
     """Text's scale by the pixels of present names, its bias by their IoU, and the presence threshold by absent names too."""
     found: list[tuple[NDArray[np.float32], BoolArray]] = []
-    dice = np.random.default_rng(0)
     index = names.index
-    for photo in photos:
+    for photo, asked in _asked(photos):
         (features,) = decoder.encode_images([photo.image])
-        absent = dice.permutation(np.array(photo.absent, object)).tolist()[:ABSENT]
-        for name in [*photo.text_names(), *absent]:
+        for name in asked:
             similarity = torch.einsum("d,dhw->hw", names.vectors[index[name]], features.grid)
             found.append((similarity.numpy(), _on_grid(photo.name_mask(name), similarity.shape)))
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
@@ -89,7 +100,30 @@ def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Nam
     text_bias = -text_scale * best_cosine(found)
     scores = [presence_of(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
     threshold = best_threshold(np.array(scores), np.array([m.any() for _, m in found]))
-    return replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
+    found_scale = replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
+    return replace(found_scale, presence_among=_presence_among(decoder, photos, names, found_scale))
+
+
+def _presence_among(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, calibration: Calibration) -> float:
+    """The presence that a name needs among others, every source of photos weighing the same."""
+    rows: list[tuple[float, bool, str]] = []
+    for photo, asked in _asked(photos):
+        if asked:
+            (features,) = decoder.encode_images([photo.image])
+            vectors = names.vectors[[names.index[name] for name in asked]]
+            logits = torch.einsum("nd,dhw->nhw", vectors, features.grid) * calibration.text_scale + calibration.text_bias
+            for name, each in zip(asked, compete(logits, vectors), strict=True):
+                best = max((presence for _, presence in instances(each)), default=0.0)
+                rows.append((best, bool(photo.name_mask(name).any()), photo.row.source))
+    counts = Counter(source for _, _, source in rows)
+    weights = np.array([1 / counts[source] for _, _, source in rows])
+    return precise_threshold(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), weights)
+
+
+def _asked(photos: Sequence[Photo]) -> list[tuple[Photo, list[str]]]:
+    """For each photo the names that are wholly in its mask and some that are absent."""
+    dice = np.random.default_rng(0)
+    return [(p, [*p.text_names(), *dice.permutation(np.array(p.absent, object)).tolist()[:ABSENT]]) for p in photos]
 
 
 def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:

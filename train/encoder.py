@@ -21,6 +21,7 @@ from train.names import Names
 SIDE = 256
 BATCH = 16
 CANDIDATES = 12
+STRONGEST = 12
 REGIONS = 6
 WEIGHTS = {"coco_mini": 3.0, "cwfid_crop_weed": 1.5, "bsds_objects": 1.5, "coco_person": 0.8, "dsb2018_nuclei": 0.6}
 """How often a photo of a source is drawn, one where not named."""
@@ -148,7 +149,7 @@ def loss_of(encoder: ImageEncoder, batch: Batch, names: Names) -> dict[str, Tens
     return {
         "dense": _dense_loss(logits, batch),
         "dice": _dice_loss(logits, batch),
-        "class": _weak_loss(logits, batch),
+        "presence": _presence_loss(logits, batch),
         "region": _region_loss(encoder, grid, logits, batch, names),
     }
 
@@ -170,11 +171,18 @@ def _dice_loss(logits: Tensor, batch: Batch) -> Tensor:
     return (each * present).sum() / present.sum().clamp(min=1)
 
 
-def _weak_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """The class of a photo must be somewhere in it: its ten strongest places on average."""
-    strongest = logits[:, 0].flatten(1).topk(40, dim=1).values.mean(dim=1)
-    each = F.softplus(-strongest) * batch.weak
-    return each.sum() / batch.weak.sum().clamp(min=1)
+def _presence_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """A name that is in the crop must be somewhere in it, by its strongest places on average, and any other nowhere.
+
+    ``present`` weighs as much as absent; of a photo of which only the class is known, the class is the first candidate.
+    """
+    first = torch.arange(CANDIDATES, device=logits.device) == 0
+    present = torch.where(batch.weak[:, None], first, batch.masks.flatten(2).sum(dim=2) > 1)
+    strongest = logits.flatten(2).topk(STRONGEST, dim=2).values.mean(dim=2)
+    each = F.binary_cross_entropy_with_logits(strongest, present.float(), reduction="none")
+    asked = batch.candidates >= 0
+    inside, outside = asked & present, asked & ~present
+    return (each * inside).sum() / inside.sum().clamp(min=1) + (each * outside).sum() / outside.sum().clamp(min=1)
 
 
 def _region_loss(encoder: ImageEncoder, grid: Tensor, logits: Tensor, batch: Batch, names: Names) -> Tensor:
@@ -202,7 +210,7 @@ def train(photos: Sequence[Photo], names: Names, start: ImageEncoder, plan: Plan
         batch = batches.draw(BATCH).to(plan.device)
         with mixed_precision(plan.device):
             parts = loss_of(encoder, batch, known)
-        return 2 * parts["dense"] + parts["dice"] + 0.2 * parts["class"] + 0.3 * parts["region"], parts
+        return 2 * parts["dense"] + parts["dice"] + 0.4 * parts["presence"] + 0.3 * parts["region"], parts
 
     trained = fit(encoder, plan, step)
     assert isinstance(trained, ImageEncoder)

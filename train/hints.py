@@ -35,7 +35,7 @@ class Hints:
 
     def __init__(self, encoder: ImageEncoder, names: Names, seed: int) -> None:
         self._scale, self._bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
-        nothing = Calibration(1, 0, 1, 0, 0)
+        nothing = Calibration(1, 0, 1, 0, 0, 0)
         fold_batch_norm(encoder)
         self._looking = EmbeddedDecoder(encoder, ViewDecoder(), nothing)
         self._vectors = dict(zip(names.names, names.vectors, strict=True))

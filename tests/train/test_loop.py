@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.averaging import Average
-from train.calibrate import best_threshold, fit_logistic
+from train.calibrate import PRECISION, best_threshold, fit_logistic, precise_threshold
 from train.loop import Plan, fit
 
 
@@ -83,3 +83,13 @@ def test_the_logistic_fit_finds_the_scale_and_bias_that_made_the_data() -> None:
 def test_the_threshold_separates_present_from_absent() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
     assert 0.3 < best_threshold(scores, scores > 0.5) <= 0.7
+
+
+def test_the_precise_threshold_is_the_least_that_keeps_most_claims_true() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.3])
+    present = np.array([True, True, True, True, False, False])
+    threshold = precise_threshold(scores, present, np.ones(6))
+    claimed = scores >= threshold
+    assert present[claimed].mean() >= PRECISION
+    assert threshold <= 0.5, "four of five is precise enough"
+    assert precise_threshold(scores, present, np.array([1.0, 1, 1, 1, 9, 9])) > 0.5, "a heavy false claim is too much"

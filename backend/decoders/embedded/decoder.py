@@ -13,7 +13,7 @@ from torch import Tensor
 from backend.decoders.embedded.answers import Answer, Canvas, chance_of, memory_on, to_masks
 from backend.decoders.embedded.drawn import decode_object, draw_on
 from backend.decoders.embedded.encoder import ImageEncoder
-from backend.decoders.embedded.said import Calibration, find_all, said_logits
+from backend.decoders.embedded.said import Calibration, compete, find_all, said_logits
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
@@ -57,7 +57,8 @@ class EmbeddedDecoder:
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
         if prompts.drawn or (previous is not None and not prompts.phrases):
             return self._decode_drawn(canvas, prompts, logits, previous)
-        return self._decode_said(canvas, queries.phrases, logits)
+        asked = len(queries.phrases)
+        return self._decode_said(canvas, queries.phrases, torch.cat([compete(logits[:asked], queries.text), logits[asked:]]))
 
     def _decode_drawn(
         self, canvas: Canvas, prompts: PromptSet, logits: Tensor, previous: NDArray[np.float32] | None
@@ -72,10 +73,11 @@ class EmbeddedDecoder:
 
     def _decode_said(self, canvas: Canvas, phrases: Sequence[str], logits: Tensor) -> MaskSet:
         labels: list[str | None] = [*phrases, None][: len(logits)]
+        spoken = self._calibration.presence if len(phrases) == 1 else self._calibration.presence_among
         answers: list[Answer] = []
         names: list[str | None] = []
         for label, each in zip(labels, logits, strict=True):
-            least = SHOWN if label is None else self._calibration.presence
+            least = SHOWN if label is None else spoken
             found = find_all(self._views, canvas, each, least)
             answers += found
             names += [label] * len(found)

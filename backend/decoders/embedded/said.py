@@ -21,17 +21,23 @@ MARGIN = 1.3
 MOST_INSTANCES = 24
 LEAST_CELLS = 3
 DUPLICATE = 0.6
+SYNONYM = 0.6
+"""The cosine from which on two phrases may mean the same thing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Cosines to logits, and the presence below which a phrase gives no mask; chosen on held-out photos."""
+    """Cosines to logits, and the presence below which a phrase gives no mask; chosen on held-out photos.
+
+    ``presence_among`` is the same for phrases that are asked together, most of which are not there.
+    """
 
     text_scale: float
     text_bias: float
     reference_scale: float
     reference_bias: float
     presence: float
+    presence_among: float
 
 
 def said_logits(queries: Queries, grid: Tensor, calibration: Calibration) -> Tensor:
@@ -60,6 +66,19 @@ def _reference(vectors: Tensor, grid: Tensor, calibration: Calibration) -> Tenso
     return torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.reference_scale + calibration.reference_bias
 
 
+def compete(logits: Tensor, vectors: Tensor) -> Tensor:
+    """Maps ``(M, h, w)`` of phrases asked together, each lowered where another phrase claims the place.
+
+    What lies there is one thing: logits become log odds against the strongest rival. Phrases of nearly one meaning, by
+    their ``vectors (M, D)``, are no rivals.
+    """
+    if len(logits) < 2:
+        return logits
+    rivals = (vectors @ vectors.T < SYNONYM).to(logits.device)
+    claims = torch.where(rivals[:, :, None, None], logits.clamp(min=0), 0).amax(dim=1)
+    return logits - claims
+
+
 def presence_of(logits: Tensor) -> float:
     """How sure a map ``(h, w)`` is that its phrase is there at all: the mean chance of its strongest half per cent."""
     strongest = max(4, logits.numel() // 200)
@@ -67,23 +86,29 @@ def presence_of(logits: Tensor) -> float:
 
 
 def find_all(decoder: ViewDecoder, canvas: Canvas, logits: Tensor, least_presence: float) -> list[Answer]:
-    """Every instance of one phrase or reference, best first; none when it is less present than ``least_presence``."""
-    presence = presence_of(logits)
-    if presence < least_presence:
-        return []
-    soft = np.asarray(logits.float().cpu().numpy(), np.float32)
-    seeds = _pieces(soft)
-    if not seeds:
+    """Every instance of one phrase or reference that is at least so present, best first."""
+    pieces = [(seed, presence) for seed, presence in instances(logits) if presence >= least_presence]
+    if not pieces:
         return []
     windows, maps = [], []
-    for seed in seeds:
+    for seed, _ in pieces:
         box, chance = _on_canvas(seed, canvas)
         windows.append(around(box, MARGIN, least=32))
         maps.append(np.zeros((evidence.MAPS, evidence.MAP_SIDE, evidence.MAP_SIDE), np.float32))
         maps[-1][evidence.PREVIOUS] = look(chance, windows[-1], evidence.MAP_SIDE, outside=0)
     answers = decode_views(decoder, canvas, windows, np.stack(maps))
-    scored = [Answer(answer.logits, answer.quality * presence) for answer in answers if (answer.logits > 0).any()]
+    scored = [
+        Answer(answer.logits, answer.quality * presence)
+        for answer, (_, presence) in zip(answers, pieces, strict=True)
+        if (answer.logits > 0).any()
+    ]
     return _distinct(sorted(scored, key=lambda answer: -answer.quality))
+
+
+def instances(logits: Tensor) -> list[tuple[NDArray[np.float32], float]]:
+    """The connected places of a map ``(h, w)`` that are claimed, largest first: a map of each alone, and its presence."""
+    soft = np.asarray(logits.float().cpu().numpy(), np.float32)
+    return [(piece, presence_of(torch.from_numpy(piece))) for piece in _pieces(soft)]
 
 
 def _pieces(logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backend.decoders.embedded.said import Calibration, presence_of, said_logits
+from backend.decoders.embedded.said import Calibration, compete, instances, presence_of, said_logits
 from prompts.space import Queries
 
-CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-5, presence=0.5)
+CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-5, presence=0.5, presence_among=0.5)
 NOTHING = torch.zeros(0, 3)
 CAT, DOG, SKY = torch.eye(3).unsqueeze(1)
 
@@ -54,3 +54,26 @@ def test_presence_is_high_where_a_small_place_is_sure_and_low_where_none_is() ->
     somewhere[3:5, 3:5] = 8
     assert presence_of(somewhere) > 0.9
     assert presence_of(torch.full((20, 20), -8.0)) < 0.01
+
+
+def test_a_place_that_two_phrases_claim_is_left_to_the_stronger() -> None:
+    claims = torch.tensor([[[4.0, 3.0, -5.0]], [[1.0, 6.0, -5.0]]])
+    cat, dog = compete(claims, torch.eye(2))
+    assert (cat > 0).tolist() == [[True, False, False]]
+    assert (dog > 0).tolist() == [[False, True, False]]
+
+
+def test_phrases_of_one_meaning_do_not_compete() -> None:
+    claims = torch.tensor([[[4.0, 3.0]], [[1.0, 6.0]]])
+    assert torch.equal(compete(claims, torch.tensor([[1.0, 0.0], [0.8, 0.6]])), claims)
+
+
+def test_every_connected_place_has_a_presence_of_its_own() -> None:
+    logits = torch.full((20, 20), -8.0)
+    logits[2:8, 2:8] = 6
+    logits[12:16, 12:16] = 0.5
+    (large, sure), (small, unsure) = instances(logits)
+    assert sure > 0.9
+    assert 0.5 < unsure < 0.7
+    assert (large > 0).sum() == 36
+    assert (small > 0).sum() == 16

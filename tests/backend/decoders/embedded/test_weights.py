@@ -19,7 +19,7 @@ from backend.errors import SetupError
 from backend.registry import find_engine
 from prompts.encoders.embedded import TextTower
 
-CALIBRATION = Calibration(20, -6, 10, -5, 0.4)
+CALIBRATION = Calibration(20, -6, 10, -5, 0.4, 0.7)
 
 
 def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path) -> None:
