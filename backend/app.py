@@ -123,7 +123,10 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
     @app.post("/predict")
     def predict(body: PredictBody) -> dict[str, Any]:
         """One answer for each task."""
-        return {"results": parts.service.predict(body.model_dump())}
+        asked = body.model_dump()
+        answers = parts.service.predict(asked)
+        parts.ahead.after(asked)
+        return {"results": answers}
 
     @app.post("/webhook", status_code=201)
     async def webhook(request: Request) -> dict[str, str]:

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from backend import __version__
+from backend.ahead import Ahead
+from backend.batching import Batching
 from backend.bulk.gpu import GpuWatch
 from backend.bulk.jobs import Jobs, Kit
 from backend.bulk.work import ImageSource, PatientImages, wait_for
@@ -26,6 +30,7 @@ from backend.registry import EnginePreset, find_engine
 from backend.segmenter import Segmenter
 from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
 from backend.settings import MEBIBYTE, Settings
+from backend.spill import DiskSpill
 from backend.stores.album import Album
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
@@ -35,6 +40,7 @@ from prompts.kinds import Image
 log = logging.getLogger(__name__)
 
 BULK_CACHE_MIB = 32
+GPU_ENCODE_BATCH = 8
 LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
@@ -60,7 +66,7 @@ class EngineHandle:
             if self._loaded is None:
                 started = time.monotonic()
                 engine = replace(self.preset.load(self._weights, self._settings.placement), version=self.version)
-                self._loaded = Segmenter(engine, FeatureCache(self._settings.feature_cache_mib * MEBIBYTE))
+                self._loaded = Segmenter(engine, feature_cache(self._settings, self.version), batching(self._settings))
                 log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
             return self._loaded
 
@@ -85,6 +91,7 @@ class Parts:
     service: Service
     jobs: Jobs
     learner: Learner
+    ahead: Ahead
 
 
 def assemble(settings: Settings) -> Parts:
@@ -104,7 +111,23 @@ def assemble(settings: Settings) -> Parts:
         deadline_s=settings.predict_deadline_s,
         hand_over=jobs.hand_over,
     )
-    return Parts(settings, engine, media, service, jobs, Learner(memory))
+    can_ask = settings.label_studio_url and settings.label_studio_token
+    ahead = Ahead(engine, media, lambda: label_studio(settings), settings.ahead_s if can_ask else 0.0)
+    return Parts(settings, engine, media, service, jobs, Learner(memory), ahead)
+
+
+def feature_cache(settings: Settings, version: str) -> FeatureCache:
+    """The cache of an engine's encoded images by the settings; what it spills is read by no other engine or number format."""
+    kept: torch.dtype = getattr(torch, settings.feature_cache_dtype)
+    space = f"{version} {settings.dtype} {settings.feature_cache_dtype}"
+    spill = DiskSpill(settings.home_folder / "features", space, settings.feature_spill_mib * MEBIBYTE)
+    return FeatureCache(settings.feature_cache_mib * MEBIBYTE, kept, spill if settings.feature_spill_mib else None)
+
+
+def batching(settings: Settings) -> Batching:
+    """How images of several requests are encoded together, by the settings and by whether there is a GPU to use."""
+    has_gpu = settings.device in ("auto", "cuda") and torch.cuda.is_available()
+    return Batching(settings.encode_batch or (GPU_ENCODE_BATCH if has_gpu else 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +148,11 @@ class BulkParts:
 
 
 def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> BulkParts:
-    """The parts of a bulk run. Each image is used once there, so that encoded images take little memory."""
-    settings = settings.model_copy(update={"feature_cache_mib": min(settings.feature_cache_mib, BULK_CACHE_MIB)})
+    """The parts of a bulk run. Each image is used once there, so that encoded images take little memory, and none on disk; and
+    nobody else asks, so that no batch waits for others.
+    """
+    cache_mib = min(settings.feature_cache_mib, BULK_CACHE_MIB)
+    settings = settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
     database = open_database(settings.database_url)
     return BulkParts(
         settings,

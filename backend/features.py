@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -48,7 +49,23 @@ class ImageFeatures:
 
     def compact(self) -> ImageFeatures:
         """The same in memory of its own: a slice of a batch's tensor would keep the whole batch alive."""
-        return replace(self, grid=_own(self.grid), tensors={name: _own(tensor) for name, tensor in self.tensors.items()})
+        return self._with_tensors(_own)
+
+    def halved(self) -> ImageFeatures:
+        """The same in half the memory: float32 becomes float16, which keeps three digits."""
+        return self._with_tensors(_halve)
+
+    def widened(self) -> ImageFeatures:
+        """The same in float32, in which decoders compute."""
+        return self._with_tensors(lambda tensor: tensor.float() if tensor.dtype == torch.float16 else tensor)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> ImageFeatures:
+        return replace(self, grid=change(self.grid), tensors={name: change(tensor) for name, tensor in self.tensors.items()})
+
+
+def _halve(tensor: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    return tensor.clamp(-largest, largest).half() if tensor.dtype == torch.float32 else tensor
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -62,16 +79,36 @@ def image_key(image: Image) -> str:
     return digest.hexdigest()
 
 
-class FeatureCache:
-    """Encoded images, the least recently used ones forgotten first once they take more than ``most_bytes``.
+class Spill(Protocol):
+    """Where encoded images go for which memory has no room."""
 
-    Whoever asks for an image that somebody else is encoding waits for that encoding instead of repeating it.
+    def get(self, key: str) -> ImageFeatures | None: ...
+
+    def put(self, key: str, features: ImageFeatures) -> None: ...
+
+
+class Nowhere:
+    """No such place: what memory has no room for is forgotten."""
+
+    def get(self, key: str) -> None:
+        return None
+
+    def put(self, key: str, features: ImageFeatures) -> None: ...
+
+
+class FeatureCache:
+    """Encoded images of one engine, the least recently used ones moved out first once they take more than ``most_bytes``.
+
+    Whoever asks for an image that somebody else is encoding waits for that encoding instead of repeating it. With ``dtype``
+    float16 all are kept in that, and everybody gets what was kept, so that an answer does not depend on who encoded.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, dtype: torch.dtype = torch.float32, spill: Spill | None = None) -> None:
         self.encoded = 0
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._is_half = dtype == torch.float16
+        self._spill = spill or Nowhere()
         self._kept: OrderedDict[str, ImageFeatures] = OrderedDict()
         self._under_way: dict[str, Future[ImageFeatures]] = {}
         self._lock = threading.Lock()
@@ -82,9 +119,9 @@ class FeatureCache:
         """The features of every image, in order; those that nobody has are encoded in one batch."""
         found, mine, waiting = self._claim(keys)
         if mine:
-            found.update(self._encode([(key, images[keys.index(key)]) for key in mine], encode))
+            found.update(self._obtain([(key, images[keys.index(key)]) for key in mine], encode))
         found.update({key: future.result() for key, future in waiting.items()})
-        return [found[key] for key in keys]
+        return [found[key].widened() for key in keys]
 
     def _claim(self, keys: Sequence[str]) -> tuple[dict[str, ImageFeatures], list[str], dict[str, Future[ImageFeatures]]]:
         """What is kept, what the caller must encode, and what others are encoding."""
@@ -101,28 +138,50 @@ class FeatureCache:
                     mine.append(key)
         return found, mine, waiting
 
-    def _encode(
+    def _obtain(
         self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
     ) -> dict[str, ImageFeatures]:
+        """What the caller must get: spilled features are read, the rest is encoded; whoever waits is told."""
         try:
-            encoded = [features.compact() for features in encode([image for _, image in batch])]
-            fresh = dict(zip((key for key, _ in batch), encoded, strict=True))
+            fresh = self._read_or_encode(batch, encode)
         except BaseException as error:
             with self._lock:
                 for key, _ in batch:
                     self._under_way.pop(key).set_exception(error)
             raise
+        left: list[tuple[str, ImageFeatures]] = []
         with self._lock:
-            self.encoded += len(fresh)
             for key, features in fresh.items():
-                self._keep(key, features)
+                left += self._keep(key, features)
                 self._under_way.pop(key).set_result(features)
+        for key, features in left:
+            self._spill.put(key, features)
         return fresh
 
-    def _keep(self, key: str, features: ImageFeatures) -> None:
+    def _read_or_encode(
+        self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
+    ) -> dict[str, ImageFeatures]:
+        spilled = ((key, self._spill.get(key)) for key, _ in batch)
+        found = {key: features for key, features in spilled if features is not None}
+        missing = [(key, image) for key, image in batch if key not in found]
+        if missing:
+            encoded = [self._stored(features) for features in encode([image for _, image in missing])]
+            found.update(zip((key for key, _ in missing), encoded, strict=True))
+            with self._lock:
+                self.encoded += len(missing)
+        return found
+
+    def _stored(self, features: ImageFeatures) -> ImageFeatures:
+        return (features.halved() if self._is_half else features).compact()
+
+    def _keep(self, key: str, features: ImageFeatures) -> list[tuple[str, ImageFeatures]]:
+        """What has to leave for it, or itself when it is larger than everything that there may be."""
         if features.nbytes > self._most_bytes:
-            return
+            return [(key, features)]
+        left = []
         self._kept[key] = features
         self._bytes += features.nbytes
         while self._bytes > self._most_bytes:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            left.append(self._kept.popitem(last=False))
+            self._bytes -= left[-1][1].nbytes
+        return left

@@ -7,6 +7,7 @@ from typing import Literal
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
+KeptDtypeName = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, slots=True)

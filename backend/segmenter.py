@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
 
+from backend.batching import SINGLY, Batching, EncodeQueue
 from backend.decoders.base import Engine
 from backend.errors import MaskloomError, RequestError
 from backend.features import FeatureCache, ImageFeatures, image_key
@@ -50,12 +53,21 @@ class Question:
 
 
 class Segmenter:
-    """An engine with its feature cache. One thread at a time uses the engine."""
+    """An engine with its feature cache. One thread at a time uses the engine; images that several want are encoded together.
 
-    def __init__(self, engine: Engine, cache: FeatureCache) -> None:
+    ``encode_s`` is how long the last encoding took for each of its images, infinite before the first.
+    """
+
+    def __init__(self, engine: Engine, cache: FeatureCache, batching: Batching = SINGLY) -> None:
         self.engine = engine
+        self.encode_s = math.inf
         self._cache = cache
         self._device = threading.Lock()
+        self._queue = EncodeQueue(self._encode, self._device, batching)
+
+    def look_at(self, image: Image) -> None:
+        """Encode an image for later. Raises what the engine raises."""
+        self._features([image])
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
@@ -93,11 +105,15 @@ class Segmenter:
         return Round(question.prompts, labelled if prompts.drawn else suppress_duplicates(labelled))
 
     def _features(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        return self._cache.get_or_encode([image_key(image) for image in images], images, self._encode)
+        return self._cache.get_or_encode([image_key(image) for image in images], images, self._queue)
 
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        with self._device, torch.inference_mode():
-            return self.engine.decoder.encode_images(images)
+        """Called by the queue, which holds the device."""
+        started = time.perf_counter()
+        with torch.inference_mode():
+            encoded = self.engine.decoder.encode_images(images)
+        self.encode_s = (time.perf_counter() - started) / max(len(images), 1)
+        return encoded
 
 
 def _prompts_of(question: Question) -> PromptSet:

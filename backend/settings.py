@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend.placement import DeviceName, DtypeName, Placement
+from backend.placement import DeviceName, DtypeName, KeptDtypeName, Placement
 
 MEBIBYTE = 1 << 20
 
@@ -34,6 +34,24 @@ class Settings(BaseSettings):
         default=None, description="SQLAlchemy URL of the stores; by default a SQLite file in the home folder."
     )
     feature_cache_mib: int = Field(default=512, ge=1, description="Memory for encoded images, in MiB.")
+    feature_cache_dtype: KeptDtypeName = Field(
+        default="float32", description="In which numbers they are kept: float32, or float16 for twice as many images."
+    )
+    feature_spill_mib: int = Field(
+        default=0, ge=0, description="Disk space for encoded images for which memory has no room, in MiB; 0 keeps none."
+    )
+    encode_batch: int = Field(
+        default=0,
+        ge=0,
+        description="How many images of requests at the same time are encoded together at most; 0 means 8 with a GPU and 1 "
+        "without, where together is no quicker.",
+    )
+    ahead_s: float = Field(
+        default=2,
+        ge=0,
+        description="The next task's image is encoded in the background while an annotator works on one, where encoding takes "
+        "no longer than this (a click has to wait for it); 0 switches it off. Needs the address and token of Label Studio.",
+    )
 
     label_studio_url: str | None = Field(
         default=None,

@@ -269,3 +269,80 @@ def test_an_image_of_one_pixel_can_be_read() -> None:
 def test_the_bytes_of_features_are_those_of_all_their_tensors() -> None:
     features = ImageFeatures(Size(2, 2), torch.zeros(4, 2, 2), {"a": torch.zeros(10, dtype=torch.uint8), "b": torch.zeros(3)})
     assert features.nbytes == CELL + 10 + 12
+
+
+def random_features(seed: int) -> ImageFeatures:
+    """Features as a decoder of the SAM family has them: a grid of unit vectors, embeddings, a copy of the image."""
+    torch.manual_seed(seed)
+    grid = torch.nn.functional.normalize(torch.randn(8, 4, 5), dim=0)
+    tensors = {"level0": torch.randn(4, 6, 6) * 30, "pixels": torch.randint(0, 256, (7, 9, 3), dtype=torch.uint8)}
+    return ImageFeatures(Size(70, 90), grid, tensors)
+
+
+def test_in_float16_features_take_half_the_memory_and_come_back_in_float32_nearly_the_same() -> None:
+    made = random_features(0)
+    cache = FeatureCache(1 << 20, torch.float16)
+    (fresh,) = cache.get_or_encode(["a"], [image_of(0)], lambda images: [made])
+    (again,) = cache.get_or_encode(["a"], [image_of(0)], lambda images: pytest.fail("encoded twice"))
+    floats = (made.grid.numel() + made.tensors["level0"].numel()) * 4
+    assert cache._bytes == made.nbytes - floats // 2
+    for name in ("grid", "level0"):
+        ours, theirs, later = (one.grid if name == "grid" else one.tensors[name] for one in (fresh, made, again))
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, later)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert torch.equal(fresh.tensors["pixels"], made.tensors["pixels"])
+
+
+def test_a_number_that_float16_does_not_reach_becomes_its_largest() -> None:
+    halved = ImageFeatures(Size(1, 1), torch.tensor([[[1e9]], [[-1e9]]])).halved().widened()
+    assert halved.grid.flatten().tolist() == [65504, -65504]
+
+
+class Remembering:
+    """A place beside memory that writes down what it is given and asked for."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, ImageFeatures] = {}
+        self.asked: list[str] = []
+
+    def get(self, key: str) -> ImageFeatures | None:
+        self.asked.append(key)
+        return self.kept.get(key)
+
+    def put(self, key: str, features: ImageFeatures) -> None:
+        self.kept[key] = features
+
+
+def test_what_memory_has_no_room_for_is_read_back_instead_of_encoded_again() -> None:
+    beside, encoder = Remembering(), Counting()
+    cache = FeatureCache(2 * CELL, spill=beside)
+    for value in (1, 2, 3, 1, 2, 3):
+        assert ask(cache, encoder, value) == [value]
+        assert cache._bytes <= 2 * CELL
+    assert encoder.seen == [1, 2, 3]
+    assert cache.encoded == 3
+
+
+def test_an_image_larger_than_memory_is_kept_beside_it() -> None:
+    beside, encoder = Remembering(), Counting()
+    cache = FeatureCache(CELL - 1, spill=beside)
+    assert [ask(cache, encoder, 1) for _ in range(3)] == [[1]] * 3
+    assert encoder.seen == [1]
+
+
+def test_threads_that_want_one_spilled_image_read_it_once() -> None:
+    beside, encoder = Remembering(), Counting()
+    cache = FeatureCache(CELL, spill=beside)
+    ask(cache, encoder, 1)
+    ask(cache, encoder, 2)
+    release, read = threading.Event(), beside.get
+
+    def slow(key: str) -> ImageFeatures | None:
+        release.wait(10)
+        return read(key)
+
+    beside.get, beside.asked = slow, []  # type: ignore[method-assign]
+    together(*[lambda: ask(cache, encoder, 1)] * 4, release=release)
+    assert len(beside.asked) == 1
+    assert encoder.seen == [1, 2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from backend.decoders.base import Engine
 from backend.features import FeatureCache
@@ -105,6 +106,14 @@ def test_the_same_question_has_the_same_answer(segmenter: Segmenter, kind: str) 
     assert np.array_equal(first.masks, second.masks)
     assert np.array_equal(first.scores, second.scores)
     assert first.labels == second.labels
+
+
+@pytest.mark.parametrize("kind", ["point", "mask", "reference and point"])
+def test_masks_from_features_in_float16_agree_with_those_from_float32(segmenter: Segmenter, kind: str) -> None:
+    whole = ask(segmenter, *DRAWN[kind])
+    half = ask(Segmenter(segmenter.engine, FeatureCache(1 << 28, torch.float16)), *DRAWN[kind])
+    assert (whole.masks & half.masks).sum() >= 0.97 * (whole.masks | half.masks).sum()
+    assert np.allclose(whole.scores, half.scores, atol=0.02)
 
 
 def test_two_boxes_give_two_masks_in_their_order(segmenter: Segmenter) -> None:
