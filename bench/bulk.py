@@ -70,26 +70,45 @@ class Bench:
         return Worker(self.parts.images, self.parts.engine.segmenter, self.filled.recipe)
 
 
-def bare(bench: Bench) -> float:
-    """Images per second of encode and decode alone."""
+@dataclass(frozen=True)
+class Spent:
+    """The time that something took, and the processor time of all threads, which a busy machine changes little; in seconds."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self) -> Spent:
+        now = Spent.now()
+        return Spent(now.seconds - self.seconds, now.cpu_s - self.cpu_s)
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.cpu_s + other.cpu_s)
+
+
+def bare(bench: Bench) -> Spent:
+    """Encode and decode alone."""
     loaded = [bench.worker().load(item) for item in bench.items]
     images = [image for each in loaded if not isinstance(each, Answer) for image in each.images]
-    started = time.perf_counter()
+    started = Spent.now()
     for image in images:
         bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
-    return len(images) / (time.perf_counter() - started)
+    return started.since()
 
 
-def pipeline(bench: Bench) -> float:
-    """Images per second of a whole run from files to a file."""
+def pipeline(bench: Bench) -> Spent:
+    """A whole run from files to a file."""
     worker, version = bench.worker(), bench.parts.engine.version
     identity = RunIdentity("bench", "bench", version, str(time.monotonic_ns()))
     plan = Plan(_Some(bench.filled.source, bench.items), bench.filled.sink, identity)
     run = Run(bench.parts.ledger, bench.parts.album, plan)
-    started = time.perf_counter()
+    started = Spent.now()
     run.work(lambda items: answers(worker, items, version, Flow(batch=1)))
     bench.filled.sink.finish()
-    return len(bench.items) / (time.perf_counter() - started)
+    return started.since()
 
 
 @dataclass(frozen=True)
@@ -104,9 +123,9 @@ class _Some:
         return iter(self.some)
 
 
-def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[int]]) -> float:
+def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[int]]) -> Spent:
     """Download, predict, write run lengths, upload: one after the other."""
-    started = time.perf_counter()
+    started = Spent.now()
     with httpx.Client(base_url=url, trust_env=False) as http:
         for item in bench.items:
             body = http.get(f"/{item.key}").raise_for_status().content
@@ -116,10 +135,10 @@ def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[i
                 raise done
             result = [{"label": region.label, "rle": encode(region.mask)} for region in done.masks]
             http.post("/predictions", json=[{"task": item.key, "result": result}]).raise_for_status()
-    return len(bench.items) / (time.perf_counter() - started)
+    return started.since()
 
 
-def pipeline_over_http(bench: Bench, url: str) -> float:
+def pipeline_over_http(bench: Bench, url: str) -> Spent:
     """The same downloads and uploads, overlapping."""
     options = MediaOptions(cache_dir=bench.work / "cache", cache_bytes=0)
     worker = Worker(Media(options), bench.parts.engine.segmenter, bench.filled.recipe)
@@ -128,9 +147,9 @@ def pipeline_over_http(bench: Bench, url: str) -> float:
     sink = _HttpSink(httpx.Client(base_url=url, trust_env=False))
     identity = RunIdentity("bench", "http", version, str(time.monotonic_ns()))
     run = Run(bench.parts.ledger, bench.parts.album, Plan(_Some(None, items), sink, identity))
-    started = time.perf_counter()
+    started = Spent.now()
     run.work(lambda found: answers(worker, found, version, Flow(batch=1)))
-    return len(items) / (time.perf_counter() - started)
+    return started.since()
 
 
 @dataclass(frozen=True)
@@ -191,7 +210,7 @@ def slow_server(folder: Path, delay_s: float) -> Iterator[str]:
 def prepare(arguments: argparse.Namespace, work: Path) -> Bench:
     """The parts over the first images of the folder, with the model loaded and warm."""
     root = arguments.folder.resolve()
-    parts = bulk_parts(Settings(home=work / "home"), root, threading.Event())
+    parts = bulk_parts(Settings(home=work / "home", feature_cache_mib=1), root, threading.Event())
     order = Order(str(root), Target.IMPORT, work / "import.json", labels=arguments.labels)
     filled = fill(order, parts.engine.version, parts.studio, threading.Event())
     assert isinstance(filled.source, FolderSource)
@@ -209,16 +228,17 @@ def sdk_encoder() -> tuple[str, Callable[[BoolArray], list[int]]]:
     return "label-studio-sdk's run lengths", lambda mask: list(sdk.mask2rle(mask.astype(np.uint8) * 255))
 
 
-def measure(bench: Bench, ways: Mapping[str, Callable[[Bench], float]]) -> dict[str, float]:
-    """Images per second of every way. They take turns, twenty images at a time, so that a busy machine is busy for all."""
-    seconds = dict.fromkeys(ways, 0.0)
+def measure(bench: Bench, ways: Mapping[str, Callable[[Bench], Spent]]) -> dict[str, Spent]:
+    """What every way took. They take turns, twenty images at a time, so that a busy machine is busy for all."""
+    spent = dict.fromkeys(ways, Spent())
     done = 0
     for turn in pages(bench.items, TURN):
         for name, way in ways.items():
-            seconds[name] += len(turn) / way(replace(bench, items=turn))
+            spent[name] += way(replace(bench, items=turn))
         done += len(turn)
-        print(f"{done} images: " + ", ".join(f"{name} {done / spent:.3f}/s" for name, spent in seconds.items()), flush=True)
-    return {name: done / spent for name, spent in seconds.items()}
+        told = (f"{name} {done / each.seconds:.3f}/s ({each.cpu_s / done:.2f} CPU s)" for name, each in spent.items())
+        print(f"{done} images: {', '.join(told)}", flush=True)
+    return spent
 
 
 def main() -> None:
@@ -234,7 +254,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work, slow_server(arguments.folder.resolve(), arguments.delay_ms / 1000) as url:
         bench = prepare(arguments, Path(work))
         which, encode = sdk_encoder()
-        ways: dict[str, Callable[[Bench], float]] = {
+        ways: dict[str, Callable[[Bench], Spent]] = {
             "bare": bare,
             "pipeline": pipeline,
             "naive over http": lambda some: naive_over_http(some, url, encode),
@@ -244,10 +264,14 @@ def main() -> None:
     print(
         f"{len(bench.items)} images, engine {bench.parts.engine.version}, delay {arguments.delay_ms:g} ms, naive loop: {which}"
     )
-    for name, rate in measured.items():
-        print(f"{name:20} {rate:8.3f} images/s")
+    rows = {
+        name: {"images_per_s": len(bench.items) / each.seconds, "cpu_s_per_image": each.cpu_s / len(bench.items)}
+        for name, each in measured.items()
+    }
+    for name, row in rows.items():
+        print(f"{name:20} {row['images_per_s']:8.3f} images/s {row['cpu_s_per_image']:8.3f} CPU s an image")
     if arguments.out:
-        arguments.out.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        arguments.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

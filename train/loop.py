@@ -70,6 +70,7 @@ def fit(network: nn.Module, plan: Plan, step: Callable[[int], tuple[Tensor, Part
         if time.monotonic() - saved > SAVE_EVERY_S:
             _save(plan, progress, network, average, optimizer)
             saved = time.monotonic()
+    progress.seconds = max(progress.seconds, time.monotonic() - began)
     _save(plan, progress, network, average, optimizer)
     return average.model
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,6 +14,7 @@ from backend.decoders.choosing import stability
 from backend.decoders.finding import Finding, LikeFinder
 from backend.decoders.geometry_of import box_of
 from backend.decoders.joint import Likeness
+from backend.decoders.pressure import Chunks
 from backend.decoders.sam3 import EXEMPLARS_ALONE, Concepts, Sam3Network, exemplars_of
 from backend.features import ImageFeatures
 from prompts.kinds import Image
@@ -48,6 +50,7 @@ class ExemplarFinder:
 
     def __init__(self, network: Sam3Network, otherwise: LikeFinder) -> None:
         self._network = network
+        self._chunks = Chunks(network)
         self._otherwise = otherwise
 
     def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]:
@@ -60,6 +63,10 @@ class ExemplarFinder:
         wanted = [likeness for likeness in there if likeness.prompt.positive]
         return found + [finding for likeness in wanted for finding in self._on_canvas(features, likeness, phrase)]
 
+    def _encode(self, canvases: Sequence[Image]) -> list[dict[str, Tensor]]:
+        network = self._network
+        return network.encode(torch.stack([network.frame.pixels(canvas, network.device) for canvas in canvases]))
+
     def _exemplars(self, features: ImageFeatures, here: Sequence[Likeness], phrase: str) -> list[Finding]:
         boxes = [box_of(likeness.prompt.mask).tolist() for likeness in here]
         signs = [int(likeness.prompt.positive) for likeness in here]
@@ -69,7 +76,7 @@ class ExemplarFinder:
     def _on_canvas(self, features: ImageFeatures, likeness: Likeness, phrase: str) -> list[Finding]:
         prompt, target = likeness.prompt, features.tensors["pixels"].numpy()
         canvas, box, seam = share_canvas(prompt.image, box_of(prompt.mask).tolist(), target)
-        (embeddings,) = self._network.encode(self._network.frame.pixels(canvas, self._network.device)[None])
+        (embeddings,) = self._chunks.run([canvas], self._encode)
         found = self._network.find(embeddings, phrase, exemplars_of([box], [1], canvas.shape[:2]))
         right = found.logits[:, :, round(seam * found.logits.shape[-1] / canvas.shape[1]) :]
         return _findings(Concepts(right, found.scores, found.presence), self._network.low_res_side, None)

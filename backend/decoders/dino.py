@@ -18,6 +18,7 @@ from backend.errors import SetupError
 from backend.placement import Placement
 from prompts.geometry import Size, size_of
 from prompts.kinds import Image
+from prompts.retreat import retreating
 
 CLASSES = {
     "dinov2": "Dinov2Model",
@@ -46,6 +47,7 @@ class Dino:
         """Move all weights."""
         self._model.to(device)
 
+    @retreating
     @torch.inference_mode()
     def encode_patches(self, image: Image) -> Tensor:
         """Unit vectors ``(D, h, w)`` of the patches of an image ``(H, W, 3)``."""

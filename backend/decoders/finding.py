@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,7 +77,7 @@ class Decoding:
 
     def __init__(self, network: PromptableNetwork) -> None:
         self.network = network
-        self.chunks = Chunks(network.device, lambda: network.to(torch.device("cpu")))
+        self.chunks = Chunks(network)
 
     def decode(self, features: ImageFeatures, objects: Sequence[Geometry], score: Tensor | None = None) -> list[Candidate]:
         """The best candidate of each object; ``score`` is a map of the whole image that it should agree with."""

@@ -1,4 +1,4 @@
-"""What happens when the device has too little memory: smaller batches first, then the CPU, with a warning each time."""
+"""What happens when the device has too little memory for a batch: smaller batches first, then the CPU, with a warning each time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+
+from prompts.retreat import Movable, free_device, retreat
 
 log = logging.getLogger(__name__)
 
@@ -17,15 +19,14 @@ _Result = TypeVar("_Result")
 
 
 class Chunks:
-    """Runs batches in chunks of a size that the device can hold; the size shrinks for good when memory has run out.
+    """Runs batches of a network in chunks of a size that its device can hold.
 
-    ``retreat`` moves the model to the CPU; it is called when even one item is too much.
+    The size shrinks for good when memory has run out; when even one item is too much, the network moves to the CPU.
     """
 
-    def __init__(self, device: torch.device, retreat: Callable[[], None]) -> None:
-        self.most = CHUNKS.get(device.type, 1)
-        self._is_on_cpu = device.type == "cpu"
-        self._retreat = retreat
+    def __init__(self, network: Movable) -> None:
+        self.most = CHUNKS.get(network.device.type, 1)
+        self._network = network
 
     def run(self, items: Sequence[_Item], compute: Callable[[Sequence[_Item]], Sequence[_Result]]) -> list[_Result]:
         """The results of all items, in order. Raises torch.OutOfMemoryError when the CPU cannot hold one item either."""
@@ -34,20 +35,19 @@ class Chunks:
             chunk = items[len(results) : len(results) + self.most]
             try:
                 results += compute(chunk)
+                continue
             except torch.OutOfMemoryError:
-                self._give_way(len(chunk))
+                if len(chunk) == 1 and self._network.device.type == "cpu":
+                    raise
+            self._give_way(len(chunk))
         return results
 
     def _give_way(self, tried: int) -> None:
-        """Called while handling the error, which is raised again when nothing is left to try."""
+        """Called after the error has let go of what it held."""
         if tried > 1:
             self.most = tried // 2
             log.warning("out of memory with %d at a time; going on with %d", tried, self.most)
-        elif not self._is_on_cpu:
-            log.warning("out of memory on the device; going on with the CPU, which is slower")
-            self._retreat()
-            self._is_on_cpu, self.most = True, CHUNKS["cpu"]
+            free_device()
         else:
-            raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            retreat(self._network)
+            self.most = CHUNKS["cpu"]

@@ -56,16 +56,25 @@ def resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
     """The device and number format that a placement means on this machine. Raises SetupError for what it does not have."""
     device = _resolve_device(placement.device)
     if placement.dtype == "auto":
-        return device, torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return device, torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
     dtype: torch.dtype = getattr(torch, placement.dtype)
-    if dtype == torch.bfloat16 and device.type == "cpu" and not processor_has_bfloat16():
-        raise SetupError("this processor has no bfloat16 instructions and would be slow; set MASKLOOM_DTYPE=float32")
+    if dtype == torch.bfloat16 and not has_bfloat16(device):
+        raise SetupError(f"the {device.type} here has no bfloat16 instructions and would be slow; set MASKLOOM_DTYPE=float32")
     return device, dtype
 
 
 def computing(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Within this, matrix products and convolutions are computed in a number format."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    """Within this, matrix products and convolutions are computed in a number format, where the device has it: a network that
+    had to move to the CPU may find itself without.
+    """
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32 and has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes bfloat16 itself and does not imitate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or processor_has_bfloat16()
 
 
 def _resolve_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from backend.decoders.grounders.detecting import load_tokenizer
 from backend.decoders.pretrained import computing, import_class, load_pretrained, resolve
 from backend.decoders.promptable import FramedPrompts, MaskCandidates, call_arguments
 from backend.placement import Placement
+from prompts.retreat import retreating
 
 TEXT_LENGTH = 32
 EXEMPLARS_ALONE = "visual"
@@ -80,6 +81,7 @@ class Sam3Network:
         found = self._tracker(image_embeddings=levels, **call_arguments(prompts))
         return MaskCandidates(found.pred_masks[0], found.iou_scores[0], found.object_score_logits[0, :, 0])
 
+    @retreating
     @torch.inference_mode()
     def find(self, embeddings: Mapping[str, Tensor], phrase: str, exemplars: Exemplars | None = None) -> Concepts:
         """Everything on an image that is called by a phrase, or that is like the exemplars on it."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from prompts.kinds import Image
 from prompts.phrases import fill_templates
+from prompts.retreat import retreating
 from prompts.torchvision_compat import declare_missing_operators
 
 TEMPLATES = ("a photo of a {}.", "a photo of the {}.", "a close-up photo of a {}.", "a bad photo of a {}.", "a {} in a scene.")
@@ -30,7 +31,8 @@ NEIGHBOURHOOD = 5.0
 class OpenClip:
     """A CLIP of open_clip whose image tower is a plain vision transformer.
 
-    ``dense_side`` is the longer side, in pixels, at which images are read for their patches. Vectors come on the CPU.
+    ``dense_side`` is the longer side, in pixels, at which images are read for their patches. Vectors come on the CPU, to which
+    the model itself moves when its device is full.
     """
 
     def __init__(self, model: Any, tokenizer: Any, preprocess: Any, dense_side: int) -> None:
@@ -72,12 +74,14 @@ class OpenClip:
             return torch.zeros(0, self._model.visual.proj.shape[1])
         return torch.stack([self._phrase(phrase) for phrase in phrases])
 
+    @retreating
     @torch.inference_mode()
     def _encode_phrase(self, phrase: str) -> Tensor:
         tokens = self._tokenizer(fill_templates(phrase, TEMPLATES)).to(self.device)
         sentences = functional.normalize(self._model.encode_text(tokens).float(), dim=-1)
         return functional.normalize(sentences.mean(dim=0), dim=0).cpu()
 
+    @retreating
     @torch.inference_mode()
     def encode_crops(self, crops: Sequence[Image]) -> Tensor:
         """Unit vectors ``(N, D)`` of whole images ``(h, w, 3)``."""
@@ -85,6 +89,7 @@ class OpenClip:
         vectors = [self._model.encode_image(self._pixels(crop, height, width)).float() for crop in crops]
         return functional.normalize(torch.cat(vectors), dim=-1).cpu()
 
+    @retreating
     @torch.inference_mode()
     def encode_patches(self, image: Image) -> Tensor:
         """Unit vectors ``(D, h, w)`` of the patches of an image ``(H, W, 3)``, which keeps its proportions nearly."""

@@ -89,9 +89,7 @@ class Annotator(Editor):
     def say(self, line: str) -> list[dict[str, Any]]:
         """Type into the text prompt, in place of what it said, and press Enter; the suggestion."""
         self.page.keyboard.press("Escape")
-        for each in self.page.locator(
-            "[data-testid=textarea-region-delete], .lsf-text-area [aria-label='Delete Region']"
-        ).all():
+        for each in self.page.locator(DELETE_TEXT).all():
             each.click()
         field = self.page.locator("[data-testid=textarea-input]").first
 
@@ -113,6 +111,19 @@ class Annotator(Editor):
     def reject(self) -> None:
         self.page.click("[data-testid=bottombar-reject-suggestions-button]")
         self.page.wait_for_function(f"() => {SELECTED}.suggestions.size === 0")
+
+    def undo(self) -> None:
+        """Take back the last thing drawn, with the keys for it."""
+        before = len(self.on_page())
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("Control+z")
+        self.page.wait_for_function(f"() => {SELECTED}.serializeAnnotation().length < {before}")
+
+    def delete_region(self, row: int) -> None:
+        """Choose a row of the page's list of regions and press the key that deletes."""
+        self.page.locator(".lsf-outliner-item__title").nth(row).click()
+        self.page.keyboard.press("Backspace")
+        self.page.wait_for_timeout(300)
 
     def on_page(self) -> list[dict[str, Any]]:
         """All regions of the annotation as the page would store them."""

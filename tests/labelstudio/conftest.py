@@ -8,16 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from backend.child import Child, Program
 from backend.labelstudio.client import LabelStudio, Project
 from backend.labelstudio.recommended import recommended_config
 from backend.labelstudio.studio import REQUIREMENT, Studio, StudioFolder, wait_until_up
-from tests.labelstudio.prepare import shared_folder
+from tests.labelstudio.annotator import Annotator
+from tests.labelstudio.pictures import save
+from tests.labelstudio.prepare import CHROMIUMS, find_chromium, shared_folder
+from tests.labelstudio.table import table
 
 MASKLOOM = Path(sys.executable).with_name("maskloom")
 SHARED = shared_folder()
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 def free_port() -> int:
@@ -73,6 +80,42 @@ def colour_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def default_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_backend(tmp_path_factory.mktemp("default")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def ann(browser: Browser, studio: Studio) -> Iterator[Annotator]:
+    """A logged-in annotator whose browser reaches nothing but Label Studio."""
+    context = browser.new_context(viewport={"width": 1500, "height": 950})
+    own = (studio.url, "data:", "blob:")
+    context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(own) else route.abort())
+    context.set_default_timeout(60_000)
+    annotator = Annotator(context.new_page(), studio)
+    annotator.log_in()
+    yield annotator
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The table, the table mirrored, and the table in a JPEG that is stored on its side (EXIF 6)."""
+    folder, image = tmp_path_factory.mktemp("images"), table().image
+    on_its_side = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    on_its_side.save(folder / "side.jpg", quality=98, subsampling=0, exif=exif)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    return [save(image, folder / "table.png"), save(mirrored, folder / "mirrored.png"), folder / "side.jpg"]
 
 
 def new_project(label_studio: LabelStudio, labels: list[str], backend: str) -> Project:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from backend.demo.photos import find_examples
 from backend.labelstudio.client import LabelStudio
@@ -16,23 +16,10 @@ from tests.labelstudio.conftest import new_project
 from tests.labelstudio.editor import Editor
 from tests.labelstudio.oracle import decode, iou
 from tests.labelstudio.pictures import BLUE_CENTRE, DISC_CENTRE, GREEN_CENTRE, save, three_shapes
-from tests.labelstudio.prepare import CHROMIUMS, find_chromium
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 GREEN_IN_PICTURE = (0, 128, 0)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -5,87 +5,26 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from pycocotools import mask as coco
 
-from backend.demo.photos import find_examples
 from backend.labelstudio.client import LabelStudio, Project
 from backend.labelstudio.login import send
-from backend.labelstudio.studio import Studio
-from prompts.geometry import Size, polygon_mask
-from tests.backend.pictures import BLUE, GREEN, RED, Picture, disc, paint, square
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.editor import IMAGE, SELECTED
 from tests.labelstudio.oracle import iou
-from tests.labelstudio.pictures import save
-from tests.labelstudio.prepare import CHROMIUMS, find_chromium
-from tests.labelstudio.test_page import FLAGS
+from tests.labelstudio.table import BOX, BRUSH, POINT, POLYGON, assert_stored, made, shape, stored
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
-
-CONFIGS = Path("docs/how-to/configs")
-POINT, BOX, BRUSH, POLYGON = "KeyPointTool-dynamic", "RectangleTool-dynamic", "BrushTool", "PolygonTool"
-
-
-def table() -> Picture:
-    """Two red discs, a blue square and a green one, 320 x 240."""
-    return paint(
-        {
-            "large": (disc(240, 320, 80, 90, 50), RED),
-            "small": (disc(240, 320, 180, 190, 30), RED),
-            "blue": (square(240, 320, 200, 30, 80), BLUE),
-            "green": (square(240, 320, 60, 170, 50), GREEN),
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def ann(studio: Studio) -> Iterator[Annotator]:
-    """A logged-in annotator whose browser reaches nothing but Label Studio."""
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1500, "height": 950})
-        own = (studio.url, "data:", "blob:")
-        context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(own) else route.abort())
-        context.set_default_timeout(60_000)
-        annotator = Annotator(context.new_page(), studio)
-        annotator.log_in()
-        yield annotator
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The table, the table mirrored, and the table in a JPEG that is stored on its side (EXIF 6)."""
-    folder, image = tmp_path_factory.mktemp("images"), table().image
-    on_its_side = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    on_its_side.save(folder / "side.jpg", quality=98, subsampling=0, exif=exif)
-    mirrored = np.ascontiguousarray(image[:, ::-1])
-    return [save(image, folder / "table.png"), save(mirrored, folder / "mirrored.png"), folder / "side.jpg"]
 
 
 @pytest.fixture(scope="module")
 def project(label_studio: LabelStudio, colour_backend: str) -> Project:
     return made(label_studio, colour_backend, "mixed")
-
-
-def made(label_studio: LabelStudio, backend: str, config: str) -> Project:
-    """A project with a config of the gallery."""
-    found = label_studio.create_project(f"live {config}", (CONFIGS / f"{config}.xml").read_text("utf-8"))
-    assert label_studio.attach_backend(found.id, backend, "Maskloom").state == "CO"
-    return found
 
 
 @pytest.fixture
@@ -94,26 +33,6 @@ def task(label_studio: LabelStudio, project: Project, images: list[Path], ann: A
     (number,) = label_studio.upload(project.id, images[:1])
     ann.open(project.id, number)
     return number
-
-
-def stored(label_studio: LabelStudio, task: int) -> list[tuple[str, NDArray[np.bool_]]]:
-    """The label and the mask of every region of the submitted annotation that is a result."""
-    (annotation,) = label_studio.annotations(task)
-    found = [region for region in annotation["result"] if region["from_name"] in ("mask", "brush")]
-    labels = {r["id"]: r["value"]["labels"][0] for r in annotation["result"] if r["type"] == "labels"}
-    return [(labels.get(r["id"]) or r["value"]["brushlabels"][0], mask_of(r)) for r in found if "rle" in r["value"]]
-
-
-def assert_stored(label_studio: LabelStudio, task: int, *expected: tuple[str, NDArray[np.bool_]], least: float = 0.95) -> None:
-    """That exactly these labels are stored, each with a mask of at least this IoU with the expected one."""
-    found = stored(label_studio, task)
-    assert sorted(label for label, _ in found) == sorted(label for label, _ in expected)
-    for label, mask in expected:
-        assert max(iou(mask, other) for its, other in found if its == label) > least, label
-
-
-def shape(name: str) -> NDArray[np.bool_]:
-    return table().shapes[name]
 
 
 def test_a_click_and_one_against_then_a_rejected_suggestion_then_a_box_and_a_click_beside_it(
@@ -266,30 +185,3 @@ def test_accepted_polygons_are_exported_as_coco(
     assert [each["name"] for each in table_of["categories"] if each["id"] == annotation["category_id"]] == ["plate"]
     mask = coco.decode(coco.frPyObjects(annotation["segmentation"], 240, 320)).any(axis=2)
     assert iou(mask, shape("blue")) > 0.95
-
-
-CUP = [(174, 100), (182, 60), (215, 35), (280, 18), (345, 25), (390, 55), (408, 95), (405, 135), (385, 190), (370, 230)]
-CUP += [(330, 262), (280, 285), (240, 280), (225, 305), (200, 300), (200, 250), (215, 230), (185, 185)]
-"""The cup of scikit-image's photo of a coffee, 600 x 400, with its handle, outlined by hand."""
-
-
-@pytest.mark.parametrize("prompt", ["box", "outline"])
-def test_the_default_engine_segments_the_cup_of_a_photo(
-    label_studio: LabelStudio, default_backend: str, ann: Annotator, prompt: str
-) -> None:
-    project = made(label_studio, default_backend, "mixed")
-    (task,) = label_studio.upload(project.id, find_examples(("coffee.png",)))
-    ann.open(project.id, task)
-    if prompt == "outline":
-        ann.choose(".outlines", "cup", POLYGON)
-        ann.outline([(170, 90), (230, 20), (340, 15), (415, 90), (395, 200), (330, 275), (200, 310)])
-        ann.until_saved()
-        (suggested,) = ann.say("this")
-    else:
-        ann.choose(".boxes", "cup", BOX)
-        (suggested,) = ann.box(150, 8, 420, 312)
-    ann.accept()
-    ann.submit()
-    masks = [mask for label, mask in stored(label_studio, task) if label == "cup"]
-    assert any(np.array_equal(mask, mask_of(suggested)) for mask in masks)
-    assert iou(mask_of(suggested), polygon_mask(np.array(CUP, np.float64), Size(400, 600))) > 0.6

@@ -21,6 +21,23 @@ SAME_BOX_IOU = 0.5
 MOST_BOXES = 100
 
 
+class Detector:
+    """A network with the tokenizer of its words."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._model.device
+        return device
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights."""
+        self._model.to(device)
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises SetupError when its files are missing."""
     try:

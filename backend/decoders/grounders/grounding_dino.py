@@ -14,28 +14,29 @@ from torch import Tensor
 
 from backend.decoders.finding import Boxes
 from backend.decoders.frames import IMAGENET_MEAN, IMAGENET_STD
-from backend.decoders.grounders.detecting import boxes_of, fit, inside, load_tokenizer, network_input
+from backend.decoders.grounders.detecting import Detector, boxes_of, fit, inside, load_tokenizer, network_input
 from backend.decoders.pretrained import import_class, load_pretrained, read_model_type
 from backend.placement import Placement
 from prompts.geometry import Size
+from prompts.retreat import retreating
 
 THRESHOLD = 0.25
 CLASSES = {"grounding-dino": "GroundingDinoForObjectDetection", "mm-grounding-dino": "MMGroundingDinoForObjectDetection"}
 
 
-class GroundingDino:
+class GroundingDino(Detector):
     """The detector (see Grounder); images keep their proportions."""
 
     def __init__(self, model: Any, tokenizer: Any, shortest: int = 800, longest: int = 1333) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self._shortest, self._longest = shortest, longest
 
+    @retreating
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
             return boxes_of(torch.zeros(0, 4), torch.zeros(0, 1), phrases, THRESHOLD, (1, 1))
-        device = self._model.device
+        device = self.device
         text, owners = self._tokens(phrases)
         framed = fit(size, self._shortest, self._longest)
         found = self._model(

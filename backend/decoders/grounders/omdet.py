@@ -13,28 +13,29 @@ from torch import Tensor
 
 from backend.decoders.finding import Boxes
 from backend.decoders.frames import IMAGENET_MEAN, IMAGENET_STD
-from backend.decoders.grounders.detecting import boxes_of, inside, load_tokenizer, network_input
+from backend.decoders.grounders.detecting import Detector, boxes_of, inside, load_tokenizer, network_input
 from backend.decoders.pretrained import import_class, load_pretrained
 from backend.placement import Placement
 from prompts.geometry import Size
+from prompts.retreat import retreating
 
 THRESHOLD = 0.3
 LENGTH = 77
 
 
-class OmDet:
+class OmDet(Detector):
     """The detector (see Grounder); images are squashed to a square."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self._side = int(model.config.image_size)
 
+    @retreating
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
             return boxes_of(torch.zeros(0, 4), torch.zeros(0, 1), phrases, THRESHOLD, (1, 1))
-        device = self._model.device
+        device = self.device
         found = self._model(
             pixel_values=network_input(tensors, Size(self._side, self._side), device, (IMAGENET_MEAN, IMAGENET_STD)),
             **self._tokens("classes", phrases),
@@ -46,7 +47,7 @@ class OmDet:
 
     def _tokens(self, of: str, texts: Sequence[str]) -> dict[str, Tensor]:
         read = self._tokenizer(list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-        return {f"{of}_{name}": read[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        return {f"{of}_{name}": read[name].to(self.device) for name in ("input_ids", "attention_mask")}
 
 
 def load(folder: Path, placement: Placement) -> OmDet:

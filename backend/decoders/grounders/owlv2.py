@@ -15,24 +15,25 @@ from torch.nn import functional
 
 from backend.decoders.finding import Boxes
 from backend.decoders.frames import resize_image
-from backend.decoders.grounders.detecting import boxes_of, inside, load_tokenizer
+from backend.decoders.grounders.detecting import Detector, boxes_of, inside, load_tokenizer
 from backend.decoders.pretrained import import_class, load_pretrained
 from backend.placement import Placement
 from prompts.geometry import Size
+from prompts.retreat import retreating
 
 THRESHOLD = 0.1
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 GREY = 0.5
 
 
-class Owlv2:
+class Owlv2(Detector):
     """The detector (see Grounder); images are padded with grey to a square, to which its boxes are relative."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer)
         self._side = int(model.config.vision_config.image_size)
 
+    @retreating
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
@@ -41,8 +42,8 @@ class Owlv2:
         read = self._tokenizer(list(phrases), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         found = self._model(
             pixel_values=self._pixels(tensors),
-            input_ids=read["input_ids"].to(self._model.device),
-            attention_mask=read["attention_mask"].to(self._model.device),
+            input_ids=read["input_ids"].to(self.device),
+            attention_mask=read["attention_mask"].to(self.device),
         )
         longer = float(max(size.height, size.width))
         return inside(boxes_of(found.pred_boxes[0], found.logits[0].sigmoid(), phrases, THRESHOLD, (longer, longer)), size)
@@ -52,7 +53,7 @@ class Owlv2:
         image = tensors["pixels"].numpy()
         longer = max(image.shape[:2])
         covered = Size(*(max(round(side * self._side / longer), 1) for side in image.shape[:2]))
-        pixels = resize_image(image, covered, self._model.device) / 255
+        pixels = resize_image(image, covered, self.device) / 255
         padding = (0, self._side - covered.width, 0, self._side - covered.height)
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
         return ((functional.pad(pixels, padding, value=GREY) - mean) / std)[None]
