@@ -1,0 +1,95 @@
+"""The default engine on photos at the real page: what is stored is what was sent, and roughly the thing that was meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backend.demo.photos import find_examples
+from backend.labelstudio.client import LabelStudio, Project
+from prompts.geometry import Size, polygon_mask
+from tests.labelstudio.annotator import Annotator, mask_of
+from tests.labelstudio.oracle import iou
+from tests.labelstudio.table import BOX, CONFIGS, POINT, POLYGON, made, stored
+
+pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
+
+CUP = [(174, 100), (182, 60), (215, 35), (280, 18), (345, 25), (390, 55), (408, 95), (405, 135), (385, 190), (370, 230)]
+CUP += [(330, 262), (280, 285), (240, 280), (225, 305), (200, 300), (200, 250), (215, 230), (185, 185)]
+"""The cup of scikit-image's photo of a coffee, 600 x 400, with its handle, outlined by hand."""
+FACE = (225, 120)
+"""Between the eyes of scikit-image's cat, 451 x 300."""
+
+
+@pytest.fixture(scope="module")
+def cups(label_studio: LabelStudio, default_backend: str) -> Project:
+    return made(label_studio, default_backend, "mixed")
+
+
+@pytest.fixture(scope="module")
+def cats(label_studio: LabelStudio, default_backend: str) -> Project:
+    """A project with clicks, a text box and two labels."""
+    config = (CONFIGS / "mixed.xml").read_text("utf-8").replace('value="cup"', 'value="cat"')
+    found = label_studio.create_project("live cats", config)
+    assert label_studio.attach_backend(found.id, default_backend, "Maskloom").state == "CO"
+    return found
+
+
+def accepted(label_studio: LabelStudio, ann: Annotator, task: int, label: str) -> list[NDArray[np.bool_]]:
+    """Accept what is suggested, submit, and the masks that are stored with a label."""
+    ann.accept()
+    ann.submit()
+    return [mask for its, mask in stored(label_studio, task) if its == label]
+
+
+def test_a_click_on_the_cat_s_face_stores_the_mask_that_was_sent_with_the_clicked_pixel(
+    label_studio: LabelStudio, ann: Annotator, cats: Project
+) -> None:
+    (task,) = label_studio.upload(cats.id, find_examples(("chelsea.png",)))
+    ann.open(cats.id, task)
+    ann.choose(".clicks", "cat", POINT)
+    (suggested,) = ann.point(*FACE, hold="Control")  # which reaches through the regions of the pre-annotation
+    masks = accepted(label_studio, ann, task, "cat")
+    mask = max(masks, key=lambda each: iou(each, mask_of(suggested)))
+    assert iou(mask, mask_of(suggested)) > 0.99
+    assert mask.shape == (300, 451)
+    assert mask[FACE[::-1]]
+    assert 0.01 < mask.mean() < 0.9
+
+
+def test_a_phrase_stores_the_masks_that_were_sent_with_the_cat_s_face(
+    label_studio: LabelStudio, ann: Annotator, cats: Project
+) -> None:
+    (task,) = label_studio.upload(cats.id, find_examples(("chelsea.png",)))
+    ann.open(cats.id, task)
+    suggested = ann.say("cat")
+    masks = accepted(label_studio, ann, task, "cat")
+    sent = np.any([mask_of(each) for each in suggested], axis=0)
+    assert all(max(iou(mask_of(each), mask) for mask in masks) > 0.99 for each in suggested)
+    assert sent[FACE[::-1]]
+    assert 0.1 < sent.mean() < 0.95
+
+
+@pytest.mark.parametrize("prompt", ["box", "outline"])
+def test_a_box_and_an_outline_around_the_cup_store_it(
+    label_studio: LabelStudio, ann: Annotator, cups: Project, prompt: str
+) -> None:
+    (task,) = label_studio.upload(cups.id, find_examples(("coffee.png",)))
+    ann.open(cups.id, task)
+    if prompt == "outline":
+        ann.choose(".outlines", "cup", POLYGON)
+        ann.outline([(170, 90), (230, 20), (340, 15), (415, 90), (395, 200), (330, 275), (200, 310)])
+        ann.until_saved()
+        (suggested,) = ann.say("this")
+    else:
+        ann.choose(".boxes", "cup", BOX)
+        (suggested,) = ann.box(150, 8, 420, 312)
+    masks = accepted(label_studio, ann, task, "cup")
+    sent = mask_of(suggested)
+    assert max(iou(mask, sent) for mask in masks) > 0.99
+    assert iou(sent, polygon_mask(np.array(CUP, np.float64), Size(400, 600))) > 0.6
+    rows, columns = np.nonzero(sent)
+    assert columns.min() > 130
+    assert columns.max() < 440
+    assert rows.max() < 335
