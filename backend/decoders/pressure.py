@@ -1,4 +1,4 @@
-"""What happens when the device has too little memory for a batch: smaller batches first, then the CPU, with a warning each time."""
+"""What happens when a batch does not fit into the device: smaller ones first, then the CPU, with a warning each time."""
 
 from __future__ import annotations
 

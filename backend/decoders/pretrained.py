@@ -73,7 +73,7 @@ def computing(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes bfloat16 itself and does not imitate it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type != "cpu" or processor_has_bfloat16()
 
 
