@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -27,6 +29,16 @@ def label_masks(masks: MaskSet, vocabulary: Vocabulary, armed_label: str | None,
     return masks.named([_label_of(masks, row, vocabulary, space) for row in range(len(masks))])
 
 
+def rank_names(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> list[tuple[str, ...]]:
+    """For each row all names of a vocabulary: its own label first, if that is one, then those most similar to its embedding."""
+    if not len(masks) or not len(vocabulary):
+        return [()] * len(masks)
+    similarity = space.similarity(torch.from_numpy(masks.embeddings), space.embed_vocabulary(vocabulary))
+    ranked = similarity.argsort(dim=1, descending=True).tolist()
+    names = [[vocabulary.labels[place] for place in row] for row in ranked]
+    return [_first(own, names_of_row) for own, names_of_row in zip(masks.labels, names, strict=True)]
+
+
 def suppress_duplicates(masks: MaskSet) -> MaskSet:
     """Of rows that show the same region (IoU above 0.7), whatever their labels, only the best one; best first."""
     best_first = np.argsort(-masks.scores, kind="stable")
@@ -45,6 +57,10 @@ def drop_known(masks: MaskSet, known: BoolArray) -> MaskSet:
     iou, _ = overlaps(np.concatenate([masks.masks, known]))
     is_new: BoolArray = np.all(iou[: len(masks), len(masks) :] <= SAME_REGION_IOU, axis=1)
     return masks[is_new]
+
+
+def _first(own: str | None, names: Sequence[str]) -> tuple[str, ...]:
+    return (own, *(name for name in names if name != own)) if own in names and own is not None else tuple(names)
 
 
 def _label_of(masks: MaskSet, row: int, vocabulary: Vocabulary, space: JointSpace) -> str:

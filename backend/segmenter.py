@@ -17,7 +17,8 @@ from backend.batching import SINGLY, Batching, EncodeQueue
 from backend.decoders.base import Engine
 from backend.errors import MaskloomError, RequestError
 from backend.features import FeatureCache, ImageFeatures, image_key
-from backend.labeling import label_masks, suppress_duplicates
+from backend.labeling import label_masks, rank_names, suppress_duplicates
+from backend.masks import MaskSet
 from backend.session import Round
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptError, PromptSet, ReferencePrompt, TextPrompt
@@ -73,6 +74,11 @@ class Segmenter:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
         self._prefetch(questions)
         return [self._answer_or_error(question) for question in questions]
+
+    def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
+        """For each row the names of a vocabulary, the likeliest first."""
+        with self._device, torch.inference_mode():
+            return rank_names(masks, vocabulary, self.engine.space)
 
     def _prefetch(self, questions: Sequence[Question]) -> None:
         """Encode all images of a longer batch together; whatever fails here fails again for its own question."""

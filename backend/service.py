@@ -12,7 +12,7 @@ from backend.errors import MaskloomError
 from backend.flight import SingleFlight
 from backend.labeling import drop_known
 from backend.labelstudio.extra_params import Wishes
-from backend.labelstudio.likeness import armed_by_likeness
+from backend.labelstudio.likeness import label_to_answer
 from backend.labelstudio.requests import TaskRequest, read_predict
 from backend.labelstudio.results import write_empty, write_message, write_prediction, write_refusal, write_together
 from backend.preannotation import question_about
@@ -98,13 +98,16 @@ class Service:
             if task.interactive and not len(prompts):
                 return write_empty(version)
             memory = self.known.last_answer(task, version, prompts)
-            armed = task.armed_label or armed_by_likeness(task)
+            armed = label_to_answer(task)
             wanted = self.wishes.of(task.project)
             question = replace(question_about(task, image, wanted), prompts=prompts, armed_label=armed, memory=memory)
-            done, version = self._segment(question)
+            done, segmenter = self._segment(question)
+            version = segmenter.engine.version
             self.known.keep(task, version, done)
             masks = drop_known(done.masks, self.known.finished(task, image)) if task.interactive else wanted.apply(done.masks)
-            return write_prediction(task, masks, version, wanted.form)
+            namings = task.config.namings_of(task.image_tag)
+            names = {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in namings}
+            return write_prediction(task, masks, version, wanted.form, names)
         except (MaskloomError, PromptError) as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
             return write_message(task, str(error), version)
@@ -112,13 +115,13 @@ class Service:
             log.exception("task %s of project %s", task.task_id, task.project)
             return write_message(task, f"Maskloom failed on this task ({type(error).__name__}); its log says more", version)
 
-    def _segment(self, question: Question) -> tuple[Round, str]:
-        """The round and the version of the engine that gave it, which may have been switched a moment ago."""
+    def _segment(self, question: Question) -> tuple[Round, Segmenter]:
+        """The round and the segmenter that gave it: its engine may have been switched a moment ago."""
         segmenter = self.engine.segmenter()
         (done,) = segmenter.segment([question])
         if isinstance(done, MaskloomError):
             raise done
-        return done, segmenter.engine.version
+        return done, segmenter
 
     def _refuse(self, body: Mapping[str, Any], error: MaskloomError) -> Answer:
         log.warning("a task was refused: %s", error)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from backend.errors import ConfigError
+from backend.labelstudio.naming import Naming, read_naming
 from backend.labelstudio.roles import Role, read_role
 from prompts.phrases import LabelPhrases, Vocabulary
 
@@ -100,14 +101,26 @@ class LabelConfig:
     xml: str
     images: tuple[ImageTag, ...]
     controls: tuple[ControlTag, ...]
+    namings: tuple[Naming, ...] = ()
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Every class, each once, with all the phrases that any tag gives it."""
+        """Every class, each once, with all the phrases that any tag gives it; or what Choices or a Taxonomy name regions."""
+        if self.is_named_by_region:
+            entries = (entry for naming in self.namings for entry in naming.vocabulary.entries)
+            return Vocabulary(tuple({entry.label: entry for entry in entries}.values()))
         phrases: dict[str, list[str]] = {}
         for entry in (entry for control in self.controls for entry in control.classes):
             phrases.setdefault(entry.value, []).extend(filter(None, (entry.alias, *entry.phrases)))
         return Vocabulary(tuple(LabelPhrases.of(label, aliases) for label, aliases in phrases.items()))
+
+    @property
+    def is_named_by_region(self) -> bool:
+        """Whether the one label, if any, only carries what Choices or a Taxonomy say that a region is."""
+        return bool(self.namings) and len({label for control in self.controls for label in control.labels}) <= 1
+
+    def namings_of(self, image_tag: str) -> tuple[Naming, ...]:
+        return tuple(naming for naming in self.namings if naming.to_name == image_tag)
 
     def value_of(self, label: str) -> str | None:
         """The config's own name of a label that the page sent: by value, by alias, or by any of its phrases."""
@@ -151,8 +164,11 @@ def read_config(xml: str) -> LabelConfig:
     if not images:
         raise ConfigError("the labelling config has no <Image> tag; Maskloom segments images only")
     named = [(element, _attributes(element)) for element in elements]
-    controls = tuple(_control_tag(element, found) for element, found in named if {"name", "toname"} <= found.keys())
-    return LabelConfig(xml, images, controls)
+    named = [(element, found) for element, found in named if {"name", "toname"} <= found.keys()]
+    namings = tuple(filter(None, (read_naming(element, found) for element, found in named)))
+    names = {naming.name for naming in namings}
+    controls = tuple(_control_tag(element, found) for element, found in named if found["name"] not in names)
+    return LabelConfig(xml, images, controls, namings)
 
 
 def lookup(source: str, data: Mapping[str, Any]) -> Any:

@@ -37,12 +37,15 @@ def wishes(task: TaskRequest) -> list[Wish]:
     return [*found, *_typed(task)]
 
 
-def armed_by_likeness(task: TaskRequest) -> str | None:
-    """The class of what resembles the examples, when they say one and the same."""
+def label_to_answer(task: TaskRequest) -> str | None:
+    """The class of the answer: the one that is selected, unless it only carries names; or that of what it is to resemble, when
+    the examples say one and the same.
+    """
+    armed = None if task.config.is_named_by_region else task.armed_label
     labels = {task.config.value_of(like.label) for like in task.likes if like.label and like.positive}
     shown = {mark.label for mark in task.references if mark.role is Role.REFERENCE}
     said = labels or shown
-    return task.armed_label or (next(iter(said)) if len(said) == 1 else None)
+    return armed or (next(iter(said)) if len(said) == 1 else None)
 
 
 def _typed(task: TaskRequest) -> Iterator[Wish]:

@@ -133,12 +133,26 @@ def _with_roles(
 
 
 def _labelled(items: Sequence[Json], config: LabelConfig) -> Iterator[tuple[Json, str | None, Role | None]]:
-    """The shapes among the items with their labels, which with ``<Labels>`` are on a twin of the same id, and their roles."""
+    """The shapes among the items with their labels, which with ``<Labels>`` are on a twin of the same id, and their roles.
+
+    Where Choices or a Taxonomy name regions, the name is the label of a region that has no role.
+    """
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
+    names = _names_of(items, config)
     for item in items:
         if covers_pixels(item) or str(item.get("type")).startswith("keypoint"):
             label = label_of(item) or twins.get(region_id(item))
-            yield item, label, config.role_of(item.get("from_name"), label)
+            role = config.role_of(item.get("from_name"), label)
+            yield item, (label if role else names.get(region_id(item), label)), role
+
+
+def _names_of(items: Sequence[Json], config: LabelConfig) -> Mapping[str, str]:
+    """What each region is named, by its id, where the labels only carry names."""
+    if not config.is_named_by_region:
+        return {}
+    tags = {naming.name: naming for naming in config.namings}
+    found = ((region_id(item), tags.get(str(item.get("from_name"))), item) for item in items)
+    return {name: said for name, tag, item in found if tag is not None and (said := tag.named_by(item))}
 
 
 def label_of(item: Json) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from backend.errors import RequestError
@@ -16,8 +17,12 @@ from backend.masks import MaskSet, Region
 from prompts.geometry import BoolArray, size_of
 
 Json = dict[str, Any]
-Choice = tuple[ControlTag, ControlTag, str]
-"""The control that draws a region, the one that labels it, and the label there."""
+Choice = tuple[ControlTag, ControlTag | None, str]
+"""The control that draws a region, the one that labels it if one does, and the label there."""
+Names = Mapping[str, Sequence[Sequence[str]]]
+"""For each Choices and Taxonomy that names regions, by the tag's name, the names of each row, the likeliest first."""
+
+NO_NAMES: Names = MappingProxyType({})
 
 _WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
     "brush": brush.write,
@@ -29,19 +34,21 @@ _WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
 }
 
 
-def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, prefer: str = "") -> Json:
+def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, prefer: str = "", names: Names = NO_NAMES) -> Json:
     """The prediction of one task: each region once, by the first control of the config that has the region's label.
 
     Controls come in the order of FORMS, those that draw the ``prefer`` form before all others. The score is the mean of the
-    regions' scores, 0 without regions. When no control has the label of any region, the annotator is told.
+    regions' scores, 0 without regions. Without ``names`` a region's label is its only name. When no control has the label of
+    any region, the annotator is told.
     """
     result, scores, undrawn = [], [], set()
-    for region in masks:
+    for row, region in enumerate(masks):
         chosen = _choose(task, region.label or task.armed_label, prefer)
         if chosen is None:
             undrawn.add(str(region.label))
             continue
-        written = list(_write_region(task, region, chosen))
+        names_of_row = {tag: ranked[row] for tag, ranked in names.items()}
+        written = list(_write_region(task, region, chosen, names_of_row))
         result.extend(written)
         scores.extend([region.score] if written else [])
     if undrawn and not result:
@@ -100,8 +107,10 @@ def _message(area: ControlTag, image: str, text: str, model_version: str) -> Jso
     return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}
 
 
-def _write_region(task: TaskRequest, region: Region, chosen: Choice) -> Iterator[Json]:
-    """The results of a region: one for each of its polygons, else one; with ``<Labels>`` a second with the label."""
+def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapping[str, Sequence[str]]) -> Iterator[Json]:
+    """The results of a region: one for each of its polygons, else one; with ``<Labels>`` a second with the label; and one for
+    each tag that names it. Those of one shape share an id.
+    """
     shape_control, label_control, label = chosen
     size = size_of(region.mask)
     for shape in _WRITERS[_form(shape_control)](region.mask):
@@ -110,28 +119,36 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice) -> Iterator
             "original_height": size.height,
             "image_rotation": 0,
             "score": round(float(region.score), 6),
-            "meta": {"text": [", ".join(filter(None, (task.origin or f'label name "{label}"', shape.note)))]},
+            "meta": {"text": [", ".join(filter(None, (task.origin or f'label name "{region.label or label}"', shape.note)))]},
         }
         head = {**_head(task, shape_control), **common}
         if label_control is shape_control:
             yield {**head, "value": {**shape.value, label_control.type: [label]}}
         else:
             yield {**head, "value": shape.value}
+        if label_control not in (None, shape_control):
             yield {**head, **_tag(label_control), "value": {**shape.value, "labels": [label]}}
+        for naming in task.config.namings_of(task.image_tag):
+            if value := naming.value(names.get(naming.name, [region.label or ""])):
+                yield {**head, "from_name": naming.name, "type": naming.type, "value": value}
 
 
 def _choose(task: TaskRequest, sent: str | None, prefer: str) -> Choice | None:
     """The best control for a region with this label; None when no control has the label.
 
-    A region without a label is given the only label that there is, if there is just one.
+    A region without a label is given the only label that there is, if there is just one; and so is one that Choices or a
+    Taxonomy name, for which a tool without labels will do, too.
     """
     controls = task.config.controls_of(task.image_tag)
     separate = [control for control in controls if control.type == "labels"]
+    is_named_elsewhere = task.config.is_named_by_region
     for control in _outputs(controls, prefer):
         for labels in [control] if control.type.endswith("labels") else separate:
-            label = labels.value_of(sent) if sent is not None else _only(labels)
+            label = labels.value_of(sent) if sent is not None and not is_named_elsewhere else _only(labels)
             if label is not None:
                 return control, labels, label
+        if is_named_elsewhere and not control.type.endswith("labels"):
+            return control, None, sent or ""
     return None
 
 

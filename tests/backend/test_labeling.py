@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.labeling import label_masks, suppress_duplicates
+from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.phrases import LabelPhrases, Vocabulary
@@ -59,3 +59,13 @@ def test_nothing_stays_nothing() -> None:
     empty = rows([square(20, 20, 2, 2, 5)], [0.9], [None])[[]]
     assert len(suppress_duplicates(empty)) == 0
     assert len(label_masks(empty, VOCABULARY, None, SPACE)) == 0
+
+
+def test_names_are_ranked_by_likeness_and_a_row_s_own_label_comes_first() -> None:
+    colours = Vocabulary.from_names(["red", "navy", "blue", "green"])
+    masks = rows([square(20, 20, 2, 2, 5)] * 2, [0.9, 0.8], ["Ball", "green"])
+    unnamed, named = rank_names(masks, colours, SPACE)
+    assert unnamed[:2] == ("blue", "navy")
+    assert named[:3] == ("green", "blue", "navy")
+    assert rank_names(masks, Vocabulary(), SPACE) == [(), ()]
+    assert rank_names(masks[[]], colours, SPACE) == []

@@ -15,7 +15,7 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.labelstudio.config import read_config
-from backend.labelstudio.regions import mask_of
+from backend.labelstudio.regions import covers_pixels, mask_of
 from backend.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, RED, disc, paint, square
@@ -46,9 +46,10 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 def in_colours(name: str) -> str:
     """A config of the gallery whose labels are found by colours."""
     root = ElementTree.fromstring((FOLDER / f"{name}.xml").read_text("utf-8"))
-    for label in root.iter("Label"):
-        if label.get("value") in COLOURS:
-            label.set("predicted_values", COLOURS[label.attrib["value"]])
+    for tag, attribute in (("Label", "predicted_values"), ("Choice", "hint")):
+        for label in root.iter(tag):
+            if label.get("value") in COLOURS:
+                label.set(attribute, COLOURS[label.attrib["value"]])
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -94,6 +95,9 @@ FLOWS: list[tuple[str, dict[str, Any] | None, list[dict[str, Any]], list[tuple[s
     ("pages", None, [], [("cup", "large"), ("cup", "small"), ("plate", "blue")] * 2),
     ("labels", click(35, 45, "cup", "keypoint"), [], [("cup", "large")]),
     ("nuclei", rectangle("example", "nucleus"), [], [("nucleus", "large"), ("nucleus", "small")]),
+    ("names", None, [], [("Tableware / cup", "large"), ("Tableware / cup", "small"), ("Tableware / plate", "blue")]),
+    ("names", typed("blue"), [], [("Tableware / plate", "blue")]),
+    ("names", click(35, 45, "thing"), [], [("Tableware / cup", "large")]),
     ("references", typed("like this"), [outlined("like this")], [("part", "blue")]),
 ]
 
@@ -116,7 +120,8 @@ def test_a_config_of_the_gallery_does_what_it_says(
     body = {"tasks": [task], "project": "1.17", "label_config": config, "params": {"context": context}}
     (answer,) = client.post("/predict", json=body).json()["results"]
     labels = {region["id"]: region["value"]["labels"][0] for region in answer["result"] if region["type"] == "labels"}
-    shapes = [region for region in answer["result"] if region["type"] != "labels"]
+    labels |= {r["id"]: " / ".join(r["value"]["taxonomy"][0]) for r in answer["result"] if r["type"] == "taxonomy"}
+    shapes = [region for region in answer["result"] if covers_pixels(region)]
     found = [(labels.get(r["id"]) or r["value"][r["type"]][0], shape_of(r)) for r in shapes]
     assert sorted(found) == sorted(expected)
 
