@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +41,7 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
         dino=dino.load(folder / "dino", placement) if (folder / "dino").is_dir() else None,
         finder=_finder(folder, decoding, space, placement),
         like_finder=_like_finder(decoding),
-        everything=ON_A_CPU if device.type == "cpu" else EverythingOptions(),
+        everything=_everything(folder / "everything.json", ON_A_CPU if device.type == "cpu" else EverythingOptions()),
     )
     return Engine(name, name, space, FoundationDecoder(parts))
 
@@ -52,6 +54,21 @@ def load_clip(folder: Path, device: torch.device) -> OpenClip:
         raise SetupError(f"this engine needs open_clip: pip install 'maskloom[engines]' ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise SetupError(f"the CLIP in {folder} cannot be used: {error}") from error
+
+
+def _everything(path: Path, usual: EverythingOptions) -> EverythingOptions:
+    """The options of everything mode in a bundle, under SAM's names; those that it does not name are the usual ones."""
+    if not path.is_file():
+        return usual
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        options = replace(usual, **given)
+        if not all(isinstance(value, int | float) and value >= 0 for value in given.values()):
+            raise ValueError("expected numbers from 0")
+    except (ValueError, TypeError) as error:
+        names = ", ".join(field.name for field in fields(EverythingOptions))
+        raise SetupError(f"{path} cannot be used: {error}; it is an object with some of {names}") from error
+    return options
 
 
 def _finder(folder: Path, decoding: Decoding, space: FoundationSpace, placement: Placement) -> Finder:

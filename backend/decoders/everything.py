@@ -1,7 +1,6 @@
 """Everything on an image that the decoder can tell apart: a grid of clicks, of whose masks the good and different ones stay.
 
-The parameters are those of SAM's ``SamAutomaticMaskGenerator`` (Kirillov et al. 2023, section 4); crops of the image, which it
-can add, are not made.
+The parameters are those of SAM's ``SamAutomaticMaskGenerator`` (Kirillov et al. 2023, section 4).
 """
 
 from __future__ import annotations
@@ -24,7 +23,10 @@ from prompts.geometry import BoolArray, FloatArray, Size
 
 @dataclass(frozen=True, slots=True)
 class EverythingOptions:
-    """Names and meaning as in SamAutomaticMaskGenerator; areas in pixels of the image."""
+    """Names and meaning as in SamAutomaticMaskGenerator; areas in pixels of the image.
+
+    With ``crop_n_layers`` the image is also looked at in 4 crops, in 16, and so on, which takes as many encodings.
+    """
 
     points_per_side: int = 32
     pred_iou_thresh: float = 0.88
@@ -32,6 +34,10 @@ class EverythingOptions:
     stability_score_offset: float = 1.0
     box_nms_thresh: float = 0.7
     min_mask_region_area: int = 0
+    crop_n_layers: int = 0
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    crop_nms_thresh: float = 0.7
 
 
 ON_A_CPU = EverythingOptions(points_per_side=16)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from backend.decoders.pressure import Chunks
 from backend.decoders.promptable import Geometry, PromptableNetwork, decode_objects
 from backend.features import ImageFeatures
 from prompts.geometry import FloatArray, Size
+from prompts.kinds import Image
 
 MOST_SPOTS = 20
 LEAST_MEANING = 0.35
@@ -78,6 +80,14 @@ class Decoding:
     def __init__(self, network: PromptableNetwork) -> None:
         self.network = network
         self.chunks = Chunks(network)
+
+    def encode(self, images: Sequence[Image]) -> list[dict[str, Tensor]]:
+        """The network's embeddings of images ``(H, W, 3)``, by name, for each image."""
+
+        def compute(chunk: Sequence[Image]) -> list[dict[str, Tensor]]:
+            return self.network.encode(torch.stack([self.network.frame.pixels(image, self.network.device) for image in chunk]))
+
+        return self.chunks.run(images, compute)
 
     def decode(self, features: ImageFeatures, objects: Sequence[Geometry], score: Tensor | None = None) -> list[Candidate]:
         """The best candidate of each object; ``score`` is a map of the whole image that it should agree with."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.decoders.crops import with_crops
 from backend.decoders.dino import Dino
 from backend.decoders.everything import EverythingOptions, remove_small_regions, segment_everything
 from backend.decoders.finding import Decoding, Finder, Finding, LikeFinder
@@ -27,7 +28,7 @@ from prompts.regions import pooled_embeddings, region_embeddings
 from prompts.space import Queries
 
 KEPT_SIDE = 1024
-"""The longer side of the copy of the image that is kept for crops and detectors."""
+"""The longer side of the copy of the image that is kept for crops and detectors, twice as long for each layer of crops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,7 @@ class FoundationDecoder:
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """The network's own embeddings, CLIP's patches as the grid, DINO's patches, and a copy of the image."""
-        network = self._parts.decoding.network
-
-        def compute(chunk: Sequence[Image]) -> list[dict[str, Tensor]]:
-            return network.encode(torch.stack([network.frame.pixels(image, network.device) for image in chunk]))
-
-        encoded = self._parts.decoding.chunks.run(images, compute)
+        encoded = self._parts.decoding.encode(images)
         return [self._features(image, embeddings) for image, embeddings in zip(images, encoded, strict=True)]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
@@ -95,6 +91,8 @@ class FoundationDecoder:
     def _decode_everything(self, features: ImageFeatures) -> MaskSet:
         found = segment_everything(self._parts.decoding, features, self._parts.everything)
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in found])
+        if self._parts.everything.crop_n_layers:
+            rows = with_crops(self._parts.decoding, features, rows, self._parts.everything)
         if self._parts.everything.min_mask_region_area > 0 and len(rows):
             masks = [remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks]
             rows = MaskSet(np.stack(masks), rows.scores, rows.labels, rows.low_res_logits, rows.embeddings)
@@ -126,15 +124,15 @@ class FoundationDecoder:
         return MaskSet(rows.masks, rows.scores, rows.labels, rows.low_res_logits, embeddings.float().cpu().numpy())
 
     def _features(self, image: Image, embeddings: dict[str, Tensor]) -> ImageFeatures:
-        tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image))}
+        tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image, KEPT_SIDE << self._parts.everything.crop_n_layers))}
         if self._parts.dino is not None:
             tensors["dino"] = self._parts.dino.encode_patches(image)
         return ImageFeatures(size_of(image), self._parts.clip.encode_patches(image), tensors)
 
 
-def _smaller(image: Image) -> Image:
-    """A copy of at most 1024 pixels."""
-    scale = KEPT_SIDE / max(image.shape[:2])
+def _smaller(image: Image, most: int) -> Image:
+    """A copy of which no side is longer than ``most`` pixels."""
+    scale = most / max(image.shape[:2])
     if scale >= 1:
         return np.ascontiguousarray(image)
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])

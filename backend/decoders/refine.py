@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from backend.decoders.base import Engine, MaskDecoder
 from backend.decoders.finding import NOTHING, Decoding
@@ -40,12 +38,7 @@ class RefiningDecoder:
         self._decoding = decoding
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        network = self._decoding.network
-
-        def compute(chunk: Sequence[Image]) -> list[dict[str, Tensor]]:
-            return network.encode(torch.stack([network.frame.pixels(image, network.device) for image in chunk]))
-
-        own = self._decoding.chunks.run(images, compute)
+        own = self._decoding.encode(images)
         proposed = self._proposer.encode_images(images)
         return [
             replace(features, tensors={**features.tensors, **{_OWN + name: tensor for name, tensor in embeddings.items()}})

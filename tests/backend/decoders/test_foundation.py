@@ -15,6 +15,7 @@ from backend.decoders.foundation import FoundationDecoder, FoundationParts
 from backend.decoders.frames import PadFrame, SquashFrame
 from backend.decoders.joint import FoundationSpace
 from backend.features import FeatureCache
+from backend.labelstudio.extra_params import read_extra_params
 from backend.masks import MaskSet
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
@@ -225,3 +226,21 @@ def test_two_images_side_by_side_do_not_mix() -> None:
     assert isinstance(two, Round)
     assert iou(one.masks.masks[0], first.shapes["blue square"]) > 0.85
     assert iou(two.masks.masks[0], second.shapes["it"]) > 0.85
+
+
+def test_least_scores_by_label_hold_for_what_a_detector_finds_and_for_what_the_map_finds() -> None:
+    """The detector's square is "thing", the map's disc "red"; each has its own least score, and ``*`` is for all others."""
+    vocabulary = Vocabulary((LabelPhrases.of("Box", ["thing"]), LabelPhrases.of("Ball", ["red"])))
+    (done,) = segmenter_around(ColourNetwork(), OneBox()).segment([Question(two_shapes().image, PromptSet(), vocabulary)])
+    assert isinstance(done, Round)
+    score = dict(zip(done.masks.labels, done.masks.scores.tolist(), strict=True))
+    assert set(score) == {"Box", "Ball"}
+
+    def kept(**thresholds: float) -> set[str | None]:
+        wanted = read_extra_params({"thresholds": {name.replace("ANY", "*"): least for name, least in thresholds.items()}})
+        return set(wanted.apply(done.masks).labels)
+
+    assert kept() == kept(Box=score["Box"] - 0.01, Ball=score["Ball"] - 0.01) == {"Box", "Ball"}
+    assert kept(Box=score["Box"] + 0.01) == kept(ANY=0.999, Ball=score["Ball"] - 0.01) == {"Ball"}
+    assert kept(Ball=score["Ball"] + 0.01) == kept(ANY=0.999, Box=score["Box"] - 0.01) == {"Box"}
+    assert kept(ANY=0.999) == set()
