@@ -146,6 +146,10 @@ class BulkParts:
         """Label Studio by the settings. Raises SetupError when they do not say where it is."""
         return label_studio(self.settings)
 
+    def close(self) -> None:
+        """End the connections over which images came."""
+        self.images.close()
+
 
 def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> BulkParts:
     """The parts of a bulk run. Each image is used once there, so that encoded images take little memory, and none on disk; and

@@ -19,7 +19,7 @@ from backend.bulk.answers import Answer
 from backend.bulk.pipeline import Flow, answers
 from backend.bulk.recipe import Recipe
 from backend.bulk.work import Worker
-from backend.errors import SetupError
+from backend.errors import MaskloomError, SetupError
 from backend.registry import find_engine
 from backend.settings import Settings
 from backend.stores.ledger import Item, pages
@@ -58,7 +58,10 @@ class RayAnswering:
             **_resources(self._workers),
         )
         for row in incoming.iter_rows():
-            yield pickle.loads(row["answer"])
+            found: Answer | MaskloomError = pickle.loads(row["answer"])
+            if isinstance(found, MaskloomError):
+                raise found
+            yield found
 
 
 class Actor:
@@ -76,7 +79,10 @@ class Actor:
     def __call__(self, batch: Row) -> Row:
         items = [Item(**json.loads(text)) for text in batch["item"]]
         found = answers(self._worker, items, self._version, self._flow)
-        return {"answer": [pickle.dumps(answer) for answer in found]}
+        try:
+            return {"answer": [pickle.dumps(answer) for answer in found]}
+        except MaskloomError as error:  # the driver ends the run with it; raised here it would come wrapped in Ray's own
+            return {"answer": [pickle.dumps(error)]}
 
 
 def _start(address: str | None, workers: int) -> Any:

@@ -7,9 +7,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 import torch
 
@@ -53,6 +54,11 @@ class Question:
     find: Find = Find.NAMED
 
 
+Held = Mapping[str, ImageFeatures]
+"""Encoded images by their keys."""
+NOTHING: Held = MappingProxyType({})
+
+
 class Segmenter:
     """An engine with its feature cache. One thread at a time uses the engine; images that several want are encoded together.
 
@@ -72,23 +78,26 @@ class Segmenter:
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
-        self._prefetch(questions)
-        return [self._answer_or_error(question) for question in questions]
+        held = self._encode_together([question.image for question in questions])
+        return [self._answer_or_error(question, held) for question in questions]
 
     def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
         """For each row the names of a vocabulary, the likeliest first."""
         with self._device, torch.inference_mode():
             return rank_names(masks, vocabulary, self.engine.space)
 
-    def _prefetch(self, questions: Sequence[Question]) -> None:
-        """Encode all images of a longer batch together; whatever fails here fails again for its own question."""
-        if len(questions) > 1:
+    def _encode_together(self, images: Sequence[Image]) -> Held:
+        """The features of all images of a longer batch, held until it is answered even where the cache has no room for so many;
+        whatever fails here fails again for its own question.
+        """
+        if len(images) > 1:
             with contextlib.suppress(Exception):
-                self._features([question.image for question in questions])
+                return dict(zip(map(image_key, images), self._features(images), strict=True))
+        return NOTHING
 
-    def _answer_or_error(self, question: Question) -> Round | MaskloomError:
+    def _answer_or_error(self, question: Question, held: Held) -> Round | MaskloomError:
         try:
-            return self._answer(question)
+            return self._answer(question, held)
         except MaskloomError as error:
             return error
         except PromptError as error:
@@ -97,12 +106,12 @@ class Segmenter:
             log.exception("the engine %s failed on an image of %s", self.engine.version, question.image.shape)
             return MaskloomError(f"the engine {self.engine.name} failed: {type(error).__name__}: {error}")
 
-    def _answer(self, question: Question) -> Round:
+    def _answer(self, question: Question, held: Held) -> Round:
         question.prompts.check_against(size_of(question.image))
         prompts = _prompts_of(question)
         space, decoder = self.engine.space, self.engine.decoder
         references = [reference.image for reference in prompts.of(ReferencePrompt)]
-        features, *reference_features = self._features([question.image, *references])
+        features, *reference_features = self._features([question.image, *references], held)
         memory = question.memory if question.memory and question.memory.space == self.engine.version else None
         with self._device, torch.inference_mode():
             queries = space.embed(prompts, features, reference_features)
@@ -110,8 +119,11 @@ class Segmenter:
             labelled = label_masks(masks, question.vocabulary, question.armed_label, space)
         return Round(question.prompts, labelled if prompts.drawn else suppress_duplicates(labelled))
 
-    def _features(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        return self._cache.get_or_encode([image_key(image) for image in images], images, self._queue)
+    def _features(self, images: Sequence[Image], held: Held = NOTHING) -> list[ImageFeatures]:
+        keys = [image_key(image) for image in images]
+        if all(key in held for key in keys):
+            return [held[key] for key in keys]
+        return self._cache.get_or_encode(keys, images, self._queue)
 
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """Called by the queue, which holds the device."""

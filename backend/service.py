@@ -15,7 +15,7 @@ from backend.labelstudio.extra_params import Wishes
 from backend.labelstudio.likeness import label_to_answer
 from backend.labelstudio.requests import TaskRequest, read_predict
 from backend.labelstudio.results import write_empty, write_message, write_prediction, write_refusal, write_together
-from backend.preannotation import question_about
+from backend.preannotation import names_of, question_about
 from backend.recollection import ImageSource, Recollection
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
@@ -105,9 +105,7 @@ class Service:
             version = segmenter.engine.version
             self.known.keep(task, version, done)
             masks = drop_known(done.masks, self.known.finished(task, image)) if task.interactive else wanted.apply(done.masks)
-            namings = task.config.namings_of(task.image_tag)
-            names = {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in namings}
-            return write_prediction(task, masks, version, wanted.form, names)
+            return write_prediction(task, masks, version, wanted.form, names_of(masks, task, segmenter))
         except (MaskloomError, PromptError) as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
             return write_message(task, str(error), version)

@@ -46,7 +46,7 @@ from prompts.geometry import BoolArray
 from prompts.kinds import PromptSet
 from prompts.phrases import Vocabulary
 
-TURN = 20
+TURN = 50
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def sdk_encoder() -> tuple[str, Callable[[BoolArray], list[int]]]:
 
 
 def measure(bench: Bench, ways: Mapping[str, Callable[[Bench], Spent]]) -> dict[str, Spent]:
-    """What every way took. They take turns, twenty images at a time, so that a busy machine is busy for all."""
+    """What every way took. They take turns, fifty images at a time, so that a busy machine is busy for all."""
     spent = dict.fromkeys(ways, Spent())
     done = 0
     for turn in pages(bench.items, TURN):

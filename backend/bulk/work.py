@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 from backend.bulk.answers import Answer, Found, encode_mask
 from backend.bulk.recipe import Form, Recipe
 from backend.errors import MaskloomError, RemoteError
 from backend.labelstudio.requests import TaskRequest
-from backend.labelstudio.results import write_prediction, write_together
+from backend.labelstudio.results import Names, write_prediction, write_together
 from backend.masks import MaskSet
-from backend.preannotation import question_about
+from backend.preannotation import names_of, question_about
 from backend.segmenter import Question, Segmenter
 from backend.session import Round
 from backend.stamp import stamp
@@ -26,10 +27,16 @@ from prompts.kinds import Image, PromptError
 log = logging.getLogger(__name__)
 
 
+class AwayError(RemoteError):
+    """Label Studio is away for longer than a run waits for it: that ends the run, and costs no image."""
+
+
 class ImageSource(Protocol):
     """Where the images of tasks come from."""
 
     def load(self, url: str, project: str, task_id: str | None) -> Image: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,14 +50,16 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmented:
-    """An item whose masks are here, one set for each of its images."""
+    """An item whose masks are here, one set for each of its images, with what else names them."""
 
     loaded: Loaded
     masks: Sequence[MaskSet]
+    names: Sequence[Names]
 
 
 class Worker:
-    """The three steps of an item, each for a thread of its own; whatever fails becomes an answer with its reason.
+    """The three steps of an item, each for a thread of its own; whatever fails becomes an answer with its reason, unless it
+    would fail for every item.
 
     ``busy_s`` adds up the time in the segmenter, which one thread at a time uses.
     """
@@ -67,6 +76,8 @@ class Worker:
             wanted = list(self._recipe.request(item).images())
             requests = wanted if self._recipe.form is Form.PREDICTION else wanted[:1]
             return Loaded(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
+        except AwayError:
+            raise
         except Exception as error:
             return _failed(item, error)
 
@@ -76,20 +87,26 @@ class Worker:
         segmenter = self._segmenter()
         started = time.perf_counter()
         rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each)]))
-        self.busy_s += time.perf_counter() - started
-        return [
-            self._segmented(each, [next(rounds) for _ in each.images]) if isinstance(each, Loaded) else each for each in batch
+        done = [
+            self._segmented(each, [next(rounds) for _ in each.images], segmenter) if isinstance(each, Loaded) else each
+            for each in batch
         ]
+        self.busy_s += time.perf_counter() - started
+        return done
 
     def _questions(self, loaded: Loaded) -> list[Question]:
         parts = zip(loaded.requests, loaded.images, strict=True)
         return [question_about(request, image, self._recipe.wanted) for request, image in parts]
 
-    def _segmented(self, loaded: Loaded, rounds: Sequence[Round | MaskloomError]) -> Segmented | Answer:
+    def _segmented(self, loaded: Loaded, rounds: Sequence[Round | MaskloomError], segmenter: Segmenter) -> Segmented | Answer:
         failed = next((done for done in rounds if isinstance(done, MaskloomError)), None)
         if failed is not None:
             return _failed(loaded.item, failed)
-        return Segmented(loaded, [self._recipe.wanted.apply(done.masks) for done in rounds if isinstance(done, Round)])
+        try:
+            masks = [self._recipe.wanted.apply(done.masks) for done in rounds if isinstance(done, Round)]
+            return Segmented(loaded, masks, list(map(names_of, masks, loaded.requests, repeat(segmenter))))
+        except Exception as error:
+            return _failed(loaded.item, error)
 
     def write(self, done: Segmented | Answer, version: str) -> Answer:
         """Masks as the sink needs them, with a small picture."""
@@ -102,8 +119,8 @@ class Worker:
 
     def _write(self, done: Segmented, version: str) -> Answer:
         loaded, form = done.loaded, self._recipe.form
-        parts = zip(loaded.requests, done.masks, strict=True) if form is Form.PREDICTION else ()
-        predictions = [write_prediction(request, masks, version, self._recipe.wanted.form) for request, masks in parts]
+        parts = zip(loaded.requests, done.masks, done.names, strict=True) if form is Form.PREDICTION else ()
+        predictions = [write_prediction(task, masks, version, self._recipe.wanted.form, names) for task, masks, names in parts]
         return Answer(
             loaded.item,
             done.masks[0].size,
@@ -127,15 +144,20 @@ class PatientImages:
             self._wait_until_up()
             return self._images.load(url, project, task_id)
 
+    def close(self) -> None:
+        self._images.close()
+
 
 def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float) -> None:
-    """Return when a service answers, at once if it does; or when there is a stop, or when patience is over."""
-    until = time.monotonic() + patience_s
+    """Return when Label Studio answers, at once if it does. Raises AwayError when patience is over, or when there is a stop."""
     if is_up():
         return
     log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
-    while time.monotonic() < until and not stop.wait(1.0) and not is_up():
-        pass
+    started = time.monotonic()
+    while not is_up():
+        waited = time.monotonic() - started
+        if waited > patience_s or stop.wait(1.0):
+            raise AwayError(f"Label Studio did not answer for {waited:.0f} s; run the same command again when it is back")
 
 
 def _found(masks: MaskSet, row: int, form: Form) -> Found:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -55,13 +55,14 @@ def run_order(order: Order, way: Way) -> None:
     stop = threading.Event()
     folder = None if order.source.isdecimal() else Path(order.source).expanduser().resolve()
     parts = bulk_parts(settings_of(way.url, way.token), folder, stop)
-    filled = fill(order, parts.engine.version, parts.studio, stop)
-    if way.dry_run:
-        _tell(parts, filled, way)
-    elif way.sample:
-        _try_sample(parts, filled, way)
-    else:
-        _run(parts, filled, way, stop)
+    with closing(parts):
+        filled = fill(order, parts.engine.version, parts.studio, stop)
+        if way.dry_run:
+            _tell(parts, filled, way)
+        elif way.sample:
+            _try_sample(parts, filled, way)
+        else:
+            _run(parts, filled, way, stop)
 
 
 def settings_of(url: str | None, token: str | None) -> Settings:

@@ -176,6 +176,16 @@ def test_the_second_prompt_on_an_image_does_not_encode_it_again() -> None:
     assert cache.encoded == 1
 
 
+def test_a_batch_is_encoded_once_even_where_the_cache_has_no_room_for_it() -> None:
+    cache = FeatureCache(1)
+    segmenter = Segmenter(colour.build(None), cache)
+    vocabulary = Vocabulary((LabelPhrases.of("red"), LabelPhrases.of("blue")))
+    images = [np.roll(two_shapes().image, shift, axis=1) for shift in range(4)]
+    rounds = segmenter.segment([Question(image, PromptSet(), vocabulary) for image in images])
+    assert [len(done.masks) for done in rounds if isinstance(done, Round)] == [2] * 4
+    assert cache.encoded == 4
+
+
 def test_a_question_that_cannot_be_answered_costs_only_itself(segmenter: Segmenter) -> None:
     picture = two_shapes()
     good = Question(picture.image, PromptSet((PointPrompt((30, 40)),)))

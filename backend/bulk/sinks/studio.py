@@ -48,9 +48,10 @@ class StudioSink:
 
         Label Studio refuses a request as a whole when one of its tasks is gone: then they are sent one by one.
         """
-        left = list(answers)
+        left, trouble = list(answers), None
         for attempt in range(ATTEMPTS):
             try:
+                left = self._missing(left, trouble)
                 self._send(left)
                 return {}
             except RemoteError as error:
@@ -60,7 +61,7 @@ class StudioSink:
                     raise _given_up(error) from error
                 self.stop.wait(error.after_s if error.after_s is not None else FIRST_PAUSE_S * 2**attempt)
                 wait_for(lambda: is_up(self.label_studio.url), self.stop, self.patience_s)
-                left = self._missing(left, error)
+                trouble = error
         return {}
 
     def finish(self) -> str:
@@ -81,9 +82,9 @@ class StudioSink:
             reasons |= self.write([answer])
         return reasons
 
-    def _missing(self, answers: Sequence[Answer], error: RemoteError) -> list[Answer]:
-        """The answers that are not there; after a refusal by 429 none of them is."""
-        if error.status == 429:
+    def _missing(self, answers: Sequence[Answer], trouble: RemoteError | None) -> list[Answer]:
+        """The answers that are not there; at first, and after a refusal by 429, none of them is."""
+        if trouble is None or trouble.status == 429:
             return list(answers)
         there = self.arrived([answer.item.key for answer in answers])
         return [answer for answer in answers if answer.item.key not in there]

@@ -140,6 +140,18 @@ def test_a_task_of_several_pages_is_the_same_too(double: StudioDouble, tmp_path:
     assert [region["item_index"] for region in answer["result"]] == [0, 0, 0, 1, 1, 1]
 
 
+def test_choices_that_name_regions_are_the_same_too(double: StudioDouble, tmp_path: Path) -> None:
+    names = '<Choice value="rot" hint="red"/><Choice value="blau" hint="blue"/>'
+    double.config = (
+        '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>'
+        f'<Choices name="what" toName="image" perRegion="true" maskloom="names">{names}</Choices></View>'
+    )
+    answer = from_a_run(double, tmp_path)
+    assert answer == from_the_server(double, tmp_path, None)
+    named = [region["value"]["choices"][0] for region in answer["result"] if region["type"] == "choices"]
+    assert sorted(named) == ["blau", "blau", "rot", "rot", "rot"]
+
+
 def test_what_is_typed_replaces_the_extra_parameters_and_least_scores_are_added(double: StudioDouble, tmp_path: Path) -> None:
     attach(double, {"mode": "semantic"})
     order = Order("1", params='{"mode": "boxes", "threshold": 0.2}', min_score="Mat=1")
