@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from backend.demo.photos import find_examples
 from tests.backend.bulk.runs import picture_folder
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
@@ -23,16 +25,31 @@ MASKLOOM = Path(sys.executable).with_name("maskloom")
 COUNT = 320
 
 
-def start(photos: Path, out: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    photos: Path, out: Path, home: Path, *arguments: str, engine: str = "colour", labels: str = "red, blue"
+) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
-        "MASKLOOM_ENGINE": "colour",
+        "MASKLOOM_ENGINE": engine,
         "MASKLOOM_HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    argv = [str(MASKLOOM), "prelabel", str(photos), "--labels", "red, blue", "--to", "import", "--out", str(out), *arguments]
+    argv = [str(MASKLOOM), "prelabel", str(photos), "--labels", labels, "--to", "import", "--out", str(out), *arguments]
     return subprocess.Popen(argv, env=environment, cwd=out.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def photo_folder(folder: Path) -> Path:
+    """Twelve crops of the photos that scikit-image ships."""
+    folder.mkdir()
+    for path in find_examples():
+        with Image.open(path) as photo:
+            width, height = photo.size
+            for part, left in enumerate((0, width // 4, width // 2)):
+                photo.convert("RGB").crop((left, 0, left + width // 2, height)).save(folder / f"{path.stem} {part}.png")
+    for path in sorted(folder.iterdir())[12:]:
+        path.unlink()
+    return folder
 
 
 def predictions(out: Path) -> dict[str, Any]:
@@ -79,3 +96,20 @@ def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_
     assert len(working) == 2
     assert len(predictions(tmp_path / "alone.json")) == COUNT
     assert predictions(tmp_path / "together.json") == predictions(tmp_path / "alone.json")
+
+
+def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_finds(tmp_path: Path) -> None:
+    pytest.importorskip("skimage", reason="the photos come with scikit-image: pip install 'maskloom[demo]'")
+    photos = photo_folder(tmp_path / "photos")
+    found = []
+    for name, arguments in (("alone", ()), ("together", ("--workers", "2"))):
+        out = tmp_path / f"{name}.json"
+        labels = "cat, cup, person, motorcycle"
+        with start(photos, out, tmp_path / name, *arguments, engine="embedded", labels=labels) as process:
+            said, _ = process.communicate(timeout=800)
+        assert process.returncode == 0, said
+        found.append(predictions(out))
+    alone, together = found
+    assert len(alone) == 12
+    assert sum(len(predicted[0]["result"]) for predicted in alone.values()) >= 6
+    assert together == alone

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 from pydantic import SecretStr
 
 from backend.assemble import BulkParts, bulk_parts
 from backend.bulk import run as run_module
 from backend.bulk.order import Order
+from backend.bulk.run import Progress
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sources import Selection
 from backend.errors import ConfigError, RemoteError, SetupError
@@ -86,6 +88,32 @@ def test_a_deleted_task_costs_that_task_alone_and_says_why(double: StudioDouble,
     assert (progress.done, progress.failed) == (19, 1)
     (failure,) = parts.ledger.entries(run.id, FAILED)
     assert (failure.key, "was the task deleted?" in failure.reason) == ("7", True)
+    assert set(double.per_task().values()) == {1}
+
+
+def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction_and_doubles_none(
+    double: StudioDouble, tmp_path: Path
+) -> None:
+    """Predictions were sent that the ledger could not note any more: the next run asks Label Studio for them."""
+    parts, most_pages = parts_of(double.with_tasks(60), tmp_path), [1 << 30]
+
+    @sql.event.listens_for(parts.ledger._database, "checkout")
+    def limited(connection: object, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")  # type: ignore[attr-defined]
+
+    filled = fill_order(parts, Order("1"))
+    run = run_of(parts, filled)
+
+    def fill_up(stand: Progress) -> None:
+        if stand.worked:
+            most_pages[0] = 1
+
+    run.watch = fill_up
+    with pytest.raises(SetupError, match=r"the disk of the ledger is full .*; make room and run the same command again"):
+        run.work(answering(parts, filled))
+    assert 0 < len(double.predictions) < 60
+    most_pages[0] = 1 << 30
+    assert run_of(parts, filled).work(answering(parts, filled)).done == 60
     assert set(double.per_task().values()) == {1}
 
 
