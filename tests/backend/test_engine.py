@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image as PillowImage
 
+from backend import engine
+from backend.bulk.pipeline import Flow
+from backend.bulk.recipe import Recipe, config_for
+from backend.bulk.work import AwayError
 from backend.demo.photos import find_examples
+from prompts.kinds import Image
 from tests.backend.bulk.runs import picture_folder
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
@@ -26,11 +32,11 @@ COUNT = 320
 
 
 def start(
-    photos: Path, out: Path, home: Path, *arguments: str, engine: str = "colour", labels: str = "red, blue"
+    photos: Path, out: Path, home: Path, *arguments: str, preset: str = "colour", labels: str = "red, blue"
 ) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
-        "MASKLOOM_ENGINE": engine,
+        "MASKLOOM_ENGINE": preset,
         "MASKLOOM_HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,7 +49,7 @@ def photo_folder(folder: Path) -> Path:
     """Twelve crops of the photos that scikit-image ships."""
     folder.mkdir()
     for path in find_examples():
-        with Image.open(path) as photo:
+        with PillowImage.open(path) as photo:
             width, height = photo.size
             for part, left in enumerate((0, width // 4, width // 2)):
                 photo.convert("RGB").crop((left, 0, left + width // 2, height)).save(folder / f"{path.stem} {part}.png")
@@ -105,7 +111,7 @@ def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_fi
     for name, arguments in (("alone", ()), ("together", ("--workers", "2"))):
         out = tmp_path / f"{name}.json"
         labels = "cat, cup, person, motorcycle"
-        with start(photos, out, tmp_path / name, *arguments, engine="embedded", labels=labels) as process:
+        with start(photos, out, tmp_path / name, *arguments, preset="embedded", labels=labels) as process:
             said, _ = process.communicate(timeout=800)
         assert process.returncode == 0, said
         found.append(predictions(out))
@@ -113,3 +119,22 @@ def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_fi
     assert len(alone) == 12
     assert sum(len(predicted[0]["result"]) for predicted in alone.values()) >= 6
     assert together == alone
+
+
+class Away:
+    """The images of a Label Studio that does not come back."""
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image:
+        raise AwayError("Label Studio did not answer for 600 s")
+
+    def close(self) -> None: ...
+
+
+def test_what_ends_a_run_travels_from_an_actor_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "bulk_images", lambda *_: Away())
+    settings, recipe = {"engine": "colour", "home": tmp_path}, Recipe(config_for((("red", ()),)))
+    actor = engine.Actor(pickle.dumps({"settings": settings, "root": None, "recipe": recipe, "flow": Flow()}))
+    rows = actor({"item": [json.dumps({"key": "1", "task": {"id": 1, "data": {"image": "/a.png"}}, "link": ""})]})
+    (found,) = map(pickle.loads, rows["answer"])
+    assert isinstance(found, AwayError)
+    assert str(found) == "Label Studio did not answer for 600 s"
