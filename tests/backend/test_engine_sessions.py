@@ -1,41 +1,104 @@
-"""A labelling session over the HTTP door, on tiny models of every production family: text, then a click, then a reference."""
+"""A labelling session over the HTTP door, on tiny models of every production family: text, clicks, a reference, then labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from backend.app import create_app
-from backend.assemble import assemble
+from backend.assemble import Parts, assemble
+from backend.features import image_key
 from backend.settings import Settings
+from prompts.kinds import PromptSet, ReferencePrompt
 from tests.backend.decoders import tiny_bundles
-from tests.backend.pictures import two_red_discs, two_shapes
-from tests.backend.test_app import body, data_uri, key_point, predict, task
+from tests.backend.pictures import Picture, two_red_discs, two_shapes
+from tests.backend.test_annotating import CONFIG as CONFIG_WITH_REFERENCES
+from tests.backend.test_app import body, key_point, predict, task
 
-SAYS = {"type": "textarea", "from_name": "prompt", "to_name": "image", "value": {"text": ["red disc, not the square"]}}
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torchvision 0.28, when it is imported
 
 
-@pytest.mark.parametrize("name", tiny_bundles.FAMILIES)
-def test_text_then_a_click_then_another_click_then_labels(name: str, tmp_path: Path) -> None:
-    bundle = tiny_bundles.write_bundle(name, tmp_path / "bundle")
-    settings = Settings(engine=name, weights=bundle, home=tmp_path / "home", local_roots=str(tmp_path), device="cpu")
-    parts = assemble(settings)
-    here, there = data_uri(two_shapes()), data_uri(two_red_discs())
+class Asked:
+    """What the engine was asked on the way, while it answers as ever."""
+
+    def __init__(self, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prompts: list[PromptSet] = []
+        self.likenesses: list[int] = []
+        decoder = parts.engine.segmenter().engine.decoder
+        decode = decoder.decode
+
+        def watched(features: Any, prompts: PromptSet, queries: Any, memory: Any) -> Any:
+            self.prompts.append(prompts)
+            self.likenesses.append(len(queries.likenesses))
+            return decode(features, prompts, queries, memory)
+
+        monkeypatch.setattr(decoder, "decode", watched)
+
+
+@pytest.fixture(params=tiny_bundles.FAMILIES)
+def parts(request: pytest.FixtureRequest, tmp_path: Path) -> Parts:
+    bundle = tiny_bundles.write_bundle(request.param, tmp_path / "bundle")
+    home = tmp_path / "home"
+    return assemble(Settings(engine=request.param, weights=bundle, home=home, local_roots=str(tmp_path), device="cpu"))
+
+
+@pytest.fixture
+def client(parts: Parts) -> Iterator[TestClient]:
     with TestClient(create_app(parts)) as client:
-        (said,) = predict(client, body(task(here), context={"result": [SAYS]}))
-        (clicked,) = predict(client, body(task(here), context={"result": [key_point(70, 50)]}))
-        again = {"result": [key_point(70, 50), key_point(20, 20, positive=False, number=1)]}
-        (corrected,) = predict(client, body(task(here), context=again))
-        (labelled,) = predict(client, body(task(there, 2)))
-    version = parts.engine.version
-    assert version.startswith(f"{name}-")
-    assert {answer["model_version"] for answer in (said, clicked, corrected, labelled)} == {version}
-    for answer in (said, clicked, corrected, labelled):
-        assert 0 <= answer["score"] <= 1
-        assert not any("failed" in str(region) for region in answer["result"])
-    assert len(clicked["result"]) == 1
-    assert len(corrected["result"]) == 1
-    segmenter = parts.engine.segmenter()
-    assert segmenter._cache.encoded == 2
+        yield client
+
+
+def save(picture: Picture, path: Path) -> str:
+    Image.fromarray(picture.image).save(path)
+    return str(path)
+
+
+def typed(line: str) -> dict[str, Any]:
+    return {"type": "textarea", "from_name": "prompt", "to_name": "image", "id": "t", "value": {"text": [line]}}
+
+
+def example_box() -> dict[str, Any]:
+    """A smart rectangle "like this" around the blue square of the two shapes."""
+    value = {"x": 62.5, "y": 31.25, "width": 25, "height": 37.5, "rotation": 0, "rectanglelabels": ["like this"]}
+    sides = {"original_width": 120, "original_height": 80, "image_rotation": 0}
+    return {**sides, "value": value, "id": "box", "from_name": "rect", "to_name": "image", "type": "rectanglelabels"}
+
+
+def said_in_words(answer: dict[str, Any]) -> bool:
+    """Whether an answer is a message to the annotator, as those are that tell why there is no mask."""
+    return any(region["type"] == "textarea" for region in answer["result"])
+
+
+def test_text_then_clicks_then_a_reference_then_labels(
+    parts: Parts, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = save(two_shapes(), tmp_path / "here.png"), save(two_red_discs(), tmp_path / "there.png")
+    asked = Asked(parts, monkeypatch)
+
+    def ask(image: str, number: int, *context: dict[str, Any]) -> dict[str, Any]:
+        wanted = {"result": list(context)} if context else None
+        (answer,) = predict(client, body(task(image, number), context=wanted, config=CONFIG_WITH_REFERENCES))
+        return answer
+
+    first, second = key_point(70, 50), key_point(20, 20, positive=False, number=1)
+    said = ask(here, 1, typed("red disc, not the square"))
+    clicked, corrected = ask(here, 1, first), ask(here, 1, first, second)
+    like_here, like_there = ask(here, 1, example_box()), ask(there, 2, typed("like this"))
+    labelled = ask(there, 2)
+
+    answers = (said, clicked, corrected, like_here, like_there, labelled)
+    assert {answer["model_version"] for answer in answers} == {parts.engine.version}
+    assert all(0 <= answer["score"] <= 1 for answer in answers)
+    assert not any(said_in_words(answer) for answer in answers)
+    assert [len(answer["result"]) for answer in (clicked, corrected)] == [1, 1]
+    assert asked.likenesses == [0, 0, 0, 1, 1, 0]
+    (reference,) = asked.prompts[4].of(ReferencePrompt)
+    assert image_key(reference.image) == image_key(two_shapes().image)
+    assert np.array_equal(reference.mask, two_shapes().shapes["blue square"])
+    assert parts.engine.segmenter()._cache.encoded == 2
