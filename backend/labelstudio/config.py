@@ -13,7 +13,10 @@ from xml.parsers import expat
 from backend.errors import ConfigError
 from backend.labelstudio.naming import Naming, read_naming
 from backend.labelstudio.roles import Role, read_role
+from backend.labelstudio.tags import FORMS
 from prompts.phrases import LabelPhrases, Vocabulary
+
+OUTPUT_ATTRIBUTE = "maskloom-output"
 
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
 _STEP = re.compile(r"[^\[\].{}]+")
@@ -26,13 +29,14 @@ class LabelEntry:
     A label is always answered under its value. ``predicted_values`` (comma separated) are the phrases that find it;
     without them ``hint`` is (comma separated too, and shown by the page on hover). ``alias`` is one more phrase:
     Label Studio stores the alias in place of the value, so what arrives under the alias is turned back into the value.
-    With a ``role`` it is no class but a way to prompt.
+    With a ``role`` it is no class but a way to prompt. ``output`` is the shape that its regions are to have, if it says so.
     """
 
     value: str
     alias: str | None = None
     phrases: tuple[str, ...] = ()
     role: Role | None = None
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,11 @@ class LabelConfig:
         """The config's own name of a label that the page sent: by value, by alias, or by any of its phrases."""
         exact = next((value for control in self.controls if (value := control.value_of(label)) is not None), None)
         return exact if exact is not None else self.vocabulary.find(label)
+
+    def output_of(self, label: str | None) -> str:
+        """The shape that a label asks for wherever it is written; empty when it asks for none."""
+        entries = (entry for control in self.controls for entry in control.classes)
+        return next((entry.output for entry in entries if entry.output and label in (entry.value, entry.alias)), "")
 
     def role_of(self, control: object, label: str | None) -> Role | None:
         """What a region is for: by its label anywhere in the config, or by the tag that it was drawn with."""
@@ -225,7 +234,14 @@ def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> Cont
 
 def _label_entry(found: Mapping[str, str]) -> LabelEntry:
     phrases = _split(found.get("predicted_values", "")) or _split(found.get("hint", ""))
-    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found))
+    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found), _read_output(found))
+
+
+def _read_output(found: Mapping[str, str]) -> str:
+    said = found.get(OUTPUT_ATTRIBUTE, "").strip().lower()
+    if said and said not in FORMS:
+        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(FORMS)}")
+    return said
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from backend.labelstudio.tags.rectangle import BoxMark
 Note = Mapping[str, Any]
 """A smart prompt that was answered, as plain values: its mark, its class under ``label``, and when it came, ``at``."""
 
+MOST_JOINED = 64
+"""Of the clicks and boxes about one object the newest so many count, and as many of the regions that mark it."""
 STANDS_S = 600.0
 STANDS_UNSEEN_S = 20.0
 """How long a prompt is believed to be still on the page when no draft has shown whose page it is."""
@@ -39,7 +41,7 @@ def join(task: TaskRequest, notes: Sequence[Note]) -> TaskRequest:
     label = label or next((mark.label for mark in reversed(task.regions) if mark.label), None)
     regions = tuple(mark for mark in task.regions if mark.label in (None, label))
     joined = (*(mark for its, mark in wanted if its in (None, label)), *marks)
-    return replace(task, marks=joined, doubtful=(), regions=regions, armed_label=label)
+    return replace(task, marks=joined[-MOST_JOINED:], doubtful=(), regions=regions[-MOST_JOINED:], armed_label=label)
 
 
 def notes_of(task: TaskRequest, earlier: Sequence[Note]) -> list[Note]:

@@ -37,9 +37,9 @@ _WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
 def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, prefer: str = "", names: Names = NO_NAMES) -> Json:
     """The prediction of one task: each region once, by the first control of the config that has the region's label.
 
-    Controls come in the order of FORMS, those that draw the ``prefer`` form before all others. The score is the mean of the
-    regions' scores, 0 without regions. Without ``names`` a region's label is its only name. When no control has the label of
-    any region, the annotator is told.
+    Controls come in the order of FORMS, but first those that draw the form that the label asks for, or else ``prefer``. The
+    score is the mean of the regions' scores, 0 without regions. Without ``names`` a region's label is its only name. When no
+    control has the label of any region, the annotator is told.
     """
     result, scores, undrawn = [], [], set()
     for row, region in enumerate(masks):
@@ -142,7 +142,7 @@ def _choose(task: TaskRequest, sent: str | None, prefer: str) -> Choice | None:
     controls = task.config.controls_of(task.image_tag)
     separate = [control for control in controls if control.type == "labels"]
     is_named_elsewhere = task.config.is_named_by_region
-    for control in _outputs(controls, prefer):
+    for control in _outputs(controls, task.config.output_of(sent) or prefer):
         for labels in [control] if control.type.endswith("labels") else separate:
             label = labels.value_of(sent) if sent is not None and not is_named_elsewhere else _only(labels)
             if label is not None:

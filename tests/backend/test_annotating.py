@@ -271,3 +271,15 @@ def test_extra_parameters_that_cannot_be_meant_are_refused_at_setup(client: Test
     answer = client.post("/setup", json={"project": "1.17", "extra_params": {"mode": "panoptik"}})
     assert answer.status_code == 400
     assert "'mode' can be instance, semantic, panoptic" in answer.json()["error"]
+
+
+def test_prompts_on_an_image_that_is_turned_on_the_page_are_about_the_image_as_it_is(ann: Annotator) -> None:
+    """Label Studio 1.23.2 sends them in percent of the image before it was turned, with its original size, and shows masks
+    turned (seen with the image turned left, ``image_rotation`` 270).
+    """
+    turned = {"image_rotation": 270}
+    assert found(ann.ask({**click(130, 40, "Box"), **turned})) == [("Box", "blue")]
+    (region,) = ann.ask({**box(115, 25, 35, 20, "Box"), **turned})
+    assert 0 < rle.decode(region["value"]["rle"], Size(HEIGHT, WIDTH)).sum() < SHAPES["blue"][0].sum()
+    ann.drawn = [{**stroke("this", 25, 45, 45, 45), **turned}]
+    assert found(ann.ask(typed("this, ball"))) == [("Ball", "left")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.labelstudio.joining import join, notes_of
+from backend.labelstudio.joining import MOST_JOINED, join, notes_of
 from backend.labelstudio.requests import TaskRequest
 from backend.labelstudio.tags.rectangle import BoxMark
 from tests.backend.labelstudio.captured import box, only_task, point, prompted, text
@@ -134,3 +134,24 @@ def test_pre_annotations_and_examples_are_left_as_they_are() -> None:
     notes = notes_of(ask(INSIDE), [])
     for task in (ask(), ask(text("like this"), regions=(INSIDE,))):
         assert join(task, notes) == task
+
+
+def test_of_very_many_clicks_the_newest_count() -> None:
+    clicks = [point(k / 10, 20, id=f"c{k}") for k in range(MOST_JOINED + 10)]
+    task = after(ask(box(0, 10, 90, 40, id="box")), then=ask(*clicks))
+    assert len(task.marks) == MOST_JOINED
+    assert [mark.id for mark in task.marks] == [click["id"] for click in clicks[-MOST_JOINED:]]
+    assert len(notes_of(task, [])) == MOST_JOINED
+
+
+def test_of_very_many_scribbles_the_newest_count() -> None:
+    config = SMART_ONLY.replace(
+        'name="brush" toName="image">', 'name="brush" toName="image"><Label value="no" maskloom="against"/>'
+    )
+    shape = {"format": "rle", "touches": [], "brushlabels": ["no"]}
+    strokes = [
+        {"id": f"s{k}", "type": "brushlabels", "from_name": "brush", "to_name": "image", "value": {**shape, "k": k}}
+        for k in range(MOST_JOINED + 5)
+    ]
+    task = join(ask(INSIDE, config=config, regions=tuple(strokes)), [])
+    assert [mark.id for mark in task.regions] == [f"s{k}" for k in range(5, MOST_JOINED + 5)]

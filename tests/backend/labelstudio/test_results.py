@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.errors import ConfigError
 from backend.labelstudio import rle
+from backend.labelstudio.config import read_config
 from backend.labelstudio.requests import TaskRequest
 from backend.labelstudio.results import write_empty, write_message, write_prediction
 from backend.masks import MaskSet
@@ -243,3 +245,34 @@ def test_label_studio_s_own_check_accepts_every_form_of_prediction(tmp_path: Pat
     (tmp_path / "written.json").write_text(json.dumps(written))
     found = subprocess.run([python, "-c", CHECK, tmp_path / "written.json"], capture_output=True, text=True, check=True).stdout
     assert json.loads(found.splitlines()[-1]) == [[]] * len(written)
+
+
+OUTPUTS = """<View><Image name="image" value="$image"/>
+    <BrushLabels name="b" toName="image"><Label value="Cat"/><Label value="Dog" maskloom-output="polygon"/>
+        <Label value="Car" alias="auto" maskloom-output="Rectangle"/></BrushLabels>
+    <PolygonLabels name="p" toName="image"><Label value="Cat"/><Label value="Dog"/></PolygonLabels>
+    <RectangleLabels name="r" toName="image"><Label value="Cat"/><Label value="Dog"/><Label value="Car"/></RectangleLabels>
+    </View>"""
+
+
+def test_each_label_is_drawn_in_the_shape_that_it_asks_for() -> None:
+    kinds = {label: write(OUTPUTS, (LEFT, 0.9, label))[0]["type"] for label in ("Cat", "Dog", "Car")}
+    assert kinds == {"Cat": "brushlabels", "Dog": "polygonlabels", "Car": "rectanglelabels"}
+
+
+def test_a_label_s_own_shape_goes_before_the_project_s() -> None:
+    rows = mask_set((LEFT, 0.9, "Cat"), (RIGHT, 0.9, "Dog"))
+    result = write_prediction(task_with(OUTPUTS), rows, "v1", "rectangle")["result"]
+    assert [item["type"] for item in result] == ["rectanglelabels", "polygonlabels"]
+
+
+def test_a_label_asks_for_its_shape_among_separate_tools_too() -> None:
+    xml = """<View><Image name="image" value="$image"/><Brush name="b" toName="image"/><Polygon name="p" toName="image"/>
+        <Labels name="l" toName="image"><Label value="Cat"/><Label value="Dog" maskloom-output="polygon"/></Labels></View>"""
+    assert [item["type"] for item in write(xml, (LEFT, 0.9, "Dog"))] == ["polygon", "labels"]
+    assert [item["type"] for item in write(xml, (LEFT, 0.9, "Cat"))] == ["brush", "labels"]
+
+
+def test_a_label_that_asks_for_a_shape_that_does_not_exist_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="maskloom-output='mask'; it can be brush, polygon"):
+        read_config(OUTPUTS.replace("Rectangle", "mask", 1))
