@@ -99,14 +99,15 @@ def assemble(settings: Settings) -> Parts:
     engine = EngineHandle(find_engine(settings.engine), settings)
     media = Media(media_options(settings))
     database = open_database(settings.database_url)
-    kit = Kit(Ledger(database), Album(database), media, engine, lambda: label_studio(settings))
+    wishes = Wishes()
+    kit = Kit(Ledger(database), Album(database), media, engine, wishes, lambda: label_studio(settings))
     jobs = Jobs(kit)
     memory = MemoryBank(database)
     service = Service(
         engine=engine,
         images=media,
         known=Recollection(SessionStore(database, settings.session_hours), memory, media),
-        wishes=Wishes(),
+        wishes=wishes,
         answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
         deadline_s=settings.predict_deadline_s,
         hand_over=jobs.hand_over,

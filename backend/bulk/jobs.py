@@ -21,6 +21,7 @@ from backend.bulk.target import Target
 from backend.bulk.work import ImageSource, Worker
 from backend.errors import MaskloomError, RequestError
 from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.extra_params import Wishes
 from backend.service import EngineSource
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
@@ -41,6 +42,7 @@ class Kit:
     album: Album
     images: ImageSource
     engine: EngineSource
+    wishes: Wishes
     studio: Callable[[], LabelStudio]
 
 
@@ -96,7 +98,8 @@ class Jobs:
         """
         job = Job(uuid.uuid4().hex[:12], project)
         try:
-            order = Order(project, selection=Selection(tasks=frozenset(int(task) for task in tasks)))
+            chosen = Selection(tasks=frozenset(int(task) for task in tasks))
+            order = Order(project, selection=chosen, wanted=self._kit.wishes.of(project))
             fill(order, self._kit.engine.version, self._kit.studio, job.stop)
         except (MaskloomError, ValueError) as error:
             log.info("the rest of the selection cannot be handed to a job: %s", error)

@@ -33,7 +33,7 @@ _DEFAULT_NAMES = {
 @dataclass(frozen=True, slots=True)
 class Order:
     """An order in the words of the command line: ``source`` is a folder or the number of a project; ``params`` are extra
-    parameters as JSON, in place of those of the project.
+    parameters as JSON, in place of those of the project. Whoever knows already what the project wants says it as ``wanted``.
     """
 
     source: str
@@ -43,6 +43,7 @@ class Order:
     config: Path | None = None
     min_score: str = ""
     params: str = ""
+    wanted: Wanted | None = None
     url_prefix: str | None = None
     selection: Selection = field(default_factory=Selection)
 
@@ -76,7 +77,7 @@ def _of_project(order: Order, version: str, studio: LabelStudio, stop: threading
     if order.config is not None:
         raise RequestError("a project brings its own labelling config; leave --config out")
     target = order.target or Target.PREDICTIONS
-    wanted = read_wanted(_extra_params(studio, project.id), order.params, order.min_score)
+    wanted = order.wanted or read_wanted(_extra_params(studio, project.id), order.params, order.min_score)
     recipe = _recipe(order, (project.label_config, str(project.id)), wanted, target)
     source = StudioSource(studio, project.id, order.selection)
     if target is Target.PREDICTIONS:

@@ -44,7 +44,7 @@ def prelabel(
     from backend.cli.bulk import Way, run_order
 
     selection = Selection(view, unlabelled, only_missing)
-    order = Order(source, to, out, labels, config, min_score, params, url_prefix, selection)
+    order = Order(source, to, out, labels, config, min_score, params, url_prefix=url_prefix, selection=selection)
     way = Way(
         url=url, token=token, limit=limit, dry_run=dry_run, sample=sample, resume=resume, force=force, batch=batch,
         workers=workers, ray=ray, report=report,

@@ -144,3 +144,13 @@ def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDo
         assert ended(client, client.get("/jobs").json()[0]["id"])["state"] == "finished"
     assert set(double.per_task().values()) == {1}
     assert all(len(prediction["result"]) == 2 for prediction in double.predictions)
+
+
+def test_a_selection_that_goes_to_a_job_keeps_the_extra_parameters_of_the_setup(double: StudioDouble, tmp_path: Path) -> None:
+    tasks = [{"id": task, "data": data} for task, data in double.tasks.items()]
+    body = {"tasks": tasks, "project": "1.1795211212", "label_config": CONFIG, "params": {"context": None}}
+    with TestClient(create_app(assemble(settings_for(double, tmp_path, predict_deadline_s=1e-9)))) as client:
+        client.post("/setup", json={"project": "1.1795211212", "schema": CONFIG, "extra_params": {"max_regions": 1}})
+        assert client.post("/predict", json=body).json() == {"results": []}
+        assert ended(client, client.get("/jobs").json()[0]["id"])["done"] == 12
+    assert [len(prediction["result"]) for prediction in double.predictions] == [1] * 12
