@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backend.decoders.embedded.answers import Answer, Canvas, chance_of, memory_on, to_masks
 from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.encoder import ImageEncoder
 from backend.decoders.embedded.said import Calibration, compete, find_all, said_logits
 from backend.decoders.embedded.view_decoder import ViewDecoder
@@ -66,8 +67,9 @@ class EmbeddedDecoder:
         objects = list(prompts.objects()) or [prompts]
         said = _on_canvas(logits.amax(dim=0), canvas) if len(logits) else None
         before = previous if len(objects) == 1 else None
-        found = [decode_object(self._views, canvas, draw_on(canvas, each, before, said)) for each in objects]
-        answers = [_at_least_its_peak(answer) for answer in found if answer is not None]
+        drawings = [draw_on(canvas, each, before, said) for each in objects]
+        found = [(decode_object(self._views, canvas, drawing), drawing) for drawing in drawings]
+        answers = [sharpen(_at_least_its_peak(answer), canvas, drawing) for answer, drawing in found if answer is not None]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         return to_masks(answers, [label] * len(answers), canvas)
 

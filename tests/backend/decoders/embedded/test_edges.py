@@ -1,0 +1,91 @@
+"""The edge step: a smooth answer takes the outline that the colours have, and nothing that was drawn is overruled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from backend.decoders.embedded.answers import Answer, Canvas
+from backend.decoders.embedded.drawn import Drawing
+from backend.decoders.embedded.edges import sharpen
+from backend.features import ImageFeatures
+from prompts.geometry import Size
+from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
+
+SIZE = Size(120, 160)
+ROWS, COLUMNS = np.mgrid[: SIZE.height, : SIZE.width]
+STAR = (np.abs(ROWS - 60) < 8) & (np.abs(COLUMNS - 80) < 45) | (np.abs(COLUMNS - 80) < 8) & (np.abs(ROWS - 60) < 45)
+ROUND = (ROWS - 60) ** 2 + (COLUMNS - 80) ** 2 < 32**2
+
+
+@pytest.fixture
+def canvas() -> Canvas:
+    """A yellow cross on a blue ground, both a little noisy."""
+    image = np.where(STAR[:, :, None], (220, 200, 40), (40, 60, 160)).astype(np.float64)
+    pixels = (image + np.random.default_rng(0).normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
+    return Canvas(ImageFeatures(SIZE, torch.zeros(1, 1, 1)), pixels)
+
+
+def blob(mask: NDArray[np.bool_], sure: float = 1.5) -> Answer:
+    return Answer(np.where(mask, sure, -sure).astype(np.float32), 0.7)
+
+
+def drawing(*prompts: BoxPrompt | PointPrompt, previous: NDArray[np.float32] | None = None) -> Drawing:
+    return Drawing(PromptSet(prompts), {}, previous, None)
+
+
+def iou(answer: Answer, truth: NDArray[np.bool_]) -> float:
+    mask = answer.logits > 0
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+CROSS_WITH_FLESH = STAR & ROUND | ((ROWS - 60) ** 2 + (COLUMNS - 80) ** 2 < 16**2)
+
+
+def test_a_smooth_answer_takes_the_outline_of_the_colours(canvas: Canvas) -> None:
+    before = blob(CROSS_WITH_FLESH)
+    after = sharpen(before, canvas, drawing())
+    assert iou(after, STAR) > iou(before, STAR) + 0.1
+    assert after.quality == before.quality
+
+
+def test_the_same_answer_comes_out_twice(canvas: Canvas) -> None:
+    first, second = (sharpen(blob(CROSS_WITH_FLESH), canvas, drawing()) for _ in range(2))
+    assert np.array_equal(first.logits, second.logits)
+
+
+def test_colours_that_say_something_else_altogether_are_not_heard(canvas: Canvas) -> None:
+    before = blob(ROUND & ~STAR & (ROWS < 60) | (STAR & ROUND & (ROWS >= 85)))
+    after = sharpen(before, canvas, drawing())
+    assert iou(after, before.logits > 0) >= 0.5
+
+
+def test_a_correction_is_left_as_the_network_gives_it(canvas: Canvas) -> None:
+    before = blob(CROSS_WITH_FLESH)
+    assert sharpen(before, canvas, drawing(previous=np.zeros(STAR.shape, np.float32))) is before
+
+
+def test_an_outcome_that_leaves_the_drawn_box_is_not_taken(canvas: Canvas) -> None:
+    before = blob(ROUND & (np.abs(ROWS - 60) < 20) & (np.abs(COLUMNS - 80) < 20))
+    fitting = drawing(BoxPrompt((60.0, 40.0, 100.0, 80.0)))
+    after = sharpen(before, canvas, fitting)
+    rows, columns = np.nonzero(after.logits > 0)
+    assert rows.min() >= 36
+    assert rows.max() <= 84
+    assert columns.min() >= 56
+    assert columns.max() <= 104
+
+
+def test_a_clicked_place_stays_inside_and_a_refused_one_outside(canvas: Canvas) -> None:
+    ground, arm = (92.0, 74.0), (80.0, 40.0)
+    clicks = drawing(PointPrompt(ground), PointPrompt(arm, positive=False))
+    after = sharpen(blob(CROSS_WITH_FLESH), canvas, clicks)
+    assert after.logits[74, 92] > 0
+    assert after.logits[40, 80] < 0
+
+
+def test_an_empty_answer_stays_empty(canvas: Canvas) -> None:
+    nothing = blob(np.zeros_like(STAR))
+    assert sharpen(nothing, canvas, drawing()) is nothing
