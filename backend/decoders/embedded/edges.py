@@ -69,9 +69,9 @@ def _cut(image: Image, logits: NDArray[np.float32], marks: BoolArray) -> BoolArr
     if min(int(inside.sum()), int((~inside).sum())) < FEWEST:
         return None
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        np.ascontiguousarray(image), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), ITERATIONS, cv2.GC_INIT_WITH_MASK
-    )
+    colours = np.zeros((1, 65)), np.zeros((1, 65))
+    no_rectangle = (0, 0, 1, 1)
+    cv2.grabCut(np.ascontiguousarray(image), labels, no_rectangle, *colours, ITERATIONS, cv2.GC_INIT_WITH_MASK)
     cut: BoolArray = labels % 2 == 1
     return cut
 
