@@ -35,7 +35,7 @@ class Mode(StrEnum):
 class Wanted:
     """A project's choice. ``thresholds`` are least scores by label, under ``*`` for all others; ``min_area`` is in pixels;
     ``containment`` is the share of a region that may lie inside a better one, whatever its label; ``stuff`` are the labels that
-    cannot be counted; ``output`` is the shape to prefer (``polygon``).
+    cannot be counted; ``output`` is the shape to prefer (``polygon``); ``alternatives`` is how many masks may answer one click.
     """
 
     mode: Mode = Mode.INSTANCE
@@ -45,6 +45,7 @@ class Wanted:
     containment: float | None = None
     stuff: frozenset[str] = frozenset()
     output: str = ""
+    alternatives: int = 1
 
     @property
     def form(self) -> str:

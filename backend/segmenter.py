@@ -15,14 +15,14 @@ from types import MappingProxyType
 import torch
 
 from backend.batching import SINGLY, Batching, EncodeQueue
-from backend.decoders.base import Engine
+from backend.decoders.base import Engine, OffersAlternatives
 from backend.errors import MaskloomError, RequestError
 from backend.features import FeatureCache, ImageFeatures, image_key
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.masks import MaskSet
 from backend.session import Round
 from prompts.geometry import size_of
-from prompts.kinds import Image, PromptError, PromptSet, ReferencePrompt, TextPrompt
+from prompts.kinds import Image, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 
@@ -43,7 +43,8 @@ class Question:
     """What is asked about one image.
 
     Without prompts ``find`` says what to look for. ``armed_label`` is the label that the annotator
-    has selected. ``memory`` is the last round about the same object.
+    has selected. ``memory`` is the last round about the same object. A click that may mean several things is answered with at
+    most ``alternatives`` masks, by engines that can tell.
     """
 
     image: Image
@@ -52,6 +53,7 @@ class Question:
     armed_label: str | None = None
     memory: ObjectMemory | None = None
     find: Find = Find.NAMED
+    alternatives: int = 1
 
 
 Held = Mapping[str, ImageFeatures]
@@ -115,7 +117,11 @@ class Segmenter:
         memory = question.memory if question.memory and question.memory.space == self.engine.version else None
         with self._device, torch.inference_mode():
             queries = space.embed(prompts, features, reference_features)
-            masks = decoder.decode(features, prompts, queries, memory)
+            if isinstance(decoder, OffersAlternatives) and memory is None and _may_mean_several_things(question):
+                best_first = suppress_duplicates(decoder.decode_alternatives(features, prompts))
+                masks = best_first[list(range(len(best_first)))[: question.alternatives]]
+            else:
+                masks = decoder.decode(features, prompts, queries, memory)
             labelled = label_masks(masks, question.vocabulary, question.armed_label, space)
         return Round(question.prompts, labelled if prompts.drawn else suppress_duplicates(labelled))
 
@@ -132,6 +138,12 @@ class Segmenter:
             encoded = self.engine.decoder.encode_images(images)
         self.encode_s = (time.perf_counter() - started) / max(len(images), 1)
         return encoded
+
+
+def _may_mean_several_things(question: Question) -> bool:
+    """Whether several answers are wanted, and nothing is known but one click inside something."""
+    points, is_alone = question.prompts.of(PointPrompt), len(question.prompts) == 1
+    return question.alternatives > 1 and is_alone and any(point.positive for point in points)
 
 
 def _prompts_of(question: Question) -> PromptSet:

@@ -101,6 +101,7 @@ class Service:
             armed = label_to_answer(task)
             wanted = self.wishes.of(task.project)
             question = replace(question_about(task, image, wanted), prompts=prompts, armed_label=armed, memory=memory)
+            question = replace(question, alternatives=wanted.alternatives)
             done, segmenter = self._segment(question)
             version = segmenter.engine.version
             self.known.keep(task, version, done)

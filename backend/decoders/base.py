@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
@@ -32,6 +32,15 @@ class MaskDecoder(Protocol):
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image."""
+        ...
+
+
+@runtime_checkable
+class OffersAlternatives(Protocol):
+    """A decoder that can tell what else a single click may mean: a part, the object, a group of objects."""
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """Every reading of one click inside something, without labels."""
         ...
 
 

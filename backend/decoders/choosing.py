@@ -40,6 +40,13 @@ def best_candidate(found: MaskCandidates, score: Tensor | None = None) -> Candid
     return Candidate(logits[best], float((predicted * stability(logits))[best]))
 
 
+def all_candidates(found: MaskCandidates) -> list[Candidate]:
+    """One object's candidates, in the network's order."""
+    logits = found.logits[0]
+    quality = (found.iou_predictions[0].clamp(0, 1) * stability(logits)).tolist()
+    return [Candidate(each, its) for each, its in zip(logits, quality, strict=True)]
+
+
 def agreement(logits: Tensor, score: Tensor) -> Tensor:
     """The soft IoU ``(K,)`` of masks ``(K, h, w)`` with a score map of logits ``(h, w)`` of the same frame."""
     wanted = functional.interpolate(score[None, None], logits.shape[-2:], mode="bilinear", align_corners=False)[0, 0]

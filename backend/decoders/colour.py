@@ -58,6 +58,12 @@ class ColourDecoder:
         rows = [_row(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
         return MaskSet.concatenate(rows, features.size)
 
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """What is connected with the click, and all that has its colour (see OffersAlternatives)."""
+        query = visual_token(features, prompts.region(features.size))[0]
+        whole = _row(features, _similar(features, query, SAME_COLOUR), query, None)
+        return MaskSet.concatenate([self._decode_drawn(features, prompts, None), whole], features.size)
+
     def _decode_said(self, features: ImageFeatures, queries: Queries) -> MaskSet:
         wanted: list[tuple[Tensor, float, str | None]] = [
             (query, NAMED_COLOUR, phrase) for query, phrase in zip(queries.text, queries.phrases, strict=True)

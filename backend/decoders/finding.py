@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.decoders.choosing import Candidate, best_candidate
+from backend.decoders.choosing import Candidate, all_candidates, best_candidate
 from backend.decoders.frames import SquashFrame
 from backend.decoders.geometry_of import Spot, spots_of
 from backend.decoders.joint import FoundationSpace, Likeness, reference_map
@@ -98,6 +98,14 @@ class Decoding:
             return [best_candidate(candidates, wanted) for candidates in found]
 
         return self.chunks.run(objects, compute)
+
+    def decode_alternatives(self, features: ImageFeatures, geometry: Geometry) -> list[Candidate]:
+        """All candidates of one object: several for a single click, else one."""
+
+        def compute(chunk: Sequence[Geometry]) -> list[list[Candidate]]:
+            return [all_candidates(one) for one in decode_objects(self.network, features.tensors, chunk, features.size, 1)]
+
+        return self.chunks.run([geometry], compute)[0]
 
     def _frame(self, score: Tensor, size: Size) -> Tensor:
         """A score map of the image in the frame of the network."""

@@ -75,6 +75,13 @@ class FoundationDecoder:
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, label) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
 
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """All candidates of the network for one click (see OffersAlternatives)."""
+        geometry = geometry_of_drawing(prompts, features.size, self._parts.decoding.network, None)
+        candidates = self._parts.decoding.decode_alternatives(features, geometry)
+        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in candidates])
+        return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
+
     def _wanted(self, features: ImageFeatures, queries: FoundationQueries) -> Tensor | None:
         """Where the thing said together with a drawing is: a map that helps to choose between an object and its parts."""
         if queries.phrases:

@@ -12,6 +12,7 @@ from backend.errors import ConfigError
 from backend.labelstudio.tags import FORMS
 from backend.modes import ANY_LABEL, Mode, Wanted
 
+MOST_ALTERNATIVES = 5
 MOST_PROJECTS = 10_000
 
 
@@ -54,6 +55,9 @@ def read_extra_params(found: Any) -> Wanted:
         containment=_number(given, "containment", most=1.0) if given.get("containment") is not None else None,
         stuff=_names(given.get("stuff")),
         output=_output(given.get("output")),
+        alternatives=int(_number(given, "alternatives", most=MOST_ALTERNATIVES))
+        if given.get("alternatives") is not None
+        else 1,
     )
 
 

@@ -283,3 +283,15 @@ def test_prompts_on_an_image_that_is_turned_on_the_page_are_about_the_image_as_i
     assert 0 < rle.decode(region["value"]["rle"], Size(HEIGHT, WIDTH)).sum() < SHAPES["blue"][0].sum()
     ann.drawn = [{**stroke("this", 25, 45, 45, 45), **turned}]
     assert found(ann.ask(typed("this, ball"))) == [("Ball", "left")]
+
+
+def test_a_click_is_answered_with_alternatives_where_the_project_asks_for_them(ann: Annotator) -> None:
+    setup = {"project": "1.17", "extra_params": {"alternatives": 2}}
+    assert ann.client.post("/setup", json=setup).status_code == 200
+    both = np.count_nonzero(SHAPES["left"][0] | SHAPES["right"][0])
+    regions = ann.ask(click(94, 38))
+    assert found(regions) == [("Ball", f"{both} pixels"), ("Ball", "right")]
+    assert len({region["id"] for region in regions}) == 2
+    assert found(ann.ask(click(35, 45), click(50, 40))) == [("Ball", "left")], "two clicks mean one thing"
+    assert len(ann.ask(box(90, 35, 10, 10))) == 1, "so does a box"
+    assert found(ann.ask(click(130, 40, "Box"))) == [("Box", "blue")], "what is the same is not offered twice"

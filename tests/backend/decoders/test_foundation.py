@@ -244,3 +244,25 @@ def test_least_scores_by_label_hold_for_what_a_detector_finds_and_for_what_the_m
     assert kept(Box=score["Box"] + 0.01) == kept(ANY=0.999, Ball=score["Ball"] - 0.01) == {"Ball"}
     assert kept(Ball=score["Ball"] + 0.01) == kept(ANY=0.999, Box=score["Box"] - 0.01) == {"Box"}
     assert kept(ANY=0.999) == set()
+
+
+def test_all_candidates_of_one_click_are_offered_where_they_are_wanted(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    click = PromptSet((PointPrompt((30, 40)),))
+    (several,) = segmenter.segment([Question(picture.image, click, alternatives=3)])
+    assert isinstance(several, Round)
+    areas = several.masks.masks.sum(axis=(1, 2)).tolist()
+    assert len(areas) == 3, "a cell, the disc, the image"
+    assert several.masks.scores.tolist() == sorted(several.masks.scores.tolist(), reverse=True)
+    assert iou(several.masks.masks[0], picture.shapes["red disc"]) > 0.9
+    assert max(areas) == picture.image.shape[0] * picture.image.shape[1]
+    (two,) = segmenter.segment([Question(picture.image, click, alternatives=2)])
+    assert isinstance(two, Round)
+    assert len(two.masks) == 2
+
+
+@pytest.mark.parametrize("prompts", [(PointPrompt((30, 40)), PointPrompt((32, 42))), (BoxPrompt((12, 22, 48, 58)),)])
+def test_what_is_clear_has_no_alternatives(segmenter: Segmenter, prompts: tuple[Prompt, ...]) -> None:
+    (done,) = segmenter.segment([Question(two_shapes().image, PromptSet(prompts), alternatives=3)])
+    assert isinstance(done, Round)
+    assert len(done.masks) == 1

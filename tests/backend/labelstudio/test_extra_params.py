@@ -23,9 +23,10 @@ ALL = {
     "containment": 0.9,
     "stuff": ["sky"],
     "output": "polygon",
+    "alternatives": 3,
     "someone": "else's",
 }
-READ = Wanted(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "polygon")
+READ = Wanted(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "polygon", 3)
 
 
 def test_an_object_and_its_text_mean_the_same() -> None:
