@@ -67,9 +67,11 @@ class Wanted:
         return masks[_best_first(masks)[: self.max_regions]]
 
     def _good_enough(self, masks: MaskSet) -> MaskSet:
+        if not len(masks) or not (self.thresholds or self.min_area):
+            return masks
         other = self.thresholds.get(ANY_LABEL, 0.0)
         least = np.array([self.thresholds.get(label or "", other) for label in masks.labels], np.float64)
-        return masks[(masks.scores >= least) & (masks.masks.sum(axis=(1, 2)) >= self.min_area)] if len(masks) else masks
+        return masks[(masks.scores >= least) & (masks.masks.sum(axis=(1, 2)) >= self.min_area)]
 
 
 def without_contained(masks: MaskSet, most: float) -> MaskSet:
