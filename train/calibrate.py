@@ -105,10 +105,10 @@ def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Nam
 
 
 def _presence_among(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, calibration: Calibration) -> float:
-    """The presence that a name needs among others, every source of photos weighing the same."""
+    """The presence that a name needs among others, on photos with absent names, every source of them weighing the same."""
     rows: list[tuple[float, bool, str]] = []
     for photo, asked in _asked(photos):
-        if asked:
+        if photo.absent:
             (features,) = decoder.encode_images([photo.image])
             vectors = names.vectors[[names.index[name] for name in asked]]
             logits = torch.einsum("nd,dhw->nhw", vectors, features.grid) * calibration.text_scale + calibration.text_bias

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend.features import FeatureCache
 from backend.masks import MaskSet
@@ -15,6 +16,9 @@ from prompts.geometry import BoolArray
 from prompts.kinds import Image, Prompt, PromptSet
 from prompts.memory import ObjectMemory
 
+Logits = NDArray[np.float16]
+SURE = 6.0
+
 
 class Annotator:
     """Asks one engine, and hands it its own last answer as memory where it is told to."""
@@ -24,13 +28,23 @@ class Annotator:
         self.version = loaded.version
         self._segmenter = Segmenter(loaded, FeatureCache(1 << 29))
 
-    def ask(self, image: Image, prompts: Sequence[Prompt], before: MaskSet | None = None) -> MaskSet:
-        """The masks for prompts on an image. Raises the engine's error."""
-        memory = ObjectMemory(before.low_res_logits[0], self.version) if before is not None and len(before) else None
+    def ask(self, image: Image, prompts: Sequence[Prompt], before: Logits | None = None) -> MaskSet:
+        """The masks for prompts on an image, after an answer with these low-resolution logits. Raises the engine's error."""
+        memory = ObjectMemory(before, self.version) if before is not None else None
         (done,) = self._segmenter.segment([Question(image, PromptSet(tuple(prompts)), memory=memory)])
         if not isinstance(done, Round):
             raise done
         return done.masks
+
+
+def last_of(answer: MaskSet, before: Logits | None) -> Logits | None:
+    """The logits to hand on: those of the answer, or, where it is empty, those from before it."""
+    return answer.low_res_logits[0] if len(answer) else before
+
+
+def as_logits(mask: BoolArray) -> Logits:
+    """A given mask ``(H, W)`` as logits that are sure of it."""
+    return np.where(mask, SURE, -SURE).astype(np.float16)
 
 
 def merged(masks: MaskSet) -> BoolArray:

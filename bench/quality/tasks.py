@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.quality import baselines
-from bench.quality.asking import Annotator, merged
+from bench.quality.asking import Annotator, Logits, as_logits, last_of, merged
 from bench.quality.cases import VIDEO, Asked, Object
 from bench.quality.measures import XY, boundary_f, clicks_needed, f1, iou, next_click
 from prompts.geometry import BoolArray, mask_box, size_of
-from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, ReferencePrompt, TextPrompt
+from prompts.kinds import BoxPrompt, Image, PointPrompt, ReferencePrompt, TextPrompt
 from train.data import VOID, Photo
 
 CAP = 20
@@ -111,11 +111,11 @@ def _click_through(annotator: Annotator, each: Object) -> tuple[list[float], Boo
         if click is None:
             break
         points.append(PointPrompt(click[0], click[1]))
-        before = annotator.ask(each.photo.image, points, before)
-        mask = merged(before)
+        answer = annotator.ask(each.photo.image, points, before)
+        mask, before = merged(answer), last_of(answer, before)
         reached.append(iou(mask, each.mask, each.void))
         if len(reached) == 1:
-            first, score = mask, float(before.scores[0])
+            first, score = mask, float(answer.scores[0])
     return reached, first, score
 
 
@@ -217,12 +217,12 @@ def video(annotator: Annotator, photos: Sequence[Photo], limit: int) -> Outcome:
 def _follower(annotator: Annotator) -> Callable[[Sequence[Photo]], list[BoolArray]]:
     def follow(frames: Sequence[Photo]) -> list[BoolArray]:
         start = frames[0].ids == 1
-        before = annotator.ask(frames[0].image, [MaskPrompt(start)])
+        before: Logits | None = as_logits(start)
         shown = ReferencePrompt(frames[0].image, start)
         answers: list[BoolArray] = []
         for frame in frames[1:]:
             answer = annotator.ask(frame.image, [shown], before)
-            before = answer if len(answer) else before
+            before = last_of(answer, before)
             answers.append(merged(answer))
         return answers
 
