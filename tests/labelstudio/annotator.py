@@ -18,6 +18,8 @@ TOOL = f"{IMAGE}.getToolsManager().findSelectedTool()?.fullName"
 BUTTONS = {"KeyPointTool-dynamic": "key-point-tool", "RectangleTool-dynamic": "rectangle-tool"}
 """The buttons of smart tools, which unfold when the pointer is over the one that is shown."""
 DELETE_TEXT = "[data-testid=textarea-region-delete], .lsf-text-area [aria-label='Delete Region']"
+BUTTON = 28
+"""How wide the circles are that accept or reject one suggestion."""
 Points = Sequence[tuple[float, float]]
 
 
@@ -107,6 +109,15 @@ class Annotator(Editor):
         assert "errors" not in body, body
         self.page.wait_for_timeout(700)
         return list(body["data"]["result"])
+
+    def accept_one(self, place: int) -> None:
+        """Press the tick of one suggestion, by its place among them: below each are two circles, a cross and a tick."""
+        canvas = self.page.locator(".konvajs-content").first.bounding_box()
+        assert canvas is not None
+        circles = self.page.evaluate(f"() => {IMAGE}.stageRef.find('Circle').map(circle => circle.getClientRect())")
+        tick = [circle for circle in circles if circle["width"] == BUTTON][2 * place + 1]
+        self.page.mouse.click(canvas["x"] + tick["x"] + BUTTON / 2, canvas["y"] + tick["y"] + BUTTON / 2)
+        self.page.wait_for_function(f"() => {SELECTED}.serializeAnnotation().some(region => region.type !== 'keypointlabels')")
 
     def reject(self) -> None:
         self.page.click("[data-testid=bottombar-reject-suggestions-button]")
