@@ -129,7 +129,7 @@ def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[i
     with httpx.Client(base_url=url, trust_env=False) as http:
         for item in bench.items:
             body = http.get(f"/{item.key}").raise_for_status().content
-            image = np.asarray(PillowImage.open(io.BytesIO(body)).convert("RGB"))
+            image = np.array(PillowImage.open(io.BytesIO(body)).convert("RGB"))
             (done,) = bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
             if isinstance(done, MaskloomError):
                 raise done
