@@ -46,8 +46,10 @@ fix: .venv/for-development ## repair style where a tool can
 docs: .venv/for-run ## write the reference pages anew from the code
 	$(BIN)/python -m docs.generate
 
-bench: .venv/for-development ## measure speed
-	$(BIN)/python -m bench.speed
+bench: .venv/for-development ## measure speed: run lengths, decoders of full size, SEEM (half an hour)
+	$(BIN)/python -m bench.rle
+	$(BIN)/python -m bench.engines edgetam sam2-tiny
+	$(BIN)/python -m bench.seem focal-t
 
 bench-quality: .venv/for-development ## measure quality: DATA=folder
 	@test -n "$(DATA)" || { echo "say where the data lies: make bench-quality DATA=folder"; exit 2; }

@@ -81,3 +81,9 @@ def test_cleaning_leaves_the_data_of_label_studio(checkout: Path) -> None:
 def test_continuous_integration_does_what_a_developer_types() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [line for line in lines if line.startswith("make")] == ["make check", "make test"]
+
+
+def test_make_bench_runs_modules_that_exist(checkout: Path) -> None:
+    modules = re.findall(r"-m\|(bench\.\w+)\|", make(checkout, "bench").stdout)
+    assert modules
+    assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules)
