@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from backend.decoders.embedded.answers import Canvas
 from backend.decoders.embedded.decoder import EmbeddedDecoder
 from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.said import Calibration, compete, instances, presence_of
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.features import ImageFeatures
@@ -154,9 +155,10 @@ def calibrate_quality(views: ViewDecoder, photos: Sequence[Photo]) -> None:
         target, void = _largest(photo), photo.ids == VOID
         for prompt in _first_prompts(target):
             with torch.inference_mode():
-                answer = decode_object(views, canvas, draw_on(canvas, PromptSet((prompt,)), None, None))
+                drawing = draw_on(canvas, PromptSet((prompt,)), None, None)
+                answer = decode_object(views, canvas, drawing)
             assert answer is not None
-            mask = (answer.logits > 0) & ~void
+            mask = (sharpen(answer, canvas, drawing).logits > 0) & ~void
             judged.append(np.log(answer.quality / (1 - answer.quality)))
             reached.append((mask & target).sum() / max((mask | target).sum(), 1))
     scale, bias = fit_logistic(np.array(judged, np.float64), np.array(reached, np.float64))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.decoders.embedded.answers import Answer, Canvas, chance_of, memory_on, to_masks
-from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.drawn import Drawing, decode_object, draw_on
 from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.encoder import ImageEncoder
 from backend.decoders.embedded.said import Calibration, compete, find_all, said_logits
@@ -27,6 +27,7 @@ ENCODED_SIDE = 384
 CANVAS_SIDE = 1024
 SHOWN = 0.3
 """The presence that a reference needs: whoever shows an object expects to find it, so less than a phrase needs."""
+NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 _STEP = 32
 
 
@@ -80,7 +81,7 @@ class EmbeddedDecoder:
         names: list[str | None] = []
         for label, each in zip(labels, logits, strict=True):
             least = SHOWN if label is None else spoken
-            found = find_all(self._views, canvas, each, least)
+            found = [sharpen(one, canvas, NOT_DRAWN) for one in find_all(self._views, canvas, each, least)]
             answers += found
             names += [label] * len(found)
         return to_masks(answers, names, canvas)
