@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from backend.decoders import pretrained
 from backend.decoders.base import Engine
 from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.answers import Candidates
@@ -224,7 +225,10 @@ def test_the_queries_of_another_space_are_refused(engine_of: Callable[[str], Eng
         engine.decoder.decode(features, PromptSet(), foreign, None)
 
 
-def test_images_encoded_in_bfloat16_are_nearly_the_same(engine_of: Callable[[str], Engine], photo: Image) -> None:
+def test_images_encoded_in_bfloat16_are_nearly_the_same(
+    engine_of: Callable[[str], Engine], photo: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "processor_has_bfloat16", lambda: True)  # PyTorch imitates it where it is missing
     exact = engine_of("focaldw_v1").decoder
     judgement = Judgement(exact._classes)
     rounded = SeemDecoder(exact._network, InputSize(96, 256, 32), torch.bfloat16, judgement)
