@@ -32,7 +32,7 @@ from train.rounds import largest_error
 
 Floats = NDArray[np.float64]
 ABSENT = 6
-PRECISION = 0.8
+PRECISION = 0.9
 """Of the names that are claimed when many are asked for together, how many shall be there."""
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
 COSINES = np.linspace(0.05, 0.95, 91)
