@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Page, Response, TimeoutError
 
 from backend.labelstudio.studio import Studio
 
@@ -38,8 +38,17 @@ class Editor:
         self.page.wait_for_timeout(1500)
 
     def labels_on_image(self) -> list[str]:
-        """The labels of the regions that the annotation has, once it has any: the page adds a prediction's regions late."""
-        self.page.wait_for_function(f"() => {SELECTED}?.regions?.length > 0")
+        """The labels of the regions that the annotation has, once it has any.
+
+        Now and then the page opens a task with a prediction as an empty annotation; loading it again, as a person would, helps.
+        """
+        has_some = f"() => {SELECTED}?.regions?.length > 0"
+        try:
+            self.page.wait_for_function(has_some, timeout=15_000)
+        except TimeoutError:
+            self.page.reload()
+            self.page.wait_for_function(has_some)
+            self.page.wait_for_timeout(1500)
         regions = self.page.evaluate(f"() => {SELECTED}.serializeAnnotation()")
         return [label for region in regions for label in region["value"].get("brushlabels", [])]
 

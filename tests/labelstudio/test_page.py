@@ -49,6 +49,8 @@ def test_what_is_clicked_accepted_and_submitted_is_the_mask_that_was_sent_and_th
     project = new_project(label_studio, ["blue square", "red disc", "thing"], colour_backend)
     (task,) = label_studio.upload(project.id, [save(picture.image, tmp_path / "shapes.png")])
     label_studio.retrieve_predictions(project.id, [task])
+    (prediction,) = label_studio.call("GET", "/api/predictions/", params={"task": task})
+    assert prediction["result"], "Label Studio has stored the pre-annotation"
 
     editor.open_task(project.id, task)
     assert sorted(editor.labels_on_image()) == ["blue square", "red disc"]

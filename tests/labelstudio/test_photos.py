@@ -20,6 +20,8 @@ CUP += [(330, 262), (280, 285), (240, 280), (225, 305), (200, 300), (200, 250), 
 """The cup of scikit-image's photo of a coffee, 600 x 400, with its handle, outlined by hand."""
 FACE = (225, 120)
 """Between the eyes of scikit-image's cat, 451 x 300."""
+NOSE = (222, 115)
+"""The nose of scikit-image's astronaut, 512 x 512."""
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +31,19 @@ def cups(label_studio: LabelStudio, default_backend: str) -> Project:
 
 @pytest.fixture(scope="module")
 def cats(label_studio: LabelStudio, default_backend: str) -> Project:
-    """A project with clicks, a text box and two labels."""
-    config = (CONFIGS / "mixed.xml").read_text("utf-8").replace('value="cup"', 'value="cat"')
-    found = label_studio.create_project("live cats", config)
-    assert label_studio.attach_backend(found.id, default_backend, "Maskloom").state == "CO"
+    return project_of(label_studio, default_backend, "cat")
+
+
+@pytest.fixture(scope="module")
+def people(label_studio: LabelStudio, default_backend: str) -> Project:
+    return project_of(label_studio, default_backend, "person")
+
+
+def project_of(label_studio: LabelStudio, backend: str, label: str) -> Project:
+    """A project with clicks, a text box and two labels, this one the first."""
+    config = (CONFIGS / "mixed.xml").read_text("utf-8").replace('value="cup"', f'value="{label}"')
+    found = label_studio.create_project(f"live {label}", config)
+    assert label_studio.attach_backend(found.id, backend, "Maskloom").state == "CO"
     return found
 
 
@@ -58,17 +69,17 @@ def test_a_click_on_the_cat_s_face_stores_the_mask_that_was_sent_with_the_clicke
     assert 0.01 < mask.mean() < 0.9
 
 
-def test_a_phrase_stores_the_masks_that_were_sent_with_the_cat_s_face(
-    label_studio: LabelStudio, ann: Annotator, cats: Project
+def test_a_phrase_stores_the_masks_that_were_sent_with_the_astronaut_s_face(
+    label_studio: LabelStudio, ann: Annotator, people: Project
 ) -> None:
-    (task,) = label_studio.upload(cats.id, find_examples(("chelsea.png",)))
-    ann.open(cats.id, task)
-    suggested = ann.say("cat")
-    masks = accepted(label_studio, ann, task, "cat")
+    (task,) = label_studio.upload(people.id, find_examples(("astronaut.png",)))
+    ann.open(people.id, task)
+    suggested = ann.say("person")
+    masks = accepted(label_studio, ann, task, "person")
     sent = np.any([mask_of(each) for each in suggested], axis=0)
     assert all(max(iou(mask_of(each), mask) for mask in masks) > 0.99 for each in suggested)
-    assert sent[FACE[::-1]]
-    assert 0.1 < sent.mean() < 0.95
+    assert sent[NOSE[::-1]]
+    assert 0.02 < sent.mean() < 0.95
 
 
 @pytest.mark.parametrize("prompt", ["box", "outline"])
