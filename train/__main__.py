@@ -29,7 +29,9 @@ def main(
     out: Path = typer.Option(..., help="Checkpoints, logs and the finished weights; started again, training goes on there."),
     minutes: float = typer.Option(240, help="Time to train, over all starts."),
     teacher: Path | None = typer.Option(None, help=f"The folder of all-MiniLM-L6-v2; by default that of {TEACHER_PACKAGE}."),
-    start: Path | None = typer.Option(None, help=f"Weights to begin with, for instance {SHIPPED.name}; by default none."),
+    start: Path | None = typer.Option(
+        None, help=f"Weights to begin with, for instance {SHIPPED.name}, whose text tower stays as it is; by default none."
+    ),
     device: str = typer.Option("cuda" if torch.cuda.is_available() else "cpu", help="Where to train."),
 ) -> None:
     """Text tower, image encoder and mask decoder one after the other, then calibration and ``embedded.safetensors``."""
@@ -37,11 +39,11 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     networks = read_networks(start)[0] if start else (ImageEncoder(), ViewDecoder(), TextTower())
     plans = {name: Plan(out, name, minutes * share, 1.5e-3, torch.device(device)) for name, share in SHARES.items()}
-    tower = text.run(data, teacher or _teacher_folder(), networks[2], plans["text"])
+    tower = networks[2].eval() if start else text.run(data, teacher or _teacher_folder(), networks[2], plans["text"])
     rows = read_rows(data)
     vocabularies = closed_vocabularies(rows)
     photos = load([row for row in rows if row.split == "train"], vocabularies)
-    names = text.known_names(out)
+    names = calibrate.spoken(tower, photos)
     looking = encoder.train(photos, names, networks[0], plans["encoder"])
     views = masks.train(photos, Hints(looking, names, seed=0), networks[1], plans["masks"])
     held_out = load([row for row in rows if row.split == "val" and row.mask], vocabularies)[::2]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data import VOID, Photo
+from prompts.geometry import mask_box
+from train.data import CUTOUTS, VOID, Photo
 
 Dice = np.random.Generator
+CUTOUT_SIDE = 128
+WHOLE = ("coco_mini", "coco_person", "bsds_objects", "weizmann_horses")
+"""Sources whose masks hold one whole object each."""
+LEAST_LIFTED = 0.015
+MOST_LIFTED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def recolour(image: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
 
 
 def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
-    """The crop with one or two cutouts pasted on it, each under a mask id of its own; unchanged without cutouts."""
+    """The crop with one or two of ``cutouts`` pasted on it, each under a mask id of its own; unchanged without cutouts."""
     if not cutouts:
         return crop
     image, ids, names = crop.image.copy(), crop.ids.copy(), dict(crop.names)
@@ -81,11 +87,39 @@ def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
     return Crop(image, ids, names, absent, crop.incomplete)
 
 
+def lifted(photos: Sequence[Photo]) -> list[Photo]:
+    """Objects of photos as cutouts, at most the four largest of each photo (after Ghiasi et al. 2021, copy-paste)."""
+    return [
+        _lift(photo, key) for photo in photos if photo.row.source in WHOLE and photo.row.mask for key in _large_objects(photo)
+    ]
+
+
+def _large_objects(photo: Photo) -> list[int]:
+    counts = np.bincount(photo.ids.ravel(), minlength=256)
+    large = [key for key in photo.row.names if counts[key] >= LEAST_LIFTED * photo.ids.size]
+    return sorted(large, key=lambda key: -counts[key])[:MOST_LIFTED]
+
+
+def _lift(photo: Photo, key: int) -> Photo:
+    """One object of a photo in the middle of a square of 128 pixels; the rim of its alpha is soft and lies inside the mask."""
+    mask = (photo.ids == key).astype(np.uint8)
+    box = mask_box(mask.astype(np.bool_))
+    assert box is not None
+    x0, y0, x1, y1 = box
+    length = max(x1 - x0, y1 - y0)
+    window = ((x0 + x1 - length) / 2, (y0 + y1 - length) / 2, float(length))
+    image, inside = warp(photo.image, mask, window, CUTOUT_SIDE)
+    rim = cv2.GaussianBlur(np.where(inside == 1, 255, 0).astype(np.uint8), (0, 0), 1.0)
+    alpha = np.where(inside == 1, rim, 0).astype(np.uint8)
+    row = replace(photo.row, names={1: photo.row.names[key]}, source=CUTOUTS)
+    return Photo(row, image, (alpha > 127).astype(np.uint8), (), alpha)
+
+
 def _place(image: NDArray[np.uint8], ids: NDArray[np.uint8], cutout: Photo, key: int, dice: Dice) -> None:
     side = len(ids)
     size = int(side * dice.uniform(0.15, 0.55))
-    matrix = cv2.getRotationMatrix2D((64, 64), float(dice.normal(0, 15)), size / 128)
-    matrix[:, 2] += size / 2 - 64
+    matrix = cv2.getRotationMatrix2D((CUTOUT_SIDE / 2,) * 2, float(dice.normal(0, 15)), size / CUTOUT_SIDE)
+    matrix[:, 2] += (size - CUTOUT_SIDE) / 2
     assert cutout.alpha is not None
     colour = cv2.warpAffine(recolour(cutout.image, dice), matrix, (size, size), flags=cv2.INTER_AREA)
     alpha = cv2.warpAffine(cutout.alpha, matrix, (size, size)).astype(np.float32)[:, :, None] / 255

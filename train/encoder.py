@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.decoders.embedded.encoder import STRIDE, ImageEncoder
-from train.crops import Crop, cut, paste
+from train.crops import Crop, cut, lifted, paste
 from train.data import CUTOUTS, VOID, Photo
-from train.loop import Parts, Plan, fit, mixed_precision
+from train.loop import Parts, Plan, fit, made_ahead, mixed_precision
 from train.names import Names
 
 SIDE = 256
@@ -25,6 +25,8 @@ STRONGEST = 12
 REGIONS = 6
 WEIGHTS = {"coco_mini": 3.0, "cwfid_crop_weed": 1.5, "bsds_objects": 1.5, "coco_person": 0.8, "dsb2018_nuclei": 0.6}
 """How often a photo of a source is drawn, one where not named."""
+PASTED = (0.15, 0.25)
+"""How often drawn cutouts, and objects lifted out of other photos, are pasted on a crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Batches:
         self._named = [p for p in photos if p.row.names and p.row.mask and p.row.source != CUTOUTS]
         self._classes = [p for p in photos if p.row.kind == "image_label"]
         self._cutouts = [p for p in photos if p.row.source == CUTOUTS]
+        self._lifted = lifted(photos)
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in self._named])
         self._chance = weights / weights.sum()
         self._index = names.index
@@ -70,7 +73,9 @@ class Batches:
                 crops.append(cut(self._classes[dice.integers(len(self._classes))], SIDE, dice))
             else:
                 crop = cut(self._named[dice.choice(len(self._named), p=self._chance)], SIDE, dice)
-                crops.append(paste(crop, self._cutouts, dice) if dice.random() < 0.25 else crop)
+                chance = dice.random()
+                pasted = self._cutouts if chance < PASTED[0] else self._lifted if chance < sum(PASTED) else []
+                crops.append(paste(crop, pasted, dice))
         return self._collate(crops)
 
     def _collate(self, crops: Sequence[Crop]) -> Batch:
@@ -206,12 +211,13 @@ def train(photos: Sequence[Photo], names: Names, start: ImageEncoder, plan: Plan
     known = Names(names.names, names.vectors.to(plan.device))
     batches = Batches(photos, names, seed=int(torch.randint(1 << 30, ())))
 
-    def step(_: int) -> tuple[Tensor, Parts]:
-        batch = batches.draw(BATCH).to(plan.device)
+    def step(take: Callable[[], Batch]) -> tuple[Tensor, Parts]:
+        batch = take().to(plan.device)
         with mixed_precision(plan.device):
             parts = loss_of(encoder, batch, known)
         return 2 * parts["dense"] + parts["dice"] + 0.4 * parts["presence"] + 0.3 * parts["region"], parts
 
-    trained = fit(encoder, plan, step)
+    with made_ahead(lambda: batches.draw(BATCH), 4) as take:
+        trained = fit(encoder, plan, lambda _: step(take))
     assert isinstance(trained, ImageEncoder)
     return trained

@@ -1,20 +1,28 @@
-"""The training loop of every stage: a time budget that survives restarts, averaged weights, a log, and checkpoints."""
+"""The training loop of every stage: a time budget that survives restarts, averaged weights, a log, checkpoints, and data that
+is made ahead of its use.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from backend.decoders.pretrained import has_bfloat16
 from train.averaging import Average
 
 SAVE_EVERY_S = 60
 LOG_EVERY = 20
+T = TypeVar("T")
 Parts = dict[str, Tensor]
 
 
@@ -75,9 +83,25 @@ def fit(network: nn.Module, plan: Plan, step: Callable[[int], tuple[Tensor, Part
     return average.model
 
 
+@contextmanager
+def made_ahead(make: Callable[[], T], most: int) -> Iterator[Callable[[], T]]:
+    """What ``make`` makes, in its order, made on a thread of its own while the network learns, at most ``most`` ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[T]] = deque(pool.submit(make) for _ in range(most))
+
+        def take() -> T:
+            waiting.append(pool.submit(make))
+            return waiting.popleft().result()
+
+        try:
+            yield take
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU; on a CPU without bfloat16 instructions it is two to three times slower than float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 where the device computes it itself; a CPU without such instructions is two to three times slower with it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def _resume(plan: Plan, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -16,7 +16,7 @@ from backend.decoders.embedded.view_decoder import ViewDecoder
 from train.crops import cut, paste, recolour
 from train.data import CUTOUTS, VOID, Photo
 from train.hints import Hints
-from train.loop import Parts, Plan, fit, mixed_precision
+from train.loop import Parts, Plan, fit, made_ahead, mixed_precision
 from train.rounds import View, correct, make_view
 
 BATCH = 16
@@ -30,14 +30,14 @@ PASTED = 0.08
 
 
 class Views:
-    """Endless training views of objects and parts."""
+    """Endless training views of objects and parts; one thread may draw while another corrects."""
 
     def __init__(self, photos: Sequence[Photo], seed: int) -> None:
         self._photos = [p for p in photos if p.row.mask and p.row.source != CUTOUTS and p.regions]
         self._cutouts = [p for p in photos if p.row.source == CUTOUTS]
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in self._photos])
         self._chance = weights / weights.sum()
-        self._dice = np.random.default_rng(seed)
+        self._dice, self._later = (np.random.default_rng([seed, stream]) for stream in range(2))
 
     def draw(self) -> View:
         """A view of a random object with a first prompt."""
@@ -74,12 +74,12 @@ class Views:
         return view
 
     def correct(self, view: View, chance: NDArray[np.float32]) -> View:
-        correct(view, chance, self._dice)
+        correct(view, chance, self._later)
         return view
 
     def again(self, view: View) -> bool:
         """Whether a view goes on to another round."""
-        return view.rounds < MOST_ROUNDS and self._dice.random() < 0.75
+        return view.rounds < MOST_ROUNDS and self._later.random() < 0.75
 
 
 def one_object(photo: Photo, dice: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
@@ -131,8 +131,8 @@ def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan)
     views = Views(photos, seed=int(torch.randint(1 << 30, ())))
     going: list[View] = []
 
-    def step(_: int) -> tuple[Tensor, Parts]:
-        batch = going + [views.draw() for _ in range(BATCH - len(going))]
+    def step(take: Callable[[], View]) -> tuple[Tensor, Parts]:
+        batch = going + [take() for _ in range(BATCH - len(going))]
         grids = hints.grids(batch)
         hints.say(batch, grids)
         grids = hints.some(batch, grids).to(plan.device)
@@ -145,6 +145,7 @@ def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan)
         going[:] = kept[: BATCH // 2]
         return parts["pixels"] + parts["overlap"] + 0.2 * parts["judged"], parts
 
-    trained = fit(decoder, plan, step)
+    with made_ahead(views.draw, 2 * BATCH) as take:
+        trained = fit(decoder, plan, lambda _: step(take))
     assert isinstance(trained, ViewDecoder)
     return trained

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from prompts.encoders.embedded import TextTower, tokenize
 from train.data import read_rows
 from train.loop import Plan
-from train.names import Names
 from train.phrases import common_words, compose
 from train.teacher import Teacher
 
@@ -86,19 +85,15 @@ def _forget(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-def make_space(data: Path, teacher: Teacher, out: Path) -> tuple[list[str], Vectors, Vectors]:
-    """Write ``space.pt`` into ``out``: the names of the data and their vectors. Returns the names, the centre and the axes."""
+def make_space(data: Path, teacher: Teacher) -> tuple[list[str], Vectors, Vectors]:
+    """The names of the data, and the centre and the axes of the joint space."""
     names = sorted({name for row in read_rows(data) for name in row.names.values()})
     everyday = compose(names, common_words(teacher.vocabulary)[:4000], 2000)
-    embeddings = teacher.encode(everyday)
-    centre, axes = principal_axes(embeddings)
-    vectors = project(embeddings[: len(names)], centre, axes)
-    torch.save({"names": names, "vectors": torch.from_numpy(vectors)}, out / "space.pt")
-    return names, centre, axes
+    return names, *principal_axes(teacher.encode(everyday))
 
 
 def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:
-    """The joint space of the data's names in ``space.pt``, and the tower distilled into it.
+    """The tower distilled into the joint space of the data's names.
 
     What the plan's folder holds already is gone on with: the teacher is asked once, and seconds are counted over all starts.
     """
@@ -120,14 +115,8 @@ def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextT
     return tower
 
 
-def known_names(folder: Path) -> Names:
-    """The names of the data with their vectors, as ``run`` left them."""
-    space = torch.load(folder / "space.pt", weights_only=True)
-    return Names(tuple(space["names"]), space["vectors"])
-
-
 def _write_lessons(data: Path, teacher: Teacher, out: Path) -> None:
-    names, centre, axes = make_space(data, teacher, out)
+    names, centre, axes = make_space(data, teacher)
     phrases = compose(names, common_words(teacher.vocabulary)[:WORDS], COMPOSITIONS)
     targets = torch.from_numpy(project(teacher.encode(phrases), centre, axes))
     torch.save({"phrases": phrases, "targets": targets, "names": len(names)}, out / "lessons.pt")

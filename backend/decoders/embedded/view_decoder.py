@@ -32,7 +32,7 @@ class ViewDecoder(nn.Module):
         self.quality = nn.Sequential(nn.Linear(d + 2 * a + 4, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
 
     def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             seen = evidence.gather(image, maps, grid)
         half = self.halved(torch.cat([self.stem(image * 4 - 2), seen], dim=1))
         quarter = self.quarter(half)
