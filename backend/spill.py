@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
+from backend import __version__
 from backend.features import ImageFeatures
+from backend.files import drop_abandoned, write_whole
 from prompts.geometry import Size
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,15 @@ _GRID, _SIZE, _OTHER = "grid", "size", "of."
 class DiskSpill:
     """A folder of encoded images of at most ``most_bytes``; several engines and processes may share it, and it can be deleted.
 
-    ``space`` names what the features belong to (engine, number format): features of another space are never read. A file is a
-    digest of its space, its key and its content, then the content in safetensors. A damaged file is as good as none, and a
-    folder that cannot be used costs speed only: it is reported once.
+    ``space`` names what the features belong to (engine, number format): features of another space, or of another release of
+    Maskloom, which may see images in another way, are never read. A file is a digest of its space, its key and its content,
+    then the content in safetensors. A damaged file is as good as none, and a folder that cannot be used costs speed only: it
+    is reported once.
     """
 
     def __init__(self, folder: Path, space: str, most_bytes: int) -> None:
         self._folder = folder
-        self._space = space
+        self._space = f"{__version__} {space}"
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._reported = False
@@ -64,7 +66,7 @@ class DiskSpill:
             body = _write(features)
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                _write_whole(path, self._digest(key, body) + body)
+                write_whole(path, self._digest(key, body) + body)
                 self._make_room()
         except (OSError, RuntimeError) as error:
             self._report(error)
@@ -79,6 +81,7 @@ class DiskSpill:
         return digest.digest()
 
     def _make_room(self) -> None:
+        drop_abandoned(self._folder)
         files = sorted(_states(self._folder), reverse=True)
         total = 0
         for _, size, path in files:
@@ -113,15 +116,3 @@ def _read(body: bytes) -> ImageFeatures:
     height, width = tensors.pop(_SIZE).tolist()
     grid = tensors.pop(_GRID)
     return ImageFeatures(Size(height, width), grid, {name.removeprefix(_OTHER): tensor for name, tensor in tensors.items()})
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """What a process that dies here leaves is dropped in its turn like any other file."""
-    handle, name = tempfile.mkstemp(prefix="part-", suffix=_SUFFIX, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -59,6 +59,22 @@ def test_another_engine_or_number_format_reads_nothing_of_it(tmp_path: Path) -> 
         assert DiskSpill(tmp_path, space, ROOM).get("a") is None
 
 
+def test_another_release_reads_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name the tensors otherwise, or make them otherwise of the same image and weights."""
+    DiskSpill(tmp_path, "s", ROOM).put("a", features_of(0))
+    monkeypatch.setattr("backend.spill.__version__", "later")
+    assert DiskSpill(tmp_path, "s", ROOM).get("a") is None
+
+
+def test_what_a_dead_process_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "old.part").write_bytes(b"x")
+    os.utime(tmp_path / "old.part", (0, 0))
+    (tmp_path / "young.part").write_bytes(b"x")
+    spill = DiskSpill(tmp_path, "s", ROOM)
+    spill.put("a", features_of(0))
+    assert {path.name for path in tmp_path.iterdir()} == {"young.part", spill._path("a").name}
+
+
 def test_a_file_that_was_renamed_to_another_key_is_not_read(tmp_path: Path) -> None:
     spill = DiskSpill(tmp_path, "s", ROOM)
     spill.put("a", features_of(0))

@@ -6,20 +6,17 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from backend.files import drop_abandoned, write_whole
 from backend.labelstudio.media.fetch import Fetched, Validators
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".image"
-_PART = ".part"
-_ABANDONED_S = 3600.0
-"""A part as old as this was left by a process that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class DiskCache:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(self._path(key), content)
+            write_whole(self._path(key), content)
             self._make_room(len(content))
         except OSError as error:
             self._report(error)
@@ -119,31 +116,16 @@ def _digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=path.stem, suffix=_PART, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def _drop_least_used(folder: Path, most_bytes: int) -> int:
     """Drop files until they take no more than ``most_bytes``; the bytes that are left. Other files are not touched."""
+    drop_abandoned(folder)
     files = []
-    for path in folder.iterdir():
-        if path.suffix not in (_SUFFIX, _PART):
-            continue
+    for path in folder.glob(f"*{_SUFFIX}"):
         try:
             state = path.stat()
         except FileNotFoundError:
             continue
-        if path.suffix == _SUFFIX:
-            files.append((state.st_atime, state.st_size, path))
-        elif time.time() - state.st_mtime > _ABANDONED_S:
-            path.unlink(missing_ok=True)
+        files.append((state.st_atime, state.st_size, path))
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= most_bytes:
