@@ -116,12 +116,15 @@ class FeatureCache:
     def get_or_encode(
         self, keys: Sequence[str], images: Sequence[Image], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
     ) -> list[ImageFeatures]:
-        """The features of every image, in order; those that nobody has are encoded in one batch."""
+        """The features of every image, in order, the same object for the same key; those that nobody has are encoded in one
+        batch. Raises what ``encode`` raises for one of them by itself, upon which the others are kept all the same.
+        """
         found, mine, waiting = self._claim(keys)
         if mine:
             found.update(self._obtain([(key, images[keys.index(key)]) for key in mine], encode))
         found.update({key: future.result() for key, future in waiting.items()})
-        return [found[key].widened() for key in keys]
+        widened = {key: features.widened() for key, features in found.items()}
+        return [widened[key] for key in keys]
 
     def _claim(self, keys: Sequence[str]) -> tuple[dict[str, ImageFeatures], list[str], dict[str, Future[ImageFeatures]]]:
         """What is kept, what the caller must encode, and what others are encoding."""
@@ -141,10 +144,15 @@ class FeatureCache:
     def _obtain(
         self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
     ) -> dict[str, ImageFeatures]:
-        """What the caller must get: spilled features are read, the rest is encoded; whoever waits is told."""
+        """What the caller must get: spilled features are read, the rest is encoded; whoever waits is told.
+
+        When a batch fails, each image is tried by itself, so that one costs only those who want it.
+        """
         try:
             fresh = self._read_or_encode(batch, encode)
         except BaseException as error:
+            if len(batch) > 1 and isinstance(error, Exception):
+                return self._obtain_each(batch, encode)
             with self._lock:
                 for key, _ in batch:
                     self._under_way.pop(key).set_exception(error)
@@ -156,6 +164,20 @@ class FeatureCache:
                 self._under_way.pop(key).set_result(features)
         for key, features in left:
             self._spill.put(key, features)
+        return fresh
+
+    def _obtain_each(
+        self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
+    ) -> dict[str, ImageFeatures]:
+        fresh: dict[str, ImageFeatures] = {}
+        failures: list[Exception] = []
+        for each in batch:
+            try:
+                fresh.update(self._obtain([each], encode))
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return fresh
 
     def _read_or_encode(

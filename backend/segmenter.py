@@ -127,9 +127,10 @@ class Segmenter:
 
     def _features(self, images: Sequence[Image], held: Held = NOTHING) -> list[ImageFeatures]:
         keys = [image_key(image) for image in images]
-        if all(key in held for key in keys):
-            return [held[key] for key in keys]
-        return self._cache.get_or_encode(keys, images, self._queue)
+        wanted = {key: image for key, image in zip(keys, images, strict=True) if key not in held}
+        fresh = self._cache.get_or_encode(list(wanted), list(wanted.values()), self._queue)
+        others = dict(zip(wanted, fresh, strict=True))
+        return [held[key] if key in held else others[key] for key in keys]
 
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """Called by the queue, which holds the device."""

@@ -83,18 +83,20 @@ class ExemplarFinder:
 
 
 def share_canvas(reference: Image, box: Sequence[float], target: Image) -> tuple[Image, list[float], int]:
-    """A canvas with the reference's box and some context on the left and the target on the right, as high as each other; the
-    box on it; and the column where the target begins.
+    """A canvas with the reference's box and some context on the left, as large as fits into the target's height and width, and
+    the target on the right; the box on it; and the column where the target begins.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     across, down = CONTEXT * (x1 - x0), CONTEXT * (y1 - y0)
     left, top = max(int(x0 - across), 0), max(int(y0 - down), 0)
     crop = reference[top : int(y1 + down) + 1, left : int(x1 + across) + 1]
-    scale = target.shape[0] / crop.shape[0]
-    shape = (max(round(crop.shape[1] * scale), 1), target.shape[0])
-    resized = np.asarray(cv2.resize(crop, shape, interpolation=cv2.INTER_LINEAR), np.uint8)
+    scale = min(target.shape[0] / crop.shape[0], target.shape[1] / crop.shape[1])
+    height, width = (max(round(side * scale), 1) for side in crop.shape[:2])
+    canvas = np.zeros((target.shape[0], width + target.shape[1], 3), np.uint8)
+    canvas[:height, :width] = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas[:, width:] = target
     moved = [(x0 - left) * scale, (y0 - top) * scale, (x1 - left) * scale, (y1 - top) * scale]
-    return np.concatenate([resized, target], axis=1), moved, shape[0]
+    return canvas, moved, width
 
 
 def _findings(found: Concepts, side: int, phrase: str | None) -> list[Finding]:

@@ -202,6 +202,48 @@ def test_an_encoder_that_loses_an_image_fails_and_leaves_nobody_waiting() -> Non
     assert ask(cache, encode, 1, 2) == [1, 2]
 
 
+def test_an_image_that_cannot_be_encoded_costs_the_others_of_its_batch_nothing() -> None:
+    """Somebody who waited for a good image got the error of a bad one that had been asked for together with it."""
+    release, attempts = threading.Event(), Counting(lambda: release.wait(10))
+
+    def refuse_two(images: Sequence[Image]) -> list[ImageFeatures]:
+        found = attempts(images)
+        if any(value_of(one) == 2 for one in found):
+            raise RuntimeError("two")
+        return found
+
+    cache = FeatureCache(10 * CELL)
+    failures: list[str] = []
+    answers: list[list[int]] = []
+
+    def first() -> None:
+        try:
+            ask(cache, refuse_two, 1, 2, 3)
+        except RuntimeError as error:
+            failures.append(str(error))
+
+    def second() -> None:
+        time.sleep(0.2)
+        answers.append(ask(cache, refuse_two, 3))
+
+    together(first, second, release=release)
+    assert failures == ["two"]
+    assert answers == [[3]]
+    assert attempts.seen == [1, 2, 3, 1, 2, 3]
+    assert ask(cache, refuse_two, 1) == [1]
+    assert attempts.seen == [1, 2, 3, 1, 2, 3], "what was good is kept"
+    assert cache._under_way == {}
+
+
+def test_one_image_that_is_asked_for_twice_is_one_object() -> None:
+    """A decoder tells by it that a reference region lies on the image itself; in float16 too, where all are widened."""
+    for dtype in (torch.float32, torch.float16):
+        cache = FeatureCache(10 * CELL, dtype)
+        first, other, again = cache.get_or_encode(["a", "b", "a"], [image_of(1), image_of(2), image_of(1)], encode)
+        assert first is again
+        assert first is not other
+
+
 def test_threads_on_many_images_never_get_the_features_of_another_one() -> None:
     cache = FeatureCache(5 * CELL)
     wrong: list[tuple[int, ...]] = []

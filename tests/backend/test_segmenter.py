@@ -186,6 +186,19 @@ def test_a_batch_is_encoded_once_even_where_the_cache_has_no_room_for_it() -> No
     assert cache.encoded == 4
 
 
+def test_an_image_of_a_batch_that_also_shows_an_example_is_not_encoded_again() -> None:
+    """It was, once for each of its questions, when the cache had no room: all or none were taken from the batch."""
+    cache = FeatureCache(1)
+    segmenter = Segmenter(colour.build(None), cache)
+    there, here = two_shapes(), two_red_discs()
+    example = ReferencePrompt(there.image, there.shapes["blue square"])
+    text = PromptSet((TextPrompt("red"),))
+    questions = [Question(here.image, PromptSet((example,))), Question(two_red_discs().image[:, ::-1].copy(), text)]
+    rounds = segmenter.segment(questions)
+    assert [len(done.masks) for done in rounds if isinstance(done, Round)] == [1, 2]
+    assert cache.encoded == 3
+
+
 def test_a_question_that_cannot_be_answered_costs_only_itself(segmenter: Segmenter) -> None:
     picture = two_shapes()
     good = Question(picture.image, PromptSet((PointPrompt((30, 40)),)))

@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 from backend.decoders.concepts import share_canvas
 from backend.decoders.networks import load_network
 from backend.decoders.promptable import Geometry, decode_objects
-from backend.decoders.sam3 import EXEMPLARS_ALONE, Sam3Network, exemplars_of
+from backend.decoders.sam3 import EXEMPLARS_ALONE, Concepts, Exemplars, Sam3Network, exemplars_of
+from backend.features import FeatureCache
 from backend.placement import Placement
+from backend.registry import find_engine
+from backend.segmenter import Question, Segmenter
+from backend.session import Round
 from prompts.geometry import size_of
-from tests.backend.decoders import tiny_models
+from prompts.kinds import PromptSet, ReferencePrompt
+from tests.backend.decoders import tiny_bundles, tiny_models
 from tests.backend.decoders.tiny_models import SAM3_SIDE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torchvision 0.28, when it is imported
@@ -134,3 +139,35 @@ def test_a_canvas_holds_the_reference_with_context_on_the_left_and_the_target_on
     assert 0 < left < right < seam
     assert 0 < top < bottom < 60
     assert (right - left) / (bottom - top) == pytest.approx(2)
+
+
+def test_regions_of_the_image_itself_are_exemplars_of_their_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They never were: the image and its own region came as two objects out of the cache, and were taken for two images."""
+    engine = find_engine("sam3").load(tiny_bundles.write_bundle("sam3", tmp_path), Placement("cpu", "float32"))
+    asked: list[tuple[str, list[int], list[list[float]]]] = []
+
+    def find(self: Sam3Network, embeddings: Any, phrase: str, exemplars: Exemplars | None = None) -> Concepts:
+        assert exemplars is not None
+        asked.append((phrase, exemplars.labels.tolist(), exemplars.boxes.tolist()))
+        return Concepts(torch.zeros(0, 72, 72), torch.zeros(0), 0.9)
+
+    monkeypatch.setattr(Sam3Network, "find", find)
+    image, mask, other = picture((40, 80)), np.zeros((40, 80), np.bool_), np.zeros((40, 80), np.bool_)
+    mask[10:20, 40:60] = other[30:40, 0:8] = True
+    shown = (ReferencePrompt(image, mask), ReferencePrompt(image, other, positive=False))
+    (done,) = Segmenter(engine, FeatureCache(1 << 28)).segment([Question(image, PromptSet(shown))])
+    assert isinstance(done, Round), done
+    ((phrase, labels, boxes),) = asked
+    assert (phrase, labels) == (EXEMPLARS_ALONE, [1, 0])
+    assert np.allclose(boxes, [[0.625, 0.375, 0.25, 0.25], [0.05, 0.875, 0.1, 0.25]])
+
+
+def test_a_long_thin_reference_makes_the_canvas_no_wider_than_twice_the_target() -> None:
+    """A line of 1000 x 2 pixels was enlarged to the target's height, which took gigabytes."""
+    canvas, box, seam = share_canvas(picture((300, 1200)), [100, 150, 1100, 152], picture((600, 800)))
+    assert canvas.shape[0] == 600
+    assert seam <= 800
+    assert canvas.shape[1] == seam + 800
+    left, top, right, bottom = box
+    assert 0 <= left < right <= seam
+    assert 0 <= top < bottom <= 600
