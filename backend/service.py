@@ -24,9 +24,14 @@ from prompts.kinds import PromptError, PromptSet
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT_ANSWERS = 2_000
+MOST_KEPT_ANSWERS = 500
 KEPT_ANSWER_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
+
+NOTHING_MARKED = (
+    'nothing is marked that "this" could mean: draw it with a label or a tool that has a role in the labelling config, and wait '
+    "five seconds until the page has saved it"
+)
 
 Answer = dict[str, Any]
 HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
@@ -91,12 +96,12 @@ class Service:
     def _answer_image(self, task: TaskRequest) -> Answer:
         version = self.engine.version
         try:
-            image = self.images.load(task.image_url, task.project, task.task_id)
+            image = self.images.load(task.image_url, task.project, task.task_id or None)
             task = self.known.complete(task)
             examples = self.known.examples(task, image)
             prompts = PromptSet((*task.prompts(size_of(image)).prompts, *examples))
             if task.interactive and not len(prompts):
-                return write_empty(version)
+                return write_message(task, NOTHING_MARKED, version) if task.asks_for_marked else write_empty(version)
             memory = self.known.last_answer(task, version, prompts)
             armed = label_to_answer(task)
             wanted = self.wishes.of(task.project)

@@ -65,7 +65,9 @@ def mappings(found: Any) -> Iterator[Json]:
 
 
 def _is_accepted(region: Json) -> bool:
-    return str(region.get("id")).startswith(OURS) and not str(region.get("origin")).startswith("prediction")
+    """Whether a region was suggested by us and accepted; a message of ours in a TextArea is no answer."""
+    is_ours = str(region.get("id")).startswith(OURS) and region.get("type") != "textarea"
+    return is_ours and not str(region.get("origin")).startswith("prediction")
 
 
 def _ids(task: Json, *keys: str) -> Iterator[str]:

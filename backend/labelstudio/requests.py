@@ -39,7 +39,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """What the annotator's newest draft says: when it was saved, which regions it holds, which smart prompts still stand there
-    with their classes, and which regions are results already.
+    with their classes, and, where more like them are wanted, which regions are results already.
     """
 
     saved_at: float = 0.0
@@ -53,8 +53,9 @@ class TaskRequest:
     """One task to answer: its image, the labels to answer with, and what was drawn and typed.
 
     ``marks`` are in percent until the image is known; ``doubtful`` are rectangles that may be prompts or ordinary. ``regions``
-    and ``references`` were drawn with labels that have a role, ``likes`` were typed. ``further`` are the other images of a
-    pre-annotated task. ``item_index`` is the page of a ``valueList``, else None.
+    and ``references`` were drawn with labels that have a role, ``likes`` were typed, and so was "this", which
+    ``asks_for_marked``. ``further`` are the other images of a pre-annotated task. ``item_index`` is the page of a
+    ``valueList``, else None.
     """
 
     project: str
@@ -73,6 +74,7 @@ class TaskRequest:
     regions: tuple[RegionMark, ...] = ()
     references: tuple[RegionMark, ...] = ()
     likes: tuple[Like, ...] = ()
+    asks_for_marked: bool = False
     further: tuple[Place, ...] = ()
     draft: Draft = field(default=Draft(), compare=False, repr=False)
 
@@ -101,7 +103,8 @@ class TaskRequest:
         parts = (
             (self.project, self.task_id, self.annotator, self.config.xml, self.vocabulary, self.image_tag, self.image_url),
             (self.item_index, self.interactive, self.armed_label, self.marks, self.texts, self.doubtful),
-            (self.regions, self.references, self.likes, self.draft.standing, self.draft.finished if self.likes else ()),
+            (self.regions, self.references, self.likes, self.asks_for_marked),
+            (self.draft.standing, self.draft.finished if self.likes else ()),
         )
         return hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
@@ -158,10 +161,9 @@ def _read_task(body: Json, task: Json) -> TaskRequest:
     context = read_context(items or [], config, task)
     page = context.page
     url, item_index = _image_url(context.image, data, page)
-    place = (context.image.name, page)
     references = context.references
     if any(like.label is None for like in context.said.likes):
-        references = (*references, *reference_marks(task, config, *place))
+        references = (*references, *reference_marks(task, config, context.image.name, page))
     return TaskRequest(
         project=_text(body.get("project")).partition(".")[0],
         task_id=_text(task.get("id")),
@@ -179,25 +181,31 @@ def _read_task(body: Json, task: Json) -> TaskRequest:
         regions=_regions(task, context, config) if items is not None else (),
         references=references,
         likes=context.said.likes,
+        asks_for_marked=context.said.asks_for_marked,
         further=() if items is not None else _further(config, data, Place(context.image.name, url, item_index)),
-        draft=_draft(task, config, place) if items is not None else Draft(),
+        draft=_draft(task, context, config) if items is not None else Draft(),
     )
 
 
 def _regions(task: Json, context: Context, config: LabelConfig) -> tuple[RegionMark, ...]:
-    """What is marked for the object: with the prompt itself and in the draft; examples are asked about alone."""
+    """What is marked for the object: with the prompt itself and in the draft, which may hold the prompt as it was before it was
+    moved; examples are asked about alone.
+    """
     if context.references or context.said.likes:
         return ()
     drafted = marks_of_the_object(task, config, context.image.name, context.page)
-    return tuple({mark.id or mark.digest: mark for mark in (*context.regions, *drafted)}.values())
+    return tuple({mark.id or mark.digest: mark for mark in (*drafted, *context.regions)}.values())
 
 
-def _draft(task: Json, config: LabelConfig, place: tuple[str, int]) -> Draft:
+def _draft(task: Json, context: Context, config: LabelConfig) -> Draft:
+    """Results are read only where more like them are wanted: a draft may hold hundreds of large masks."""
+    place = (context.image.name, context.page)
+    finished = finished_regions(task, config, *place) if context.references or context.said.likes else ()
     return Draft(
         drafts.saved_at(drafts.newest_draft(task)),
         drafts.drafted_ids(task),
         tuple(standing_marks(task, config, *place)),
-        tuple(finished_regions(task, config, *place)),
+        tuple(finished),
     )
 
 

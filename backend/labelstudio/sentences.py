@@ -24,10 +24,11 @@ class Like:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What was typed: the phrases and the wishes for likeness, each once."""
+    """What was typed: the phrases and the wishes for likeness, each once, and whether "this" asks for what is marked."""
 
     texts: tuple[TextPrompt, ...] = ()
     likes: tuple[Like, ...] = ()
+    asks_for_marked: bool = False
 
 
 def read_sentence(lines: Iterable[str]) -> Sentence:
@@ -38,11 +39,13 @@ def read_sentence(lines: Iterable[str]) -> Sentence:
     that have the label cup, and "not like cup" for what does not.
     """
     texts, likes = [], []
-    for prompt in (prompt for line in lines for prompt in read_phrases(line)):
+    prompts = [prompt for line in lines for prompt in read_phrases(line)]
+    for prompt in prompts:
         found = _LIKE.match(prompt.phrase)
         if found:
             likes.append(Like(None if found["whom"].lower() in THIS else found["whom"], prompt.positive))
         phrase = found["phrase"] if found else prompt.phrase
         if phrase and phrase.lower() not in THIS and not (found and _EVERYTHING.match(phrase)):
             texts.append(TextPrompt(phrase, prompt.positive))
-    return Sentence(tuple(dict.fromkeys(texts)), tuple(dict.fromkeys(likes)))
+    asks_for_marked = any(prompt.phrase.lower() in THIS for prompt in prompts)
+    return Sentence(tuple(dict.fromkeys(texts)), tuple(dict.fromkeys(likes)), asks_for_marked)

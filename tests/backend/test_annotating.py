@@ -149,6 +149,21 @@ def test_a_phrase_names_what_is_scribbled(ann: Annotator) -> None:
     assert found(ann.ask(typed("box"))) == [("Box", "blue")]
 
 
+def test_a_message_ends_nothing_when_the_page_has_saved_it(ann: Annotator) -> None:
+    """The page takes a message over at once, under the id that we gave it, as it does with an accepted mask."""
+    ann.drawn = [stroke("this", 25, 45, 45, 45)]
+    (message,) = ann.ask(typed("like giraffe"))
+    assert message["type"] == "textarea"
+    ann.drawn = [*ann.drawn, {**message, "origin": "manual"}]
+    assert [shape_of(region) for region in ann.ask(typed("this"))] == ["left"]
+
+
+def test_this_with_nothing_marked_is_answered_in_words_and_an_empty_text_is_not(ann: Annotator) -> None:
+    (message,) = ann.ask(typed("this"))
+    assert "nothing is marked" in message["value"]["text"][0]
+    assert ann.ask(typed(" ")) == []
+
+
 def test_an_accepted_mask_ends_its_scribble(ann: Annotator) -> None:
     ann.drawn = [stroke("this", 25, 45, 45, 45)]
     (accepted,) = ann.ask(typed("this"))

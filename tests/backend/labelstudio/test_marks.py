@@ -133,6 +133,14 @@ def test_clicks_that_a_tick_left_behind_are_spent_but_the_newest_click_never() -
     assert only_task(request).prompts(SIZE).prompts == (PointPrompt((180.0, 90.0)),)
 
 
+def test_a_smart_box_that_was_moved_counts_where_it_is_now() -> None:
+    """The page asks at once, while the draft still holds the box where it was."""
+    box, moved = region("Rectangle", "mask", BOX), region("Rectangle", "mask", {**BOX, "x": 50})
+    (prompt,) = with_draft(box, trigger=moved).prompts(SIZE).prompts
+    assert isinstance(prompt, MaskPrompt)
+    assert np.flatnonzero(prompt.mask.any(axis=0))[0] == 100
+
+
 def test_only_the_newest_draft_counts() -> None:
     older = {"user": "a", "updated_at": "2026-11-20T22:35:42Z", "result": [region("Brush", "this", STROKE)]}
     newer = {"user": "a", "updated_at": "2026-11-20T22:36:42Z", "result": [region("Rectangle", "this", BOX)]}

@@ -39,6 +39,11 @@ def test_lines_are_read_together_and_repetitions_once() -> None:
     assert read_sentence(["cup", "cup; like this", "like this"]) == read_sentence(["cup, like this"])
 
 
+@pytest.mark.parametrize(("line", "asks"), [("this", True), ("cup, That", True), ("cup", False), ("like this", False)])
+def test_this_asks_for_what_is_marked(line: str, asks: bool) -> None:
+    assert read_sentence([line]).asks_for_marked is asks
+
+
 @given(st.lists(st.text(max_size=30), max_size=4))
 def test_any_text_can_be_read(lines: list[str]) -> None:
     for text in read_sentence(lines).texts:
