@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from backend import __version__
 from backend.assemble import Parts
 from backend.errors import MaskloomError, RequestError
 from backend.jobs_api import jobs_router
+from backend.labelstudio.media.sites import is_loopback, read_base
 from backend.registry import find_engine
 from backend.settings import Settings
 
@@ -60,6 +61,13 @@ class PredictBody(BaseModel):
     project: str | int | None = None
     label_config: str | None = None
     params: Any = None
+
+
+class Answer(JSONResponse):
+    """JSON in ASCII: halves of characters, which a page can send and UTF-8 cannot write, come back as they came."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
@@ -110,7 +118,8 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         project = str(body.project or "").partition(".")[0]
         parts.media.register(project, body.hostname, body.access_token)
         parts.service.wishes.register(project, body.extra_params)
-        if body.hostname and urlsplit(body.hostname).hostname in ("localhost", "127.0.0.1") and not hinted.is_set():
+        base = read_base(body.hostname or "")
+        if base is not None and is_loopback(base) and not hinted.is_set():
             hinted.set()
             log.info(LOOPBACK_HINT)
         return {"model_version": parts.engine.version}
@@ -120,13 +129,13 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """The model versions that this server can answer with."""
         return {"versions": [parts.engine.version]}
 
-    @app.post("/predict")
-    def predict(body: PredictBody) -> dict[str, Any]:
+    @app.post("/predict", response_model=dict[str, Any])
+    def predict(body: PredictBody) -> Answer:
         """One answer for each task."""
-        asked = body.model_dump()
+        asked = dict(body)  # nothing is copied: drafts may hold many large masks
         answers = parts.service.predict(asked)
         parts.ahead.after(asked)
-        return {"results": answers}
+        return Answer({"results": answers})
 
     @app.post("/webhook", status_code=201)
     async def webhook(request: Request) -> dict[str, str]:
@@ -179,12 +188,12 @@ def _add_authentication(app: FastAPI, settings: Settings) -> None:
 
 def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> Answer:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in error.errors()
         )
-        return JSONResponse({"error": f"the body of {request.url.path} cannot be used: {problems}"}, 400)
+        return Answer({"error": f"the body of {request.url.path} cannot be used: {problems}"}, 400)
 
     @app.exception_handler(MaskloomError)
-    async def failed(request: Request, error: MaskloomError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400 if isinstance(error, RequestError) else 503)
+    async def failed(request: Request, error: MaskloomError) -> Answer:
+        return Answer({"error": str(error)}, 400 if isinstance(error, RequestError) else 503)

@@ -100,6 +100,36 @@ def test_health_setup_and_versions_answer_without_loading_the_model(client: Test
     assert not parts.engine.is_loaded
 
 
+@pytest.mark.parametrize(
+    "hostname", ["http://[", "http://[::1", "http://x:99999999", "http://x/\\ud800", "\\ud800", "no address", ""]
+)
+def test_a_hostname_that_is_no_address_is_left_out(client: TestClient, hostname: str) -> None:
+    content = f'{{"project": "1.17", "hostname": "{hostname}"}}'
+    assert client.post("/setup", content=content, headers={"content-type": "application/json"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["red \ud83d"]}}]}},
+        {"context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["like \ud83d"]}}]}},
+        {
+            "context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["red"]}}]},
+            "image": "/\ud83d.png",
+        },
+        {"image": "http://x/\ud83d.png"},
+    ],
+)
+def test_half_a_character_in_a_text_or_an_address_is_answered(client: TestClient, broken: dict[str, Any]) -> None:
+    """A page cuts an emoji in two where a text has reached its longest; JSON can write the half, UTF-8 cannot."""
+    request = body(task(broken.get("image", data_uri(two_shapes()))), context=broken.get("context"))
+    response = client.post("/predict", content=json.dumps(request), headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    (answer,) = response.json()["results"]
+    assert bool(answer["result"]) is ("context" in broken)
+    assert "Maskloom failed" not in response.text
+
+
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"unknown": 1}])
 def test_predict_works_before_setup_and_finds_what_the_labels_name(client: TestClient, context: Any) -> None:
     (prediction,) = predict(client, body(task(data_uri(two_shapes())), context=context))

@@ -71,7 +71,7 @@ class Sites:
         """Remember what /setup said; the project that was heard of longest ago is forgotten first."""
         base = read_base(hostname) if hostname else None
         if hostname and base is None:
-            log.warning("project %s: /setup announced %r, which is no http(s) address; ignored", project, hostname)
+            log.warning("project %s: /setup announced %r, which is no http(s) address; ignored", project, hostname[:200])
         with self._lock:
             earlier = self._announced.pop(project, None)
             if earlier and earlier.base and (base is None or (is_loopback(base) and not is_loopback(earlier.base))):
@@ -108,7 +108,7 @@ def read_base(address: str) -> httpx.URL | None:
     """An address as the base of others, without user, query and fragment; None when it is no http(s) address."""
     try:
         url = httpx.URL(address.strip())
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         return None
     if url.scheme not in ("http", "https") or not url.host:
         return None

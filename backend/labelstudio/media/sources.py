@@ -18,6 +18,7 @@ from backend.labelstudio.media.options import ROOTS_SETTING, URL_SETTING
 from backend.labelstudio.media.sites import Site, is_loopback
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?=:)")
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _CLOUD = ("s3", "gs", "azure-blob")
 _LOCAL_FILES = "/data/local-files"
 _UPLOADS = "/data/upload/"
@@ -67,6 +68,8 @@ def locate(address: str, folders: Folders, site: Site | None, task_id: str | Non
     address = address.strip() if isinstance(address, str) else ""
     if not address:
         raise ImageError("the task names no image; check the value of the image tag against the task's data")
+    if _HALF_CHARACTER.search(address):
+        raise ImageError("it is no valid address: it contains half a character")
     found = _SCHEME.match(address)
     scheme = found.group().lower() if found else ""
     if not scheme:
