@@ -73,10 +73,11 @@ def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig) -
 
 
 def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example) -> Iterator[Example]:
-    data = task.get("data")
-    for mark in examples_of(annotation, config):
+    found = task.get("data")
+    data = found if isinstance(found, Mapping) else {}
+    for mark in examples_of(annotation, config.with_labels_of(data)):
         try:
-            url = _address(mark.item, config, data if isinstance(data, Mapping) else {})
+            url = _address(mark.item, config, data)
             if url and covers_pixels(mark.item):
                 yield from _example(mark, url, blank)
         except RequestError as error:

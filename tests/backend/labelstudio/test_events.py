@@ -80,6 +80,13 @@ def test_references_are_remembered_without_a_class_and_hints_are_not() -> None:
     assert [(each.region, each.label) for each in found.examples] == [("a", None)]
 
 
+def test_a_label_of_the_task_s_data_is_a_class() -> None:
+    config = """<View><Image name="image" value="$image"/><RectangleLabels name="rectangle" toName="image" value="$names"/>
+        </View>"""
+    assert [each.label for each in created(region("Rectangle", "Cow", BOX), config=config, names=["Cow"]).examples] == ["Cow"]
+    assert created(region("Rectangle", "Cow", BOX), config=config, names=["Dog"]).examples == ()
+
+
 def test_a_region_on_a_later_page_knows_its_image() -> None:
     config = """<View><Image name="image" valueList="$pages"/><RectangleLabels name="rectangle" toName="image">
         <Label value="Cat"/></RectangleLabels></View>"""
