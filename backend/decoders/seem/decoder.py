@@ -41,14 +41,14 @@ class SeemDecoder:
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """The features of upright RGB images ``(H, W, 3)`` uint8, one at a time because their sizes differ."""
-        with torch.inference_mode(), computing(self._device, self._dtype):
+        with torch.inference_mode():
             return [self._encode(image) for image in images]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image. Raises TypeError for queries of another joint space."""
         if not isinstance(queries, SeemQueries):
             raise TypeError(f"expected the queries of SEEM's own joint space, got {type(queries).__name__}")
-        image = SeemImage.unpack(features, self._limits)
+        image = SeemImage.unpack(features, self._limits, self._device)
         with torch.inference_mode():
             drawings = render(prompts, image.frame, memory, self._device)
             if len(drawings):
@@ -59,11 +59,12 @@ class SeemDecoder:
 
     def _encode(self, image: Image) -> ImageFeatures:
         """The backbone, the pixel decoder and one pass of the mask decoder that asks for nothing. The latter is what is found
-        without a prompt, and what gives every place of the image a meaning.
+        without a prompt, and what gives every place of the image a meaning; meanings are float32, as those of phrases are.
         """
         frame = frame_of(image, self._limits)
-        pixels = self._network.encode(frame.prepare(image).to(self._device)).float()
-        objects: Prediction = self._network.predictor(pixels, Ask(objects=1))[-1].float()
+        with computing(self._device, self._dtype):
+            pixels = self._network.encode(frame.prepare(image).to(self._device)).float()
+            objects: Prediction = self._network.predictor(pixels, Ask(objects=1))[-1].float()
         return SeemImage(frame, pixels, objects).pack(self._classes.objectness(objects.embedding))
 
 

@@ -28,9 +28,9 @@ class SeemImage:
     objects: Prediction
 
     @classmethod
-    def unpack(cls, features: ImageFeatures, limits: InputSize) -> SeemImage:
-        """The other direction of ``pack``."""
-        tensors = features.tensors
+    def unpack(cls, features: ImageFeatures, limits: InputSize, device: torch.device) -> SeemImage:
+        """The other direction of ``pack``, on the network's device: features that were kept on disk come back on the CPU."""
+        tensors = {name: tensor.to(device) for name, tensor in features.tensors.items()}
         levels = (tensors["level_0"], tensors["level_1"], tensors["level_2"])
         embedding = tensors["embedding"]
         place = torch.zeros(len(embedding), dtype=torch.long, device=embedding.device)

@@ -75,6 +75,6 @@ class Sight:
         """The tokens of one region of another image. Raises TypeError for features of another engine."""
         if not isinstance(features, ImageFeatures):
             raise TypeError(f"expected ImageFeatures of SEEM, got {type(features).__name__}")
-        image = SeemImage.unpack(features, self._limits)
+        image = SeemImage.unpack(features, self._limits, self._predictor.class_embed.device)
         mask = image.frame.place(reference.mask).to(image.pixels.mask_features.device)[None]
         return self._predictor.sample(image.pixels, (mask, torch.zeros_like(mask)))

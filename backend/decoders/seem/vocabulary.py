@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from backend.files import write_whole
 from prompts.encoders.seem import SeemTextEncoder, load_open_clip
 from prompts.phrases import fill_templates
+
+log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 MOST_ROWS = 4096
@@ -49,11 +52,11 @@ class VocabularyStore:
             return None
 
     def keep(self, phrases: Phrases, templates: Phrases, row: Tensor) -> None:
-        """Write a row, whole or not at all."""
+        """Write a row, whole or not at all. Raises OSError when the folder cannot be used."""
+        content = BytesIO()
+        np.save(content, row.numpy())
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
-            np.save(file, row.numpy())
-        os.replace(file.name, self._path(phrases, templates))
+        write_whole(self._path(phrases, templates), content.getvalue())
 
     def _path(self, phrases: Phrases, templates: Phrases) -> Path:
         said = json.dumps([self.network, list(phrases), list(templates)])
@@ -63,7 +66,8 @@ class VocabularyStore:
 class VocabularyReader:
     """Names into the joint space: each name's phrases fill the templates, and the mean of the unit vectors is its row.
 
-    Rows are remembered in memory and in a store; all that are missing are computed together.
+    Rows are remembered in memory and in a store; all that are missing are computed together. A store that cannot be written
+    costs speed only: it is reported once, and not tried again.
     """
 
     def __init__(self, text: SeemTextEncoder, store: VocabularyStore | None) -> None:
@@ -78,8 +82,7 @@ class VocabularyReader:
         missing = [name for name in wanted if name not in found]
         for name, row in zip(missing, self._compute(missing, templates), strict=True):
             found[name] = row
-            if self._store is not None:
-                self._store.keep(name, templates, row)
+            self._keep(name, templates, row)
         for name, row in found.items():
             self._remember((name, templates), row)
         return torch.stack([found[name] for name in names])
@@ -99,6 +102,15 @@ class VocabularyReader:
         counts = [len(name) for name in lines]
         means = [rows.mean(dim=0) for rows in torch.split(torch.cat(parts), counts)] if parts else []
         return [torch.nn.functional.normalize(mean, dim=0) for mean in means]
+
+    def _keep(self, name: Phrases, templates: Phrases, row: Tensor) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.keep(name, templates, row)
+        except OSError as error:
+            log.warning("the vectors of names cannot be kept in %s, they are computed anew: %s", self._store.folder, error)
+            self._store = None
 
     def _remember(self, key: tuple[Phrases, Phrases], row: Tensor) -> None:
         self._known[key] = row

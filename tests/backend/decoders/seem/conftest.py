@@ -33,6 +33,7 @@ from backend.decoders.seem.sam_vit import SamViTConfig
 from backend.decoders.seem.variants import BackboneConfig, SeemConfig, assemble
 from backend.decoders.seem.wiring import WIRINGS
 from backend.masks import MaskSet
+from backend.placement import Placement
 from prompts.encoders.seem import LanguageSizes, PhraseTokens, Tokenize, clip_tokenizer
 from prompts.kinds import Prompt, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
@@ -212,7 +213,9 @@ def tiny_engine(name: str) -> Engine:
     network = assemble(CONFIGS[backbone], WIRINGS[wiring])
     give_weights(network)
     network.predictor.lang_encoder.logit_scale.fill_(5.0)
-    return assemble_engine(name, f"{name}-0", network, Parts(_tokenizer(), LIMITS.get(backbone, InputSize(96, 256, 32)), None))
+    limits = LIMITS.get(backbone, InputSize(96, 256, 32))
+    parts = Parts(_tokenizer(), limits, None, Placement("cpu", "float32"))  # whatever this processor has
+    return assemble_engine(name, f"{name}-0", network, parts)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from backend.decoders.seem.variants import SeemConfig, assemble
 from backend.decoders.seem.wiring import V1
 from backend.errors import SetupError
 from backend.masks import MaskSet
+from backend.placement import Placement
 from prompts.kinds import BoxPrompt
 
 
@@ -112,7 +113,8 @@ def test_an_engine_is_built_from_a_file_and_answers(
     release = Release(config, V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
     monkeypatch.setitem(releases.RELEASES, "seem-tiny", release)
     save_checkpoint(network, tmp_path / "seem.pt")
-    engine = build(tmp_path / "seem.pt", variant="seem-tiny", vocabulary_folder=tmp_path / "vocabulary")
+    placement = Placement("cpu", "float32")
+    engine = build(tmp_path / "seem.pt", placement, variant="seem-tiny", vocabulary_folder=tmp_path / "vocabulary")
     box = BoxPrompt((30.0, 20.0, 70.0, 50.0))
     expected = ask(engine_of("focaldw_v1"), photo, box)
     np.testing.assert_array_equal(ask(engine, photo, box).masks, expected.masks)

@@ -232,10 +232,12 @@ def test_images_encoded_in_bfloat16_are_nearly_the_same(
     exact = engine_of("focaldw_v1").decoder
     judgement = Judgement(exact._classes)
     rounded = SeemDecoder(exact._network, InputSize(96, 256, 32), torch.bfloat16, judgement)
-    one, other = (decoder.encode_images([photo])[0].tensors["mask_features"] for decoder in (exact, rounded))
-    assert other.dtype == torch.float32
+    exactly, roughly = (decoder.encode_images([photo])[0] for decoder in (exact, rounded))
+    assert {tensor.dtype for tensor in (roughly.grid, *roughly.tensors.values())} == {torch.float32}
+    one, other = exactly.tensors["mask_features"], roughly.tensors["mask_features"]
     assert not torch.equal(one, other)
     assert float((one - other).norm() / one.norm()) < 0.05
+    assert float((exactly.grid * roughly.grid).sum(dim=0).mean()) > 0.95
 
 
 def test_masks_and_memory_out_of_a_store_are_read_only_and_used_as_well(

@@ -43,10 +43,18 @@ def test_a_query_that_shows_nothing_has_no_say() -> None:
 
 def test_an_image_comes_out_of_the_cache_as_it_went_in() -> None:
     image = two_halves()
-    again = SeemImage.unpack(image.pack(torch.ones(3)), LIMITS)
+    again = SeemImage.unpack(image.pack(torch.ones(3)), LIMITS, torch.device("cpu"))
     assert again.frame == image.frame
     for before, after in zip(
         (*image.pixels.levels, image.pixels.mask_features), (*again.pixels.levels, again.pixels.mask_features), strict=True
     ):
         torch.testing.assert_close(before, after)
     torch.testing.assert_close(again.objects.mask_embedding, image.objects.mask_embedding)
+
+
+def test_features_that_were_kept_on_disk_move_to_the_networks_device() -> None:
+    """A GPU's features come back from disk on the CPU; the meta device stands in for the GPU."""
+    features = two_halves().pack(torch.ones(3))
+    again = SeemImage.unpack(features, LIMITS, torch.device("meta"))
+    moved = (*again.pixels.levels, again.pixels.mask_features, again.objects.embedding, again.objects.group)
+    assert {tensor.device.type for tensor in moved} == {"meta"}

@@ -80,6 +80,18 @@ def test_a_broken_file_on_disk_is_replaced(
     torch.testing.assert_close(found, row[0])
 
 
+def test_a_folder_that_cannot_be_written_costs_no_answer_and_is_reported_once(
+    tmp_path: Path, reader_of: Callable[..., tuple[VocabularyReader, list[object]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A home that is read-only, or a full disk, failed every question."""
+    (tmp_path / "file").write_text("in the way")
+    reader, _ = reader_of(VocabularyStore(tmp_path / "file", "focaldw"))
+    plain, _ = reader_of(None)
+    for name in ("dog", "cat"):
+        torch.testing.assert_close(reader.read([(name,)], PLAIN), plain.read([(name,)], PLAIN))
+    assert caplog.text.count("cannot be kept") == 1
+
+
 def test_the_classes_of_training_are_cocos_133() -> None:
     assert (len(THINGS), len(STUFF), len(set(PANOPTIC_NAMES))) == (80, 53, 133)
     assert [plain_name(name) for name in ("sky-other-merged", "door-stuff", "wall-stone")] == ["sky", "door", "wall-stone"]
