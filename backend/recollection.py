@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,10 +66,13 @@ class Recollection:
         return np.stack([mark.mask(size) for mark in wanted]) if wanted else np.zeros((0, *image.shape[:2]), np.bool_)
 
     def keep(self, task: TaskRequest, version: str, done: Round) -> None:
-        """Remember what was asked and answered."""
-        self.sessions.append(_object_key(task), version, done)
-        if task.marks and task.interactive:
-            self.sessions.note(_page_key(task), notes_of(task, self._notes(task)))
+        """Remember what was asked and answered; an answer that cannot be remembered is given all the same."""
+        try:
+            self.sessions.append(_object_key(task), version, done)
+            if task.marks and task.interactive:
+                self.sessions.note(_page_key(task), notes_of(task, self._notes(task)))
+        except Exception:  # the disk is full, or another process holds the database or has just written the same note
+            log.exception("a round about task %s could not be remembered", task.task_id)
 
     def _notes(self, task: TaskRequest) -> Sequence[Mapping[str, Any]]:
         found = (self.sessions.noted(key) for key in _whose(_page_key(task)))
@@ -97,7 +101,8 @@ class Recollection:
         """Remember the examples of an image for the project's other tasks, in place of those that it showed before."""
         if not task.references and not any(like.label is None for like in task.likes):
             return
-        draft = f"{task.image_tag} {task.item_index or 0} of {task.task_id}, {task.annotator}"[:50]
+        place = repr((task.image_tag, task.item_index, task.task_id, task.annotator))
+        draft = "draft " + hashlib.blake2b(place.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
         masks = [(mark, mark.mask(size_of(image))) for mark in shown]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, np.zeros((1, 1), np.bool_))
@@ -106,7 +111,8 @@ class Recollection:
 
 
 def _object_key(task: TaskRequest) -> SessionKey:
-    return SessionKey(task.project, task.task_id or "", task.annotator, task.item_index or 0, task.armed_label or "")
+    page, label = task.item_index or 0, task.armed_label or ""
+    return SessionKey(task.project, task.task_id, task.annotator, task.image_tag, page, label)
 
 
 def _page_key(task: TaskRequest) -> SessionKey:

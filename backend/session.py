@@ -14,11 +14,14 @@ from prompts.kinds import Prompt, PromptSet
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """One object that one annotator works on: nothing is shared between two keys."""
+    """One object that one annotator works on: nothing is shared between two keys. ``image`` names one of several images that a
+    task shows side by side, ``item`` is its page.
+    """
 
     project: str
     task: str
     annotator: str
+    image: str
     item: int
     label: str
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
 
 MOST_ROUNDS = 10_000
+MOST_NOTES = 10_000
+LONGEST_NAME = 300
 
 _metadata = sql.MetaData()
 _rounds = sql.Table(
     "rounds",
     _metadata,
     sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("session", sql.String(300), nullable=False, index=True),
+    sql.Column("session", sql.String(LONGEST_NAME), nullable=False, index=True),
     sql.Column("made_at", sql.Float, nullable=False, index=True),
     sql.Column("space", sql.String(100), nullable=False),
     sql.Column("prompts", sql.Text, nullable=False),
@@ -35,7 +39,7 @@ _rounds = sql.Table(
 _notes = sql.Table(
     "notes",
     _metadata,
-    sql.Column("session", sql.String(300), primary_key=True),
+    sql.Column("session", sql.String(LONGEST_NAME), primary_key=True),
     sql.Column("made_at", sql.Float, nullable=False, index=True),
     sql.Column("said", sql.Text, nullable=False),
 )
@@ -50,7 +54,7 @@ def open_database(url: str) -> sql.Engine:
 
 
 class SessionStore:
-    """Rounds by session key, forgotten after ``keep_hours`` or when there are more than 10,000."""
+    """Rounds and notes by session key, forgotten after ``keep_hours`` or when there are more than 10,000 of them."""
 
     def __init__(self, database: sql.Engine, keep_hours: float) -> None:
         self._database = database
@@ -99,7 +103,9 @@ class SessionStore:
         with self._database.begin() as connection:
             connection.execute(sql.delete(_notes).where(_notes.c.session == row["session"]))
             connection.execute(sql.insert(_notes), row)
-            connection.execute(sql.delete(_notes).where(_notes.c.made_at < time.time() - self._keep_s))
+            newest_first = sql.select(_notes.c.made_at).order_by(_notes.c.made_at.desc())
+            too_many = _notes.c.made_at <= newest_first.limit(1).offset(MOST_NOTES).scalar_subquery()
+            connection.execute(sql.delete(_notes).where(too_many | (_notes.c.made_at < time.time() - self._keep_s)))
 
     def noted(self, key: SessionKey) -> list[dict[str, Any]]:
         """What was noted last; nothing when that is long ago."""
@@ -114,7 +120,8 @@ class SessionStore:
 
 
 def _name(key: SessionKey) -> str:
-    return json.dumps([key.project, key.task, key.annotator, key.item, key.label])[:300]
+    name = json.dumps(astuple(key))
+    return name if len(name) <= LONGEST_NAME else hashlib.blake2b(name.encode(), digest_size=32).hexdigest()
 
 
 def _digests(prompts: PromptSet) -> list[str]:

@@ -18,6 +18,7 @@ from backend.app import create_app
 from backend.assemble import Parts, assemble
 from backend.labelstudio import rle
 from backend.settings import Settings
+from backend.stores.sessions import SessionStore
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, GREEN, RED, Picture, disc, paint, square
 
@@ -230,6 +231,26 @@ def test_a_wish_that_cannot_be_fulfilled_is_answered_in_words(ann: Annotator, li
     (answer,) = ann.ask(typed(line))
     assert answer["type"] == "textarea"
     assert message in answer["value"]["text"][0]
+
+
+def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(
+    ann: Annotator, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("database or disk is full")
+
+    monkeypatch.setattr(SessionStore, "note", fail)
+    assert found(ann.ask(click(35, 45))) == [("Ball", "left")]
+
+
+def test_references_of_two_tasks_are_apart_however_long_the_names_are(client: TestClient, folder: Path) -> None:
+    config = CONFIG.replace('"image"', f'"{"image" * 20}"')
+    first, second, third = (Annotator(client, folder / name, number) for number, name in enumerate(("a.png", "b.png", "c.png")))
+    Image.fromarray(np.ascontiguousarray(picture().image[::-1])).save(folder / "c.png")
+    for ann, drawn in ((first, stroke("like this", 125, 40, 140, 45)), (second, stroke("like this", 120, 45, 130, 45))):
+        ann.drawn = [{**drawn, "to_name": "image" * 20}]
+        ann.ask({**typed("like this"), "to_name": "image" * 20}, config=config)
+    assert len(third.ask({**typed("like this"), "to_name": "image" * 20}, config=config)) == 3, "what both show is found"
 
 
 def test_events_are_answered_at_once_and_rubbish_harms_nothing(client: TestClient, parts: Parts) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from backend.masks import MaskSet
 from backend.session import Round, SessionKey
+from backend.stores import sessions
 from backend.stores.sessions import SessionStore, open_database
 from prompts.kinds import PointPrompt, PromptSet, TextPrompt
 
-KEY = SessionKey("1", "2", "ann@example.com", 0, "cat")
+KEY = SessionKey("1", "2", "ann@example.com", "image", 0, "cat")
 FIRST, SECOND, THIRD = PointPrompt((1, 1)), PointPrompt((2, 2)), PointPrompt((3, 3), positive=False)
 
 
@@ -62,12 +63,30 @@ def test_undo_takes_the_round_of_the_removed_prompt_with_it(store: SessionStore)
     assert store.recall(KEY, "engine-1", PromptSet((THIRD,))) is None
 
 
-@pytest.mark.parametrize("other", [{"project": "9"}, {"task": "9"}, {"annotator": "bob"}, {"item": 1}, {"label": "dog"}])
-def test_nothing_is_shared_between_projects_tasks_annotators_items_and_labels(
-    store: SessionStore, other: dict[str, object]
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"project": "9"},
+        {"task": "9"},
+        {"annotator": "bob"},
+        {"image": "right"},
+        {"item": 1},
+        {"label": "dog"},
+        {"label": "x" * 999},
+    ],
+)
+@pytest.mark.parametrize("length", [1, 400])
+def test_nothing_is_shared_between_projects_tasks_annotators_images_items_and_labels(
+    store: SessionStore, other: dict[str, object], length: int
 ) -> None:
-    store.append(KEY, "engine-1", round_of(FIRST))
-    assert store.recall(replace(KEY, **other), "engine-1", PromptSet((FIRST, SECOND))) is None  # type: ignore[arg-type]
+    key = replace(KEY, task="2" * length)
+    store.append(key, "engine-1", round_of(FIRST))
+    store.note(key, [{"id": "a"}])
+    another = replace(key, **other)  # type: ignore[arg-type]
+    assert store.recall(another, "engine-1", PromptSet((FIRST, SECOND))) is None
+    assert store.noted(another) == []
+    assert store.recall(key, "engine-1", PromptSet((FIRST, SECOND))) is not None
+    assert store.noted(key) == [{"id": "a"}]
 
 
 def test_another_engine_recalls_nothing(store: SessionStore) -> None:
@@ -91,3 +110,21 @@ def test_words_alone_and_several_objects_leave_nothing_to_refine(store: SessionS
     store.append(KEY, "engine-1", round_of(TextPrompt("cat")))
     store.append(KEY, "engine-1", round_of(FIRST, rows=2))
     assert store.recall(KEY, "engine-1", PromptSet((TextPrompt("cat"), FIRST, SECOND))) is None
+
+
+def test_of_rounds_and_notes_only_so_many_are_kept(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(sessions, "MOST_NOTES", 3)
+    keys = [replace(KEY, task=str(number)) for number in range(5)]
+    for key in keys:
+        store.append(key, "engine-1", round_of(FIRST))
+        store.note(key, [{"id": "a"}])
+    asked = PromptSet((FIRST, SECOND))
+    assert [store.recall(key, "engine-1", asked) is not None for key in keys] == [False, False, True, True, True]
+    assert [bool(store.noted(key)) for key in keys] == [False, False, True, True, True]
+
+
+def test_a_note_takes_the_place_of_the_one_before(store: SessionStore) -> None:
+    store.note(KEY, [{"id": "a"}, {"id": "b"}])
+    store.note(KEY, [{"id": "c"}])
+    assert store.noted(KEY) == [{"id": "c"}]
