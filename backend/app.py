@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backend import __version__
 from backend.assemble import Parts
-from backend.errors import MaskloomError, RequestError
+from backend.errors import MaskloomError, RequestError, SetupError
 from backend.jobs_api import jobs_router
 from backend.labelstudio.media.sites import is_loopback, read_base
 from backend.registry import find_engine
@@ -71,7 +71,10 @@ class Answer(JSONResponse):
 
 
 def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
-    """The server over its parts; with ``prewarm`` the model is loaded in the background as soon as it starts."""
+    """The server over its parts; with ``prewarm`` the model is loaded in the background as soon as it starts.
+
+    Raises SetupError when only one of the user and the password for Basic authentication is set.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -172,9 +175,14 @@ def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
 
 
 def _add_authentication(app: FastAPI, settings: Settings) -> None:
-    if settings.basic_auth_user is None or settings.basic_auth_pass is None:
+    user, password = settings.basic_auth_user, settings.basic_auth_pass
+    if not user and not password:
         return
-    credentials = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}".encode()
+    if not user or not password:
+        raise SetupError(
+            "set both MASKLOOM_BASIC_AUTH_USER and MASKLOOM_BASIC_AUTH_PASS, or neither: one alone protects nothing"
+        )
+    credentials = f"{user}:{password.get_secret_value()}".encode()
     expected = f"Basic {base64.b64encode(credentials).decode()}".encode()
 
     @app.middleware("http")

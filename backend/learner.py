@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 256
 MOST_BYTES = 64 << 20
+"""Of all events that wait."""
 
 
 class Learner:
@@ -23,20 +24,22 @@ class Learner:
     def __init__(self, memory: MemoryBank) -> None:
         self._memory = memory
         self._waiting: queue.Queue[bytes] = queue.Queue(MOST_WAITING)
-        self._start = threading.Lock()
+        self._bytes = 0
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def take(self, body: bytes) -> None:
-        """Keep an event for later; one that is too large or comes while too many wait is left out."""
-        if len(body) > MOST_BYTES:
-            log.warning("an event of %d bytes was left out, more than %d", len(body), MOST_BYTES)
-            return
-        try:
-            self._waiting.put_nowait(body)
-        except queue.Full:
-            log.warning("an event was left out: %d are waiting", MOST_WAITING)
-            return
-        with self._start:
+        """Keep an event for later; one that is too large, alone or with those that wait, or one too many is left out."""
+        with self._lock:
+            if self._bytes + len(body) > MOST_BYTES:
+                log.warning("an event of %d bytes was left out beside %d that wait", len(body), self._bytes)
+                return
+            try:
+                self._waiting.put_nowait(body)
+            except queue.Full:
+                log.warning("an event was left out: %d are waiting", MOST_WAITING)
+                return
+            self._bytes += len(body)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="learner", daemon=True)
                 self._thread.start()
@@ -55,6 +58,8 @@ class Learner:
             except Exception:
                 log.exception("an event could not be learned from")
             finally:
+                with self._lock:
+                    self._bytes -= len(body)
                 self._waiting.task_done()
 
     def _learn(self, body: bytes) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
+from backend.errors import SetupError
 from backend.labelstudio import rle
 from backend.settings import Settings
 from prompts.geometry import Size
@@ -307,6 +308,16 @@ def test_with_a_password_only_probes_and_webhooks_pass_without_it(tmp_path: Path
             assert client.post(path, json=body(), auth=("ann", "wrong")).status_code == 401
             assert client.post(path, json=body(), auth=("ann", "s3cret")).status_code == 200
         assert client.get("/versions").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "half", [{"basic_auth_user": "ann"}, {"basic_auth_pass": "s3cret"}, {"basic_auth_user": "ann", "basic_auth_pass": ""}]
+)
+def test_half_a_login_is_refused_at_the_start_and_an_empty_one_is_none(tmp_path: Path, half: dict[str, Any]) -> None:
+    with pytest.raises(SetupError, match="set both"):
+        create_app(assemble(Settings(engine="colour", home=tmp_path, **half)))
+    with TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path, **dict.fromkeys(half, ""))))) as client:
+        assert client.get("/versions").status_code == 200
 
 
 def test_metrics_count_requests_and_docs_show_the_routes(client: TestClient) -> None:
