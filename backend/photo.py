@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from backend.errors import MaskloomError, RequestError
 from backend.masks import MaskSet
 from backend.segmenter import Question, Segmenter
-from prompts.geometry import BoolArray, Size, mask_box, size_of
+from prompts.geometry import BoolArray, FloatArray, Size, mask_box, size_of
 from prompts.kinds import (
     BoxPrompt,
     Image,
@@ -61,7 +61,7 @@ class PhotoPrompts:
         found += [PointPrompt(_pair(text, "--point")) for text in self.points]
         found += [PointPrompt(_pair(text, "--negative-point"), positive=False) for text in self.negative_points]
         found += [BoxPrompt(_four(text, "--box")) for text in self.boxes]
-        found += [PolygonPrompt(np.array(_numbers(text, "--polygon", pairs=True)).reshape(-1, 2)) for text in self.polygons]
+        found += [PolygonPrompt(_pairs(text, "--polygon")) for text in self.polygons]
         if self.mask is not None:
             found.append(MaskPrompt(_mask(load(self.mask), size)))
         if self.reference is not None:
@@ -140,14 +140,18 @@ def segment_photo(path: Path, prompts: PhotoPrompts, load: LoadImage, segmenter:
     return PhotoAnswer(image, done.masks)
 
 
-def _numbers(text: str, option: str, *, pairs: bool = False) -> list[float]:
+def _numbers(text: str, option: str) -> list[float]:
     try:
-        numbers = [float(part) for part in text.replace(" ", ",").split(",") if part]
+        return [float(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError as error:
         raise RequestError(f"{option} expects numbers separated by commas, got {text!r}") from error
-    if pairs and len(numbers) % 2:
+
+
+def _pairs(text: str, option: str) -> FloatArray:
+    numbers = _numbers(text, option)
+    if len(numbers) % 2:
         raise RequestError(f"{option} expects pairs x,y, got the {len(numbers)} numbers {text!r}")
-    return numbers
+    return np.array(numbers).reshape(-1, 2)
 
 
 def _pair(text: str, option: str) -> tuple[float, float]:
