@@ -29,8 +29,8 @@ KEPT_ANSWER_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
 
 NOTHING_MARKED = (
-    'nothing is marked that "this" could mean: draw it with a label or a tool that has a role in the labelling config, and wait '
-    "five seconds until the page has saved it"
+    'nothing is marked that "this" could mean: draw it with a label or a tool that has a role in the labelling config, and '
+    "wait five seconds until the page has saved it"
 )
 
 Answer = dict[str, Any]
