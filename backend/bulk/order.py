@@ -66,7 +66,7 @@ def fill(order: Order, version: str, studio: Callable[[], LabelStudio], stop: th
     if order.source.isdecimal():
         source, recipe, sink = _of_project(order, version, studio(), stop)
     else:
-        source, recipe, sink = _of_folder(order)
+        source, recipe, sink = _of_folder(order, version)
     recipe.check()
     identity = RunIdentity(source.name, sink.name, version, recipe.digest(source.name, sink.name, version))
     return Filled(source, sink, recipe, identity)
@@ -86,10 +86,11 @@ def _of_project(order: Order, version: str, studio: LabelStudio, stop: threading
     def name_of(item: Item) -> str:
         return recipe.request(item).image_url
 
-    return source, recipe, _file_sink(target, order, recipe, name_of, lambda item: dict(item.task["data"]))
+    words = _Words(name_of, lambda item: dict(item.task["data"]), recipe.digest(source.name, version))
+    return source, recipe, _file_sink(target, _path(order, target), recipe, words)
 
 
-def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
+def _of_folder(order: Order, version: str) -> tuple[Source, Recipe, Sink]:
     root = Path(order.source).expanduser().resolve()
     target = order.target or Target.COCO
     if target is Target.PREDICTIONS:
@@ -100,7 +101,7 @@ def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
         raise RequestError("--view, --unlabelled and --only-missing choose tasks of a project; a folder has none")
     if order.config is None and not order.labels:
         raise RequestError("say what to look for: --labels 'cat=kitten|tabby, dog' or --config config.xml")
-    config = order.config.read_text(encoding="utf-8") if order.config else config_for(read_labels(order.labels))
+    config = _read_file(order.config) if order.config else config_for(read_labels(order.labels))
     recipe = _recipe(order, (config, ""), read_wanted(None, order.params, order.min_score), target)
     prefix = order.url_prefix if order.url_prefix is not None else f"/data/local-files/?d={quote(root.name)}/"
     data_key = read_config(config).images[0].data_key
@@ -108,7 +109,18 @@ def _of_folder(order: Order) -> tuple[Source, Recipe, Sink]:
     def data_of(item: Item) -> dict[str, Any]:
         return {data_key: prefix + quote(item.key)}
 
-    return FolderSource(root, config), recipe, _file_sink(target, order, recipe, lambda item: item.key, data_of)
+    path = _path(order, target)
+    if target is Target.PNG and path == root:
+        raise RequestError(f"the masks would lie among the images of {root} and be taken for some; choose another --out")
+    words = _Words(lambda item: item.key, data_of, recipe.digest(str(root), version, prefix))
+    return FolderSource(root, config, made=path), recipe, _file_sink(target, path, recipe, words)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the labelling config {path} cannot be read: {error}; name another file with --config") from error
 
 
 def _extra_params(studio: LabelStudio, project_id: int) -> Any:
@@ -121,17 +133,27 @@ def _recipe(order: Order, config_and_project: tuple[str, str], wanted: Wanted, t
     return Recipe(*config_and_project, read_labels(order.labels), wanted, form)
 
 
-def _file_sink(
-    target: Target, order: Order, recipe: Recipe, name_of: Callable[[Item], str], data_of: Callable[[Item], dict[str, Any]]
-) -> Sink:
-    path = (order.out or Path(_DEFAULT_NAMES[target])).expanduser().resolve()
+def _path(order: Order, target: Target) -> Path:
+    return (order.out or Path(_DEFAULT_NAMES[target])).expanduser().resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What a file says of an item: its ``file_name``, its ``data``; and a hash of all that the file depends on."""
+
+    name_of: Callable[[Item], str]
+    data_of: Callable[[Item], dict[str, Any]]
+    digest: str
+
+
+def _file_sink(target: Target, path: Path, recipe: Recipe, words: _Words) -> Sink:
     labels = [entry.label for entry in recipe.labels]
     match target:
         case Target.COCO:
-            return coco_file(path, labels, name_of)
+            return coco_file(path, labels, words.name_of, words.digest[:8])
         case Target.YOLO:
             return yolo_folder(path, labels)
         case Target.PNG:
             return png_folder(path, labels)
         case _:
-            return import_file(path, data_of)
+            return import_file(path, words.data_of, words.digest[:8])

@@ -28,10 +28,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """The images in a folder and below it, by name; hidden ones are left out."""
+    """The images in a folder and below it, by name; hidden ones are left out, and those that a run itself has ``made``."""
 
     root: Path
     label_config: str
+    made: Path | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +51,9 @@ class FolderSource:
             yield Item(key, {"id": key, "data": {data_key: str(path)}}, path.as_uri())
 
     def _is_shown(self, path: Path) -> bool:
-        return path.is_file() and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        own = self.made is not None and self.root in self.made.parents and path.is_relative_to(self.made)
+        return not hidden and not own and path.is_file()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,10 @@ _items = sql.Table(
     sql.Column("changed_at", sql.Float, nullable=False),
     sql.Index("bulk_items_by_state", "run", "state", "place"),
 )
-PARKED, WAITING, AGAIN, SENDING, REPLACING = "parked", "waiting", "again", "sending", "replacing"
-DONE, FAILED = "done", "failed"
-"""What an item is: not asked for now; to be done; to be done anew; on its way to the target, for the first time or in place of
-an earlier answer; there; given up with a reason.
+PARKED, OUTDATED, WAITING, AGAIN = "parked", "outdated", "waiting", "again"
+SENDING, REPLACING, DONE, FAILED = "sending", "replacing", "done", "failed"
+"""What an item is: not asked for now, without an answer or with one that is to be replaced; to be done; to be done anew; on its
+way to the target, for the first time or in place of an earlier answer; there; given up with a reason.
 """
 
 
@@ -123,7 +123,7 @@ class Ledger:
                     "changed_at": now,
                 }
                 known = _first_key(connection.execute(sql.insert(_runs), row))
-            for states, state in (((WAITING, FAILED), PARKED), ((REPLACING,), AGAIN)):
+            for states, state in (((WAITING, FAILED), PARKED), ((AGAIN, REPLACING), OUTDATED)):
                 mine = sql.and_(_items.c.run == known, _items.c.state.in_(states))
                 connection.execute(sql.update(_items).where(mine).values(state=state))
         self.close(known, "open")
@@ -147,21 +147,23 @@ class Ledger:
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(values))
 
     def ask(self, run: int, items: Iterable[Item], undone: str = WAITING) -> int:
-        """Ask for items, in order; how many. New ones and those not done yet become waiting; done ones stay done, unless
-        ``undone`` is AGAIN: then they are to be done anew.
+        """Ask for items, in order; how many. New ones and those not done yet become waiting, or AGAIN where an earlier answer is
+        to be replaced; done ones stay done, unless ``undone`` is AGAIN: then they are to be done anew. Others are left out.
         """
         count = 0
         for page in pages(items, PAGE):
+            each_once = list({item.key: item for item in page}.values())
             with self._database.begin() as connection:
-                self._ask_page(connection, run, page, first=count, undone=undone)
+                self._ask_page(connection, run, each_once, first=count, undone=undone)
             count += len(page)
         return count
 
     def _ask_page(self, connection: sql.Connection, run: int, page: Sequence[Item], first: int, undone: str) -> None:
         mine = _of(run, [item.key for item in page])
         known = {row.key: row.state for row in connection.execute(sql.select(_items.c.key, _items.c.state).where(mine))}
-        wake = (PARKED,) if undone == WAITING else (PARKED, DONE, SENDING)
-        connection.execute(sql.update(_items).where(mine, _items.c.state.in_(wake)).values(state=undone))
+        anew = (OUTDATED,) if undone == WAITING else (OUTDATED, PARKED, DONE, SENDING)
+        for states, state in ((anew, AGAIN), ((PARKED,), WAITING)):
+            connection.execute(sql.update(_items).where(mine, _items.c.state.in_(states)).values(state=state))
         fresh = [
             {
                 "run": run,
@@ -201,20 +203,28 @@ class Ledger:
             yield from (Item(row.key, json.loads(row.task), row.link) for row in rows)
 
     def send(self, run: int, entries: Sequence[Entry]) -> set[str]:
-        """Note before the target is touched that these are on their way; the keys of those that are done anew."""
-        keys = [entry.key for entry in entries]
-        anew = sql.and_(_of(run, keys), _items.c.state == AGAIN)
+        """Note before the target is touched that these are on their way; the keys of those that are done anew. What another run
+        has at the same target is outdated by it.
+        """
+        anew = sql.and_(_of(run, [entry.key for entry in entries]), _items.c.state == AGAIN)
+        replaced = sql.and_(
+            _items.c.run.in_(_same_target(run)), _items.c.key.in_([e.key for e in entries if e.state != FAILED])
+        )
+        outdated = sql.update(_items).where(replaced, _items.c.state.in_((DONE, SENDING))).values(state=OUTDATED)
         with self._database.begin() as connection:
             again = set(connection.scalars(sql.select(_items.c.key).where(anew)))
+            connection.execute(outdated)
         self.settle(run, [replace(e, state=REPLACING if e.key in again else SENDING) for e in entries])
         return again
 
     def in_doubt(self, run: int) -> tuple[list[str], float]:
-        """Items that were on their way when the last process ended, and how long ago the newest was sent, in seconds."""
+        """Items that were on their way when the last process ended, and how long ago the newest was sent, in seconds; 0 where
+        the clock says that it is still to come, as another machine's may.
+        """
         query = sql.select(_items.c.key, _items.c.changed_at).where(_items.c.run == run, _items.c.state == SENDING)
         with self._database.connect() as connection:
             rows = connection.execute(query).all()
-        return [row.key for row in rows], time.time() - max((row.changed_at for row in rows), default=0.0)
+        return [row.key for row in rows], max(0.0, time.time() - max((row.changed_at for row in rows), default=0.0))
 
     def arrive(self, run: int, arrived: Sequence[str], lost: Sequence[str]) -> None:
         """Settle what was in doubt: what arrived is done, what was lost is asked for again when the source lists it."""
@@ -244,10 +254,11 @@ class Ledger:
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(changed_at=now))
 
     def counts(self, run: int) -> Counter[str]:
-        """How many items are in which state."""
+        """How many items are in which state; all that are not asked for now count as PARKED."""
         query = sql.select(_items.c.state, sql.func.count()).where(_items.c.run == run).group_by(_items.c.state)
         with self._database.connect() as connection:
-            return Counter(dict(connection.execute(query).all()))
+            found: Counter[str] = Counter(dict(connection.execute(query).all()))
+        return found + Counter({PARKED: found.pop(OUTDATED, 0)})
 
     def entries(self, run: int, *states: str) -> Iterator[Entry]:
         """Items in some states, in order, without holding more than a page."""
@@ -277,6 +288,12 @@ def pages(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
 
 def _of(run: int, keys: Sequence[str]) -> sql.ColumnElement[bool]:
     return sql.and_(_items.c.run == run, _items.c.key.in_(keys))
+
+
+def _same_target(run: int) -> sql.Select[tuple[int]]:
+    """The other runs whose answers lie where those of this run go."""
+    target = sql.select(_runs.c.target).where(_runs.c.id == run).scalar_subquery()
+    return sql.select(_runs.c.id).where(_runs.c.target == target, _runs.c.id != run)
 
 
 def _first_key(result: sql.CursorResult[Any]) -> int:

@@ -10,7 +10,7 @@ from backend.bulk.recipe import Form
 
 
 class Sink(Protocol):
-    """A target; ``name`` tells a person, and the ledger, which."""
+    """A target; ``name`` tells a person, and the ledger, which: what is written under one name replaces what was there."""
 
     @property
     def name(self) -> str: ...

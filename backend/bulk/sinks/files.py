@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from backend.bulk.answers import Answer, decode_mask
 from backend.bulk.recipe import Form
-from backend.bulk.sinks.lines import disk_at
+from backend.bulk.sinks.lines import disk_at, make_last
 from backend.labelstudio.tags import polygon
 from backend.photo import PALETTE
 
@@ -47,9 +47,11 @@ class FilesSink:
             path = self._path(answer.item.key)
             with disk_at(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f".{path.name}.new")
-                self.save(answer, partial)
-                partial.replace(path)
+                self.save(answer, _partial(path))
+        for path in {self._path(answer.item.key) for answer in answers}:
+            with disk_at(path):
+                make_last(_partial(path))
+                _partial(path).replace(path)
         return {}
 
     def finish(self) -> str:
@@ -60,6 +62,10 @@ class FilesSink:
 
     def _path(self, key: str) -> Path:
         return self.folder / self.place(key)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def yolo_folder(folder: Path, labels: Sequence[str]) -> FilesSink:

@@ -28,24 +28,36 @@ def disk_at(path: Path) -> Iterator[None]:
         raise SetupError(f"cannot write {path}: {reason}; make room or choose another place, then run again") from error
 
 
+def make_last(path: Path) -> None:
+    """Have the disk write a file, so that a loss of power does not take it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @dataclass(frozen=True, slots=True)
 class LinesSink:
-    """A file made of lines: ``line`` turns an answer into one, ``assemble`` turns the last line of every key into the file."""
+    """A file made of lines: ``line`` turns an answer into one, ``assemble`` turns the last line of every key into the file.
+
+    ``mark`` tells the lines of one command from those of another one that makes the same file.
+    """
 
     path: Path
     kind: str
     form: Form
     line: Callable[[Answer], Json]
     assemble: Callable[[Iterator[tuple[str, Json]], IO[str]], None]
+    mark: str
 
     @property
     def name(self) -> str:
-        return f"{self.kind} file {self.path}"
+        return f"{self.kind} file {self.path}, gathered in {self.parts.name}"
 
     @property
     def parts(self) -> Path:
-        """The lines so far; the next run of the same command adds to them."""
-        return self.path.with_name(f"{self.path.name}.parts")
+        """The lines so far; the next run of the same command adds to them, and no other command does: its labels may have
+        other numbers.
+        """
+        return self.path.with_name(f"{self.path.name}.{self.mark}.parts")
 
     def arrived(self, keys: Sequence[str]) -> set[str]:
         return set(keys) & {key for key, _ in self._lines()}
@@ -101,7 +113,7 @@ class LinesSink:
                 yield key, json.loads(file.readline())[1]
 
 
-def import_file(path: Path, data_of: Callable[[Item], Json]) -> LinesSink:
+def import_file(path: Path, data_of: Callable[[Item], Json], mark: str) -> LinesSink:
     """Tasks with predictions as Label Studio imports them; ``data_of`` says what an item's ``data`` shall be there."""
 
     def line(answer: Answer) -> Json:
@@ -111,10 +123,10 @@ def import_file(path: Path, data_of: Callable[[Item], Json]) -> LinesSink:
         _write_list(out, (task for _, task in lines))
         out.write("\n")
 
-    return LinesSink(path, "import", Form.PREDICTION, line, assemble)
+    return LinesSink(path, "import", Form.PREDICTION, line, assemble, mark)
 
 
-def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str]) -> LinesSink:
+def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str], mark: str) -> LinesSink:
     """COCO instances with scores (https://cocodataset.org/#format-data); masks are compressed run lengths, holes and parts
     included. Categories are numbered from 1 in the order of the labels; ``name_of`` gives an image's ``file_name``.
     """
@@ -149,7 +161,7 @@ def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str])
         out.write("}\n")
         path.with_name(f"{path.name}.annotations").unlink()
 
-    return LinesSink(path, "COCO", Form.MASKS, line, assemble)
+    return LinesSink(path, "COCO", Form.MASKS, line, assemble, mark)
 
 
 def _image_rows(lines: Iterator[tuple[str, Json]], annotations: Path) -> Iterator[Json]:

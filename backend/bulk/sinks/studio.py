@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
@@ -15,6 +17,7 @@ from backend.labelstudio.login import is_up
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,48 +32,67 @@ class StudioSink:
 
     @property
     def name(self) -> str:
-        return f"predictions of project {self.project_id} of {self.label_studio.url}"
+        return f"predictions of project {self.project_id} of {self.label_studio.url} by {self.version}"
 
     @property
     def form(self) -> Form:
         return Form.PREDICTION
 
     def arrived(self, keys: Sequence[str]) -> set[str]:
-        return {key for key in keys if self.label_studio.prediction_ids(int(key), self.version)}
+        return {key for key in keys if self._patiently(partial(self._numbers, key))}
 
     def remove(self, keys: Sequence[str]) -> None:
         for key in keys:
-            for prediction in self.label_studio.prediction_ids(int(key), self.version):
-                self.label_studio.delete_prediction(prediction)
+            self._patiently(partial(self._remove, key))
 
     def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
         """Store predictions in one request; after an answer that leaves it open whether they were stored, look first.
 
         Label Studio refuses a request as a whole when one of its tasks is gone: then they are sent one by one.
         """
-        left, trouble = list(answers), None
-        for attempt in range(ATTEMPTS):
-            try:
-                left = self._missing(left, trouble)
-                self._send(left)
-                return {}
-            except RemoteError as error:
-                if not error.is_passing:
-                    return self._send_each(left, error)
-                if attempt == ATTEMPTS - 1 or self.stop.is_set():
-                    raise _given_up(error) from error
-                self.stop.wait(error.after_s if error.after_s is not None else FIRST_PAUSE_S * 2**attempt)
-                wait_for(lambda: is_up(self.label_studio.url), self.stop, self.patience_s)
-                trouble = error
+        parcel = _Parcel(self, list(answers))
+        try:
+            self._patiently(parcel.send)
+        except RemoteError as error:
+            if error.is_passing:
+                raise
+            return self._send_each(parcel.left, error)
         return {}
 
     def finish(self) -> str:
         return f"{self.label_studio.url}/projects/{self.project_id}/data"
 
-    def _send(self, answers: Sequence[Answer]) -> None:
+    def store(self, answers: Sequence[Answer]) -> None:
+        """Send predictions, once."""
         if answers:
             predictions = {int(answer.item.key): _prediction(answer, self.version) for answer in answers}
             self.label_studio.import_predictions(self.project_id, predictions)
+
+    def missing(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers that are not there. Asks once, for each of them."""
+        return [answer for answer in answers if not self._numbers(answer.item.key)]
+
+    def _numbers(self, key: str) -> list[int]:
+        return self.label_studio.prediction_ids(int(key), self.version)
+
+    def _remove(self, key: str) -> None:
+        for prediction in self._numbers(key):
+            self.label_studio.delete_prediction(prediction)
+
+    def _patiently(self, deed: Callable[[], T]) -> T:
+        """What a deed gives, which is tried again while Label Studio is away or busy."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return deed()
+            except RemoteError as error:
+                if not error.is_passing:
+                    raise
+                if attempt == ATTEMPTS or self.stop.is_set():
+                    raise _given_up(error, attempt) from error
+                self.stop.wait(error.after_s if error.after_s is not None else FIRST_PAUSE_S * 2 ** (attempt - 1))
+                wait_for(lambda: is_up(self.label_studio.url), self.stop, self.patience_s)
 
     def _send_each(self, answers: Sequence[Answer], refusal: RemoteError) -> Mapping[str, str]:
         if len(answers) == 1:
@@ -82,17 +104,31 @@ class StudioSink:
             reasons |= self.write([answer])
         return reasons
 
-    def _missing(self, answers: Sequence[Answer], trouble: RemoteError | None) -> list[Answer]:
-        """The answers that are not there; at first, and after a refusal by 429, none of them is."""
-        if trouble is None or trouble.status == 429:
-            return list(answers)
-        there = self.arrived([answer.item.key for answer in answers])
-        return [answer for answer in answers if answer.item.key not in there]
+
+@dataclass(slots=True)
+class _Parcel:
+    """Answers on their way: those that are ``left``, and whether some of them may be there already."""
+
+    sink: StudioSink
+    left: list[Answer]
+    in_doubt: bool = False
+
+    def send(self) -> None:
+        """Send what is not there; only a refusal by 429 says that none of it is."""
+        if self.in_doubt:
+            self.left = self.sink.missing(self.left)
+            self.in_doubt = False
+        try:
+            self.sink.store(self.left)
+        except RemoteError as error:
+            self.in_doubt = error.status != 429
+            raise
 
 
 def _prediction(answer: Answer, version: str) -> Prediction:
     return Prediction(version, answer.prediction.get("score"), answer.prediction.get("result") or ())
 
 
-def _given_up(error: RemoteError) -> RemoteError:
-    return RemoteError(f"{error} (tried {ATTEMPTS} times); run the same command again when it is back", error.status)
+def _given_up(error: RemoteError, attempts: int) -> RemoteError:
+    times = "once" if attempts == 1 else f"{attempts} times"
+    return RemoteError(f"{error} (tried {times}); run the same command again when it is back", error.status)

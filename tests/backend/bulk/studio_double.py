@@ -27,8 +27,8 @@ CONFIG = (
 
 @dataclass
 class StudioDouble:
-    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after
-    storing them; every import takes ``pause_s``.
+    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them; every import
+    takes ``pause_s``. ``busy`` are the statuses that the next questions about predictions and deletions of them meet.
     """
 
     config: str = CONFIG
@@ -36,6 +36,7 @@ class StudioDouble:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     backends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[int | str] = field(default_factory=list)
+    busy: list[int] = field(default_factory=list)
     imports: list[float] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     pause_s: float = 0.0
@@ -88,6 +89,8 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
                 self.answer(200, double.backends)
             elif url.path == "/api/tasks":
                 self.answer(200, {"tasks": self.page(query), "total": len(double.tasks)})
+            elif double.busy:
+                self.answer(double.busy.pop(0), {"detail": "not now"}, {"Retry-After": "0"})
             elif int(query["task"]) in double.tasks:
                 self.answer(200, [each for each in double.predictions if each["task"] == int(query["task"])])
             else:
@@ -122,6 +125,9 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
 
         def do_DELETE(self) -> None:
             number = int(self.path.rstrip("/").rpartition("/")[2])
+            if double.busy:
+                self.answer(double.busy.pop(0), {"detail": "not now"}, {"Retry-After": "0"})
+                return
             double.predictions = [each for each in double.predictions if each["id"] != number]
             self.answer(204, None)
 

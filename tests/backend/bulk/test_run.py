@@ -18,6 +18,7 @@ from backend.bulk.order import Filled, Order
 from backend.bulk.recipe import Form
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
+from backend.bulk.sinks.lines import LinesSink
 from backend.bulk.target import Target
 from backend.errors import MaskloomError, SetupError
 from backend.stores.ledger import DONE, FAILED
@@ -170,14 +171,15 @@ def test_a_full_disk_is_told_in_plain_words_and_the_run_goes_on_once_there_is_ro
     photos = picture_folder(tmp_path / "photos", 3)
     parts = parts_for(photos, tmp_path / "home")
     filled = fill_order(parts, Order(str(photos), Target.COCO, tmp_path / "coco.json", labels=LABELS))
-    (tmp_path / "coco.json.parts").symlink_to("/dev/full")
+    assert isinstance(filled.sink, LinesSink)
+    filled.sink.parts.symlink_to("/dev/full")
     run = run_of(parts, filled)
     with pytest.raises(SetupError, match="No space left on device; make room"):
         run.work(answering(parts, filled))
     row = parts.ledger.run(run.id)
     assert row is not None
     assert row.state == "broken"
-    (tmp_path / "coco.json.parts").unlink()
+    filled.sink.parts.unlink()
     assert run_of(parts, filled).work(answering(parts, filled)).done == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_yolo_lines_draw_the_masks_again(tmp_path: Path) -> None:
 
 
 def test_a_line_that_a_crash_cut_short_is_left_out_and_the_last_line_of_an_image_counts(tmp_path: Path) -> None:
-    sink = coco_file(tmp_path / "coco.json", LABELS, lambda item: item.key)
+    sink = coco_file(tmp_path / "coco.json", LABELS, lambda item: item.key, "mine")
     sink.write([answer(1, *shapes(1)), answer(2, *shapes(2))])
     whole = sink.parts.read_bytes()
     sink.parts.write_bytes(whole + whole.splitlines()[1][:40])
@@ -115,11 +116,54 @@ def test_coco_masks_equal_those_of_label_studio(tmp_path: Path) -> None:
         (Order("{root}", labels="cat", min_score="cat=2"), "expected a score in 0..1"),
         (Order("{root}", labels="cat", min_score="high"), "expected a score in 0..1"),
         (Order("{root}", Target.PREDICTIONS, labels="cat"), "predictions go to a project"),
+        (Order("{root}", config=Path("/nowhere/config.xml")), "config.xml cannot be read: .*name another file with --config"),
+        (Order("{root}", Target.PNG, Path("{root}"), labels="cat"), "would lie among the images .*choose another --out"),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_with_what_to_say(tmp_path: Path, order: Order, words: str) -> None:
-    from dataclasses import replace
-
     photos = picture_folder(tmp_path / "photos", 1)
+    if order.out is not None:
+        order = replace(order, out=photos)
     with pytest.raises((RequestError, ConfigError), match=words):
         fill_order(parts_for(photos, tmp_path / "home"), replace(order, source=str(photos)))
+
+
+def test_a_file_holds_the_answers_of_one_command_whatever_another_one_wrote_there(tmp_path: Path) -> None:
+    """A label's number is its place among the labels of the command: another one's answers would be read as other labels."""
+    photos, out = picture_folder(tmp_path / "photos", 4), tmp_path / "coco.json"
+    parts = parts_for(photos, tmp_path / "home")
+
+    def found(labels: str, limit: int | None) -> dict[str, set[str]]:
+        filled = fill_order(parts, Order(str(photos), Target.COCO, out, labels=labels))
+        run_of(parts, filled, limit).work(answering(parts, filled))
+        filled.sink.finish()
+        coco = COCO(str(out))
+        names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
+        images = coco.loadImgs(coco.getImgIds())
+        return {image["file_name"]: {names[each["category_id"]] for each in coco.imgToAnns[image["id"]]} for image in images}
+
+    assert found("red", None) == {f"000{k}.png": {"red"} for k in range(4)}
+    assert found("blue, red", 1) == {"0000.png": {"blue", "red"}}
+    assert found("red", None) == {f"000{k}.png": {"red"} for k in range(4)}
+
+
+def test_another_prefix_makes_another_import_file(tmp_path: Path) -> None:
+    photos, out = picture_folder(tmp_path / "photos", 2), tmp_path / "import.json"
+    parts = parts_for(photos, tmp_path / "home")
+    for prefix in ("/a/", "https://b/"):
+        filled = fill_order(parts, Order(str(photos), Target.IMPORT, out, labels="red", url_prefix=prefix))
+        run_of(parts, filled).work(answering(parts, filled))
+        filled.sink.finish()
+        assert [task["data"]["image"] for task in json.loads(out.read_text())] == [f"{prefix}000{k}.png" for k in range(2)]
+
+
+def test_masks_that_were_made_inside_the_folder_are_no_images_of_the_next_run(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", 3)
+    parts = parts_for(photos, tmp_path / "home")
+    order = Order(str(photos), Target.PNG, photos / "png-masks", labels="red")
+    for _ in range(2):
+        filled = fill_order(parts, order)
+        assert run_of(parts, filled).work(answering(parts, filled)).total == 3
+    assert len(list((photos / "png-masks").glob("*.png"))) == 3
+    above = fill_order(parts, Order(str(photos), Target.YOLO, tmp_path, labels="red"))
+    assert len(list(above.source.items())) == 3 + 3

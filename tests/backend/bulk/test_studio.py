@@ -79,6 +79,26 @@ def test_a_passing_failure_costs_time_and_makes_no_duplicate(double: StudioDoubl
     assert set(double.per_task().values()) == {1}
 
 
+def test_a_refusal_of_the_question_what_arrived_is_no_answer_to_it(double: StudioDouble, tmp_path: Path) -> None:
+    """Stored, but the connection ended; then Label Studio was too busy to say so. Sent once more, they would be there twice."""
+    double.faults, double.busy = ["drop"], [429]
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
+@pytest.mark.parametrize("busy", [[429], [503, 503]])
+def test_a_passing_failure_while_old_predictions_are_replaced_costs_time_alone(
+    double: StudioDouble, tmp_path: Path, busy: list[int]
+) -> None:
+    prelabel(double, tmp_path)
+    before = {each["id"] for each in double.predictions}
+    double.busy = list(busy)
+    assert prelabel(double, tmp_path, again=True) == (20, 0)
+    assert double.busy == []
+    assert set(double.per_task().values()) == {1}
+    assert not before & {each["id"] for each in double.predictions}
+
+
 def test_a_deleted_task_costs_that_task_alone_and_says_why(double: StudioDouble, tmp_path: Path) -> None:
     parts = parts_of(double, tmp_path)
     filled = fill_order(parts, Order("1"))
@@ -190,6 +210,30 @@ def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDoub
     double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": []}]
     assert prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True))) == (19, 0)
     assert set(double.per_task().values()) == {1}
+
+
+def test_only_missing_holds_after_a_run_over_all_tasks_was_stopped(double: StudioDouble, tmp_path: Path) -> None:
+    """Those that had a prediction were on that run's list, to be replaced."""
+    double.predictions = [
+        {"id": 900 + task, "task": task, "model_version": "older", "score": 0.5, "result": []} for task in range(1, 11)
+    ]
+    parts = parts_of(double, tmp_path)
+    filled = fill_order(parts, Order("1"))
+    run_of(parts, filled, limit=1).work(answering(parts, filled))
+    prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True)))
+    ours = [each["task"] for each in double.predictions if each["model_version"] == "colour-1"]
+    assert sorted(ours) == [1, *range(11, 21)]
+
+
+def test_an_earlier_order_again_has_the_last_word(double: StudioDouble, tmp_path: Path) -> None:
+    """The ledger knows that its answers were replaced by those of the order between."""
+    prelabel(double, tmp_path)
+    prelabel(double, tmp_path, Order("1", labels="blue", selection=Selection(tasks=frozenset({3, 4}))))
+    before = {each["id"] for each in double.predictions if each["task"] not in (3, 4)}
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+    assert all({region.label for region in read_regions(each["result"])} == {"red", "blue"} for each in double.predictions)
+    assert before == {each["id"] for each in double.predictions if each["task"] not in (3, 4)}
 
 
 @pytest.mark.parametrize("other", ["server", "another order"])

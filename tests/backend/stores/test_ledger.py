@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
 
+from backend.stores import ledger as ledger_module
 from backend.stores.album import PICTURES_KEPT, Album, Picture
-from backend.stores.ledger import AGAIN, DONE, FAILED, PAGE, SENDING, WAITING, Entry, Item, Ledger, RunIdentity
+from backend.stores.ledger import AGAIN, DONE, FAILED, PAGE, PARKED, SENDING, WAITING, Entry, Item, Ledger, RunIdentity
 from backend.stores.sessions import open_database
 
 IDENTITY = RunIdentity("here", "there", "colour-1", "0" * 64)
@@ -86,6 +88,53 @@ def test_force_asks_again_for_what_is_done_even_if_the_forced_run_was_killed(led
     ledger.ask(run, items(3), WAITING)
     assert keys_waiting(ledger, run) == [item.key for item in items(3)]
     assert ledger.send(run, [entry(item.key) for item in items(3)]) == {item.key for item in items(3)}
+
+
+def test_a_forced_run_that_was_killed_asks_for_nothing_that_is_not_listed_now(ledger: Ledger) -> None:
+    run = ledger.open(IDENTITY)
+    ledger.ask(run, items(4))
+    ledger.settle(run, [entry(item.key) for item in items(4)])
+    ledger.ask(run, items(4), AGAIN)
+    ledger.send(run, [entry("00000.png")])
+    ledger.open(IDENTITY)
+    ledger.ask(run, items(1))
+    assert keys_waiting(ledger, run) == ["00000.png"]
+    assert ledger.counts(run) == {AGAIN: 1, PARKED: 3}
+
+
+def test_what_another_run_puts_in_the_same_place_outdates_what_was_there(ledger: Ledger) -> None:
+    first, second, elsewhere = (
+        ledger.open(RunIdentity("here", target, version, version * 64))
+        for target, version in (("there", "1"), ("there", "2"), ("elsewhere", "3"))
+    )
+    for run in (first, second, elsewhere):
+        ledger.ask(run, items(3))
+    for run in (first, elsewhere):
+        ledger.settle(run, [entry(item.key) for item in items(3)])
+    ledger.send(second, [entry("00000.png"), entry("00001.png", FAILED, "broken")])
+    assert ledger.counts(first) == {PARKED: 1, DONE: 2}
+    assert ledger.counts(elsewhere) == {DONE: 3}
+    ledger.open(RunIdentity("here", "there", "1", "1" * 64))
+    ledger.ask(first, items(3))
+    assert ledger.send(first, [entry(item.key) for item in ledger.waiting(first)]) == {"00000.png"}
+
+
+def test_an_item_that_is_listed_twice_is_one_item(ledger: Ledger) -> None:
+    """A list that is read page by page while somebody sorts it anew names some tasks twice."""
+    run = ledger.open(IDENTITY)
+    ledger.ask(run, [*items(3), *items(2)])
+    assert list(ledger.waiting(run)) == items(3)
+
+
+def test_what_was_sent_by_a_clock_that_is_ahead_was_sent_now(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits for what was sent lately; it must not wait for an hour because another machine's clock was wrong."""
+    run = ledger.open(IDENTITY)
+    ledger.ask(run, items(1))
+    now = time.time()
+    monkeypatch.setattr(ledger_module.time, "time", lambda: now + 3600)
+    ledger.send(run, [entry("00000.png")])
+    monkeypatch.setattr(ledger_module.time, "time", lambda: now)
+    assert ledger.in_doubt(run) == (["00000.png"], 0.0)
 
 
 def test_what_was_on_its_way_is_in_doubt_until_the_target_says(ledger: Ledger) -> None:
