@@ -46,12 +46,17 @@ class Hub:
         """The newest revision of a repository and its files that engines read. Raises RemoteError, or SetupError where access
         has to be asked for.
         """
-        found = self._get(f"/api/models/{repository}/revision/main", repository, params={"blobs": "true"}).json()
-        files = [_hub_file(sibling) for sibling in found["siblings"] if str(sibling["rfilename"]).endswith(WANTED)]
+        answer = self._get(f"/api/models/{repository}/revision/main", repository, params={"blobs": "true"})
+        try:
+            found = answer.json()
+            revision = str(found["sha"])
+            files = [_hub_file(sibling) for sibling in found["siblings"] if str(sibling["rfilename"]).endswith(WANTED)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RemoteError(f"{answer.url} is no model hub: it does not list the files of {repository}") from error
         whole = [file for file in files if "/" not in file.path]
         if not any(file.path.endswith(".safetensors") for file in whole):
             raise RemoteError(f"{repository} has no weights in safetensors at {self._client.base_url}")
-        return str(found["sha"]), whole
+        return revision, whole
 
     def download(self, repository: str, revision: str, file: HubFile, target: Path) -> None:
         """Write a file of a repository, going on from what an earlier attempt left. Raises RemoteError when the connection
@@ -59,6 +64,7 @@ class Hub:
         """
         part = target.with_name(target.name + ".part")
         target.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
         for piece in self._pieces(f"/{repository}/resolve/{revision}/{file.path}", repository, part):
             with part.open("ab") as out:
                 out.write(piece)
@@ -69,15 +75,15 @@ class Hub:
 
     def _pieces(self, url: str, repository: str, part: Path) -> Iterator[bytes]:
         """What is still missing of a file that has partly arrived."""
-        there = part.stat().st_size if part.exists() else 0
-        headers = {"Range": f"bytes={there}-"} if there else {}
+        there = part.stat().st_size
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
         try:
             with self._client.stream("GET", url, headers=headers) as response:
                 if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     return
                 _check(response, repository)
                 if there and response.status_code != httpx.codes.PARTIAL_CONTENT:
-                    part.unlink()
+                    part.write_bytes(b"")
                 yield from response.iter_bytes()
         except httpx.HTTPError as error:
             raise RemoteError(f"{url} broke off ({type(error).__name__}); run the command again to go on from there") from error

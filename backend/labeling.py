@@ -26,7 +26,11 @@ def label_masks(masks: MaskSet, vocabulary: Vocabulary, armed_label: str | None,
         return masks.named([armed_label] * len(masks))
     if not len(vocabulary) or not len(masks):
         return masks
-    return masks.named([_label_of(masks, row, vocabulary, space) for row in range(len(masks))])
+    known = {phrase: vocabulary.find(phrase) for phrase in dict.fromkeys(masks.labels) if phrase is not None}
+    labels = [known[phrase] if phrase is not None else None for phrase in masks.labels]
+    unnamed = [row for row, label in enumerate(labels) if label is None]
+    nearest = dict(zip(unnamed, _nearest(masks[unnamed], vocabulary, space), strict=True))
+    return masks.named([label if label is not None else nearest[row] for row, label in enumerate(labels)])
 
 
 def rank_names(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> list[tuple[str, ...]]:
@@ -63,10 +67,13 @@ def _first(own: str | None, names: Sequence[str]) -> tuple[str, ...]:
     return (own, *(name for name in names if name != own)) if own in names and own is not None else tuple(names)
 
 
-def _label_of(masks: MaskSet, row: int, vocabulary: Vocabulary, space: JointSpace) -> str:
-    phrase = masks.labels[row]
-    if phrase is not None and (known := vocabulary.find(phrase)) is not None:
-        return known
-    meaning = space.embed_phrases([phrase]) if phrase is not None else torch.from_numpy(masks.embeddings[row : row + 1])
-    similarity = space.similarity(meaning, space.embed_vocabulary(vocabulary))
-    return vocabulary.labels[int(similarity[0].argmax())]
+def _nearest(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> list[str]:
+    """For each row the label that is most similar to its phrase, or to its embedding where it has none."""
+    if not len(masks):
+        return []
+    names = space.embed_vocabulary(vocabulary)
+    meanings = [
+        space.embed_phrases([phrase]) if phrase is not None else torch.from_numpy(masks.embeddings[row : row + 1])
+        for row, phrase in enumerate(masks.labels)
+    ]
+    return [vocabulary.labels[int(space.similarity(meaning, names)[0].argmax())] for meaning in meanings]

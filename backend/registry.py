@@ -104,8 +104,8 @@ def fingerprint(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder)}:{size}\n".encode())
         with path.open("rb") as file:
             digest.update(file.read(_LOOK))
-            if size > 2 * _LOOK:
-                file.seek(-_LOOK, 2)
+            if size > _LOOK:
+                file.seek(max(size - _LOOK, _LOOK))
                 digest.update(file.read(_LOOK))
     return digest.hexdigest()[:10]
 

@@ -29,6 +29,9 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {"config.json": CONFIG, "model.safetensors": WEIGHTS, "pytorch_model.bin": b"pickle", "a/b.json": b"{}"}
         self.asked: list[tuple[str, str | None]] = []
+        self.encodings: set[str | None] = set()
+        self.is_a_login_page = False
+        self.knows_ranges = True
         self.break_after: int | None = None
         self.damaged = False
         self.token: str | None = None
@@ -48,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.send_response(401)
             self.end_headers()
+        elif self.server.is_a_login_page:
+            self._send(200, b"<html>Welcome to our network</html>")
         elif self.path.startswith("/api/"):
             self._send(
                 200, json.dumps({"sha": "abc", "siblings": [self._sibling(name) for name in self.server.files]}).encode()
@@ -67,7 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _file(self, content: bytes) -> None:
-        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.server.encodings.add(self.headers.get("Accept-Encoding"))
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if self.server.knows_ranges else 0
         sent = content[start:]
         if self.server.damaged:
             sent = b"x" * len(sent)
@@ -128,6 +134,34 @@ def test_a_broken_connection_is_resumed_from_where_it_broke(server: FakeHub, tmp
     fetch(server, tmp_path)
     assert ("/us/sam/resolve/abc/model.safetensors", "bytes=500000-") in server.asked
     assert hub.verify(tmp_path) == []
+
+
+def test_a_hub_that_sends_the_whole_file_again_is_followed(server: FakeHub, tmp_path: Path) -> None:
+    server.break_after, server.knows_ranges = 500_000, False
+    with pytest.raises(RemoteError, match="run the command again"):
+        fetch(server, tmp_path)
+    fetch(server, tmp_path)
+    assert hub.verify(tmp_path) == []
+
+
+def test_an_empty_file_is_fetched_as_well(server: FakeHub, tmp_path: Path) -> None:
+    """Nothing arrived of it, so that there was no part to move into its place."""
+    server.files["added_tokens.json"] = b""
+    fetch(server, tmp_path)
+    assert (tmp_path / "clip" / "added_tokens.json").read_bytes() == b""
+    assert hub.verify(tmp_path) == []
+
+
+def test_files_come_as_they_are(server: FakeHub, tmp_path: Path) -> None:
+    """A part of a compressed answer cannot be gone on from where it broke."""
+    fetch(server, tmp_path)
+    assert server.encodings == {"identity"}
+
+
+def test_a_page_in_the_place_of_the_hub_is_reported(server: FakeHub, tmp_path: Path) -> None:
+    server.is_a_login_page = True
+    with pytest.raises(RemoteError, match="is no model hub"):
+        fetch(server, tmp_path)
 
 
 def test_what_is_whole_is_not_fetched_again(server: FakeHub, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.masks import MaskSet
@@ -36,6 +37,22 @@ def test_an_unknown_phrase_becomes_the_nearest_label_of_the_project() -> None:
 def test_a_mask_that_no_phrase_found_is_named_by_its_own_look() -> None:
     masks = rows([square(20, 20, 2, 2, 5)], [0.9], [None])
     assert label_masks(masks, VOCABULARY, None, SPACE).labels == ("Box",)
+
+
+def test_each_row_of_many_gets_its_own_name_and_the_vocabulary_is_embedded_once() -> None:
+    """It was embedded for every row: a hundred masks and a thousand labels took seconds, during which nobody else was served."""
+    embedded: list[int] = []
+
+    class Counting(JointSpace):
+        def embed_vocabulary(self, vocabulary: Vocabulary) -> torch.Tensor:
+            embedded.append(len(vocabulary))
+            return super().embed_vocabulary(vocabulary)
+
+    labels = ["red", None, "darkred thing", "Box", None, "navy thing"]
+    masks = rows([square(20, 20, 2, 2, 5)] * 6, [0.9] * 6, labels)
+    space = Counting("colour", ColourTextEncoder())
+    assert label_masks(masks, VOCABULARY, None, space).labels == ("Ball", "Box", "Ball", "Box", "Box", "Box")
+    assert embedded == [2]
 
 
 def test_the_armed_label_wins_over_everything() -> None:

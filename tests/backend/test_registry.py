@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import SetupError
-from backend.registry import ENGINES, EnginePreset, find_engine
+from backend.registry import ENGINES, EnginePreset, find_engine, fingerprint
 
 
 def test_an_unknown_name_answers_with_the_known_ones() -> None:
@@ -21,6 +21,21 @@ def test_the_version_changes_with_the_weights(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     assert preset.version(None) != before
     assert preset.version(None).startswith("some-")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20, (1 << 20) + 1, (3 << 19), 2 << 20, 5 << 20])
+def test_a_bundle_s_fingerprint_changes_with_the_first_and_the_last_byte_of_a_file(tmp_path: Path, size: int) -> None:
+    """Of a file of one to two MiB, as tokenizers have, the second half was never looked at."""
+    seen = set()
+    for content in (bytes(size), b"x" + bytes(size - 1), bytes(size - 1) + b"y", bytes(size + 1)):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        seen.add(fingerprint(tmp_path))
+    assert len(seen) == 4
+    before = fingerprint(tmp_path)
+    (tmp_path / "model.safetensors.part").write_bytes(b"on its way")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "tokenizer.json").rename(tmp_path / "other.json")
+    assert fingerprint(tmp_path) != before
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
