@@ -18,7 +18,6 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.errors import SetupError
 from backend.labelstudio import rle
 from backend.settings import Settings
 from prompts.geometry import Size
@@ -99,36 +98,6 @@ def test_health_setup_and_versions_answer_without_loading_the_model(client: Test
         assert client.post("/setup", json={**setup, "extra_params": extra}).json() == {"model_version": parts.engine.version}
     assert client.get("/versions").json() == {"versions": [parts.engine.version]}
     assert not parts.engine.is_loaded
-
-
-@pytest.mark.parametrize(
-    "hostname", ["http://[", "http://[::1", "http://x:99999999", "http://x/\\ud800", "\\ud800", "no address", ""]
-)
-def test_a_hostname_that_is_no_address_is_left_out(client: TestClient, hostname: str) -> None:
-    content = f'{{"project": "1.17", "hostname": "{hostname}"}}'
-    assert client.post("/setup", content=content, headers={"content-type": "application/json"}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["red \ud83d"]}}]}},
-        {"context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["like \ud83d"]}}]}},
-        {
-            "context": {"result": [{"id": "t", "type": "textarea", "to_name": "image", "value": {"text": ["red"]}}]},
-            "image": "/\ud83d.png",
-        },
-        {"image": "http://x/\ud83d.png"},
-    ],
-)
-def test_half_a_character_in_a_text_or_an_address_is_answered(client: TestClient, broken: dict[str, Any]) -> None:
-    """A page cuts an emoji in two where a text has reached its longest; JSON can write the half, UTF-8 cannot."""
-    request = body(task(broken.get("image", data_uri(two_shapes()))), context=broken.get("context"))
-    response = client.post("/predict", content=json.dumps(request), headers={"content-type": "application/json"})
-    assert response.status_code == 200
-    (answer,) = response.json()["results"]
-    assert bool(answer["result"]) is ("context" in broken)
-    assert "Maskloom failed" not in response.text
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"unknown": 1}])
@@ -296,28 +265,6 @@ def test_a_batch_past_its_deadline_is_answered_with_its_first_answer_alone(tmp_p
 def test_every_webhook_is_received(client: TestClient, event: Any) -> None:
     assert client.post("/webhook", json=event).status_code == 201
     assert client.post("/webhook", content=b"no json").status_code == 201
-
-
-def test_with_a_password_only_probes_and_webhooks_pass_without_it(tmp_path: Path) -> None:
-    settings = Settings(engine="colour", home=tmp_path, basic_auth_user="ann", basic_auth_pass="s3cret")  # type: ignore[arg-type]
-    with TestClient(create_app(assemble(settings))) as client:
-        assert client.get("/health").status_code == 200
-        assert client.post("/webhook", json={}).status_code == 201
-        for path in ("/setup", "/predict"):
-            assert client.post(path, json=body()).status_code == 401
-            assert client.post(path, json=body(), auth=("ann", "wrong")).status_code == 401
-            assert client.post(path, json=body(), auth=("ann", "s3cret")).status_code == 200
-        assert client.get("/versions").status_code == 401
-
-
-@pytest.mark.parametrize(
-    "half", [{"basic_auth_user": "ann"}, {"basic_auth_pass": "s3cret"}, {"basic_auth_user": "ann", "basic_auth_pass": ""}]
-)
-def test_half_a_login_is_refused_at_the_start_and_an_empty_one_is_none(tmp_path: Path, half: dict[str, Any]) -> None:
-    with pytest.raises(SetupError, match="set both"):
-        create_app(assemble(Settings(engine="colour", home=tmp_path, **half)))
-    with TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path, **dict.fromkeys(half, ""))))) as client:
-        assert client.get("/versions").status_code == 200
 
 
 def test_metrics_count_requests_and_docs_show_the_routes(client: TestClient) -> None:

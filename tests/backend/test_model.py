@@ -1,13 +1,16 @@
-"""The label-studio-ml door, over the SDK of the package index in an environment of its own."""
+"""The label-studio-ml door: over the SDK of the package index in an environment of its own, and over a base like that of 2.x."""
 
 from __future__ import annotations
 
+import importlib
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import httpx
 import numpy as np
@@ -90,3 +93,34 @@ def test_the_sdk_s_server_answers_label_names_and_clicks_by_the_one_path(sdk_ser
     answered = httpx.post(f"{sdk_server}/predict", json=clicked, timeout=60).json()["results"]
     assert list(masks_of(answered[0])) == ["Box"]
     assert np.array_equal(masks_of(answered[0])["Box"], shapes["blue square"])
+
+
+class BaseOfTwo:
+    """What our class uses of LabelStudioMLBase 2.x, which is on no package index: one instance for each request."""
+
+    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
+        self.project_id, self.label_config = project_id, label_config
+
+
+@pytest.fixture
+def model_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    package, module = ModuleType("label_studio_ml"), ModuleType("label_studio_ml.model")
+    module.LabelStudioMLBase = BaseOfTwo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "label_studio_ml", package)
+    monkeypatch.setitem(sys.modules, "label_studio_ml.model", module)
+    monkeypatch.delitem(sys.modules, "backend.model", raising=False)
+    monkeypatch.setenv("MASKLOOM_ENGINE", "colour")
+    monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path))
+    yield importlib.import_module("backend.model").MaskloomModel
+    sys.modules.pop("backend.model", None)
+
+
+def test_over_two_each_request_has_its_project_and_its_config(model_class: Any) -> None:
+    """2.x hands over ``context=None`` for a pre-annotation and further keywords."""
+    image = task(data_uri(two_shapes()))
+    (named,) = model_class(project_id="1", label_config=CONFIG).predict([image], context=None, login=None, password=None)
+    assert set(masks_of(named)) == {"Ball", "Box"}
+    other = model_class(project_id="2", label_config=CONFIG.replace("Ball", "Sonne"))
+    (clicked,) = other.predict([image], context={"result": [key_point(25, 50, label="Sonne")]})
+    assert list(masks_of(clicked)) == ["Sonne"]
+    assert isinstance(clicked["model_version"], str)
