@@ -1,4 +1,4 @@
-"""The label-studio-ml door: over the SDK of the package index in an environment of its own, and over a base like that of 2.x."""
+"""The label-studio-ml door, over the SDK of the package index in an environment of its own and over a base like that of 2.x."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page, Response, TimeoutError
+from playwright.sync_api import Page, Position, Response
 
 from backend.labelstudio.studio import Studio
 
@@ -14,6 +14,9 @@ from backend.labelstudio.studio import Studio
 STORE = "window.dataManager.lsf.lsf"
 SELECTED = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
 IMAGE = f"{SELECTED}.names.get('image')"
+TASKS = "window.dataManager?.store?.taskStore"
+IN_COLUMN_OF_IDS: Position = {"x": 60, "y": 10}
+"""Where to click into a row of the list: other columns hold pictures and buttons."""
 POINT_LABELS = 0
 """Which block of labels belongs to the smart key points, the first of the recommended config."""
 
@@ -33,22 +36,24 @@ class Editor:
         self.page.wait_for_load_state()
 
     def open_task(self, project_id: int, task_id: int) -> None:
-        self.page.goto(f"{self.studio.url}/projects/{project_id}/data?task={task_id}")
+        """Open a task from the project's list, as people do, once the list is there.
+
+        The address of a task (``/data?task=1``) loads the list and the task at the same time, and Label Studio 1.23.2 mixes
+        them up: the answer to ``/api/tasks?view=`` replaces every task in the page's store by one without predictions and
+        annotations (``setList`` in the data manager's ``DataStore.js``), also the one that the answer to ``/api/tasks/1`` has
+        just filled. When the list comes last, ``setTask`` in ``AppStore.js`` hands that task to the editor, which begins an
+        empty annotation although the prediction is stored: on a busy machine in 5 of 12 tries, and in none from the list.
+        """
+        self.page.goto(f"{self.studio.url}/projects/{project_id}/data")
+        self.page.wait_for_function(f"() => {TASKS}?.list?.some(task => task.id === {task_id}) && !{TASKS}.loading")
+        row = self.page.evaluate(f"() => {TASKS}.list.findIndex(task => task.id === {task_id})")
+        self.page.locator("[data-testid=table-row-wrapper]").nth(row).click(position=IN_COLUMN_OF_IDS)
         self.page.wait_for_function(f"() => {SELECTED}?.names?.get('image')?.stageRef", timeout=60_000)
         self.page.wait_for_timeout(1500)
 
     def labels_on_image(self) -> list[str]:
-        """The labels of the regions that the annotation has, once it has any.
-
-        Now and then the page opens a task with a prediction as an empty annotation; loading it again, as a person would, helps.
-        """
-        has_some = f"() => {SELECTED}?.regions?.length > 0"
-        try:
-            self.page.wait_for_function(has_some, timeout=15_000)
-        except TimeoutError:
-            self.page.reload()
-            self.page.wait_for_function(has_some)
-            self.page.wait_for_timeout(1500)
+        """The labels of the regions that the annotation has, once it has any."""
+        self.page.wait_for_function(f"() => {SELECTED}?.regions?.length > 0")
         regions = self.page.evaluate(f"() => {SELECTED}.serializeAnnotation()")
         return [label for region in regions for label in region["value"].get("brushlabels", [])]
 
