@@ -91,7 +91,8 @@ class Service:
         )
 
     def _answer(self, task: TaskRequest) -> Answer:
-        return write_together([self._answer_image(each) for each in task.images()], self.engine.version)
+        parts = [self._answer_image(each) for each in task.images()]
+        return write_together(parts, parts[0]["model_version"])
 
     def _answer_image(self, task: TaskRequest) -> Answer:
         version = self.engine.version

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import assemble
+from backend.errors import MaskloomError
 from backend.registry import EnginePreset
+from backend.segmenter import Question
+from backend.session import Round
 from backend.settings import Settings
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, key_point, predict, task
@@ -30,6 +35,25 @@ def test_the_version_changes_and_the_next_answer_bears_it(tmp_path: Path) -> Non
         (after,) = predict(client, body(image, context={"result": [key_point(25, 50)]}))
         assert client.get("/versions").json() == {"versions": ["other-1"]}
     assert (before["model_version"], after["model_version"]) == ("colour-1", "other-1")
+
+
+def test_an_answer_bears_the_version_that_made_it_when_the_engine_is_switched_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = assemble(settings(tmp_path))
+    segmenter = parts.engine.segmenter()
+    plain = segmenter.segment
+
+    def segment_and_be_replaced(questions: Sequence[Question]) -> list[Round | MaskloomError]:
+        found = plain(questions)
+        parts.engine.switch(OTHER)
+        return found
+
+    monkeypatch.setattr(segmenter, "segment", segment_and_be_replaced)
+    with TestClient(create_app(parts)) as client:
+        (answer,) = predict(client, body(task(data_uri(two_shapes()))))
+    assert answer["model_version"] == "colour-1"
+    assert len(answer["result"]) == 2
 
 
 def test_the_memory_of_the_old_engine_is_not_recalled(tmp_path: Path) -> None:
