@@ -153,24 +153,22 @@ class LabelStudio:
         return self._tasks(project_id, "all")
 
     def _tasks(self, project_id: int, fields: str) -> Iterator[Task]:
-        page, seen, total = 1, 0, 1
-        while seen < total:
-            params = {"project": project_id, "fields": fields, "page": page, "page_size": PAGE_SIZE}
-            answer = self.call("GET", "/api/tasks", params=params)
-            yield from map(_read_task, answer["tasks"])
-            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
-            if not answer["tasks"]:
-                return
+        params = {"project": project_id, "fields": fields, "page_size": PAGE_SIZE}
+        return map(_read_task, self._pages(params))
 
     def list_tasks(self, project_id: int, view: int | None = None) -> Iterator[ListedTask]:
         """The tasks of a project or of one of its Data Manager views; six times as fast as ``tasks``."""
         params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE}
         params |= {"include": "id,data,total_annotations,total_predictions"} | ({} if view is None else {"view": view})
+        for task in self._pages(params):
+            yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
+
+    def _pages(self, params: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
+        """The tasks of all pages, each page asked for when it is reached."""
         page, seen, total = 1, 0, 1
         while seen < total:
-            answer = self.call("GET", "/api/tasks", params=params | {"page": page})
-            for task in answer["tasks"]:
-                yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
+            answer = self.call("GET", "/api/tasks", params={**params, "page": page})
+            yield from answer["tasks"]
             page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
             if not answer["tasks"]:
                 return

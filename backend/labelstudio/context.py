@@ -9,10 +9,10 @@ from typing import Any
 from backend.errors import RequestError
 from backend.labelstudio import drafts
 from backend.labelstudio.config import ImageTag, LabelConfig
-from backend.labelstudio.marks import RegionMark, label_of, mark_of
+from backend.labelstudio.marks import RegionMark, mark_of
 from backend.labelstudio.roles import OF_REFERENCES, Role
 from backend.labelstudio.sentences import Sentence, read_sentence
-from backend.labelstudio.tags import keypoint, rectangle
+from backend.labelstudio.tags import keypoint, label_of, rectangle, region_kind
 from backend.labelstudio.tags import region_id as _id
 from backend.labelstudio.tags.keypoint import PointMark
 from backend.labelstudio.tags.rectangle import BoxMark
@@ -117,7 +117,7 @@ def _doubtful(drawn: Sequence[Json], config: LabelConfig, task: Json) -> list[Js
 
 def _kind(item: Json) -> str:
     """``keypoint``, ``rectangle`` or ``textarea``; empty for anything that does not prompt by itself."""
-    kind = str(item.get("type")).removesuffix("labels")
+    kind = region_kind(item)
     return kind if kind in ("keypoint", "rectangle", "textarea") else ""
 
 

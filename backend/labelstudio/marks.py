@@ -12,9 +12,9 @@ import numpy as np
 
 from backend.labelstudio import drafts
 from backend.labelstudio.config import LabelConfig
-from backend.labelstudio.regions import covers_pixels, mask_of
+from backend.labelstudio.regions import covers_pixels, mask_of, read_points
 from backend.labelstudio.roles import OF_REFERENCES, OF_THE_OBJECT, Role
-from backend.labelstudio.tags import keypoint, read_number, read_value, rectangle, region_id
+from backend.labelstudio.tags import keypoint, label_of, read_number, read_value, rectangle, region_id, region_kind
 from backend.labelstudio.tags.keypoint import PointMark
 from prompts.geometry import BoolArray, FloatArray, Size, ellipse_outline, percent_to_pixels, stroke_mask
 from prompts.kinds import MaskPrompt, PointPrompt, PolygonPrompt, Prompt, ScribblePrompt
@@ -40,7 +40,7 @@ class RegionMark:
 
     @property
     def _kind(self) -> str:
-        return str(self.item.get("type")).removesuffix("labels")
+        return region_kind(self.item)
 
     def prompts(self, size: Size) -> Iterator[Prompt]:
         """What it says about the object, in pixels; nothing for a region that covers no pixel.
@@ -70,8 +70,7 @@ class RegionMark:
     def _outline(self, size: Size) -> FloatArray:
         value = read_value(self.item)
         if self._kind == "polygon":
-            mask_of(self.item, Size(1, 1))
-            return percent_to_pixels(np.asarray(value["points"], np.float64), size)
+            return percent_to_pixels(read_points(value), size)
         x, y, across, down = (read_number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
         scale = np.array([size.width, size.height]) / 100
         return ellipse_outline(
@@ -140,7 +139,7 @@ def _labelled(items: Sequence[Json], config: LabelConfig) -> Iterator[tuple[Json
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
     names = _names_of(items, config)
     for item in items:
-        if covers_pixels(item) or str(item.get("type")).startswith("keypoint"):
+        if covers_pixels(item) or region_kind(item) == "keypoint":
             label = label_of(item) or twins.get(region_id(item))
             role = config.role_of(item.get("from_name"), label)
             yield item, (label if role else names.get(region_id(item), label)), role
@@ -153,13 +152,6 @@ def _names_of(items: Sequence[Json], config: LabelConfig) -> Mapping[str, str]:
     tags = {naming.name: naming for naming in config.namings}
     found = ((region_id(item), tags.get(str(item.get("from_name"))), item) for item in items)
     return {name: said for name, tag, item in found if tag is not None and (said := tag.named_by(item))}
-
-
-def label_of(item: Json) -> str | None:
-    """The first label of a region, as the page sent it."""
-    value = read_value(item)
-    names = value.get(str(item.get("type"))) or value.get("labels")
-    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
 def _is_on(item: Json, place: tuple[str, int]) -> bool:

@@ -15,9 +15,10 @@ from PIL import Image as PillowImage
 from backend.errors import RequestError
 from backend.labelstudio import rle
 from backend.labelstudio.drafts import mappings
-from backend.labelstudio.tags import brush, read_number, read_value
+from backend.labelstudio.tags import brush, label_of, read_number, read_value, region_kind
 from prompts.geometry import (
     BoolArray,
+    FloatArray,
     Size,
     ellipse_outline,
     percent_to_pixels,
@@ -44,13 +45,13 @@ def read_regions(result: Sequence[Json]) -> list[DrawnRegion]:
     Parts of a region that share an id (a shape and its ``labels`` twin) are one. Raises RequestError for a region that
     cannot be read.
     """
-    labels = {str(item.get("id")): label for item in mappings(list(result)) if (label := _label(item))}
+    labels = {str(item.get("id")): label for item in mappings(list(result)) if (label := label_of(item))}
     seen: set[str] = set()
     return [region for item in mappings(list(result)) for region in _read(item, labels, seen)]
 
 
 def _read(item: Json, labels: Mapping[str, str], seen: set[str]) -> Iterator[DrawnRegion]:
-    kind = str(item.get("type")).removesuffix("labels")
+    kind = region_kind(item)
     name = str(item.get("id"))
     if kind not in _READERS or name not in labels or name in seen:
         return
@@ -71,18 +72,12 @@ def size_of_item(item: Json) -> Size:
 
 def covers_pixels(item: Json) -> bool:
     """Whether a result is a region with an area."""
-    return str(item.get("type")).removesuffix("labels") in _READERS
+    return region_kind(item) in _READERS
 
 
 def mask_of(item: Json, size: Size) -> BoolArray:
     """The mask ``(H, W)`` of a region with an area. Raises RequestError when it cannot be read or is of another size."""
-    return _READERS[str(item.get("type")).removesuffix("labels")](read_value(item), size)
-
-
-def _label(item: Json) -> str:
-    value = read_value(item)
-    names = value.get(str(item.get("type"))) or value.get("labels")
-    return str(names[0]) if isinstance(names, list) and names else ""
+    return _READERS[region_kind(item)](read_value(item), size)
 
 
 def _brush(value: Json, size: Size) -> BoolArray:
@@ -93,14 +88,19 @@ def _brush(value: Json, size: Size) -> BoolArray:
     return brush.paint(strokes, size, painted)
 
 
-def _polygon(value: Json, size: Size) -> BoolArray:
+def read_points(value: Json) -> FloatArray:
+    """The corners ``(N, 2)`` of a polygon in percent. Raises RequestError when there are no three."""
     try:
         points = np.asarray(value.get("points"), np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError("expected pairs of percents under a polygon's 'points'") from error
     if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise RequestError("a polygon has no three points")
-    return polygon_mask(percent_to_pixels(points, size), size)
+    return points
+
+
+def _polygon(value: Json, size: Size) -> BoolArray:
+    return polygon_mask(percent_to_pixels(read_points(value), size), size)
 
 
 def _rectangle(value: Json, size: Size) -> BoolArray:

@@ -35,6 +35,18 @@ def region_id(item: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else ""
 
 
+def region_kind(item: Mapping[str, Any]) -> str:
+    """What a result is, with or without labels: ``brush`` for ``brush`` and ``brushlabels``; empty for ``labels``."""
+    return str(item.get("type")).removesuffix("labels")
+
+
+def label_of(item: Mapping[str, Any]) -> str | None:
+    """The first label of a result, as the page sent it; None when it has none."""
+    value = read_value(item)
+    names = value.get(str(item.get("type"))) or value.get("labels")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
 def read_number(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A number of a result's ``value``.
 
