@@ -87,6 +87,13 @@ def test_with_separate_labels_each_prompt_comes_twice_and_counts_once() -> None:
     assert (task.armed_label, task.image_url) == ("Cat", "/data/local-files/?d=sub/local1.png")
 
 
+def test_a_box_under_two_selected_labels_comes_twice_and_counts_once() -> None:
+    """The page sends a region once for each control whose label is selected, every time with the same id."""
+    first = box(10, 10, 20, 20)
+    task = only_task(prompted(first, {**first, "from_name": "other"}, box(60, 60, 20, 20)))
+    assert len(task.prompts(VGA)) == 2
+
+
 def test_regions_of_annotations_and_drafts_are_no_prompts() -> None:
     task = only_task(body("interactive_with_annotation_and_draft"))
     assert task.prompts(VGA).prompts == (PointPrompt((320.0, 240.0)),)
