@@ -7,10 +7,11 @@ the images it had, which Ray gives to another one, and never a prediction that i
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,28 @@ SENT_AT_ONCE = 16
 Row = dict[str, Any]
 
 
-class RayAnswering:
-    """Answers items on Ray: at an ``address``, or with ``workers`` processes on this machine."""
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who works: ``workers`` processes, at the ``address`` of a cluster or on this machine, until they are told to ``stop``."""
 
-    def __init__(
-        self, settings: Settings, root: Path | None, recipe: Recipe, flow: Flow, place: tuple[str | None, int]
-    ) -> None:
-        self._address, self._workers = place
+    address: str | None
+    workers: int
+    stop: threading.Event
+
+
+class RayAnswering:
+    """Answers items on Ray."""
+
+    def __init__(self, settings: Settings, root: Path | None, recipe: Recipe, flow: Flow, crew: Crew) -> None:
+        self._crew = crew
         self._config: Row = {"settings": _portable(settings), "root": root, "recipe": recipe, "flow": flow}
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Answer]:
-        """The answers, in the order in which they become ready. Raises SetupError when Ray is missing or does not answer."""
-        data = _start(self._address, self._workers)
+        """The answers, in the order in which they become ready; after a stop those that are ready now are the last.
+
+        Raises SetupError when Ray is missing or does not answer.
+        """
+        data = _start(self._crew.address, self._crew.workers)
         for wave in pages(items, WAVE):
             yield from self._answer(data, wave)
 
@@ -55,13 +66,15 @@ class RayAnswering:
             fn_constructor_kwargs={"config": pickle.dumps(self._config)},
             batch_size=SENT_AT_ONCE,
             batch_format="numpy",
-            **_resources(self._workers),
+            **_resources(self._crew.workers),
         )
         for row in incoming.iter_rows():
             found: Answer | MaskloomError = pickle.loads(row["answer"])
             if isinstance(found, MaskloomError):
                 raise found
             yield found
+            if self._crew.stop.is_set():
+                return
 
 
 class Actor:
@@ -103,12 +116,12 @@ def _start(address: str | None, workers: int) -> Any:
 
 
 def _resources(workers: int) -> Row:
-    """One actor for each GPU of the cluster; without GPUs as many as were asked for, or one for each four cores."""
+    """As many actors as were asked for, several to a GPU if need be; else one for each GPU, or for each four cores."""
     import ray
 
     have = ray.cluster_resources()
     if gpus := int(have.get("GPU", 0)):
-        return {"num_gpus": 1, "concurrency": workers or gpus}
+        return {"num_gpus": 1 / math.ceil(max(workers, 1) / gpus), "concurrency": workers or gpus}
     return {"num_cpus": 1, "concurrency": workers or max(1, int(have.get("CPU", 1)) // 4)}
 
 

@@ -21,8 +21,8 @@ from backend.bulk.report import preview_page, run_page
 from backend.bulk.run import Answering, Plan, Progress, Run, picture_of
 from backend.bulk.work import Worker
 from backend.cli.progress import shown
-from backend.cli.terminal import say
-from backend.errors import RequestError, SetupError
+from backend.cli.terminal import say, say_error, write_text
+from backend.errors import MaskloomError, RequestError
 from backend.modes import Wanted
 from backend.settings import Settings
 from backend.stores.ledger import DONE, FAILED, Item
@@ -96,14 +96,17 @@ def _limits(wanted: Wanted) -> str:
 
 def _try_sample(parts: BulkParts, filled: Filled, way: Way) -> None:
     items = list(filled.source.items())
+    if not items:
+        raise RequestError(f"there is nothing to try: {filled.source.name} has no image that this command asks for")
     step = max(1, len(items) // way.sample)
     started = time.monotonic()
-    tried = list(_answering(parts, filled, way)(items[::step][: way.sample]))
+    tried = list(_answering(parts, filled, way, threading.Event())(items[::step][: way.sample]))
     seconds = time.monotonic() - started
     good = [answer for answer in tried if not answer.failure]
     subtitle = f"{len(good)} of {len(items):,} images of {filled.source.name}, engine {parts.engine.version}"
     regions = [[[region.label, region.score, region.pixels] for region in answer.regions] for answer in good]
-    _write(way.report, preview_page("Maskloom preview", subtitle, [picture_of(answer, 0.0) for answer in good], regions))
+    page = preview_page("Maskloom preview", subtitle, [picture_of(answer, 0.0) for answer in good], regions)
+    write_text(way.report, page, "--report")
     for answer in tried:
         if answer.failure:
             say(f"{answer.item.key}: {answer.failure}")
@@ -123,9 +126,11 @@ def _run(parts: BulkParts, filled: Filled, way: Way, stop: threading.Event) -> N
     try:
         with _stops_on_ctrl_c(stop), shown(parts.gpu) as watch:
             run.watch = watch
-            progress = run.work(_answering(parts, filled, way))
-    finally:
-        _report(parts, run, way.report)
+            progress = run.work(_answering(parts, filled, way, stop))
+    except Exception:
+        _report_anyway(parts, run, way.report)
+        raise
+    _report(parts, run, way.report)
     where = filled.sink.finish()
     _summarize(progress, stop.is_set(), where, way.report)
 
@@ -144,13 +149,13 @@ def _summarize(progress: Progress, stopped: bool, where: str, report: Path) -> N
         raise typer.Exit(1)
 
 
-def _answering(parts: BulkParts, filled: Filled, way: Way) -> Answering:
-    """Threads of this process, or Ray."""
+def _answering(parts: BulkParts, filled: Filled, way: Way, stop: threading.Event) -> Answering:
+    """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
     flow = Flow(batch=way.batch)
     if way.workers or way.ray:
-        from backend.engine import RayAnswering
+        from backend.engine import Crew, RayAnswering
 
-        return RayAnswering(parts.settings, parts.root, filled.recipe, flow, (way.ray, way.workers))
+        return RayAnswering(parts.settings, parts.root, filled.recipe, flow, Crew(way.ray, way.workers, stop))
     worker = Worker(parts.images, parts.engine.segmenter, filled.recipe)
 
     def here(items: Iterable[Item]) -> Iterator[Answer]:
@@ -159,17 +164,18 @@ def _answering(parts: BulkParts, filled: Filled, way: Way) -> Answering:
     return here
 
 
+def _report_anyway(parts: BulkParts, run: Run, path: Path) -> None:
+    """The page of a run that broke off; why it did is told last, and must not be lost because the page cannot be written."""
+    try:
+        _report(parts, run, path)
+    except MaskloomError as error:
+        say_error(error)
+
+
 def _report(parts: BulkParts, run: Run, path: Path) -> None:
     row = parts.ledger.run(run.id)
     if row is not None:
-        _write(path, run_page(parts.ledger, parts.album, row))
-
-
-def _write(path: Path, html: str) -> None:
-    try:
-        path.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise SetupError(f"cannot write the page {path}: {error.strerror}; choose another place with --report") from error
+        write_text(path, run_page(parts.ledger, parts.album, row), "--report")
 
 
 @contextmanager

@@ -28,10 +28,11 @@ def rank(
     version: Annotated[str | None, typer.Option(help="The model version to rank; by default the newest of each task.")] = None,
     url: Annotated[str | None, typer.Option(help="Label Studio's address, or MASKLOOM_LABEL_STUDIO_URL.")] = None,
     token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
-    show: Annotated[int, typer.Option(help="Print so many tasks.")] = 20,
+    show: Annotated[int, typer.Option(min=0, help="Print so many tasks.")] = 20,
 ) -> None:
     """Say which predictions a person should look at first, and let Label Studio sort by it."""
     import threading
+    from contextlib import closing
 
     from backend.assemble import bulk_parts
     from backend.cli.bulk import settings_of
@@ -39,9 +40,11 @@ def rank(
 
     parts = bulk_parts(settings_of(url, token), None, threading.Event())
     reviewing = Reviewing(parts.studio(), project, version, parts.images)
-    ranked = sorted(reviewing.ranked(duplicates), key=lambda each: -each.uncertainty)
+    with closing(parts):
+        found = reviewing.ranked()
+        ranked = sorted(reviewing.without_duplicates(found) if duplicates else found, key=lambda each: -each.uncertainty)
     for each in ranked[:show]:
-        print(f"{each.uncertainty:.3f}  task {each.task.id}  {each.reason}")
+        print(f"{each.uncertainty:.3f}  task {each.task}  {each.reason}")
     match to:
         case Place.DATA:
             reviewing.write_data(ranked)

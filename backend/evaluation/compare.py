@@ -66,7 +66,7 @@ def compare(samples: Iterable[Sample], load: LoadImage, clicking: Clicking | Non
     """Compare every sample. Images are loaded for clicks and for the worst cases alone; one that cannot be is noted."""
     found = Comparison()
     for sample in samples:
-        pairs = match(sample.truth, sample.predicted)
+        pairs = match(sample.truth, sample.predicted, sample.crowds)
         found.images += 1
         found.pairs += pairs
         _note_worst(found, sample, pairs, load)
@@ -107,7 +107,8 @@ def _load(found: Comparison, sample: Sample, load: LoadImage) -> Image | None:
     try:
         return load(sample)
     except MaskloomError as error:
-        found.unread.append(f"{sample.key}: {error}")
+        if (told := f"{sample.key}: {error}") not in found.unread[-1:]:
+            found.unread.append(told)
         return None
 
 

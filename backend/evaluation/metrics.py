@@ -39,7 +39,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Panoptic quality and its factors: ``pq = sq * rq``; ``mean_iou`` counts a miss as 0 (its best prediction is wrong)."""
+    """Panoptic quality and its factors, ``pq = sq * rq``; ``sq`` is the mean IoU and ``boundary`` the mean F of the matches."""
 
     matches: int
     misses: int
@@ -67,16 +67,26 @@ class Quality:
         return self.matches / true if true else 0.0
 
 
-def match(truth: Sequence[DrawnRegion], predicted: Sequence[DrawnRegion]) -> list[Pair]:
+def match(truth: Sequence[DrawnRegion], predicted: Sequence[DrawnRegion], crowds: Sequence[DrawnRegion] = ()) -> list[Pair]:
     """Pair the regions of one image label by label, the best score first; each takes the true region that it covers best among
-    those that are left, when their IoU is above 0.5.
+    those that are left, when their IoU is above 0.5. One without a match that lies by more than half of its pixels in a crowd
+    of its label does not count (Kirillov et al., section 4.2).
     """
     pairs: list[Pair] = []
     for label in sorted({region.label for region in (*truth, *predicted)}):
         mine = [row for row, region in enumerate(truth) if region.label == label]
         theirs = [row for row, region in enumerate(predicted) if region.label == label]
         pairs += _match_label(truth, predicted, mine, theirs)
-    return pairs
+    return [pair for pair in pairs if pair.true_row is not None or not _lies_in_one(pair.row, predicted, crowds)]
+
+
+def _lies_in_one(row: int | None, predicted: Sequence[DrawnRegion], crowds: Sequence[DrawnRegion]) -> bool:
+    """Whether more than half of a predicted region lies in a crowd of its label."""
+    if row is None:
+        return False
+    region = predicted[row]
+    mine = [each.mask for each in crowds if each.label == region.label and each.mask.shape == region.mask.shape]
+    return any((mask & region.mask).sum() > region.mask.sum() / 2 for mask in mine)
 
 
 def _match_label(

@@ -40,12 +40,17 @@ def rank(result: Sequence[Mapping[str, Any]]) -> Ranked:
         return Ranked(1.0, f"cannot be read: {error}")
     if not regions:
         return Ranked(1.0, "nothing was found")
-    covered = float(np.mean(np.logical_or.reduce([region.mask for region in regions])))
+    covered = max(_covered(regions, shape) for shape in {region.mask.shape for region in regions})
     if covered < NEARLY_NOTHING:
         return Ranked(1.0, f"nearly nothing was found: {covered:.3%} of the image")
     doubts = [1 - abs(2 * min(max(region.score, 0.0), 1.0) - 1) for region in regions]
     worst: DrawnRegion = regions[int(np.argmax(doubts))]
     return Ranked(round((max(doubts) + sum(doubts) / len(doubts)) / 2, 4), f"{worst.label} has a score of {worst.score:.2f}")
+
+
+def _covered(regions: Sequence[DrawnRegion], shape: tuple[int, ...]) -> float:
+    """The share of an image that its regions cover; of a task with several images, of those of one size."""
+    return float(np.mean(np.logical_or.reduce([region.mask for region in regions if region.mask.shape == shape])))
 
 
 def difference_hash(image: Image) -> int:

@@ -13,6 +13,7 @@ from backend.evaluation.metrics import THRESHOLDS, Pair, at_threshold, best_thre
 
 MOST_CURVES = 6
 LEVELS = (0.85, 0.90)
+_MEANS = ("pq", "sq", "rq", "boundary", "precision", "recall")
 
 
 def numbers(found: Comparison, assumed: Assumptions) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def numbers(found: Comparison, assumed: Assumptions) -> dict[str, Any]:
     return {
         "images": found.images,
         "all": _facts(found.pairs),
+        "mean_of_labels": {name: round(mean_of_labels(found, name), 6) for name in _MEANS},
         "labels": {label: _facts(found.of(label)) for label in found.labels()},
         "clicks": {f"{level:.2f}": mean_clicks(found, level) for level in LEVELS},
         "clicked_regions": len(found.clicked),
@@ -27,6 +29,12 @@ def numbers(found: Comparison, assumed: Assumptions) -> dict[str, Any]:
         "min_score": min_score_text(found),
         "unread": found.unread,
     }
+
+
+def mean_of_labels(found: Comparison, name: str) -> float:
+    """A figure of Quality as papers give it: its mean over the labels, however rare (Kirillov et al., section 4.1)."""
+    values = [float(getattr(quality(found.of(label)), name)) for label in found.labels()]
+    return sum(values) / len(values) if values else 0.0
 
 
 def mean_clicks(found: Comparison, iou: float) -> float | None:
@@ -67,7 +75,8 @@ def eval_page(found: Comparison, title: str, assumed: Assumptions) -> str:
 
 
 def _quality_section(found: Comparison) -> str:
-    rows = [_row(label, found.of(label)) for label in found.labels()] + [_row("all", found.pairs)]
+    rows = [_row(label, found.of(label)) for label in found.labels()] + [_row("all regions", found.pairs)]
+    rows.append(["mean of labels", None, *(mean_of_labels(found, name) for name in _MEANS)])
     head = ["label", "true", "PQ", "SQ (mean IoU)", "RQ", "boundary F", "precision", "recall"]
     ious = pages.spread(pair.iou for pair in found.pairs if pair.is_match)
     by_label = {label: quality(found.of(label)).pq for label in found.labels()}

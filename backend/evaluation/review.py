@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from backend.errors import ImageError
-from backend.evaluation.rank import Ranked, difference_hash, duplicates, rank
-from backend.labelstudio.client import LabelStudio, StoredPrediction, TaskDetails
+from backend.errors import ImageError, RemoteError
+from backend.evaluation.rank import difference_hash, duplicates, rank
+from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.config import read_config
 from prompts.kinds import Image
+
+log = logging.getLogger(__name__)
 
 UNCERTAINTY, REASON = "maskloom_uncertainty", "maskloom_reason"
 """The columns of a task's data."""
@@ -24,10 +27,11 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RankedTask:
-    """A task with its rank; ``prediction`` is the one that was looked at."""
+    """A task with its rank: its number and its data, and the number of the prediction that was looked at."""
 
-    task: TaskDetails
-    prediction: StoredPrediction
+    task: int
+    data: Mapping[str, Any]
+    prediction: int
     uncertainty: float
     reason: str
 
@@ -41,44 +45,48 @@ class Reviewing:
         self._version = version
         self._images = images
 
-    def ranked(self, look_for_duplicates: bool) -> list[RankedTask]:
-        """Every task with a prediction. A picture that came before is not worth a second look: its uncertainty is 0."""
-        tasks = list(self._tasks())
-        twins = self._twins([task for task, _, _ in tasks]) if look_for_duplicates else {}
+    def ranked(self) -> list[RankedTask]:
+        """Every task with a prediction; memory holds their data, and the regions of one at a time."""
+        return list(self._tasks())
+
+    def without_duplicates(self, ranked: Sequence[RankedTask]) -> list[RankedTask]:
+        """A picture that came before is not worth a second look: its uncertainty is 0."""
+        twins = duplicates(self._hashes(ranked))
         return [
-            RankedTask(task, prediction, found.uncertainty, found.reason)
-            if str(task.id) not in twins
-            else RankedTask(task, prediction, 0.0, f"shows the same as task {twins[str(task.id)]}")
-            for task, prediction, found in tasks
+            replace(each, uncertainty=0.0, reason=f"shows the same as task {twins[str(each.task)]}")
+            if str(each.task) in twins
+            else each
+            for each in ranked
         ]
 
     def write_data(self, ranked: Sequence[RankedTask]) -> None:
         """Two more columns in the data of every task; the rest of the data stays."""
         for each in ranked:
             columns = {UNCERTAINTY: each.uncertainty, REASON: each.reason}
-            self._studio.change_data(each.task.id, {**each.task.data, **columns})
+            self._studio.change_data(each.task, {**each.data, **columns})
 
     def write_scores(self, ranked: Sequence[RankedTask]) -> None:
         """The certainty, 1 - uncertainty, in place of the predictions' scores."""
         for each in ranked:
-            self._studio.change_score(each.prediction.id, round(1 - each.uncertainty, 4))
+            self._studio.change_score(each.prediction, round(1 - each.uncertainty, 4))
 
-    def _tasks(self) -> Iterator[tuple[TaskDetails, StoredPrediction, Ranked]]:
+    def _tasks(self) -> Iterator[RankedTask]:
         for listed in self._studio.list_tasks(self._project_id):
             if listed.predictions:
                 task = self._studio.task(listed.id)
                 mine = [p for p in task.predictions if self._version in (None, p.model_version)]
                 if mine:
-                    yield task, mine[-1], rank(mine[-1].result)
+                    found = rank(mine[-1].result)
+                    yield RankedTask(task.id, task.data, mine[-1].id, found.uncertainty, found.reason)
 
-    def _twins(self, tasks: Sequence[TaskDetails]) -> dict[str, str]:
-        return duplicates(self._hashes(tasks))
-
-    def _hashes(self, tasks: Sequence[TaskDetails]) -> Iterator[tuple[str, int]]:
+    def _hashes(self, ranked: Sequence[RankedTask]) -> Iterator[tuple[str, int]]:
         key = read_config(self._studio.project(self._project_id).label_config).images[0].data_key
-        for task in tasks:
+        for each in ranked:
             try:
-                image = self._images.load(str(task.data.get(key, "")), str(self._project_id), str(task.id))
-            except ImageError:
+                image = self._images.load(str(each.data.get(key, "")), str(self._project_id), str(each.task))
+            except (ImageError, RemoteError) as error:
+                if isinstance(error, RemoteError) and error.status is None:  # nobody answers, not even about the next one
+                    raise
+                log.info("task %d is not compared with others: %s", each.task, error)
                 continue
-            yield str(task.id), difference_hash(image)
+            yield str(each.task), difference_hash(image)

@@ -9,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from PIL import Image as PillowImage
 from backend import engine
 from backend.bulk.pipeline import Flow
 from backend.bulk.recipe import Recipe, config_for
+from backend.bulk.sources import FolderSource
 from backend.bulk.work import AwayError
 from backend.demo.photos import find_examples
+from backend.settings import Settings
 from prompts.kinds import Image
 from tests.backend.bulk.runs import picture_folder
 
@@ -138,3 +142,59 @@ def test_what_ends_a_run_travels_from_an_actor_as_itself(tmp_path: Path, monkeyp
     (found,) = map(pickle.loads, rows["answer"])
     assert isinstance(found, AwayError)
     assert str(found) == "Label Studio did not answer for 600 s"
+
+
+class Here:
+    """What we say to Ray Data, done in this process, a batch when its first row is wanted."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def from_items(self, rows: list[dict[str, Any]], override_num_blocks: int) -> Here:
+        self.rows = rows
+        return self
+
+    def map_batches(self, actor: type, fn_constructor_kwargs: dict[str, Any], batch_size: int, **_: Any) -> Here:
+        self.actor, self.batch_size = actor(**fn_constructor_kwargs), batch_size
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self.rows), self.batch_size):
+            self.batches += 1
+            found = self.actor({"item": [row["item"] for row in self.rows[start : start + self.batch_size]]})
+            yield from ({"answer": answer} for answer in found["answer"])
+
+
+def test_a_stop_ends_a_wave_of_many_items_that_were_sent_out_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All items of a run are with Ray when Ctrl-C comes: without a word to it, they would all be worked on."""
+    photos, here, stop = picture_folder(tmp_path / "photos", 60), Here(), threading.Event()
+    monkeypatch.setattr(engine, "_start", lambda *_: here)
+    monkeypatch.setattr(engine, "_resources", lambda _: {})
+    config = config_for((("red", ()),))
+    settings, source = Settings(engine="colour", home=tmp_path), FolderSource(photos, config)
+    work = engine.RayAnswering(settings, photos, Recipe(config), Flow(), engine.Crew(None, 2, stop))
+    found = work(source.items())
+    assert not next(found).failure
+    stop.set()
+    assert len(list(found)) < engine.SENT_AT_ONCE
+    assert here.batches == 1
+
+
+@pytest.mark.parametrize(
+    ("have", "workers", "expected"),
+    [
+        ({"CPU": 16.0}, 0, {"num_cpus": 1, "concurrency": 4}),
+        ({"CPU": 2.0}, 3, {"num_cpus": 1, "concurrency": 3}),
+        ({"CPU": 16.0, "GPU": 4.0}, 0, {"num_gpus": 1, "concurrency": 4}),
+        ({"CPU": 16.0, "GPU": 4.0}, 2, {"num_gpus": 1, "concurrency": 2}),
+        ({"CPU": 16.0, "GPU": 2.0}, 3, {"num_gpus": 0.5, "concurrency": 3}),
+    ],
+)
+def test_actors_share_a_gpu_when_there_are_more_of_them_than_gpus(
+    monkeypatch: pytest.MonkeyPatch, have: dict[str, float], workers: int, expected: dict[str, float]
+) -> None:
+    """One that waits for a whole GPU which is taken would wait for ever."""
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    assert engine._resources(workers) == expected

@@ -49,6 +49,15 @@ def test_the_same_picture_is_found_again_also_when_it_was_compressed_a_little_di
     assert duplicates((key, difference_hash(image)) for key, image in images.items()) == {"c": "a"}
 
 
+def test_regions_on_several_images_of_a_task_are_ranked_together() -> None:
+    """Their masks have different sizes."""
+    small = {**brush("b", "dog", 0.6), "original_width": 50, "original_height": 80, "item_index": 1}
+    small["value"] = {"format": "rle", "rle": rle.encode(square(80, 50, 5, 5, 20)), "brushlabels": ["dog"]}
+    assert rank([brush("a", "cat", 0.9), small]).reason == "dog has a score of 0.60"
+    small["value"]["rle"] = rle.encode(np.zeros((80, 50), bool))
+    assert rank([brush("a", "cat", 0.9), small]).uncertainty < 1
+
+
 @given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=8))
 def test_hashes_are_the_same_up_to_four_bits(value: int, flipped: set[int]) -> None:
     other = value
