@@ -73,8 +73,13 @@ def prototypes_of(patches: Tensor, mask: BoolArray) -> Prototypes | None:
     shape = (patches.shape[1], patches.shape[2])
     inside = cells_inside(mask, shape)
     ring = surroundings(inside | (_cover(mask, shape) > 0))
-    vectors = patches[:, torch.from_numpy(inside)].T
-    return Prototypes(find_parts(vectors), find_parts(patches[:, torch.from_numpy(ring)].T), patches, inside)
+    return Prototypes(find_parts(_vectors(patches, inside)), find_parts(_vectors(patches, ring)), patches, inside)
+
+
+def _vectors(patches: Tensor, cells: BoolArray) -> Tensor:
+    """The patches ``(N, D)`` in cells ``(h, w)``, at most 512 of them, spread over all."""
+    columns, rows = np.floor(stratified_points(cells)).astype(np.intp).T
+    return patches[:, torch.from_numpy(rows), torch.from_numpy(columns)].T
 
 
 def cells_inside(mask: BoolArray, shape: tuple[int, int]) -> BoolArray:

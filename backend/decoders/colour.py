@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.decoders.base import Engine
+from backend.decoders.veto import outside_negatives
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, PointPrompt, PolygonPrompt, Prompt, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.memory import ObjectMemory, owner_of
 from prompts.sampler import visual_token
 from prompts.space import JointSpace, Queries
 
@@ -48,12 +49,14 @@ class ColourDecoder:
         ]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
-        if prompts.drawn:
+        if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
             return self._decode_drawn(features, prompts, memory)
-        return self._decode_said(features, queries)
+        return outside_negatives(self._decode_said(features, queries), prompts)
 
     def _decode_drawn(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> MaskSet:
-        masks = [_drawn_object(features, drawn, memory) for drawn in prompts.objects()]
+        objects, before = list(prompts.objects()), _previous_mask(features, memory)
+        owner, nothing = owner_of(objects, before), np.zeros_like(before)
+        masks = [_drawn_object(features, drawn, before if number == owner else nothing) for number, drawn in enumerate(objects)]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         rows = [_row(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
         return MaskSet.concatenate(rows, features.size)
@@ -79,13 +82,18 @@ class ColourDecoder:
         return MaskSet.concatenate(rows, features.size)
 
 
-def _drawn_object(features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> BoolArray:
-    """One object: the colours under what was drawn for it, with what the last round found, less what was drawn against it."""
+def _previous_mask(features: ImageFeatures, memory: ObjectMemory | None) -> BoolArray:
+    """What the last round found ``(H, W)``, nothing without one."""
     shape = (features.size.height, features.size.width)
-    mask = np.zeros(shape, np.bool_)
-    if memory is not None and memory.low_res_logits.shape == shape:
-        mask |= memory.low_res_logits > 0
-    against = np.zeros(shape, np.bool_)
+    if memory is None or memory.low_res_logits.shape != shape:
+        return np.zeros(shape, np.bool_)
+    previous: BoolArray = memory.low_res_logits > 0
+    return previous
+
+
+def _drawn_object(features: ImageFeatures, prompts: PromptSet, before: BoolArray) -> BoolArray:
+    """One object: the colours under what was drawn for it, with what was there before, less what was drawn against it."""
+    mask, against = before.copy(), np.zeros_like(before)
     for prompt in prompts.drawn:
         seed = PromptSet((prompt,))
         if (region := seed.region(features.size)).any():

@@ -53,7 +53,7 @@ def build_point_grid(n_per_side: int, size: Size) -> FloatArray:
 
 
 def segment_everything(decoding: Decoding, features: ImageFeatures, options: EverythingOptions) -> list[Candidate]:
-    """Every mask, the best predicted IoU first."""
+    """Every mask, the best quality first: the predicted IoU times the stability."""
     clicks = [Geometry(point[None], np.ones(1, np.int64)) for point in build_point_grid(options.points_per_side, features.size)]
 
     def compute(chunk: Sequence[Geometry]) -> list[list[Candidate]]:

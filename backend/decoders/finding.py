@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from backend.decoders.choosing import Candidate, all_candidates, best_candidate
 from backend.decoders.frames import SquashFrame
-from backend.decoders.geometry_of import Spot, spots_of
+from backend.decoders.geometry_of import Spot, mask_logits, spots_of
 from backend.decoders.joint import FoundationSpace, Likeness, reference_map
 from backend.decoders.pressure import Chunks
 from backend.decoders.promptable import Geometry, PromptableNetwork, decode_objects
@@ -108,12 +108,11 @@ class Decoding:
         return self.chunks.run([geometry], compute)[0]
 
     def _frame(self, score: Tensor, size: Size) -> Tensor:
-        """A score map of the image in the frame of the network."""
+        """A score map of the image in the frame of the network, as sure of what lies beside the image as of what is not it."""
         if isinstance(self.network.frame, SquashFrame):
             return score
-        side = self.network.low_res_side
         fine = functional.interpolate(score[None, None], (size.height, size.width), mode="bilinear")[0, 0]
-        return self.network.frame.shrink((fine > 0).numpy(), side) * 2 - 1
+        return mask_logits((fine > 0).numpy(), self.network)
 
 
 class MapFinder:

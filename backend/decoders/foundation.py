@@ -17,13 +17,14 @@ from backend.decoders.finding import Decoding, Finder, Finding, LikeFinder
 from backend.decoders.frames import to_masks
 from backend.decoders.geometry_of import geometry_of_drawing
 from backend.decoders.joint import FoundationQueries, FoundationSpace, reference_map
-from backend.decoders.veto import allowed_rows
+from backend.decoders.promptable import Geometry
+from backend.decoders.veto import allowed_rows, outside_negatives
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.memory import ObjectMemory, owner_of
 from prompts.regions import pooled_embeddings, region_embeddings
 from prompts.space import Queries
 
@@ -58,19 +59,27 @@ class FoundationDecoder:
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
         if not isinstance(queries, FoundationQueries):
             raise TypeError(f"expected queries of the engine's own space, got {type(queries).__name__}")
-        if prompts.drawn:
-            return self._decode_drawn(features, prompts, queries, memory)
-        if len(prompts):
-            return self._decode_said(features, queries)
-        return self._decode_everything(features)
+        if objects := self._objects(features, prompts, memory):
+            return self._decode_drawn(features, objects, queries)
+        if prompts.said:
+            return outside_negatives(self._decode_said(features, queries), prompts)
+        return MaskSet.empty(features.size) if prompts.drawn else self._decode_everything(features)
 
-    def _decode_drawn(
-        self, features: ImageFeatures, prompts: PromptSet, queries: FoundationQueries, memory: ObjectMemory | None
-    ) -> MaskSet:
-        network = self._parts.decoding.network
-        drawings = [geometry_of_drawing(drawing, features.size, network, memory) for drawing in prompts.objects()]
-        objects = [item for item in drawings if len(item.point_labels) or item.box is not None or item.logits is not None]
-        label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
+    def _objects(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> list[Geometry]:
+        """Each drawn object that something shows; the memory goes to the one that it is of."""
+        network, objects = self._parts.decoding.network, list(prompts.objects())
+        owner: int | None = 0
+        if memory is not None and len(objects) > 1:
+            logits = torch.from_numpy(memory.low_res_logits.astype(np.float32))
+            owner = owner_of(objects, to_masks(network.frame, logits[None], features.size)[0])
+        shown = (
+            geometry_of_drawing(drawing, features.size, network, memory if number == owner else None)
+            for number, drawing in enumerate(objects)
+        )
+        return [item for item in shown if item.point_labels.any() or item.box is not None or item.logits is not None]
+
+    def _decode_drawn(self, features: ImageFeatures, objects: Sequence[Geometry], queries: FoundationQueries) -> MaskSet:
+        label = queries.phrases[0] if len(queries.phrases) == 1 else None
         candidates = self._parts.decoding.decode(features, objects, self._wanted(features, queries))
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, label) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows

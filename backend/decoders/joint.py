@@ -61,9 +61,9 @@ class FoundationSpace(JointSpace):
             likenesses=tuple(likeness for likeness in likenesses if likeness is not None),
         )
 
-    def text_map(self, features: ImageFeatures, phrase: str, against: Sequence[str] = ()) -> Tensor:
+    def text_map(self, features: ImageFeatures, phrase: str) -> Tensor:
         """Where a phrase is: logits ``(h, w)`` of its patches against everything else that they may be."""
-        rivals = [*against, *(word for word in BANK if word not in phrase.lower())]
+        rivals = [word for word in BANK if word not in phrase.lower()]
         (wanted,), others = self.embed_phrases([phrase]), self.embed_phrases(rivals)
         flat = features.grid.flatten(1).T.to(wanted)
         logits: Tensor = self.logit_scale * (flat @ wanted - (flat @ others.T).amax(dim=1))

@@ -64,14 +64,6 @@ class MaskCandidates:
     def __len__(self) -> int:
         return len(self.logits)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[MaskCandidates]) -> MaskCandidates:
-        return cls(
-            torch.cat([part.logits for part in parts]),
-            torch.cat([part.iou_predictions for part in parts]),
-            torch.cat([part.object_logits for part in parts]),
-        )
-
 
 class PromptableNetwork(Protocol):
     """A network of the SAM family."""

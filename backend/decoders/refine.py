@@ -20,6 +20,7 @@ from backend.decoders.promptable import Geometry
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from backend.placement import Placement
+from backend.registry import fingerprint
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
@@ -64,6 +65,9 @@ def refine_masks(decoding: Decoding, features: ImageFeatures, masks: BoolArray) 
 
 
 def refined(engine: Engine, decoder: Path, placement: Placement) -> Engine:
-    """An engine whose masks are refined by the network of the SAM family in a folder."""
+    """An engine whose masks are refined by the network of the SAM family in a folder; its version tells which, because encoded
+    images without the refining network's part must not reach it.
+    """
     decoding = Decoding(load_network(decoder, placement))
-    return replace(engine, decoder=RefiningDecoder(engine.decoder, decoding))
+    version = f"{engine.version}+{fingerprint(decoder)}"
+    return replace(engine, version=version, decoder=RefiningDecoder(engine.decoder, decoding))

@@ -1,4 +1,4 @@
-"""What negative phrases and negative references rule out: they are never subtracted from a prompt, only compared afterwards.
+"""What negative prompts rule out of what was found by words and references: they are only compared afterwards.
 
 Negative exemplars of other images inside a decoder do harm; as a veto over what was found they cannot make a mask worse.
 """
@@ -14,6 +14,7 @@ from backend.decoders.joint import FoundationQueries, Likeness, reference_map
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from prompts.geometry import BoolArray
+from prompts.kinds import PromptSet
 from prompts.prototypes import cells_inside
 
 
@@ -28,6 +29,14 @@ def allowed_rows(features: ImageFeatures, rows: MaskSet, queries: FoundationQuer
         if not likeness.prompt.positive:
             allowed &= _likeness_of(features, rows, likeness) <= least
     return allowed
+
+
+def outside_negatives(found: MaskSet, prompts: PromptSet) -> MaskSet:
+    """The masks that leave out every pixel of what was drawn as negative."""
+    if not prompts.drawn or not len(found):
+        return found
+    forbidden = prompts.region(found.size, positive=False)
+    return found[np.flatnonzero(~found.masks[:, forbidden].any(axis=1))]
 
 
 def _names_are_right(rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:

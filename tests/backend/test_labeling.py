@@ -40,7 +40,7 @@ def test_a_mask_that_no_phrase_found_is_named_by_its_own_look() -> None:
 
 
 def test_each_row_of_many_gets_its_own_name_and_the_vocabulary_is_embedded_once() -> None:
-    """It was embedded for every row: a hundred masks and a thousand labels took seconds, during which nobody else was served."""
+    """It was embedded for every row: a hundred masks and a thousand labels took seconds, in which nobody else was served."""
     embedded: list[int] = []
 
     class Counting(JointSpace):

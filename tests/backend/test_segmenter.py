@@ -157,6 +157,26 @@ def test_memory_of_the_last_round_stays_in_the_answer(segmenter: Segmenter) -> N
     assert np.array_equal(second.masks.masks[0], picture.shapes["red disc"] | picture.shapes["blue square"])
 
 
+def test_memory_is_of_the_object_that_is_drawn_on_it(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    boxes = (BoxPrompt((0, 0, 5, 5)), BoxPrompt((10, 20, 50, 60)))
+    first = ask(segmenter, picture, boxes[1])
+    memory = ObjectMemory(first.masks.low_res_logits[0], segmenter.engine.version)
+    prompts = PromptSet((*boxes, PointPrompt((80, 30))))
+    (done,) = segmenter.segment([Question(picture.image, prompts, memory=memory)])
+    assert isinstance(done, Round)
+    _, disc_again, square_alone = done.masks.masks
+    assert np.array_equal(disc_again, picture.shapes["red disc"])
+    assert np.array_equal(square_alone, picture.shapes["blue square"])
+
+
+def test_a_negative_click_beside_a_word_takes_the_instance_under_it_away(segmenter: Segmenter) -> None:
+    picture = two_red_discs()
+    y, x = np.argwhere(picture.shapes["large"]).mean(axis=0)
+    done = ask(segmenter, picture, TextPrompt("red"), PointPrompt((x, y), positive=False))
+    assert [np.array_equal(mask, picture.shapes["small"]) for mask in done.masks.masks] == [True]
+
+
 def test_memory_of_another_engine_is_not_read(segmenter: Segmenter) -> None:
     picture = two_shapes()
     memory = ObjectMemory(np.ones((80, 120), np.float16), "another engine")

@@ -89,6 +89,10 @@ def test_something_drawn_gives_one_mask_of_the_image_s_size(segmenter: Segmenter
     assert np.isfinite(masks.scores).all()
 
 
+def test_a_negative_click_alone_gives_nothing(segmenter: Segmenter) -> None:
+    assert len(ask(segmenter, PointPrompt((85, 40), positive=False))) == 0
+
+
 @pytest.mark.parametrize("kind", SAID)
 def test_something_said_gives_masks_that_bear_its_phrase(segmenter: Segmenter, kind: str) -> None:
     prompts = PromptSet(SAID[kind])

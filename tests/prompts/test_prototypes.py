@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,22 @@ def test_the_mean_of_two_kinds_would_be_neither_but_parts_are_both() -> None:
     assert found is not None
     here = patches_of([[0, 2, 3], [1, 0, 4]])
     assert (margin(here, found) > 0).tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_a_large_region_is_known_by_512_of_its_patches_from_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def count(vectors: Tensor) -> Tensor:
+        seen.append(len(vectors))
+        return find_parts(vectors)
+
+    monkeypatch.setattr("prompts.prototypes.find_parts", count)
+    kinds = np.zeros((50, 50), np.int64)
+    kinds[5:45, 5:45], kinds[5:15, 5:15], kinds[38:45, 38:45] = 1, 2, 3
+    found = prototypes_of(patches_of(kinds.tolist()), square(500, 500, 50, 50, 400))
+    assert found is not None
+    assert sorted(found.parts.argmax(dim=1).tolist()) == [1, 2, 3]
+    assert 100 < seen[0] <= 512
 
 
 def test_what_looks_like_the_surroundings_too_has_no_margin() -> None:

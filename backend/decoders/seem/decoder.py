@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from backend.decoders.pretrained import computing
@@ -15,6 +14,7 @@ from backend.decoders.seem.image import SeemImage
 from backend.decoders.seem.network import SeemNetwork
 from backend.decoders.seem.predictor import Ask, Prediction
 from backend.decoders.seem.space import SeemQueries
+from backend.decoders.veto import outside_negatives
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from prompts.kinds import Image, PromptSet
@@ -54,7 +54,7 @@ class SeemDecoder:
             if len(drawings):
                 return self._answering.drawings(image, drawings, queries)
             if prompts.said:
-                return _outside(self._answering.words_and_references(image, queries), prompts)
+                return outside_negatives(self._answering.words_and_references(image, queries), prompts)
             return MaskSet.empty(features.size) if prompts.drawn else self._answering.everything(image)
 
     def _encode(self, image: Image) -> ImageFeatures:
@@ -66,11 +66,3 @@ class SeemDecoder:
             pixels = self._network.encode(frame.prepare(image).to(self._device)).float()
             objects: Prediction = self._network.predictor(pixels, Ask(objects=1))[-1].float()
         return SeemImage(frame, pixels, objects).pack(self._classes.objectness(objects.embedding))
-
-
-def _outside(found: MaskSet, prompts: PromptSet) -> MaskSet:
-    """The masks that leave out everything that was drawn as negative."""
-    if not prompts.drawn or not len(found):
-        return found
-    forbidden = prompts.region(found.size, positive=False)
-    return found[np.flatnonzero(~found.masks[:, forbidden].any(axis=1))]

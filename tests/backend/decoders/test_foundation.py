@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.choosing import agreement
 from backend.decoders.everything import EverythingOptions
 from backend.decoders.finding import Boxes, BoxFinder, Decoding, MapFinder, MapLikeFinder
 from backend.decoders.foundation import FoundationDecoder, FoundationParts
@@ -107,6 +108,38 @@ def test_the_last_round_s_logits_are_handed_on(segmenter: Segmenter) -> None:
     assert iou(both.masks[0], picture.shapes["red disc"] | picture.shapes["blue square"]) > 0.9
 
 
+def test_of_two_objects_only_the_one_that_the_last_round_was_of_gets_its_logits(segmenter: Segmenter) -> None:
+    """Both got them: the second box came back with the first one's mask in it."""
+    picture = two_shapes()
+    red, blue = BoxPrompt((12, 22, 48, 58)), BoxPrompt((70, 20, 110, 60))
+    memory = ObjectMemory(ask(segmenter, picture, red).low_res_logits[0], "colours-1")
+    for boxes in ((red, blue), (blue, red)):
+        both = ask(segmenter, picture, *boxes, memory=memory)
+        names = {red: "red disc", blue: "blue square"}
+        assert [iou(mask, picture.shapes[names[box]]) > 0.9 for mask, box in zip(both.masks, boxes, strict=True)] == [True] * 2
+
+
+def test_a_negative_click_alone_shows_no_object(segmenter: Segmenter) -> None:
+    """The network answered it with whatever lay around it."""
+    assert len(ask(segmenter, two_shapes(), PointPrompt((30, 40), positive=False))) == 0
+
+
+def test_a_negative_click_beside_a_word_takes_the_instance_under_it_away(segmenter: Segmenter) -> None:
+    picture = two_red_discs()
+    assert len(ask(segmenter, picture, TextPrompt("red"))) == 2
+    y, x = np.argwhere(picture.shapes["large"]).mean(axis=0)
+    (left,) = ask(segmenter, picture, TextPrompt("red"), PointPrompt((x, y), positive=False)).masks
+    assert iou(left, picture.shapes["small"]) > 0.75
+
+
+def test_a_negative_click_refines_what_is_remembered(segmenter: Segmenter) -> None:
+    picture = two_shapes()
+    both = ask(segmenter, picture, PointPrompt((30, 40)), PointPrompt((85, 40)))
+    memory = ObjectMemory(both.low_res_logits[0], "colours-1")
+    (less,) = ask(segmenter, picture, PointPrompt((85, 40), positive=False), memory=memory).masks
+    assert iou(less, picture.shapes["red disc"]) > 0.9
+
+
 def test_an_empty_mask_is_no_object(segmenter: Segmenter) -> None:
     assert len(ask(segmenter, two_shapes(), MaskPrompt(np.zeros((80, 120), np.bool_)))) == 0
 
@@ -170,6 +203,20 @@ def test_what_is_found_is_named_in_the_project_s_labels(segmenter: Segmenter) ->
     (click,) = segmenter.segment([Question(two_shapes().image, PromptSet((PointPrompt((85, 40)),)), vocabulary)])
     assert isinstance(click, Round)
     assert click.masks.labels == ("Box",)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_what_a_word_says_of_a_candidate_does_not_depend_on_the_frame(frame: str) -> None:
+    """Of a wide image half of a padded frame is padding, which counted as a quarter part of what was said."""
+    image = paint({"it": (square(30, 120, 20, 5, 10), RED)}).image
+    segmenter = segmenter_around(ColourNetwork(FRAMES[frame]))
+    decoder = segmenter.engine.decoder
+    (features,) = decoder.encode_images([image])
+    score = segmenter.engine.space.text_map(features, "red")  # type: ignore[attr-defined]
+    wanted = decoder._parts.decoding._frame(score, features.size)  # type: ignore[attr-defined]
+    truth = FRAMES[frame].shrink(square(30, 120, 20, 5, 10), 64) * 12 - 6
+    assert float(agreement(truth[None], wanted)[0]) > 0.5
+    assert float(agreement(torch.full((1, 64, 64), 6.0), wanted)[0]) < 0.1
 
 
 class OneBox:

@@ -77,6 +77,7 @@ def test_an_engine_keeps_its_names_scores_and_memory() -> None:
 
 def test_any_engine_can_be_refined_by_a_network_in_a_folder(tmp_path: Path) -> None:
     engine = refined(colour.build(None), tiny_models.write_sam(tmp_path), Placement("cpu", "float32"))
+    assert engine.version.startswith("colour-1+")
     (done,) = Segmenter(engine, FeatureCache(1 << 26)).segment(
         [Question(two_shapes().image, PromptSet((PointPrompt((85, 40)),)))]
     )
