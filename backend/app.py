@@ -86,6 +86,7 @@ def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
     app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
     registry = CollectorRegistry()
     _add_label_studio_routes(app, parts)
+    _add_work_routes(app, parts)
     app.include_router(jobs_router(parts.jobs))
     _add_engine_route(app, parts)
     _add_metrics(app, registry)
@@ -132,6 +133,8 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """The model versions that this server can answer with."""
         return {"versions": [parts.engine.version]}
 
+
+def _add_work_routes(app: FastAPI, parts: Parts) -> None:
     @app.post("/predict", response_model=dict[str, Any])
     def predict(body: PredictBody) -> Answer:
         """One answer for each task."""

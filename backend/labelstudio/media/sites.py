@@ -54,7 +54,8 @@ class Sites:
     address never replaces a better one; a project that announced nothing uses the address that all others agree on.
 
     Our own token is sent to our own address, or to a loopback one, and nowhere else: anybody who can reach /setup can
-    announce an address, and must not be handed the token there.
+    announce an address, and must not be handed the token there. For the same reason an announced token is sent only to
+    the address that it was announced with, or to our own.
     """
 
     def __init__(self, own_url: str | None, own_token: str | None) -> None:
@@ -74,9 +75,8 @@ class Sites:
             log.warning("project %s: /setup announced %r, which is no http(s) address; ignored", project, hostname[:200])
         with self._lock:
             earlier = self._announced.pop(project, None)
-            if earlier and earlier.base and (base is None or (is_loopback(base) and not is_loopback(earlier.base))):
-                base = earlier.base
-            self._announced[project] = _Announced(base, read_token(token))
+            keeps = earlier and earlier.base and (base is None or (is_loopback(base) and not is_loopback(earlier.base)))
+            self._announced[project] = earlier if earlier and keeps else _Announced(base, read_token(token))
             while len(self._announced) > MOST_PROJECTS:
                 self._announced.popitem(last=False)
 

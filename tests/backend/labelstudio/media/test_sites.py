@@ -51,7 +51,16 @@ def test_a_loopback_address_is_used_only_while_nothing_better_is_known() -> None
     assert seen(sites) == ("http://localhost:8080", "a")
     sites.register("1", "https://label.example.org", "b")
     sites.register("1", "http://localhost:8080", "c")
-    assert seen(sites) == ("https://label.example.org", "c")
+    assert seen(sites) == ("https://label.example.org", "b")
+
+
+@pytest.mark.parametrize("hostname", ["http://localhost:8080", "nonsense", None])
+def test_a_token_is_never_sent_to_an_address_that_somebody_else_announced(hostname: str | None) -> None:
+    """Label Studio without LABEL_STUDIO_HOST calls itself localhost; its token must not go to what was announced before."""
+    sites = Sites(None, None)
+    sites.register("1", "https://evil.example", "bait")
+    sites.register("1", hostname, "secret")
+    assert seen(sites) == ("https://evil.example", "bait")
 
 
 def test_a_project_that_announced_nothing_uses_what_all_others_agree_on() -> None:
