@@ -64,10 +64,11 @@ def boxes_of(centred: Tensor, scores: Tensor, phrases: Sequence[str], threshold:
     """Boxes ``(Q, 4)`` as relative centre and sides, and scores ``(Q, P)`` for P phrases, as boxes in pixels.
 
     Every box goes to its best phrase; below the threshold it is dropped, as is one that overlaps a better one of its phrase.
-    ``scale`` is the width and height in pixels of what the boxes are relative to.
+    The surest hundred come, the surest first. ``scale`` is the width and height in pixels of what the boxes are relative to.
     """
     best, which = scores.float().cpu().max(dim=1)
-    chosen = torch.nonzero(best > threshold).flatten()[: MOST_BOXES * 4]
+    surest_first = best.argsort(descending=True, stable=True)
+    chosen = surest_first[best[surest_first] > threshold][: MOST_BOXES * 4]
     middle, half = centred.float().cpu()[chosen, :2].numpy(), centred.float().cpu()[chosen, 2:].numpy() / 2
     corners = np.concatenate([middle - half, middle + half], axis=1).astype(np.float64) * (*scale, *scale)
     strength, owner = best[chosen].double().numpy(), which[chosen].numpy()
@@ -75,8 +76,16 @@ def boxes_of(centred: Tensor, scores: Tensor, phrases: Sequence[str], threshold:
     for number in range(len(phrases)):
         mine = np.flatnonzero(owner == number)
         kept += mine[non_maximum_suppression(corners[mine], strength[mine].tolist(), SAME_BOX_IOU)].tolist()
-    kept = kept[:MOST_BOXES]
+    kept = sorted(kept)[:MOST_BOXES]
     return Boxes(corners[kept], strength[kept], tuple(phrases[k] for k in owner[kept].tolist()))
+
+
+def surest(parts: Sequence[Boxes]) -> Boxes:
+    """The boxes of several looks at one image together: the surest hundred, the surest first."""
+    phrases = [phrase for part in parts for phrase in part.phrases]
+    corners, scores = np.concatenate([part.xyxy for part in parts]), np.concatenate([part.scores for part in parts])
+    order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
+    return Boxes(corners[order], scores[order], tuple(phrases[k] for k in order.tolist()))
 
 
 def inside(boxes: Boxes, size: Size) -> Boxes:

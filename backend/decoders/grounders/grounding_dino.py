@@ -14,13 +14,15 @@ from torch import Tensor
 
 from backend.decoders.finding import Boxes
 from backend.decoders.frames import IMAGENET_MEAN, IMAGENET_STD
-from backend.decoders.grounders.detecting import Detector, boxes_of, fit, inside, load_tokenizer, network_input
+from backend.decoders.grounders.detecting import Detector, boxes_of, fit, inside, load_tokenizer, network_input, surest
 from backend.decoders.pretrained import import_class, load_pretrained, read_model_type
 from backend.placement import Placement
 from prompts.geometry import Size
 from prompts.retreat import retreating
 
 THRESHOLD = 0.25
+_ENDS = 2
+"""Tokens that begin and end every text."""
 CLASSES = {"grounding-dino": "GroundingDinoForObjectDetection", "mm-grounding-dino": "MMGroundingDinoForObjectDetection"}
 
 
@@ -36,22 +38,36 @@ class GroundingDino(Detector):
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
             return boxes_of(torch.zeros(0, 4), torch.zeros(0, 1), phrases, THRESHOLD, (1, 1))
-        device = self.device
+        pixels = network_input(tensors, fit(size, self._shortest, self._longest), self.device, (IMAGENET_MEAN, IMAGENET_STD))
+        return inside(surest([self._look(pixels, size, text) for text in self._texts(phrases)]), size)
+
+    def _look(self, pixels: Tensor, size: Size, phrases: Sequence[str]) -> Boxes:
+        """The boxes of phrases that fit into one text."""
         text, owners = self._tokens(phrases)
-        framed = fit(size, self._shortest, self._longest)
-        found = self._model(
-            pixel_values=network_input(tensors, framed, device, (IMAGENET_MEAN, IMAGENET_STD)),
-            **{name: tensor.to(device) for name, tensor in text.items()},
-        )
+        found = self._model(pixel_values=pixels, **{name: tensor.to(self.device) for name, tensor in text.items()})
         tokens = found.logits[0].sigmoid()[:, : owners.shape[1]]
-        scores = torch.stack([tokens[:, owner.to(device)].amax(dim=1) for owner in owners], dim=1)
-        return inside(boxes_of(found.pred_boxes[0], scores, phrases, THRESHOLD, (size.width, size.height)), size)
+        scores = torch.stack([tokens.masked_fill(~owner.to(tokens.device), 0).amax(dim=1) for owner in owners], dim=1)
+        return boxes_of(found.pred_boxes[0], scores, phrases, THRESHOLD, (size.width, size.height))
+
+    def _texts(self, phrases: Sequence[str]) -> list[list[str]]:
+        """The phrases in as many texts as it takes: the network reads only so many tokens at once."""
+        room = int(self._model.config.max_text_len) - _ENDS
+        texts: list[list[str]] = [[]]
+        left = room
+        for phrase in phrases:
+            length = len(self._tokenizer(f"{_plain(phrase)}.")["input_ids"]) - _ENDS
+            if length > left and texts[-1]:
+                texts.append([])
+                left = room
+            texts[-1].append(phrase)
+            left -= length
+        return texts
 
     def _tokens(self, phrases: Sequence[str]) -> tuple[Mapping[str, Tensor], Tensor]:
         """The text "a cat. a dog." as tokens, and which of them belong to each phrase, ``(P, T)`` bool."""
-        clean = [phrase.lower().replace(".", " ").strip() for phrase in phrases]
-        text = "".join(f"{phrase}. " for phrase in clean).strip()
-        read = self._tokenizer([text], return_tensors="pt", return_offsets_mapping=True)
+        clean = [_plain(phrase) for phrase in phrases]
+        text, most = "".join(f"{phrase}. " for phrase in clean).strip(), int(self._model.config.max_text_len)
+        read = self._tokenizer([text], return_tensors="pt", return_offsets_mapping=True, truncation=True, max_length=most)
         (offsets,) = read.pop("offset_mapping")
         owners, start = torch.zeros(len(phrases), len(offsets), dtype=torch.bool), 0
         for number, phrase in enumerate(clean):
@@ -59,6 +75,11 @@ class GroundingDino(Detector):
             owners[number] = (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0])
             start = end + len(". ")
         return read, owners
+
+
+def _plain(phrase: str) -> str:
+    """A phrase as it stands in a text, whose full stops divide phrases."""
+    return phrase.lower().replace(".", " ").strip()
 
 
 def load(folder: Path, placement: Placement) -> GroundingDino:

@@ -164,6 +164,35 @@ def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str],
     assert spelt == ["redcup", "dog"]
 
 
+@pytest.mark.parametrize("name", ["grounding_dino", "mm_grounding_dino"])
+def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, folder_of: Callable[[str], Path]) -> None:
+    """The network of this test reads 64 tokens; a vocabulary that was longer failed, and so did a phrase without a token."""
+    grounder = grounders.load(folder_of(name), CPU)
+    phrases = ["red cup", *(f"{letter}{letter}{letter}" for letter in "abcdefghijklmnopqrs"), "...", "x " * 70]
+    texts = grounder._texts(phrases)  # type: ignore[attr-defined]
+    assert [phrase for text in texts for phrase in text] == phrases
+    assert [len(grounder._tokens(text)[0]["input_ids"][0]) <= 64 for text in texts] == [True] * len(texts)  # type: ignore[attr-defined]
+    assert len(texts) == 3
+    together = detect(grounder, picture(64, 64), phrases)
+    alone = [detect(grounder, picture(64, 64), text) for text in texts]
+    assert len(together.scores) == min(sum(len(one.scores) for one in alone), detecting.MOST_BOXES)
+    assert (np.diff(together.scores) <= 0).all()
+    assert together.scores[0] == max(one.scores.max() for one in alone if len(one.scores))
+
+
+def test_of_more_boxes_than_can_be_used_the_surest_stay_whatever_their_phrase_and_place() -> None:
+    """Those of the first phrases stayed, and of all the first of the network's rows: a sure box near the end was lost."""
+    count, most = 900, detecting.MOST_BOXES
+    centred = torch.tensor([[(k % 30 + 0.5) / 30, (k // 30 + 0.5) / 30, 0.02, 0.02] for k in range(count)])
+    scores = torch.full((count, 2), 0.0)
+    scores[:, 0] = 0.4
+    scores[-5:, 1] = torch.tensor([0.5, 0.9, 0.6, 0.7, 0.8])
+    found = detecting.boxes_of(centred, scores, ["a", "b"], 0.3, (300, 300))
+    assert len(found.scores) == most
+    assert found.phrases == ("b",) * 5 + ("a",) * (most - 5)
+    assert np.allclose(found.scores[:5], [0.9, 0.8, 0.7, 0.6, 0.5])
+
+
 def test_of_two_boxes_of_one_phrase_at_the_same_place_the_better_stays() -> None:
     centred = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.52, 0.5, 0.4, 0.4], [0.2, 0.2, 0.1, 0.1]])
     scores = torch.tensor([[0.5, 0.0], [0.9, 0.0], [0.0, 0.7]])
