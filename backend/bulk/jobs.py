@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.bulk.answers import Answer
+import numpy as np
+
+from backend.bulk.answers import Answer, Found
 from backend.bulk.order import Filled, Order, fill
 from backend.bulk.pipeline import Flow, answers
 from backend.bulk.report import run_page
@@ -22,7 +24,9 @@ from backend.bulk.work import ImageSource, Worker
 from backend.errors import MaskloomError, RequestError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.extra_params import Wishes
+from backend.labelstudio.regions import read_regions
 from backend.service import EngineSource
+from backend.stamp import stamp
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
 
@@ -209,7 +213,7 @@ def _with_ready(
     def unknown() -> Iterator[Item]:
         for item in items:
             if item.key in ready:
-                known.append(Answer(item, prediction=ready[item.key]))
+                known.append(_made_already(item, ready[item.key]))
             else:
                 yield item
 
@@ -217,6 +221,16 @@ def _with_ready(
         yield from _drained(known)
         yield answer
     yield from _drained(known)
+
+
+def _made_already(item: Item, prediction: Mapping[str, Any]) -> Answer:
+    """The answer that a request has made. Its photo is gone, so that its picture shows the masks alone."""
+    regions = read_regions(prediction["result"])
+    found = [Found(region.label, region.score, int(region.mask.sum())) for region in regions]
+    shape = regions[0].mask.shape if regions else (48, 64)
+    masks = np.array([region.mask for region in regions if region.mask.shape == shape], np.bool_).reshape(-1, *shape)
+    picture = stamp(np.full((*shape, 3), 128, np.uint8), masks)
+    return Answer(item, regions=found, prediction=prediction, thumbnail=picture)
 
 
 def _drained(waiting: deque[Answer]) -> Iterator[Answer]:

@@ -140,9 +140,13 @@ def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDo
     with TestClient(create_app(assemble(settings))) as client:
         assert client.post("/predict", json=body).json() == {"results": []}
         (job,) = client.get("/jobs").json()
-        assert ended(client, job["id"])["done"] == 12
+        stand = ended(client, job["id"])
         assert client.post("/predict", json=body).json() == {"results": []}
         assert ended(client, client.get("/jobs").json()[0]["id"])["state"] == "finished"
+        report = client.get(f"/jobs/{job['id']}/report").text
+    assert (stand["done"], stand["regions"]) == (12, 24), "those count too that the request has answered"
+    assert "nothing found" not in report
+    assert 'base64,"' not in report, "a picture without content"
     assert set(double.per_task().values()) == {1}
     assert all(len(prediction["result"]) == 2 for prediction in double.predictions)
 
