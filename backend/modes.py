@@ -112,7 +112,7 @@ def without_overlaps(masks: MaskSet, stuff: frozenset[str]) -> MaskSet:
     for row in sorted(_best_first(masks), key=lambda row: masks.labels[row] in stuff):
         free[row] &= ~taken
         least = 0.0 if masks.labels[row] in stuff else LEAST_LEFT * float(masks.masks[row].sum())
-        if free[row].sum() > least:
+        if free[row].sum() >= max(least, 1):
             taken |= free[row]
             kept.append(row)
     rest = masks[kept]

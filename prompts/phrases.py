@@ -67,7 +67,7 @@ def read_phrases(text: str) -> tuple[TextPrompt, ...]:
     begins with "not", "no", "without" or "except" is negative ("cup, not the saucer").
     """
     prompts = []
-    for part in filter(None, _SEPARATOR.split(text.strip())):
+    for part in filter(None, map(str.strip, _SEPARATOR.split(text))):
         negation = _NEGATION.match(part)
         prompts.append(TextPrompt(negation["phrase"], positive=False) if negation else TextPrompt(part))
     return tuple(dict.fromkeys(prompts))

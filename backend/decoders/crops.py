@@ -55,16 +55,23 @@ def crops_of(size: Size, options: EverythingOptions) -> Iterator[Crop]:
 
 def with_crops(decoding: Decoding, features: ImageFeatures, rows: MaskSet, options: EverythingOptions) -> MaskSet:
     """The rows found on the whole image and those found on its crops, each thing once."""
-    crops = list(crops_of(features.size, options))
-    encoded = decoding.encode([_pixels(features, crop) for crop in crops])
     parts, areas = [rows], [features.size.pixels] * len(rows)
-    for crop, embeddings in zip(crops, encoded, strict=True):
-        seen = ImageFeatures(crop.size, features.grid[:, :1, :1], embeddings)
+    for crop, seen in _encoded(decoding, features, list(crops_of(features.size, options))):
         parts.append(_whole_rows(decoding, seen, (crop, features.size), options))
         areas += [crop.size.pixels] * len(parts[-1])
     found = MaskSet.concatenate(parts, features.size)
     boxes = np.array([box_of(mask) for mask in found.masks]).reshape(-1, 4)
     return found[non_maximum_suppression(boxes, [1 / area for area in areas], options.crop_nms_thresh)]
+
+
+def _encoded(decoding: Decoding, features: ImageFeatures, crops: Sequence[Crop]) -> Iterator[tuple[Crop, ImageFeatures]]:
+    """Each crop with its features; only as many are in memory as the device encodes at once."""
+    together = decoding.chunks.most
+    for start in range(0, len(crops), together):
+        some = crops[start : start + together]
+        encoded = decoding.encode([_pixels(features, crop) for crop in some])
+        for crop, embeddings in zip(some, encoded, strict=True):
+            yield crop, ImageFeatures(crop.size, features.grid[:, :1, :1], embeddings)
 
 
 def _whole_rows(decoding: Decoding, seen: ImageFeatures, place: tuple[Crop, Size], options: EverythingOptions) -> MaskSet:

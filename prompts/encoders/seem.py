@@ -50,6 +50,10 @@ class PhraseTokens:
         """The tokens ``(n, D)`` of one phrase, from its begin-of-text to its end-of-text."""
         return self.tokens[row, : int(self.lengths[row])]
 
+    def rows(self, chosen: slice) -> PhraseTokens:
+        """Some of the phrases."""
+        return PhraseTokens(self.tokens[chosen], self.lengths[chosen], self.sentence[chosen])
+
 
 class _Block(nn.Module):
     """A pre-norm transformer block with QuickGELU, ``(N, L, D)`` to the same."""

@@ -60,6 +60,8 @@ def test_panoptic_gives_every_pixel_once_and_things_before_stuff() -> None:
 def test_a_thing_of_which_too_little_is_left_is_dropped() -> None:
     masks = rows((bar(0, 10), 0.9, "car"), (bar(4, 12), 0.8, "car"))
     assert columns(Wanted(Mode.PANOPTIC).apply(masks)) == [("car", list(range(10)))]
+    half_left = rows((bar(0, 10), 0.9, "car"), (bar(6, 14), 0.8, "car"))
+    assert columns(Wanted(Mode.PANOPTIC).apply(half_left)) == [("car", list(range(10))), ("car", list(range(10, 14)))]
 
 
 def test_thresholds_are_by_label_with_one_for_all_others() -> None:

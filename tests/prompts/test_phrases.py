@@ -32,6 +32,7 @@ def test_a_label_name_is_read_as_words(name: str, words: str) -> None:
         ("red circle", [TextPrompt("red circle")]),
         ("cup, saucer; spoon\nplate", [TextPrompt(word) for word in ("cup", "saucer", "spoon", "plate")]),
         ("a cup. a plate.", [TextPrompt("a cup"), TextPrompt("a plate")]),
+        ("cup . plate", [TextPrompt("cup"), TextPrompt("plate")]),
         ("cup, not the saucer", [TextPrompt("cup"), TextPrompt("saucer", positive=False)]),
         ("NO people", [TextPrompt("people", positive=False)]),
         ("without a lid, except an apple", [TextPrompt("lid", positive=False), TextPrompt("apple", positive=False)]),

@@ -20,6 +20,9 @@ from backend.masks import MaskSet
 from prompts.encoders.seem import PhraseTokens
 from prompts.spatial import VisualTokens
 
+MOST_PHRASES = 8
+"""As many phrases are asked for at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -81,13 +84,17 @@ class Answering:
         return said.rows(best), logit[best].sigmoid()
 
     def _named(self, image: SeemImage, read: PhraseTokens, queries: SeemQueries) -> MaskSet:
-        """Every instance of each phrase, labelled with it."""
-        said = self._ask(image, self._asking.named(read))
+        """Every instance of each phrase, labelled with it. Phrases do not see each other, so that a few at a time say the same
+        as all at once, whose attention would take the square of their number in memory.
+        """
         parts = []
-        for row, phrase in enumerate(queries.phrases):
-            mine = said.of(self._asking.to_phrases, row)
-            found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[row], queries))
-            parts.append(to_mask_set(image.frame, self._instances(found, self._judge.thresholds.text), phrase))
+        for start in range(0, len(queries.phrases), MOST_PHRASES):
+            some = slice(start, start + MOST_PHRASES)
+            said = self._ask(image, self._asking.named(read.rows(some)))
+            for place, phrase in enumerate(queries.phrases[some]):
+                mine = said.of(self._asking.to_phrases, place)
+                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[start + place], queries))
+                parts.append(to_mask_set(image.frame, self._instances(found, self._judge.thresholds.text), phrase))
         return MaskSet.concatenate(parts, image.frame.size)
 
     def _shown(self, image: SeemImage, shown: VisualTokens, queries: SeemQueries) -> MaskSet:

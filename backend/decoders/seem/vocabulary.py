@@ -114,6 +114,7 @@ class VocabularyReader:
 
     def _remember(self, key: tuple[Phrases, Phrases], row: Tensor) -> None:
         self._known[key] = row
+        self._known.move_to_end(key)
         while len(self._known) > MOST_ROWS:
             self._known.popitem(last=False)
 

@@ -10,6 +10,7 @@ import torch
 
 from backend.decoders import pretrained
 from backend.decoders.base import Engine
+from backend.decoders.seem import answering
 from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.answers import Candidates
 from backend.decoders.seem.decoder import SeemDecoder
@@ -102,6 +103,25 @@ def test_text_returns_every_instance_that_is_sure_enough_and_each_once(engine: E
         assert (np.diff(answer.scores) <= 0).all()
         iou, _ = overlaps(answer.masks)
         assert (iou[~np.eye(len(answer), dtype=np.bool_)] < 0.8).all()
+
+
+@pytest.mark.parametrize("name", ["focaldw_v1", "focaldw_demo"])
+def test_many_phrases_are_asked_a_few_at_a_time_and_answered_as_together(
+    engine_of: Callable[[str], Engine], photo: Image, ask: Ask, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Eighty labels took 2 GB, three hundred more than any machine has."""
+    engine, words = engine_of(name), [TextPrompt(phrase) for phrase in ("dog", "sky", "red umbrella", "person", "grass")]
+    together = ask(engine, photo, *words)
+    asked: list[int] = []
+    handle = engine.decoder._network.predictor.register_forward_pre_hook(lambda _, said: asked.append(len(said[1].phrases)))
+    monkeypatch.setattr(answering, "MOST_PHRASES", 2)
+    apart = ask(engine, photo, *words)
+    handle.remove()
+    assert [number for number in asked if number] == [2, 2, 1]
+    assert len(together)
+    assert apart.labels == together.labels
+    np.testing.assert_array_equal(apart.masks, together.masks)
+    np.testing.assert_allclose(apart.scores, together.scores, atol=1e-5)
 
 
 def test_instances_are_the_sure_ones_without_duplicates_best_first() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.seem import vocabulary
 from backend.decoders.seem.coco import PANOPTIC_NAMES, STUFF, THINGS, plain_name
 from backend.decoders.seem.vocabulary import PLAIN, QUICK, VocabularyReader, VocabularyStore, all_templates
 from prompts.encoders.seem import SeemTextEncoder
@@ -104,6 +105,16 @@ def test_a_name_in_memory_is_not_computed_again(
     for _ in range(3):
         reader.read([("dog",)], PLAIN)
     assert len(runs) == 1
+
+
+def test_the_names_that_were_asked_for_last_stay_in_memory(
+    reader_of: Callable[..., tuple[VocabularyReader, list[object]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "MOST_ROWS", 2)
+    reader, runs = reader_of(None)
+    for name in ("dog", "cat", "dog", "cow", "dog"):
+        reader.read([(name,)], PLAIN)
+    assert runs == [["dog."], ["cat."], ["cow."]]
 
 
 def test_missing_names_are_computed_together_and_known_ones_not_at_all(
