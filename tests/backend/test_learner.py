@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,14 +60,19 @@ def test_broken_events_harm_no_other(bank: SlowBank) -> None:
     assert bank.replaced == 1
 
 
-def test_a_deleted_annotation_is_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "gone", [{"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}, {"action": "TASKS_DELETED", "tasks": [{"id": 1}]}]
+)
+def test_a_deleted_annotation_and_those_of_a_deleted_task_are_forgotten(tmp_path: Path, gone: dict[str, Any]) -> None:
     bank = MemoryBank(open_database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     taking = Learner(bank)
     taking.take(CREATED)
     taking.wait()
     found: list[Example] = bank.recall("1", "Cat", 5)
     assert len(found) == 1
-    gone = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}], "project": {"id": 1}}
-    taking.take(json.dumps(gone).encode())
+    taking.take(json.dumps({**gone, "project": {"id": 2}}).encode())
+    taking.wait()
+    assert len(bank.recall("1", "Cat", 5)) == 1, "another project's numbers mean other things"
+    taking.take(json.dumps({**gone, "project": {"id": 1}}).encode())
     taking.wait()
     assert bank.recall("1", "Cat", 5) == []
