@@ -28,6 +28,9 @@ from prompts.geometry import (
 
 Json = Mapping[str, Any]
 
+LARGEST_BITMASK = 4
+"""A bitmask may be stretched to its image; one of more pixels than so many times the image's is not decoded."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnRegion:
@@ -120,7 +123,12 @@ def _ellipse(value: Json, size: Size) -> BoolArray:
 def _bitmask(value: Json, size: Size) -> BoolArray:
     _, _, body = str(value.get("imageDataURL")).partition("base64,")
     try:
-        picture = PillowImage.open(io.BytesIO(base64.b64decode(body, validate=True))).convert("RGBA")
+        opened = PillowImage.open(io.BytesIO(base64.b64decode(body, validate=True)))
+        if opened.width * opened.height > LARGEST_BITMASK * size.pixels:
+            raise RequestError(
+                f"a bitmask has {opened.width} x {opened.height} pixels, too many for an image of {size.width} x {size.height}"
+            )
+        picture = opened.convert("RGBA")
     except (binascii.Error, OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
         raise RequestError(f"a bitmask is no PNG: {error}") from error
     alpha = picture.resize((size.width, size.height), PillowImage.Resampling.NEAREST).getchannel("A")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from backend.errors import RequestError
 from backend.labelstudio.regions import read_regions
@@ -45,6 +48,28 @@ def test_every_shape_is_read_as_the_mask_that_it_was_written_from(
     (found,) = read_regions([region(kind, shape.value)])
     assert (found.label, found.score) == ("Cat", 0.5)
     assert iou(found.mask, mask) >= least
+
+
+def png(pixels: np.ndarray) -> dict[str, Any]:
+    """A bitmask's value with these pixels ``(H, W, 4)``."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return {"imageDataURL": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()}
+
+
+def test_of_a_bitmask_alpha_alone_counts_and_it_is_stretched_to_the_image() -> None:
+    white_outside = np.full((60, 80, 4), 255)
+    white_outside[..., 3] = 0
+    white_outside[DISC] = (0, 0, 0, 1)
+    (found,) = read_regions([region("bitmask", png(white_outside))])
+    assert np.array_equal(found.mask, DISC)
+    (stretched,) = read_regions([region("bitmask", png(white_outside[::2, ::2]))])
+    assert iou(stretched.mask, DISC) > 0.9
+
+
+def test_a_bitmask_that_is_far_larger_than_its_image_is_not_decoded() -> None:
+    with pytest.raises(RequestError, match="500 x 500 pixels, too many for an image of 80 x 60"):
+        read_regions([region("bitmask", png(np.zeros((500, 500, 4))))])
 
 
 @given(arrays(np.bool_, (60, 80)))
