@@ -36,7 +36,7 @@ def join(task: TaskRequest, notes: Sequence[Note]) -> TaskRequest:
     drafted = {mark.id: (label, mark) for label, mark in task.draft.standing}
     noted = dict(_still_there(task, notes)) if marks or not task.texts else {}
     others = [pair for name, pair in {**noted, **drafted}.items() if name not in {mark.id for mark in marks}]
-    wanted = [(label, mark) for label, mark in others if _fits(label, task) and _belongs(mark, marks)]
+    wanted = [(label, mark) for label, mark in others if _belongs(mark, marks)]
     label = task.armed_label or next((label for label, _ in reversed(wanted) if label), None)
     label = label or next((mark.label for mark in reversed(task.regions) if mark.label), None)
     regions = tuple(mark for mark in task.regions if mark.label in (None, label))
@@ -71,10 +71,6 @@ def _read(note: Note) -> Mark:
     if "positive" in note:
         return PointMark(note["x"], note["y"], note["positive"], note["id"])
     return BoxMark(note["x"], note["y"], note["width"], note["height"], note["degrees"], note["id"])
-
-
-def _fits(label: str | None, task: TaskRequest) -> bool:
-    return label is None or task.armed_label in (None, label)
 
 
 def _belongs(mark: Mark, marks: Sequence[Mark]) -> bool:

@@ -121,6 +121,19 @@ def test_a_click_with_the_label_against_joins_the_clicks_for() -> None:
     assert (kinds(task), task.armed_label, len(task.regions)) == (["click"], "Cat", 1)
 
 
+def test_an_outline_of_another_label_stays_out_and_without_a_click_it_names_the_object() -> None:
+    config = SMART_ONLY.replace(
+        "</View>",
+        """<PolygonLabels name="outline" toName="image" maskloom="for"><Label value="Cat"/>
+        <Label value="Dog"/></PolygonLabels></View>""",
+    )
+    value = {"points": [[10, 10], [60, 10], [10, 90]], "polygonlabels": ["Dog"]}
+    dog = {"id": "o", "type": "polygonlabels", "from_name": "outline", "to_name": "image", "value": value}
+    clicked, said = (join(ask(item, config=config, regions=(dog,)), []) for item in (INSIDE, text("this")))
+    assert (len(clicked.regions), clicked.armed_label) == (0, "Cat")
+    assert (len(said.regions), said.armed_label) == (1, "Dog")
+
+
 def test_a_second_smart_box_keeps_the_first_although_a_draft_holds_it() -> None:
     """Nothing in a request tells a smart rectangle from an ordinary one; but the first was sent as the prompt before."""
     first, second = box(10, 10, 10, 10, id="a"), box(50, 50, 10, 10, id="b")

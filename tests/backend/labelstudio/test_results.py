@@ -114,8 +114,14 @@ def test_one_control_draws_the_one_that_says_most(tags: tuple[str, ...], chosen:
 def test_a_control_that_only_prompts_draws_nothing() -> None:
     config = controls("RectangleLabels").replace('toName="image"', 'toName="image" smartOnly="true"')
     both = config.replace("</View>", f'<EllipseLabels name="e" toName="image">{LABELS}</EllipseLabels></View>')
-    assert write(both, (LEFT, 0.9, "Cat"))[0]["type"] == "ellipselabels"
+    (ellipse,) = write_prediction(task_with(both), mask_set((LEFT, 0.9, "Cat")), "v1", "rectangle")["result"]
+    assert ellipse["type"] == "ellipselabels", "whatever shape is preferred"
     assert write(config, (LEFT, 0.9, "Cat"))[0]["type"] == "rectanglelabels", "unless it is all there is"
+
+
+def test_a_control_with_a_role_draws_nothing() -> None:
+    config = controls("PolygonLabels", "RectangleLabels").replace('"polygonlabels"', '"outline" maskloom="for"')
+    assert write(config, (LEFT, 0.9, "Cat"))[0]["type"] == "rectanglelabels"
 
 
 def test_a_label_that_the_best_control_lacks_is_drawn_by_the_next_that_has_it() -> None:
@@ -202,6 +208,19 @@ def test_the_meta_text_says_which_prompt_made_it(items: list[dict[str, Any]], wo
     task = task_with(body("interactive_textarea")["label_config"], *items)
     (result,) = write_prediction(task, mask_set((LEFT, 0.9, "Cat")), "v1")["result"]
     assert result["meta"] == {"text": [words]}
+
+
+def test_a_message_is_on_its_page_where_the_text_area_has_one_text_for_each_page() -> None:
+    request = body("interactive_multi_image_item2")
+    request[
+        "label_config"
+    ] = """<View><Image name="image" valueList="$images"/><TextArea name="text" toName="image" perItem="true"/>
+        <KeyPointLabels name="kp" toName="image"><Label value="Cat"/></KeyPointLabels></View>"""
+    (message,) = write_message(only_task(request), "sorry", "v1")["result"]
+    assert message["item_index"] == 2
+    request["label_config"] = request["label_config"].replace(' perItem="true"', "")
+    (message,) = write_message(only_task(request), "sorry", "v1")["result"]
+    assert "item_index" not in message
 
 
 def test_the_meta_text_of_a_pre_annotation_names_the_label() -> None:
