@@ -63,13 +63,21 @@ def read_event(body: Any) -> list[Accepted | Gone]:
 
 
 def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig) -> Accepted:
-    tasks = {str(task.get("id")): task for task in _each(body.get("task"))}
-    found = annotation.get("task")
-    task = tasks.get(str(found)) or (found if isinstance(found, Mapping) else next(iter(tasks.values()), {}))
+    task = _task_of(annotation, _each(body.get("task")))
     blank = Example(project, str(task.get("id")), str(annotation.get("id")), "", "", None, np.zeros((1, 1), np.bool_))
     is_work = not annotation.get("was_cancelled")
     examples = tuple(_examples(annotation, task, config, blank)) if is_work else ()
     return Accepted(project, blank.annotation, examples)
+
+
+def _task_of(annotation: Json, tasks: list[Json]) -> Json:
+    """The task of an annotation, which holds it or names it by its number; without either the only one that came along."""
+    found = annotation.get("task")
+    if isinstance(found, Mapping):
+        return found
+    if found is None and len(tasks) == 1:
+        return tasks[0]
+    return next((task for task in tasks if str(task.get("id")) == str(found)), {})
 
 
 def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example) -> Iterator[Example]:

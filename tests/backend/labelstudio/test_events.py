@@ -80,6 +80,20 @@ def test_references_are_remembered_without_a_class_and_hints_are_not() -> None:
     assert [(each.region, each.label) for each in found.examples] == [("a", None)]
 
 
+@pytest.mark.parametrize(
+    ("told", "task"),
+    [({"task": 2}, "2"), ({"task": {"id": 3, "data": {"image": "3.png"}}}, "3"), ({"task": 9}, None), ({}, None)],
+)
+def test_of_many_annotations_at_once_each_has_the_image_of_its_task(told: dict[str, Any], task: str | None) -> None:
+    """Label Studio names several tasks and annotations in one event; a mask must not be remembered on another task's image."""
+    body = event("annotation_created")
+    annotation = {key: value for key, value in body["annotation"].items() if key != "task"}
+    several = [{"id": number, "data": {"image": f"{number}.png"}} for number in (1, 2)]
+    (found,) = read_event({**body, "action": "ANNOTATIONS_CREATED", "annotation": [{**annotation, **told}], "task": several})
+    assert isinstance(found, Accepted)
+    assert [(each.task, each.image_url) for each in found.examples] == ([(task, f"{task}.png")] if task else [])
+
+
 def test_a_label_of_the_task_s_data_is_a_class() -> None:
     config = """<View><Image name="image" value="$image"/><RectangleLabels name="rectangle" toName="image" value="$names"/>
         </View>"""
