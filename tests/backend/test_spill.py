@@ -79,8 +79,20 @@ def test_a_file_that_was_renamed_to_another_key_is_not_read(tmp_path: Path) -> N
     spill = DiskSpill(tmp_path, "s", ROOM)
     spill.put("a", features_of(0))
     (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
     path.rename(spill._path("b"))
     assert spill.get("b") is None
+    other = DiskSpill(tmp_path, "another engine", ROOM)
+    other._path("a").write_bytes(content)
+    assert other.get("a") is None
+
+
+def test_two_engines_in_one_folder_keep_their_own_features_of_one_image(tmp_path: Path) -> None:
+    first, second = (DiskSpill(tmp_path, space, ROOM) for space in ("sam2-tiny-1", "edgetam-cpu-1"))
+    first.put("a", features_of(0))
+    second.put("a", features_of(1))
+    assert_equal(first.get("a"), features_of(0))
+    assert_equal(second.get("a"), features_of(1))
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
