@@ -60,6 +60,12 @@ def test_like_a_label_finds_what_is_still_missing_on_the_same_image(ann: Annotat
     assert found(ann.ask(typed("like ball"))) == [("Ball", "right")]
 
 
+def test_of_what_is_on_the_image_only_the_label_s_own_regions_are_examples(ann: Annotator) -> None:
+    ann.drawn = [{**ann.ask(each)[0], "origin": "manual"} for each in (click(130, 40, "Ball"), click(35, 45, "Box"))]
+    assert ann.ask(typed("like ball")) == [], "nothing else is blue"
+    assert found(ann.ask(typed("like box"))) == [("Box", "right")]
+
+
 def test_a_reference_that_was_drawn_on_one_image_finds_its_like_on_another(client: TestClient, folder: Path) -> None:
     first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
     first.drawn = [stroke("like this", 125, 40, 140, 45)]
