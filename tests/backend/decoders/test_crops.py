@@ -105,6 +105,24 @@ def test_what_a_crop_cuts_off_is_answered_whole_or_not_at_all() -> None:
     assert best_iou(masks.masks, long) > 0.9
 
 
+def test_of_a_thing_that_the_whole_image_and_a_crop_show_the_crop_s_finer_mask_stays() -> None:
+    truth = disc(640, 960, 200, 150, 60)
+    picture = paint({"disc": (truth, RED)})
+    (coarse,) = [mask for mask in everything(picture, EverythingOptions(points_per_side=16))[0].masks if mask[150, 200]]
+    found, _ = everything(picture, EverythingOptions(points_per_side=16, crop_n_layers=1))
+    (fine,) = [mask for mask in found.masks if mask[150, 200]]
+    assert best_iou(fine[None], truth) > best_iou(coarse[None], truth) + 0.01
+
+
+def test_holes_that_are_too_small_for_the_project_are_filled() -> None:
+    body, hole = disc(640, 960, 300, 300, 200), square(640, 960, 280, 280, 40)
+    picture = paint({"disc": (body, RED), "hole": (hole, BLUE)})
+    for least, is_filled in ((0, False), (10_000, True)):
+        found, _ = everything(picture, EverythingOptions(points_per_side=16, min_mask_region_area=least))
+        (mask,) = [mask for mask in found.masks if mask[200, 300]]
+        assert bool(mask[300, 300]) is is_filled
+
+
 @pytest.mark.parametrize(("factor", "expected"), [(1, 16**2 + 4 * 16**2), (2, 16**2 + 4 * 8**2)])
 def test_the_grid_of_a_layer_is_thinner_by_the_factor(factor: int, expected: int) -> None:
     options = EverythingOptions(points_per_side=16, crop_n_layers=1, crop_n_points_downscale_factor=factor)
