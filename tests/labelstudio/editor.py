@@ -15,6 +15,11 @@ STORE = "window.dataManager.lsf.lsf"
 SELECTED = "window.dataManager?.lsf?.lsf?.annotationStore?.selected"
 IMAGE = f"{SELECTED}.names.get('image')"
 TASKS = "window.dataManager?.store?.taskStore"
+IS_OPEN = (
+    f"!window.dataManager?.store?.loadingData && !{TASKS}?.isLoading && {SELECTED}?.names?.get('image')?.stageRef"
+    " && !window.dataManager.lsf.lsf.isLoading"
+)
+"""The editor shows the listed task first, and begins anew when the whole task has come."""
 IN_COLUMN_OF_IDS: Position = {"x": 60, "y": 10}
 """Where to click into a row of the list: other columns hold pictures and buttons."""
 POINT_LABELS = 0
@@ -48,7 +53,7 @@ class Editor:
         self.page.wait_for_function(f"() => {TASKS}?.list?.some(task => task.id === {task_id}) && !{TASKS}.loading")
         row = self.page.evaluate(f"() => {TASKS}.list.findIndex(task => task.id === {task_id})")
         self.page.locator("[data-testid=table-row-wrapper]").nth(row).click(position=IN_COLUMN_OF_IDS)
-        self.page.wait_for_function(f"() => {SELECTED}?.names?.get('image')?.stageRef", timeout=60_000)
+        self.page.wait_for_function(f"() => {IS_OPEN}", timeout=60_000)
         self.page.wait_for_timeout(1500)
 
     def labels_on_image(self) -> list[str]:

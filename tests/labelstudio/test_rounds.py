@@ -10,7 +10,7 @@ import pytest
 from backend.labelstudio.client import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.oracle import iou
-from tests.labelstudio.table import BOX, POINT, assert_stored, made, shape
+from tests.labelstudio.table import BOX, BRUSH, CONFIGS, POINT, assert_stored, made, shape
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
@@ -38,6 +38,36 @@ def test_a_click_that_was_undone_is_gone_at_the_next_click(label_studio: LabelSt
     ann.choose(".clicks", "cup", POINT)
     (without,) = ann.point(85, 195)
     assert without["meta"]["text"] == ["2 clicks"]
+    ann.accept()
+    ann.submit()
+    assert_stored(label_studio, task, ("cup", shape("large") | shape("green")))
+
+
+def test_a_message_in_the_text_box_does_not_end_the_scribble_before_it(
+    label_studio: LabelStudio, colour_backend: str, ann: Annotator, images: list[Path]
+) -> None:
+    """The page takes a message over at once and saves it with the draft, under the id that we gave it."""
+    config = (
+        (CONFIGS / "mixed.xml")
+        .read_text("utf-8")
+        .replace('<Label value="cup"/>', '<Label value="lamp"/><Label value="cup"/>', 1)
+    )
+    project = label_studio.create_project("live message", config)
+    label_studio.attach_backend(project.id, colour_backend, "Maskloom")
+    (task,) = label_studio.upload(project.id, images[:1])
+    ann.open(project.id, task)
+    ann.choose(".hints", "mine", BRUSH)
+    ann.drag([(60, 90), (80, 100), (100, 90)])
+    ann.until_saved()
+    ann.choose(".clicks", "lamp", POINT)
+    (message,) = ann.point(240, 70)
+    assert "no control of the labelling config draws regions labelled ['lamp']" in message["value"]["text"][0]
+    ann.until_saved()
+    (draft,) = label_studio.call("GET", f"/api/tasks/{task}/drafts")
+    assert message["id"] in [region["id"] for region in draft["result"]]
+    ann.choose(".clicks", "cup", POINT)
+    (whole,) = ann.point(85, 195)
+    assert whole["meta"]["text"] == ["1 click, 1 mark"]
     ann.accept()
     ann.submit()
     assert_stored(label_studio, task, ("cup", shape("large") | shape("green")))
