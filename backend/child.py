@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,16 @@ class Child:
         except subprocess.TimeoutExpired:
             os.killpg(self._leash.pid, signal.SIGKILL)
             self._leash.wait()
+        self._end_leftovers()
+
+    def _end_leftovers(self) -> None:
+        """What the program started may take a moment longer to end than the program, or not want to."""
+        until = time.monotonic() + TERM_PATIENCE_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until:
+                os.killpg(self._leash.pid, 0)
+                time.sleep(0.02)
+            os.killpg(self._leash.pid, signal.SIGKILL)
 
 
 def hold(argv: Sequence[str]) -> int:

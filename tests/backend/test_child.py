@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from backend import child as child_module
 from backend.child import Child, Program
 
 SLEEPER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 PATIENT = f"{SLEEPER}; time.sleep(60)"
+DEAF_CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+WITH_A_DEAF_CHILD = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {DEAF_CHILD!r}]); time.sleep(60)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {PATIENT}"
 
 
@@ -54,6 +57,15 @@ def test_stopping_ends_the_program_and_what_it_started(tmp_path: Path) -> None:
     wait_for(child.pid, 3)
     child.stop()
     assert members(child.pid) == []
+
+
+def test_stopping_ends_what_a_program_started_and_could_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "TERM_PATIENCE_S", 0.5)
+    child = Child(python(WITH_A_DEAF_CHILD, tmp_path / "log"))
+    while "deaf" not in child.last_words():
+        time.sleep(0.05)
+    child.stop()
+    wait_for(child.pid, 0)
 
 
 @pytest.mark.parametrize("code", [PATIENT, DEAF], ids=["polite", "deaf to SIGTERM"])

@@ -77,7 +77,7 @@ def test_killed_twice_every_task_has_exactly_one_prediction_with_the_true_masks(
             while done(tmp_path) < enough and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
-    assert done(tmp_path) < COUNT
+        assert enough > 1 or 0 < done(tmp_path) < COUNT
     assert f"{COUNT} of {COUNT} images done" in run(studio, tmp_path, "prelabel", str(project.id), "--resume")
     tasks = list(label_studio.tasks_with_predictions(project.id))
     assert Counter(len(task.predictions) for task in tasks) == {1: COUNT}

@@ -27,8 +27,8 @@ CONFIG = (
 
 @dataclass
 class StudioDouble:
-    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them; every import
-    takes ``pause_s``. ``busy`` are the statuses that the next questions about predictions and deletions of them meet.
+    """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them. ``busy`` are
+    the statuses that the next questions about predictions and deletions of them meet. Imports wait while ``gate`` is cleared.
     """
 
     config: str = CONFIG
@@ -39,10 +39,21 @@ class StudioDouble:
     busy: list[int] = field(default_factory=list)
     imports: list[float] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
-    pause_s: float = 0.0
+    gate: threading.Event = field(default_factory=threading.Event)
+    at_gate: int = 0
     url: str = ""
     server: ThreadingHTTPServer | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def wait_for_an_import(self) -> None:
+        """Return when an import stands at the gate, which is closed before."""
+        until = time.monotonic() + 120
+        while not self.at_gate:
+            assert time.monotonic() < until, "nothing was imported"
+            time.sleep(0.01)
 
     def with_tasks(self, most: int) -> StudioDouble:
         self.tasks = {number: {"image": f"/data/upload/1/{number}.png"} for number in range(1, most + 1)}
@@ -107,7 +118,8 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            time.sleep(double.pause_s)
+            double.at_gate += 1
+            double.gate.wait(60)
             with double.lock:
                 double.imports.append(time.monotonic())
                 fault = double.faults.pop(0) if double.faults else None
