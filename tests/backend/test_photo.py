@@ -92,6 +92,15 @@ def test_prompts_that_cannot_be_read_are_explained(photo: Path, prompts: PhotoPr
         run(photo, prompts)
 
 
+@pytest.mark.parametrize("kind", ["mask", "reference"])
+def test_a_mask_of_another_size_is_refused(photo: Path, tmp_path: Path, kind: str) -> None:
+    small = tmp_path / "small.png"
+    Image.fromarray(np.ones((10, 20), np.bool_)).save(small)
+    prompts = PhotoPrompts(mask=small) if kind == "mask" else PhotoPrompts(reference=photo, reference_mask=small)
+    with pytest.raises(RequestError, match="expected a mask of 120 x 80 pixels, got 20 x 10"):
+        run(photo, prompts)
+
+
 def test_an_overlay_that_cannot_be_written_is_explained(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot write the picture .*masks\.txt"):
         run(photo, PhotoPrompts(points=("85,40",))).write_overlay(tmp_path / "masks.txt")

@@ -89,6 +89,10 @@ def test_what_the_page_sends_is_turned_into_the_label_s_value(sent: str, value: 
     assert read_config(brush(labels)).value_of(sent) == value
 
 
+def test_an_alias_as_it_is_written_goes_before_a_label_that_only_sounds_like_it() -> None:
+    assert read_config(brush('<Label value="Cats"/><Label value="Felis" alias="cat"/>')).value_of("cat") == "Felis"
+
+
 def test_entities_in_labels_are_read_as_what_they_stand_for() -> None:
     labels = '<Label value="R&amp;D &lt;1&gt;"/><Label value="&#x4FE1;&#21495; &quot;x&quot;"/>'
     assert read_config(brush(labels)).vocabulary.labels == ("R&D <1>", '信号 "x"')
