@@ -15,6 +15,7 @@ from backend.decoders.finding import Boxes, BoxFinder, Decoding, MapFinder, MapL
 from backend.decoders.foundation import FoundationDecoder, FoundationParts
 from backend.decoders.frames import PadFrame, SquashFrame
 from backend.decoders.joint import FoundationSpace
+from backend.decoders.promptable import MaskCandidates
 from backend.features import FeatureCache
 from backend.labelstudio.extra_params import read_extra_params
 from backend.masks import MaskSet
@@ -150,6 +151,18 @@ def test_a_word_finds_every_instance_and_names_it(segmenter: Segmenter) -> None:
     assert masks.labels == ("red disc", "red disc")
     for name in ("large", "small"):
         assert max(iou(mask, picture.shapes[name]) for mask in masks.masks) > 0.75
+
+
+class Astray(ColourNetwork):
+    """A network that answers with everything but what it was asked for."""
+
+    def decode(self, embeddings: object, prompts: object) -> MaskCandidates:  # type: ignore[override]
+        found = super().decode(embeddings, prompts)  # type: ignore[arg-type]
+        return MaskCandidates(-found.logits, found.iou_predictions, found.object_logits)
+
+
+def test_a_mask_that_lies_beside_its_spot_on_the_map_is_no_answer() -> None:
+    assert len(ask(segmenter_around(Astray()), two_shapes(), TextPrompt("red"))) == 0
 
 
 def test_an_absent_thing_gives_no_row(segmenter: Segmenter) -> None:
