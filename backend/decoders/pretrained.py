@@ -14,13 +14,16 @@ from prompts.torchvision_compat import declare_missing_operators
 
 
 def import_class(name: str) -> Any:
-    """A class of transformers by name. Raises SetupError where transformers is not installed."""
+    """A class of transformers by name. Raises SetupError where transformers is not installed, cannot be imported, or is older
+    than the class.
+    """
     declare_missing_operators()
     try:
         import transformers
-    except ImportError as error:
-        raise SetupError("this engine needs transformers: pip install 'maskloom[engines]'") from error
-    return getattr(transformers, name)
+
+        return getattr(transformers, name)
+    except (ImportError, AttributeError) as error:
+        raise SetupError(f"this engine needs {name} of transformers: pip install 'maskloom[engines]' ({error})") from error
 
 
 def read_model_type(folder: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from backend.decoders.networks import load_network
+from backend.decoders.pretrained import import_class
 from backend.decoders.promptable import Geometry, PromptableNetwork, decode_objects
 from backend.errors import SetupError
 from backend.placement import Placement
@@ -195,3 +196,8 @@ def test_incomplete_weights_are_a_setup_error_and_not_a_network_with_random_part
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(SetupError, match=r"incomplete: 1 parameters are missing, such as mask_decoder\.iou_token"):
         load_network(tmp_path, CPU)
+
+
+def test_a_transformers_that_is_too_old_for_a_network_is_a_setup_error() -> None:
+    with pytest.raises(SetupError, match=r"needs Sam9Model of transformers: pip install"):
+        import_class("Sam9Model")
