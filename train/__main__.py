@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -29,23 +30,26 @@ def main(
     out: Path = typer.Option(..., help="Checkpoints, logs and the finished weights; started again, training goes on there."),
     minutes: float = typer.Option(240, help="Time to train, over all starts."),
     teacher: Path | None = typer.Option(None, help=f"The folder of all-MiniLM-L6-v2; by default that of {TEACHER_PACKAGE}."),
-    start: Path | None = typer.Option(
-        None, help=f"Weights to begin with, for instance {SHIPPED.name}, whose text tower stays as it is; by default none."
-    ),
+    start: Path | None = typer.Option(None, help=f"Weights to begin with, for instance {SHIPPED.name}; by default none."),
+    only: list[str] = typer.Option(list(SHARES), help="Which networks to train; the others stay as they are at the start."),
     device: str = typer.Option("cuda" if torch.cuda.is_available() else "cpu", help="Where to train."),
 ) -> None:
     """Text tower, image encoder and mask decoder one after the other, then calibration and ``embedded.safetensors``."""
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    networks = read_networks(start)[0] if start else (ImageEncoder(), ViewDecoder(), TextTower())
-    plans = {name: Plan(out, name, minutes * share, 1.5e-3, torch.device(device)) for name, share in SHARES.items()}
-    tower = networks[2].eval() if start else text.run(data, teacher or _teacher_folder(), networks[2], plans["text"])
+    looking, views, tower = read_networks(start)[0] if start else (ImageEncoder(), ViewDecoder(), TextTower())
+    whole = sum(SHARES[name] for name in only)
+    plans = {name: Plan(out, name, minutes * SHARES[name] / whole, 1.5e-3, torch.device(device)) for name in only}
+    if "text" in only:
+        tower = text.run(data, teacher or _teacher_folder(), tower, plans["text"])
     rows = read_rows(data)
     vocabularies = closed_vocabularies(rows)
     photos = load([row for row in rows if row.split == "train"], vocabularies)
-    names = calibrate.spoken(tower, photos)
-    looking = encoder.train(photos, names, networks[0], plans["encoder"])
-    views = masks.train(photos, Hints(looking, names, seed=0), networks[1], plans["masks"])
+    names = calibrate.spoken(tower.eval(), photos)
+    if "encoder" in only:
+        looking = encoder.train(photos, names, looking, plans["encoder"])
+    if "masks" in only:
+        views = masks.train(photos, Hints(copy.deepcopy(looking), names, seed=0), views, plans["masks"])
     held_out = load([row for row in rows if row.split == "val" and row.mask], vocabularies)[::2]
     finish(looking, views, tower, held_out, out / "embedded.safetensors")
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.decoders.embedded import evidence
+from backend.decoders.embedded.drawn import SCALES
 from backend.decoders.embedded.hints import box_map, click_map
 from backend.decoders.embedded.windows import SIDE, Window, around, look, near
 from prompts.geometry import Size, mask_box
@@ -22,7 +23,7 @@ CHANCES = (0.36, 0.36, 0.06, 0.07, 0.15)
 
 @dataclass(slots=True)
 class View:
-    """One training view: ``image (128, 128, 3)`` uint8, the object ``target`` and what is ``known (96, 96)`` bool, its
+    """One training view: ``image (96, 96, 3)`` uint8, the object ``target`` and what is ``known (96, 96)`` bool, its
     prompt ``maps (6, 48, 48)``, the window, which share of the object's area lies inside the window, and the kind of its first
     prompt. ``source`` and ``name`` are the photo and the object's name, where there is one of them.
     """
@@ -43,7 +44,8 @@ class View:
 def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray[np.bool_], dice: Dice) -> View:
     """A view of an object with a first prompt of a random kind."""
     kind = str(dice.choice(KINDS, p=CHANCES))
-    window = _window(kind, target, dice)
+    click = _inner_point(target, dice) if kind == "click" or (kind == "previous" and dice.random() < 0.5) else None
+    window = _around_click(click, target, dice) if click and kind == "click" else _around_object(target, dice)
     seen = look(target.astype(np.uint8) * 255, window, outside=0) > 127
     known = look(void.astype(np.uint8) * 255, window, outside=255) < 128
     inside = target[slice(*_rows(window, target))].astype(np.bool_)[:, slice(*_columns(window, target))]
@@ -53,6 +55,9 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
         seen[SIDE // 2, SIDE // 2] = True
     maps = np.zeros((evidence.MAPS, evidence.MAP_SIDE, evidence.MAP_SIDE), np.float32)
     _draw(kind, maps, seen, dice)
+    if click:
+        x, y = window.to_view(np.array([click]))[0].tolist()
+        _click(maps, evidence.POSITIVE, (x, y))
     return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share, kind)
 
 
@@ -64,16 +69,16 @@ def _columns(window: Window, mask: NDArray[np.bool_]) -> tuple[int, int]:
     return max(window.x, 0), max(min(window.x + window.length, mask.shape[1]), 0)
 
 
-def _window(kind: str, target: NDArray[np.bool_], dice: Dice) -> Window:
+def _around_click(click: tuple[float, float], target: NDArray[np.bool_], dice: Dice) -> Window:
+    """A window as a first click gets one: nothing says how large the object is; often the click is right in its middle."""
+    length = max(target.shape) * float(dice.choice(SCALES)) * dice.uniform(0.85, 1.15)
+    jitter = dice.uniform(-0.15, 0.15, 2) * length * (dice.random() < 0.5)
+    return near((click[0] + jitter[0], click[1] + jitter[1]), max(32, round(length)), Size(*target.shape))
+
+
+def _around_object(target: NDArray[np.bool_], dice: Dice) -> Window:
     box = mask_box(target)
     assert box is not None
-    if kind == "click" and dice.random() < 0.7:
-        rows, columns = np.nonzero(target)
-        pick = dice.integers(len(rows))
-        length = max(target.shape) * float(dice.choice([1, 0.5, 0.25])) * dice.uniform(0.85, 1.15)
-        jitter = dice.uniform(-0.1, 0.1, 2) * length
-        middle = (columns[pick] + jitter[0], rows[pick] + jitter[1])
-        return near(middle, max(32, round(length)), Size(*target.shape))
     extent = max(box[2] - box[0], box[3] - box[1])
     moved = np.array(box) + dice.normal(0, 0.04 * extent, 4)
     low, high = np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])
@@ -81,9 +86,8 @@ def _window(kind: str, target: NDArray[np.bool_], dice: Dice) -> Window:
 
 
 def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
-    if kind == "click":
-        _click(maps, evidence.POSITIVE, _inner_point(target, dice))
-    elif kind == "box":
+    """Whatever covers an area, drawn for an object of the view."""
+    if kind == "box":
         maps[evidence.BOX] = box_map(_jittered_box(target, dice))
     elif kind == "rough":
         maps[evidence.ROUGH] = shrink(distort(target, dice).astype(np.float32))
@@ -91,7 +95,7 @@ def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
         maps[evidence.POSITIVE] = np.maximum(maps[evidence.POSITIVE], _stroke(target, dice))
         if dice.random() < 0.4 and not target.all():
             maps[evidence.NEGATIVE] = _stroke(~target, dice)
-    else:
+    elif kind == "previous":
         soft = cv2.GaussianBlur(distort(target, dice).astype(np.float32), (0, 0), dice.uniform(0.5, 4))
         maps[evidence.PREVIOUS] = shrink(soft)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from train.averaging import Average
 from train.calibrate import PRECISION, best_threshold, fit_logistic, precise_threshold
-from train.loop import Plan, fit
+from train.loop import Plan, fit, made_ahead
 
 
 def line(network: nn.Linear) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,6 +60,20 @@ def test_training_goes_on_with_the_step_that_follows(tmp_path: Path) -> None:
 
     fit(network, plan(tmp_path, 2), step)
     assert seen[0] == before
+
+
+def test_what_is_made_ahead_comes_in_order_and_stops_with_its_user() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    with made_ahead(make, most=3) as take:
+        assert [take() for _ in range(5)] == [0, 1, 2, 3, 4]
+    after = len(made)
+    assert 5 <= after <= 8
+    assert made == list(range(after))
 
 
 def test_an_average_follows_its_network() -> None:

@@ -38,6 +38,19 @@ def test_a_first_click_lies_on_the_object(seed: int) -> None:
         assert view.target[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].any()
 
 
+def test_a_first_click_is_often_right_in_the_middle_of_its_view_as_it_is_when_somebody_clicks() -> None:
+    views = [make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed)) for seed in range(400)]
+    clicked = [view.maps[evidence.POSITIVE] for view in views if view.kind == "click" and view.window.length < 200]
+    middle = [abs(np.array(np.unravel_index(int(each.argmax()), each.shape)) - 23.5).max() < 2 for each in clicked]
+    assert 0.3 < np.mean(middle) < 0.9
+
+
+def test_half_of_the_earlier_answers_come_with_the_click_that_they_follow() -> None:
+    views = [make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed)) for seed in range(400)]
+    clicked = [view.maps[evidence.POSITIVE].max() > 0.1 for view in views if view.kind == "previous"]
+    assert 0.3 < np.mean(clicked) < 0.7
+
+
 def test_a_correction_is_negative_where_too_much_was_claimed() -> None:
     view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(3))
     view.maps[:] = 0
