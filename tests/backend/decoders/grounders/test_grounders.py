@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,20 @@ def test_owlv2_finds_what_its_processor_finds(folder_of: Callable[[str], Path]) 
     row = int(found.scores.argmax())
     assert found.scores[row] == pytest.approx(score, abs=1e-3)
     assert np.allclose(found.xyxy[row], np.clip(box, 0, SIDE), atol=0.05)
+
+
+def test_owlv2_s_boxes_are_relative_to_the_longer_side(folder_of: Callable[[str], Path]) -> None:
+    """Its images are padded to a square at the right and the bottom."""
+    grounder = grounders.load(folder_of("owlv2"), CPU)
+    model = grounder._model  # type: ignore[attr-defined]
+
+    def one_box(**_: object) -> SimpleNamespace:
+        return SimpleNamespace(pred_boxes=torch.tensor([[[0.5, 0.25, 0.2, 0.1]]]), logits=torch.tensor([[[5.0, -9.0]]]))
+
+    one_box.config, one_box.device = model.config, model.device  # type: ignore[attr-defined]
+    grounder._model = one_box  # type: ignore[attr-defined]
+    assert np.allclose(detect(grounder, picture(40, 60), PHRASES).xyxy, [[24, 12, 36, 18]], atol=1e-4)
+    assert np.allclose(detect(grounder, picture(60, 40), PHRASES).xyxy, [[24, 12, 36, 18]], atol=1e-4)
 
 
 def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str], Path]) -> None:

@@ -66,6 +66,10 @@ def test_a_row_on_disk_is_not_computed_again(
     other, runs = reader_of(VocabularyStore(tmp_path, "another network"))
     other.read([("dog", "puppy")], QUICK)
     assert len(runs) == 1
+    for phrases, templates in ((("dog", "puppy"), PLAIN), (("dog",), QUICK)):
+        other, runs = reader_of(store)
+        assert not torch.allclose(other.read([phrases], templates), row)
+        assert len(runs) == 1
 
 
 def test_a_broken_file_on_disk_is_replaced(
