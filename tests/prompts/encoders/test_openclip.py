@@ -75,6 +75,35 @@ def test_the_last_block_is_values_weighted_by_similar_keys(clip: OpenClip) -> No
     assert float((patches.flatten(1).T @ patches.flatten(1)).min()) > 0.5
 
 
+def test_a_patch_attends_to_similar_keys_and_the_nearer_of_them_more(clip: OpenClip) -> None:
+    """NACLIP's formula, written out: keys against keys, plus a Gaussian of the distance with a deviation of 5 patches."""
+    rows, columns = 3, 4
+    block = clip._model.visual.transformer.resblocks[-1]
+    width, heads = block.attn.embed_dim, block.attn.num_heads
+    tokens = torch.randn(1, 1 + rows * columns, width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = clip._last_block(tokens, rows, columns)[0]
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        normed = block.ln_1(tokens[0, 1:])
+        keys, values = (normed @ weight[n * width : (n + 1) * width].T + bias[n * width : (n + 1) * width] for n in (1, 2))
+        places = [(row, column) for row in range(rows) for column in range(columns)]
+        near = torch.tensor([[np.exp(-((a - c) ** 2 + (b - d) ** 2) / 50) for c, d in places] for a, b in places]).float()
+        parts = [slice(n * width // heads, (n + 1) * width // heads) for n in range(heads)]
+        alike = [keys[:, part] @ keys[:, part].T / (width / heads) ** 0.5 for part in parts]
+        mixed = [(each + near).softmax(dim=-1) @ values[:, part] for each, part in zip(alike, parts, strict=True)]
+        expected = block.attn.out_proj(torch.cat(mixed, dim=-1))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_places_of_the_training_grid_are_as_they_were_trained_and_of_another_grid_between_them(clip: OpenClip) -> None:
+    visual = clip._model.visual
+    rows, columns = visual.grid_size
+    torch.testing.assert_close(clip._positions(rows, columns), visual.positional_embedding, atol=1e-5, rtol=0)
+    wide = clip._positions(rows, 3 * columns)[1:].reshape(rows, 3 * columns, -1)
+    trained = visual.positional_embedding[1:].reshape(rows, columns, -1)
+    torch.testing.assert_close(wide[:, 1::3], trained, atol=1e-5, rtol=0)
+
+
 def test_another_kind_of_image_tower_is_refused() -> None:
     class Tower(torch.nn.Module):
         pass
