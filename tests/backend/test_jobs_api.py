@@ -78,6 +78,18 @@ def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClien
     assert set(double.per_task().values()) == {1}
 
 
+def test_a_job_that_is_cancelled_before_its_turn_never_begins(client: TestClient, double: StudioDouble) -> None:
+    double.gate.clear()
+    first = client.post("/jobs", json={"project": 1, "tasks": [2]}).json()["id"]
+    second = client.post("/jobs", json={"project": 1}).json()["id"]
+    double.wait_for_an_import()
+    assert client.delete(f"/jobs/{second}").json()["state"] == "cancelled"
+    double.gate.set()
+    assert [ended(client, job)["state"] for job in (first, second)] == ["finished", "cancelled"]
+    assert "has not begun yet" in client.get(f"/jobs/{second}/report").json()["error"]
+    assert [each["task"] for each in double.predictions] == [2]
+
+
 def test_a_job_keeps_its_engine_when_the_server_switches_and_the_next_one_has_the_new(
     double: StudioDouble, tmp_path: Path
 ) -> None:
@@ -140,10 +152,12 @@ def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDo
         assert client.post("/predict", json=body).json() == {"results": []}
         (job,) = client.get("/jobs").json()
         stand = ended(client, job["id"])
+        stored = [each["id"] for each in double.predictions]
         assert client.post("/predict", json=body).json() == {"results": []}
         assert ended(client, client.get("/jobs").json()[0]["id"])["state"] == "finished"
         report = client.get(f"/jobs/{job['id']}/report").text
     assert (stand["done"], stand["regions"]) == (12, 24), "those count too that the request has answered"
+    assert [each["id"] for each in double.predictions] == stored, "asked for twice at the same time, it is answered once"
     assert "nothing found" not in report
     assert 'base64,"' not in report, "a picture without content"
     assert set(double.per_task().values()) == {1}

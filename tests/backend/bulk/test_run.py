@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
@@ -79,6 +80,7 @@ def test_a_folder_becomes_a_coco_file_that_pycocotools_loads(tmp_path: Path) -> 
         for annotation in found:
             assert same(coco.annToMask(annotation).astype(bool), truth[coco.loadCats(annotation["category_id"])[0]["name"]])
             assert annotation["area"] == coco.annToMask(annotation).sum()
+            assert annotation["bbox"] == list(rle.toBbox(annotation["segmentation"]))
 
 
 def test_one_broken_image_costs_one_row_with_its_reason(tmp_path: Path) -> None:

@@ -89,6 +89,20 @@ def test_a_line_that_a_crash_cut_short_is_left_out_and_the_last_line_of_an_image
     assert {name: len(coco.getAnnIds(number)) for name, number in images.items()} == {"1.png": 0, "2.png": 2, "3.png": 2}
 
 
+def test_a_coco_row_has_the_sides_the_box_the_area_and_the_score_where_coco_has_them(tmp_path: Path) -> None:
+    """An image of 64 x 48 with a region of 5 x 6 at (3, 4)."""
+    item = Item("7", {"id": 7, "data": {}}, "")
+    sink = coco_file(tmp_path / "coco.json", LABELS, lambda item: f"{item.key}.png", "mine")
+    sink.write([Answer(item, SIZE, [Found("blue", 0.25, 29, (3, 4, 5, 6), "rle"), Found("strange", 0.5, 1)])])
+    sink.finish()
+    made = json.loads((tmp_path / "coco.json").read_text())
+    assert made["images"] == [{"id": 1, "file_name": "7.png", "height": 48, "width": 64}]
+    assert made["categories"] == [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    segmentation = {"size": [48, 64], "counts": "rle"}
+    told = {"category_id": 2, "segmentation": segmentation, "bbox": [3, 4, 5, 6], "area": 29, "score": 0.25, "iscrowd": 0}
+    assert made["annotations"] == [{"id": 1, "image_id": 1, **told}]
+
+
 def test_coco_masks_equal_those_of_label_studio(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 5)
     parts = parts_for(photos, tmp_path / "home")

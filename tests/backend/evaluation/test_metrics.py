@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.evaluation.clicks import MOST_CLICKS, Clicked, next_click, simulate
+from backend.evaluation.compare import Clicking, compare
 from backend.evaluation.effort import Assumptions, estimate
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
+from backend.evaluation.samples import Sample
 from backend.labelstudio.regions import DrawnRegion
+from backend.masks import MaskSet
+from backend.segmenter import Question
+from backend.session import Round
+from prompts.geometry import BoolArray
 from tests.backend.bulk.runs import parts_for
 from tests.backend.pictures import disc, square, two_shapes
 
@@ -39,6 +50,12 @@ def test_another_label_at_the_same_place_is_a_miss_and_a_false_alarm() -> None:
 def test_two_predictions_of_one_thing_are_one_match_and_one_false_alarm() -> None:
     pairs = match([region("cat", 0, 0, 20)], [region("cat", 0, 0, 20, 0.5), region("cat", 1, 0, 20, 0.9)])
     assert sorted((pair.is_match, pair.score) for pair in pairs) == [(False, 0.5), (True, 0.9)]
+
+
+def test_an_iou_of_one_half_is_no_match() -> None:
+    """Above it a match is the only one that there can be."""
+    found = quality(match([region("cat", 0, 0, 30)], [region("cat", 10, 0, 30)]))
+    assert (found.matches, found.misses, found.false_alarms) == (0, 1, 1)
 
 
 def test_thresholds_turn_matches_into_misses_and_drop_false_alarms() -> None:
@@ -85,6 +102,50 @@ def test_one_click_is_enough_where_colours_tell_the_object(tmp_path: object) -> 
     clicked = simulate(segmenter, picture.image, picture.shapes["red disc"], 0.9)
     assert clicked.ious == [1.0]
     assert (clicked.needed(0.85), Clicked([0.1] * MOST_CLICKS).needed(0.85)) == (1, 20)
+
+
+class Reaching:
+    """Finds one column more with every click, and has an engine's version."""
+
+    def __init__(self, truth: BoolArray) -> None:
+        self.engine = SimpleNamespace(version="reaching-1")
+        self.asked: list[Question] = []
+        self._truth = truth
+
+    def segment(self, questions: Sequence[Question]) -> list[Round]:
+        (question,) = questions
+        self.asked.append(question)
+        mask = self._truth.copy()
+        mask[:, 10 + len(self.asked) :] = False
+        logits = np.full((1, 4, 4), len(self.asked), np.float16)
+        one = np.ones(1, np.float32)
+        return [Round(question.prompts, MaskSet(mask[None], one, (None,), logits, np.zeros((1, 2), np.float32)))]
+
+
+def test_each_click_is_added_to_the_last_ones_and_the_last_mask_is_remembered() -> None:
+    """Columns 10 to 19 of an image, one more with every click: an IoU of 0.9 takes nine."""
+    truth = square(40, 40, 10, 5, 10)
+    segmenter = Reaching(truth)
+    clicked = simulate(segmenter, np.zeros((40, 40, 3), np.uint8), truth, 0.9)  # type: ignore[arg-type]
+    assert clicked.ious == pytest.approx([0.1 * number for number in range(1, 10)])
+    assert (clicked.needed(0.85), clicked.needed(0.9), clicked.needed(0.95)) == (9, 9, MOST_CLICKS)
+    clicks = [question.prompts.prompts for question in segmenter.asked]
+    assert [len(each) for each in clicks] == list(range(1, 10))
+    assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(clicks))
+    memories = [question.memory for question in segmenter.asked]
+    assert memories[0] is None
+    assert [memory.low_res_logits[0, 0] for memory in memories[1:] if memory is not None] == list(range(1, 9))
+
+
+def test_the_worst_images_come_first_and_only_so_many_regions_are_clicked(tmp_path: Path) -> None:
+    picture = two_shapes()
+    cat = DrawnRegion("a", picture.shapes["red disc"], "cat", 1.0)
+    samples = [Sample(f"{count}", "", "", [cat], [cat] * count) for count in (1, 3, 0, 2, 9)]
+    clicking = Clicking(parts_for(None, tmp_path).engine.segmenter(), 2)
+    found = compare(samples, lambda _: picture.image, clicking)
+    assert [case.sample_key for case in found.worst[:2]] == ["9", "3"]
+    assert {case.sample_key for case in found.worst[2:]} == {"0", "2"}
+    assert [len(clicked.ious) for clicked in found.clicked] == [1, 1]
 
 
 def test_the_time_saved_follows_from_the_assumptions() -> None:
