@@ -66,6 +66,15 @@ def test_a_job_for_some_tasks_leaves_the_others_alone(client: TestClient, double
     assert [task for task, count in double.per_task().items() if count] == [2, 5]
 
 
+def test_a_job_may_have_a_limit_and_may_do_anew_what_is_done(client: TestClient, double: StudioDouble) -> None:
+    stand = ended(client, client.post("/jobs", json={"project": 1, "limit": 5}).json()["id"])
+    assert (stand["state"], len(double.predictions)) == ("finished", 5)
+    before = {each["id"] for each in double.predictions}
+    assert ended(client, client.post("/jobs", json={"project": 1, "force": True}).json()["id"])["done"] == 12
+    assert set(double.per_task().values()) == {1}
+    assert not before & {each["id"] for each in double.predictions}
+
+
 def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClient, double: StudioDouble) -> None:
     double.with_tasks(100).gate.clear()
     job = client.post("/jobs", json={"project": 1}).json()["id"]

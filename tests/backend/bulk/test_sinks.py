@@ -163,12 +163,16 @@ def test_a_file_holds_the_answers_of_one_command_whatever_another_one_wrote_ther
 
 def test_another_prefix_makes_another_import_file(tmp_path: Path) -> None:
     photos, out = picture_folder(tmp_path / "photos", 2), tmp_path / "import.json"
+    (photos / "0001.png").rename(photos / "1 of #2.png")
     parts = parts_for(photos, tmp_path / "home")
     for prefix in ("/a/", "https://b/"):
         filled = fill_order(parts, Order(str(photos), Target.IMPORT, out, labels="red", url_prefix=prefix))
         run_of(parts, filled).work(answering(parts, filled))
         filled.sink.finish()
-        assert [task["data"]["image"] for task in json.loads(out.read_text())] == [f"{prefix}000{k}.png" for k in range(2)]
+        assert [task["data"]["image"] for task in json.loads(out.read_text())] == [
+            f"{prefix}0000.png",
+            f"{prefix}1%20of%20%232.png",
+        ]
 
 
 def test_masks_that_were_made_inside_the_folder_are_no_images_of_the_next_run(tmp_path: Path) -> None:

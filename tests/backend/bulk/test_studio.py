@@ -15,6 +15,7 @@ from backend.assemble import BulkParts, bulk_parts
 from backend.bulk import run as run_module
 from backend.bulk.answers import Answer
 from backend.bulk.order import Order
+from backend.bulk.recipe import read_min_scores
 from backend.bulk.run import Progress
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sinks.studio import StudioSink
@@ -22,6 +23,7 @@ from backend.bulk.sources import Selection
 from backend.errors import ConfigError, RemoteError, SetupError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.regions import read_regions
+from backend.modes import ANY_LABEL
 from backend.settings import Settings
 from backend.stores.ledger import FAILED, Item
 from tests.backend.bulk.runs import answering, drawn, fill_order, run_of, same
@@ -201,6 +203,14 @@ def test_a_wrong_token_is_told_with_what_to_do(double: StudioDouble, tmp_path: P
         fill_order(parts_of(double, tmp_path, token="f" * 40), Order("1"))
 
 
+def test_a_token_that_is_revoked_in_the_middle_ends_the_run_and_costs_no_task(double: StudioDouble, tmp_path: Path) -> None:
+    double.faults = [401, 401]
+    with pytest.raises(RemoteError, match="check the token"):
+        prelabel(double, tmp_path)
+    assert prelabel(double, tmp_path) == (20, 0)
+    assert set(double.per_task().values()) == {1}
+
+
 def test_without_an_address_it_is_told_what_to_set(tmp_path: Path) -> None:
     parts = bulk_parts(Settings(engine="colour", home=tmp_path), None, threading.Event())
     with pytest.raises(SetupError, match="--url and --token"):
@@ -228,6 +238,11 @@ def test_regions_below_the_least_score_of_their_label_are_left_out(double: Studi
     scores = [(region.label, region.score) for each in double.predictions for region in read_regions(each["result"])]
     assert {label for label, _ in scores} >= {"blue"}
     assert all(score == 1 for label, score in scores if label == "red")
+
+
+def test_least_scores_are_those_of_their_labels() -> None:
+    assert read_min_scores("0.3, cat=0.6,a=b=1") == {ANY_LABEL: 0.3, "cat": 0.6, "a=b": 1.0}
+    assert read_min_scores("") == {}
 
 
 def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDouble, tmp_path: Path) -> None:

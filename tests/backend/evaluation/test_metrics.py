@@ -79,6 +79,7 @@ def test_the_boundary_measure_is_1_within_its_reach_and_falls_beyond_it() -> Non
     truth = square(200, 200, 50, 50, 80)
     assert boundary_f(truth, truth) == 1
     assert boundary_f(square(200, 200, 52, 50, 80), truth) == 1
+    assert boundary_f(square(200, 200, 53, 50, 80), truth) < 1
     assert 0.3 < boundary_f(square(200, 200, 60, 50, 80), truth) < 0.8
     assert boundary_f(np.zeros_like(truth), truth) == 0
 
