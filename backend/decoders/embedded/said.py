@@ -23,6 +23,10 @@ LEAST_CELLS = 3
 DUPLICATE = 0.6
 SYNONYM = 0.6
 """The cosine from which on two phrases may mean the same thing."""
+NEAREST = 20.0
+"""How sharply a region's vector is drawn to the nearest known names."""
+MEANT = 0.7
+"""How much what a region means counts beside what it looks like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +44,18 @@ class Calibration:
     presence_among: float
 
 
-def said_logits(queries: Queries, grid: Tensor, calibration: Calibration) -> Tensor:
+def said_logits(queries: Queries, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
     """One logit map ``(M, h, w)`` for each phrase, then one for all references together if there are any.
 
-    What a negative phrase or reference claims is taken away from each.
+    ``names (A, D)`` are the vectors that image regions were trained to have; see ``meaning_of``. What a negative phrase or
+    reference claims is taken away from each.
     """
     maps = [_text(queries.text, grid, calibration)]
     if len(queries.reference):
-        maps.append(_reference(queries.reference, grid, calibration).amax(dim=0, keepdim=True))
+        maps.append(_reference(queries.reference, grid, calibration, names).amax(dim=0, keepdim=True))
     wanted = torch.cat(maps)
-    unwanted = torch.cat(
-        [_text(queries.negative_text, grid, calibration), _reference(queries.negative_reference, grid, calibration)]
-    )
+    shown = _reference(queries.negative_reference, grid, calibration, names)
+    unwanted = torch.cat([_text(queries.negative_text, grid, calibration), shown])
     if len(unwanted) and len(wanted):
         rival = unwanted.amax(dim=0, keepdim=True)
         return torch.where(rival > wanted, -rival.abs() - 4, wanted)
@@ -62,8 +66,19 @@ def _text(vectors: Tensor, grid: Tensor, calibration: Calibration) -> Tensor:
     return torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.text_scale + calibration.text_bias
 
 
-def _reference(vectors: Tensor, grid: Tensor, calibration: Calibration) -> Tensor:
-    return torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.reference_scale + calibration.reference_bias
+def _reference(vectors: Tensor, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
+    alike = torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.reference_scale + calibration.reference_bias
+    if not len(names):
+        return alike
+    return MEANT * _text(meaning_of(vectors, names), grid, calibration) + (1 - MEANT) * alike
+
+
+def meaning_of(vectors: Tensor, names: Tensor) -> Tensor:
+    """What regions ``(N, D)`` mean: unit vectors drawn to those of the nearest names ``(A, D)``, without what is peculiar to
+    their photos. One step of a modern Hopfield network (Ramsauer et al. 2021).
+    """
+    near = torch.softmax(NEAREST * vectors @ names.to(vectors).T, dim=1)
+    return torch.nn.functional.normalize(near @ names.to(vectors), dim=1)
 
 
 def compete(logits: Tensor, vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The checkpoint file: float16 safetensors with three networks in it, and the calibration in its header."""
+"""The checkpoint file: float16 safetensors with three networks and the vectors of known names; its header has the calibration."""
 
 from __future__ import annotations
 
@@ -19,8 +19,26 @@ from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.errors import SetupError
 from prompts.encoders.embedded import TextTower
 
+_NAMES = "names"
 SHIPPED = Path(__file__).parents[2] / "weights" / "embedded.safetensors"
-_PARTS = ("encoder", "views", "text")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that the encoder was
+    trained to know, and what was fitted afterwards.
+    """
+
+    encoder: ImageEncoder
+    views: ViewDecoder
+    text: TextTower
+    names: Tensor
+    calibration: Calibration
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by their names in the file."""
+        return {"encoder": self.encoder, "views": self.views, "text": self.text}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,40 +54,43 @@ class Loaded:
 def read(path: Path) -> Loaded:
     """The checkpoint at ``path``. Raises SetupError where it is missing, broken or made for another network."""
     try:
-        networks, calibration = read_networks(path)
+        found = read_checkpoint(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
     except FileNotFoundError as error:
         raise SetupError(f"there are no weights at {path}: give a file that `python -m train` wrote") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         hint = "give a file that `python -m train` wrote"
         raise SetupError(f"{path} is no checkpoint of the embedded engine ({error}): {hint}") from error
-    encoder, views, tower = networks
-    fold_batch_norm(encoder)
-    fold_batch_norm(views)
-    decoder = EmbeddedDecoder(encoder, views, calibration)
-    return Loaded(decoder, tower.eval(), calibration, f"embedded-{digest}")
+    fold_batch_norm(found.encoder)
+    fold_batch_norm(found.views)
+    decoder = EmbeddedDecoder(found.encoder, found.views, found.calibration, found.names)
+    return Loaded(decoder, found.text.eval(), found.calibration, f"embedded-{digest}")
 
 
-def read_networks(path: Path) -> tuple[tuple[ImageEncoder, ViewDecoder, TextTower], Calibration]:
-    """The three networks as they were trained, and the calibration."""
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint as it was trained. Raises what reading a file that is none raises."""
     with safe_open(path, "pt") as file:
         calibration = Calibration(**json.loads(file.metadata()["calibration"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    networks = (ImageEncoder(), ViewDecoder(), TextTower())
-    for name, network in zip(_PARTS, networks, strict=True):
+    found = Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), tensors[_NAMES].float(), calibration)
+    for name, network in found.networks.items():
         network.load_state_dict(_part(tensors, name, network))
-    return networks, calibration
+    return found
 
 
-def write(path: Path, networks: tuple[nn.Module, nn.Module, nn.Module], calibration: Calibration) -> None:
-    """Write a checkpoint: image encoder, view decoder and text tower, in this order."""
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in half precision."""
     tensors = {
-        f"{name}.{key}": tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
-        for name, network in zip(_PARTS, networks, strict=True)
+        f"{name}.{key}": tensor
+        for name, network in checkpoint.networks.items()
         for key, tensor in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    save_file(tensors, path, {"format": "maskloom-embedded-1", "calibration": json.dumps(asdict(calibration))})
+    halved = {
+        key: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
+        for key, tensor in {**tensors, _NAMES: checkpoint.names}.items()
+    }
+    save_file(halved, path, {"format": "maskloom-embedded-2", "calibration": json.dumps(asdict(checkpoint.calibration))})
     path.chmod(0o644)
 
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from backend.decoders.embedded import build
-from backend.decoders.embedded.encoder import ImageEncoder
+from backend.decoders.embedded.encoder import DIM, ImageEncoder
 from backend.decoders.embedded.layers import Conv, Residual, fold_batch_norm
 from backend.decoders.embedded.said import Calibration
 from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.decoders.embedded.weights import SHIPPED, read, read_networks, write
+from backend.decoders.embedded.weights import SHIPPED, Checkpoint, read, read_checkpoint, write
 from backend.errors import SetupError
 from backend.registry import find_engine
 from prompts.encoders.embedded import TextTower
@@ -22,19 +22,24 @@ from prompts.encoders.embedded import TextTower
 CALIBRATION = Calibration(20, -6, 10, -5, 0.4, 0.7)
 
 
+def fresh() -> Checkpoint:
+    return Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), torch.eye(DIM)[:3], CALIBRATION)
+
+
 def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    networks = (ImageEncoder(), ViewDecoder(), TextTower())
-    write(tmp_path / "w.safetensors", networks, CALIBRATION)
-    again, calibration = read_networks(tmp_path / "w.safetensors")
-    assert calibration == CALIBRATION
-    for mine, theirs in zip(networks, again, strict=True):
+    written = fresh()
+    write(tmp_path / "w.safetensors", written)
+    again = read_checkpoint(tmp_path / "w.safetensors")
+    assert again.calibration == CALIBRATION
+    assert torch.equal(again.names, written.names)
+    for mine, theirs in zip(written.networks.values(), again.networks.values(), strict=True):
         for name, tensor in mine.state_dict().items():
             torch.testing.assert_close(theirs.state_dict()[name].to(tensor), tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_other_weights_have_another_version(tmp_path: Path) -> None:
-    write(tmp_path / "w.safetensors", (ImageEncoder(), ViewDecoder(), TextTower()), CALIBRATION)
+    write(tmp_path / "w.safetensors", fresh())
     assert build(tmp_path / "w.safetensors").version != build(None).version
 
 
