@@ -13,19 +13,14 @@ from pydantic import SecretStr
 
 from backend.assemble import BulkParts, bulk_parts
 from backend.bulk import run as run_module
-from backend.bulk.answers import Answer
 from backend.bulk.order import Order
-from backend.bulk.recipe import read_min_scores
 from backend.bulk.run import Progress
 from backend.bulk.sinks import studio as sink_module
-from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.sources import Selection
 from backend.errors import ConfigError, RemoteError, SetupError
-from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.regions import read_regions
-from backend.modes import ANY_LABEL
 from backend.settings import Settings
-from backend.stores.ledger import FAILED, Item
+from backend.stores.ledger import FAILED
 from tests.backend.bulk.runs import answering, drawn, fill_order, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 
@@ -82,27 +77,6 @@ def test_a_passing_failure_costs_time_and_makes_no_duplicate(double: StudioDoubl
     double.faults = [fault, fault]
     assert prelabel(double, tmp_path) == (20, 0)
     assert set(double.per_task().values()) == {1}
-
-
-class Watched(threading.Event):
-    """A stop that nobody asks for; how long it was waited for is kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[float | None] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout)
-        return self.is_set()
-
-
-def test_the_pause_is_what_label_studio_asks_for_else_twice_the_last_one(double: StudioDouble) -> None:
-    stop, item = Watched(), Item("3", {"id": 3, "data": {}}, "")
-    sink = StudioSink(LabelStudio(double.url, TOKEN), 1, "colour-1", stop)
-    double.faults = [429, "drop"]
-    assert sink.write([Answer(item, prediction={"result": [], "score": 0.5})]) == {}
-    assert stop.waits == [0.0, 2 * sink_module.FIRST_PAUSE_S]
-    assert double.per_task()[3] == 1
 
 
 def test_a_refusal_of_the_question_what_arrived_is_no_answer_to_it(double: StudioDouble, tmp_path: Path) -> None:
@@ -238,11 +212,6 @@ def test_regions_below_the_least_score_of_their_label_are_left_out(double: Studi
     scores = [(region.label, region.score) for each in double.predictions for region in read_regions(each["result"])]
     assert {label for label, _ in scores} >= {"blue"}
     assert all(score == 1 for label, score in scores if label == "red")
-
-
-def test_least_scores_are_those_of_their_labels() -> None:
-    assert read_min_scores("0.3, cat=0.6,a=b=1") == {ANY_LABEL: 0.3, "cat": 0.6, "a=b": 1.0}
-    assert read_min_scores("") == {}
 
 
 def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDouble, tmp_path: Path) -> None:
