@@ -147,8 +147,8 @@ class Ledger:
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(values))
 
     def ask(self, run: int, items: Iterable[Item], undone: str = WAITING) -> int:
-        """Ask for items, in order; how many. New ones and those not done yet become waiting, AGAIN where an earlier answer is to
-        be replaced; done ones stay done, unless ``undone`` is AGAIN: then they are to be done anew. Others are left out.
+        """Ask for items, in order; how many. New ones and those not done yet wait, or are AGAIN where an earlier answer is to be
+        replaced; done ones stay done, unless ``undone`` is AGAIN: then they are to be done anew. Others are left out.
         """
         count = 0
         for page in pages(items, PAGE):
@@ -217,8 +217,8 @@ class Ledger:
         return again
 
     def in_doubt(self, run: int) -> tuple[list[str], float]:
-        """Items that were on their way when the last process ended, and how many seconds ago the newest was sent, never below 0:
-        another machine's clock may be ahead.
+        """Items that were on their way when the last process ended, and how many seconds ago the newest was sent, at least
+        0: another machine's clock may be ahead.
         """
         query = sql.select(_items.c.key, _items.c.changed_at).where(_items.c.run == run, _items.c.state == SENDING)
         with self._database.connect() as connection:
