@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.decoders.embedded.answers import Answer, Canvas, chance_of, memory_on, to_masks
-from backend.decoders.embedded.drawn import Drawing, decode_object, draw_on
+from backend.decoders.embedded.drawn import Drawing, decode_object, draw_on, readings
 from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.encoder import ImageEncoder
 from backend.decoders.embedded.said import Calibration, compete, find_all, said_logits
@@ -64,6 +64,14 @@ class EmbeddedDecoder:
             return self._decode_drawn(canvas, prompts, logits, previous)
         asked = len(queries.phrases)
         return self._decode_said(canvas, queries.phrases, torch.cat([compete(logits[:asked], queries.text), logits[asked:]]))
+
+    @torch.inference_mode()
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """What one click may mean, at every scale; see OffersAlternatives."""
+        canvas = Canvas.of(features)
+        drawing = draw_on(canvas, prompts, None, None)
+        answers = [sharpen(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
+        return to_masks(answers, [None] * len(answers), canvas)
 
     def _decode_drawn(
         self, canvas: Canvas, prompts: PromptSet, logits: Tensor, previous: NDArray[np.float32] | None

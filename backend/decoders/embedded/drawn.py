@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from backend.decoders.embedded.answers import Answer, Canvas, chance_of, decode_
 from backend.decoders.embedded.hints import drawn_shapes, prompt_maps
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.decoders.embedded.windows import Window, around, look, near, whole
+from backend.masks import overlaps
 from prompts.geometry import BoolArray, Size, box_mask, clip_box, mask_box, size_of
 from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptSet, ScribblePrompt
 
@@ -21,6 +23,9 @@ SLACK = 0.03
 """How far an object may reach beyond its box, as a share of the box."""
 SCALES = (1.0, 0.5, 0.25)
 """Without a box nothing says how large the object is: these shares of the image's long side are tried."""
+AGREEMENT = 0.3
+"""How much the mean IoU with the other scales' answers counts beside the expected IoU."""
+AGREEING_STEP = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,15 +58,28 @@ def draw_on(
 
 def decode_object(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Answer | None:
     """The mask of one object; None when nothing positive was said about it."""
+    return next(iter(readings(decoder, canvas, drawing)), None)
+
+
+def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> list[Answer]:
+    """What a drawing may mean, the likeliest first: one mask where it tells how large the object is, else one for each scale
+    that was tried, each looked at again in a window that fits it; none when nothing positive was said.
+    """
     windows = first_windows(canvas, drawing)
     if not windows:
-        return None
+        return []
     answers = decode_views(decoder, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
-    best = max(answers, key=lambda answer: answer.quality)
-    box = best.box()
-    if len(windows) > 1 and box is not None:
-        best = look_again(decoder, canvas, drawing, best, box)
-    return _kept_inside(best, drawing) if len(drawing.prompts.boxes) else best
+    if len(windows) > 1:
+        answers = by_trust(look_again(decoder, canvas, drawing, answers))
+    return [_kept_inside(answer, drawing) for answer in answers] if len(drawing.prompts.boxes) else answers
+
+
+def by_trust(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers to one question, best first: by the expected IoU and by how much the others agree."""
+    iou, _ = overlaps(np.stack([answer.logits[::AGREEING_STEP, ::AGREEING_STEP] > 0 for answer in answers]))
+    agreement = (iou.sum(axis=1) - iou.diagonal()) / max(len(answers) - 1, 1)
+    trust = np.array([answer.quality for answer in answers]) + AGREEMENT * agreement
+    return [answers[k] for k in np.argsort(-trust, kind="stable")]
 
 
 def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
@@ -78,12 +96,17 @@ def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
     return Answer(np.where(outside, np.minimum(answer.logits, -4), answer.logits).astype(np.float32), answer.quality)
 
 
-def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Answer, box: tuple[int, int, int, int]) -> Answer:
-    """The answer refined in a window that fits it."""
-    closer = Drawing(drawing.prompts, drawing.shapes, chance_of(found.logits), drawing.said)
-    window = around(_with_points(box, drawing), MARGIN)
-    refined = decode_views(decoder, canvas, [window], closer.maps(window)[None])[0]
-    return refined if (refined.logits > 0).any() else found
+def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Sequence[Answer]) -> list[Answer]:
+    """Answers refined in windows that fit them; one that finds nothing there stays as it was."""
+    boxes = {k: box for k, answer in enumerate(found) if (box := answer.box()) is not None}
+    if not boxes:
+        return list(found)
+    windows = [around(_with_points(box, drawing), MARGIN) for box in boxes.values()]
+    closer = [
+        replace(drawing, previous=chance_of(found[k].logits)).maps(window) for k, window in zip(boxes, windows, strict=True)
+    ]
+    refined = dict(zip(boxes, decode_views(decoder, canvas, windows, np.stack(closer)), strict=True))
+    return [refined[k] if k in refined and (refined[k].logits > 0).any() else answer for k, answer in enumerate(found)]
 
 
 def first_windows(canvas: Canvas, drawing: Drawing) -> list[Window]:

@@ -1,4 +1,4 @@
-"""The checkpoint file: float16 safetensors with three networks and the vectors of known names; its header has the calibration."""
+"""The checkpoint file: float16 safetensors with three networks and the vectors of known names, its header with the calibration."""
 
 from __future__ import annotations
 

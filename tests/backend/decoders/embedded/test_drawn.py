@@ -1,0 +1,54 @@
+"""What a drawing may mean: which reading is trusted, and what one click is answered with at several scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from backend.decoders.base import OffersAlternatives
+from backend.decoders.embedded import build
+from backend.decoders.embedded.answers import Answer
+from backend.decoders.embedded.drawn import by_trust
+from backend.masks import overlaps
+from prompts.geometry import BoolArray
+from prompts.kinds import PointPrompt, PromptSet
+from tests.backend.pictures import BLUE, RED, disc, paint, square
+
+PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
+
+
+def answer(mask: BoolArray, quality: float) -> Answer:
+    return Answer(np.where(mask, 4, -4).astype(np.float32), quality)
+
+
+def test_of_equally_good_readings_those_that_agree_are_trusted() -> None:
+    large, small = disc(200, 200, 100, 100, 60), disc(200, 200, 150, 150, 10)
+    agreeing = [answer(large, 0.5), answer(disc(200, 200, 100, 100, 58), 0.5)]
+    alone = answer(small, 0.55)
+    assert by_trust([alone, *agreeing])[-1] is alone
+
+
+def test_a_reading_that_is_surely_better_is_trusted_although_it_stands_alone() -> None:
+    large, small = disc(200, 200, 100, 100, 60), disc(200, 200, 150, 150, 10)
+    alone = answer(small, 0.95)
+    assert by_trust([answer(large, 0.5), answer(large, 0.5), alone])[0] is alone
+
+
+def test_a_single_reading_needs_no_agreement() -> None:
+    only = answer(disc(50, 50, 25, 25, 10), 0.2)
+    assert by_trust([only]) == [only]
+
+
+def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first() -> None:
+    engine = build(None)
+    (features,) = engine.decoder.encode_images([PICTURE.image])
+    click = PromptSet((PointPrompt((80, 120)),))
+    assert isinstance(engine.decoder, OffersAlternatives)
+    with torch.inference_mode():
+        readings = engine.decoder.decode_alternatives(features, click)
+        answered = engine.decoder.decode(features, click, engine.space.embed(click, features), None)
+    assert 1 < len(readings) <= 3
+    assert np.array_equal(readings.masks[0], answered.masks[0])
+    shape = PICTURE.shapes["disc"]
+    best = max(float(overlaps(np.stack([mask, shape]))[0][0, 1]) for mask in readings.masks)
+    assert best > 0.8
