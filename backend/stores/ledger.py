@@ -147,7 +147,7 @@ class Ledger:
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(values))
 
     def ask(self, run: int, items: Iterable[Item], undone: str = WAITING) -> int:
-        """Ask for items, in order; how many. New ones and those not done yet wait, or are AGAIN where an earlier answer is to be
+        """Ask for items, in order; how many. New ones and those not done yet wait, or are AGAIN where an old answer is to be
         replaced; done ones stay done, unless ``undone`` is AGAIN: then they are to be done anew. Others are left out.
         """
         count = 0
