@@ -79,6 +79,7 @@ class Run:
     id: int = 0
     _progress: Progress = field(default_factory=lambda: Progress(0))
     _started: float = 0.0
+    _is_listed: bool = False
 
     def work(self, answering: Answering) -> Progress:
         """Ask for the items, answer them, write the answers. Raises MaskloomError when the source or the target cannot be used;
@@ -99,17 +100,16 @@ class Run:
         plan, ledger = self.plan, self.ledger
         self.id = self.id or ledger.open(plan.identity)
         self._settle_doubts()
-        total = ledger.ask(self.id, plan.source.items(), AGAIN if plan.again else WAITING)
-        left = ledger.counts(self.id)[WAITING] + ledger.counts(self.id)[AGAIN]
+        total = ledger.ask(self.id, self._until_stopped(plan.source.items()), AGAIN if plan.again else WAITING)
+        self._is_listed, left = not self.stop.is_set(), self._left()
         self._progress, self._started = Progress(max(total, left), max(0, total - left)), time.monotonic()
         self.watch(self._progress)
         return self._progress
 
     def _settle_doubts(self) -> None:
-        """What a killed process was sending has arrived or has not: the target knows."""
+        """What a killed process was sending has arrived or has not: the target knows, after a while."""
         keys, age_s = self.ledger.in_doubt(self.id)
-        if keys:
-            time.sleep(max(0.0, SETTLING_S - age_s))
+        if keys and not self.stop.wait(max(0.0, SETTLING_S - age_s)):
             arrived = self.plan.sink.arrived(keys)
             log.info("%d answers were on their way when the last run ended; %d of them arrived", len(keys), len(arrived))
             self.ledger.arrive(self.id, sorted(arrived), sorted(set(keys) - arrived))
@@ -119,7 +119,7 @@ class Run:
         with ThreadPoolExecutor(1, "send") as sender:
             yield from overlap(sender, self._deliver, pages(answering(items), SENT_AT_ONCE), SENDS_UNDER_WAY)
 
-    def _until_stopped(self, items: Iterator[Item]) -> Iterator[Item]:
+    def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
             if self.stop.is_set():
                 return
@@ -133,7 +133,7 @@ class Run:
         refused = self.plan.sink.write(good)
         failures = {answer.item.key: answer.failure for answer in answers if answer.failure} | dict(refused)
         self.ledger.settle(self.id, [_entry(answer, failures.get(answer.item.key, "")) for answer in answers])
-        self._keep_pictures([answer for answer in good if answer.item.key not in refused])
+        self._keep_pictures([answer for answer in good if answer.thumbnail and answer.item.key not in refused])
         self._count(answers, len(failures))
 
     def _keep_pictures(self, answers: Sequence[Answer]) -> None:
@@ -157,13 +157,23 @@ class Run:
         return Progress(p.total, p.done, p.failed, p.worked, p.regions, time.monotonic() - self._started)
 
     def _end(self) -> None:
-        left = self.ledger.counts(self.id)[WAITING] + self.ledger.counts(self.id)[AGAIN]
-        self.ledger.close(self.id, "stopped" if left else "finished", f"{left} items are left" if left else "")
+        left = self._left()
+        if self._is_listed and not left:
+            self.ledger.close(self.id, "finished", "")
+        else:
+            self.ledger.close(self.id, "stopped", f"{left} items are left" if self._is_listed else "not all items were listed")
+
+    def _left(self) -> int:
+        counts = self.ledger.counts(self.id)
+        return counts[WAITING] + counts[AGAIN]
 
     def _broken(self, error: BaseException) -> BaseException:
-        """Note why a run broke off; a full disk of the ledger itself is said in plain words."""
+        """Note why a run broke off; what is wrong with the ledger itself is said in plain words."""
         if isinstance(error, sql.exc.OperationalError) and "full" in str(error.orig):
             error = SetupError(f"the disk of the ledger is full ({error.orig}); make room and run the same command again")
+        elif isinstance(error, sql.exc.OperationalError):
+            advice = "let no other program hold it, and run the same command again"
+            error = SetupError(f"the ledger cannot be used ({error.orig}); {advice}")
         if self.id and isinstance(error, MaskloomError):
             try:
                 self.ledger.close(self.id, "broken", str(error))

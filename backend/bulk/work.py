@@ -156,8 +156,10 @@ def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float
     started = time.monotonic()
     while not is_up():
         waited = time.monotonic() - started
-        if waited > patience_s or stop.wait(1.0):
+        if waited > patience_s:
             raise AwayError(f"Label Studio did not answer for {waited:.0f} s; run the same command again when it is back")
+        if stop.wait(1.0):
+            raise AwayError("stopped while Label Studio did not answer; run the same command again when it is back")
 
 
 def _found(masks: MaskSet, row: int, form: Form) -> Found:

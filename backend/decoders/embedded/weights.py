@@ -1,4 +1,4 @@
-"""The checkpoint file: float16 safetensors with three networks, the vectors of known names, and the calibration in the header."""
+"""The checkpoint file: float16 safetensors: three networks, the vectors of known names, and the calibration in the header."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from backend.bulk.recipe import Form
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sinks.lines import LinesSink
+from backend.bulk.sources import Source
 from backend.bulk.target import Target
 from backend.errors import MaskloomError, SetupError
-from backend.stores.ledger import DONE, FAILED
+from backend.stores.ledger import DONE, FAILED, Item
 from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
 
 LABELS = "red=crimson, blue"
@@ -185,6 +186,15 @@ def test_a_full_disk_is_told_in_plain_words_and_the_run_goes_on_once_there_is_ro
     assert run_of(parts, filled).work(answering(parts, filled)).done == 3
 
 
+def test_a_ledger_that_another_program_holds_is_told_in_plain_words(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", 2)
+    parts = parts_for(photos, tmp_path / "home")
+    filled = fill_order(parts, Order(str(photos), Target.COCO, tmp_path / "coco.json", labels=LABELS))
+    run = run_of(parts, filled)
+    with pytest.raises(SetupError, match=r"the ledger cannot be used \(database is locked\); let no other program hold it"):
+        raise run._broken(sql.exc.OperationalError("INSERT", {}, Exception("database is locked")))
+
+
 def test_a_full_disk_under_the_ledger_is_told_in_plain_words(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 60)
     parts = parts_for(photos, tmp_path / "home")
@@ -260,3 +270,34 @@ def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
     parts = parts_for(photos, tmp_path / "home")
     filled = fill_order(parts, Order(str(photos), Target.PNG, tmp_path / "png", labels=LABELS))
     assert run_of(parts, filled).work(answering(parts, filled)).done == 2
+
+
+@dataclass(frozen=True)
+class SlowList:
+    """A source that somebody stops listening to after its third item."""
+
+    source: Source
+    stop: threading.Event
+    name: str = "slow"
+
+    def items(self) -> Iterator[Item]:
+        for number, item in enumerate(self.source.items()):
+            if number == 3:
+                self.stop.set()
+            yield item
+
+
+def test_a_run_that_is_stopped_while_its_items_are_listed_is_not_finished_and_goes_on(tmp_path: Path) -> None:
+    photos, sink = picture_folder(tmp_path / "photos", 8), CountingSink()
+    parts = parts_for(photos, tmp_path / "home")
+    filled = fill_order(parts, Order(str(photos), Target.IMPORT, tmp_path / "out.json", labels=LABELS))
+    stop = threading.Event()
+    plan = Plan(SlowList(filled.source, stop), sink, filled.identity)
+    run = Run(parts.ledger, parts.album, plan, stop=stop)
+    run.work(answering(parts, filled))
+    row = parts.ledger.run(run.id)
+    assert row is not None
+    assert (row.state, row.note) == ("stopped", "not all items were listed")
+    assert sink.counts == {}
+    Run(parts.ledger, parts.album, with_sink(filled, sink)).work(answering(parts, filled))
+    assert list(sink.counts.values()) == [1] * 8
