@@ -16,10 +16,13 @@ IOU_WEIGHT, AGREEMENT_WEIGHT = 0.6, 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """One mask: its logits ``(h, w)`` and its quality in 0..1, the predicted IoU times the stability."""
+    """One mask: its logits ``(h, w)``; its quality in 0..1, the predicted IoU times the stability times the belief in it;
+    and whether the network believes so at all, on which what was drawn does not depend.
+    """
 
     logits: Tensor
     quality: float
+    is_there: bool = True
 
 
 def stability(logits: Tensor, offset: float = STABILITY_OFFSET) -> Tensor:
@@ -36,15 +39,16 @@ def best_candidate(found: MaskCandidates, score: Tensor | None = None) -> Candid
     worth = predicted
     if score is not None:
         worth = IOU_WEIGHT * predicted + AGREEMENT_WEIGHT * agreement(logits, score)
-    best = int(worth.argmax())
-    return Candidate(logits[best], float((predicted * stability(logits))[best]))
+    return all_candidates(found)[int(worth.argmax())]
 
 
 def all_candidates(found: MaskCandidates) -> list[Candidate]:
     """One object's candidates, in the network's order."""
     logits = found.logits[0]
-    quality = (found.iou_predictions[0].clamp(0, 1) * stability(logits)).tolist()
-    return [Candidate(each, its) for each, its in zip(logits, quality, strict=True)]
+    presence = found.object_logits[0].sigmoid()
+    quality = (found.iou_predictions[0].clamp(0, 1) * stability(logits) * presence).tolist()
+    is_there = bool(found.object_logits[0] >= 0)
+    return [Candidate(each, its, is_there) for each, its in zip(logits, quality, strict=True)]
 
 
 def agreement(logits: Tensor, score: Tensor) -> Tensor:

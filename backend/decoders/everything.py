@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backend.decoders.choosing import Candidate, stability
 from backend.decoders.finding import Decoding
-from backend.decoders.promptable import Geometry, decode_objects
+from backend.decoders.promptable import Geometry, MaskCandidates, decode_objects
 from backend.features import ImageFeatures
 from prompts.geometry import BoolArray, FloatArray, Size
 
@@ -58,7 +58,7 @@ def segment_everything(decoding: Decoding, features: ImageFeatures, options: Eve
 
     def compute(chunk: Sequence[Geometry]) -> list[list[Candidate]]:
         found = decode_objects(decoding.network, features.tensors, chunk, features.size, len(chunk))
-        return [_good(candidates.logits[0], candidates.iou_predictions[0], options) for candidates in found]
+        return [_good(candidates, options) for candidates in found]
 
     found = [candidate for group in decoding.chunks.run(clicks, compute) for candidate in group]
     boxes = [_box(candidate.logits) for candidate in found]
@@ -100,12 +100,13 @@ def _small_parts(mask: BoolArray, smallest: int) -> BoolArray:
     return parts
 
 
-def _good(logits: Tensor, predicted: Tensor, options: EverythingOptions) -> list[Candidate]:
-    """Of the candidates ``(K, h, w)`` of one click, those that pass both thresholds."""
+def _good(found: MaskCandidates, options: EverythingOptions) -> list[Candidate]:
+    """Of the candidates of one click, those that pass both thresholds; none where the network sees no object."""
+    logits, predicted, presence = found.logits[0], found.iou_predictions[0], found.object_logits[0]
     steady = stability(logits, options.stability_score_offset)
-    passed = (predicted > options.pred_iou_thresh) & (steady >= options.stability_score_thresh)
+    passed = (predicted > options.pred_iou_thresh) & (steady >= options.stability_score_thresh) & (presence >= 0)
     rows: list[int] = torch.nonzero(passed).flatten().tolist()
-    return [Candidate(logits[row].cpu(), float(predicted[row].clamp(0, 1) * steady[row])) for row in rows]
+    return [Candidate(logits[row].cpu(), float(predicted[row].clamp(0, 1) * steady[row] * presence.sigmoid())) for row in rows]
 
 
 def _box(logits: Tensor) -> NDArray[np.float64]:

@@ -144,6 +144,7 @@ class BoxFinder:
         found = [
             Finding(candidate.logits, candidate.quality, score, phrase)
             for candidate, score, phrase in zip(candidates, boxes.scores.tolist(), boxes.phrases, strict=True)
+            if candidate.is_there
         ]
         return found + self._otherwise.find(features, [phrase for phrase in phrases if phrase not in boxes.phrases])
 
@@ -164,13 +165,15 @@ class MapLikeFinder:
 
 
 def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phrase: str | None) -> list[Finding]:
-    """The spots of a score map as masks; one that fits its own spot badly is no answer, nor is one without a pixel."""
+    """The spots of a score map as masks; one that fits its own spot badly is no answer, nor is one without a pixel or one that
+    the network does not believe in.
+    """
     spots = spots_of(score, features.size, decoding.network, MOST_SPOTS)
     candidates = decoding.decode(features, [spot.geometry for spot in spots])
     found = []
     for spot, candidate in zip(spots, candidates, strict=True):
         meaning = _fit(spot, candidate, decoding.network, features.size)
-        if meaning >= LEAST_MEANING:
+        if candidate.is_there and meaning >= LEAST_MEANING:
             found.append(Finding(candidate.logits, candidate.quality, meaning, phrase))
     return found
 

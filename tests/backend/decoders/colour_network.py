@@ -24,10 +24,12 @@ LOW = 64
 class ColourNetwork:
     """The connected cells that have the colour under the points, or in the middle of the box, less those under negative ones.
 
-    Its three candidates for one click are the single cell under it, the whole thing, and everything.
+    Its three candidates for one click are the single cell under it, the whole thing, and everything. It believes in all objects
+    as much as ``presence``, a logit, says.
     """
 
-    def __init__(self, frame: SquashFrame | PadFrame | None = None) -> None:
+    def __init__(self, frame: SquashFrame | PadFrame | None = None, presence: float = torch.inf) -> None:
+        self.presence = presence
         self.frame = frame or SquashFrame(SIDE, (0, 0, 0), (1, 1, 1))
         self.low_res_side = LOW
         self.device = torch.device("cpu")
@@ -46,7 +48,7 @@ class ColourNetwork:
         self.calls.append(count)
         rows = [self._decode(embeddings["cells"], prompts, row) for row in range(count)]
         predicted = torch.tensor([[0.5, 0.95, 0.4]] if prompts.multimask_output else [[0.95]]).expand(count, -1)
-        return MaskCandidates(torch.stack(rows), predicted, torch.full((count,), 5.0))
+        return MaskCandidates(torch.stack(rows), predicted, torch.full((count,), self.presence))
 
     def _decode(self, cells: Tensor, prompts: FramedPrompts, row: int) -> Tensor:
         thing = np.zeros((LOW, LOW), np.bool_)

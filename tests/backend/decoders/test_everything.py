@@ -54,6 +54,12 @@ def test_masks_that_the_network_itself_does_not_believe_in_are_dropped() -> None
     assert found_by(Blurry(sure=8), replace(OPTIONS, pred_iou_thresh=0.96)) == []
 
 
+def test_clicks_on_what_the_network_takes_for_no_object_are_dropped_and_doubtful_ones_are_worth_less() -> None:
+    assert found_by(ColourNetwork(presence=-0.1)) == []
+    sure, doubtful = found_by(ColourNetwork()), found_by(ColourNetwork(presence=0.0))
+    assert [one.quality for one in doubtful] == pytest.approx([one.quality / 2 for one in sure])
+
+
 @pytest.mark.parametrize(("threshold", "kept"), [(0.7, 3), (1.0, 64)])
 def test_of_masks_in_one_place_one_stays(threshold: float, kept: int) -> None:
     assert len(found_by(Blurry(sure=8), replace(OPTIONS, box_nms_thresh=threshold))) == kept

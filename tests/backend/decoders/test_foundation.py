@@ -165,6 +165,27 @@ def test_a_mask_that_lies_beside_its_spot_on_the_map_is_no_answer() -> None:
     assert len(ask(segmenter_around(Astray()), two_shapes(), TextPrompt("red"))) == 0
 
 
+class Everywhere:
+    """A detector that sees all phrases in a box around the red disc."""
+
+    def detect(self, tensors: object, size: object, phrases: Sequence[str]) -> Boxes:
+        return Boxes(np.tile([[12.0, 22.0, 48.0, 58.0]], (len(phrases), 1)), np.full(len(phrases), 0.9), tuple(phrases))
+
+
+@pytest.mark.parametrize("grounder", [None, Everywhere()], ids=["map", "detector"])
+def test_what_the_network_takes_for_no_object_is_not_found_but_can_be_drawn(grounder: object) -> None:
+    """Whether an object is there was predicted, carried along, and looked at by nobody."""
+    picture, there = two_shapes(), two_red_discs()
+    doubting, trusting = (segmenter_around(ColourNetwork(presence=logit), grounder) for logit in (-0.5, 0.0))
+    reference = ReferencePrompt(there.image, there.shapes["blue square"])
+    for said in ([TextPrompt("red disc")], [reference], []):
+        assert len(ask(doubting, picture, *said)) == 0
+        assert len(ask(trusting, picture, *said)) >= 1
+    drawn = [ask(segmenter, picture, BoxPrompt((12, 22, 48, 58))) for segmenter in (doubting, trusting)]
+    assert [iou(masks.masks[0], picture.shapes["red disc"]) > 0.9 for masks in drawn] == [True, True]
+    assert drawn[0].scores[0] < drawn[1].scores[0] < 0.5
+
+
 def test_an_absent_thing_gives_no_row(segmenter: Segmenter) -> None:
     picture = paint({"red disc": (disc(80, 120, 30, 40, 18), RED)})
     assert len(ask(segmenter, picture, TextPrompt("cyan"))) == 0
