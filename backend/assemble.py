@@ -17,6 +17,7 @@ from backend.batching import Batching
 from backend.bulk.gpu import GpuWatch
 from backend.bulk.jobs import Jobs, Kit
 from backend.bulk.work import ImageSource, PatientImages, wait_for
+from backend.decoders.base import Engine
 from backend.errors import SetupError
 from backend.features import FeatureCache
 from backend.flight import SingleFlight
@@ -26,7 +27,7 @@ from backend.labelstudio.login import is_up
 from backend.labelstudio.media import Media, MediaOptions
 from backend.learner import Learner
 from backend.recollection import Recollection
-from backend.registry import EnginePreset, find_engine
+from backend.registry import BundlePreset, EnginePreset, find_engine, find_refiner
 from backend.segmenter import Segmenter
 from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
 from backend.settings import MEBIBYTE, Settings
@@ -46,13 +47,19 @@ LABEL_STUDIO_PATIENCE_S = 600.0
 
 
 class EngineHandle:
-    """The engine of this process: its version is known at once, the model is loaded when it is first needed."""
+    """The engine of this process: its version is known at once, the model is loaded when it is first needed.
+
+    Where the settings name an engine to refine with, both are in the version. Raises SetupError for one that cannot refine.
+    """
 
     def __init__(self, preset: EnginePreset, settings: Settings) -> None:
         self.preset = preset
-        self._weights = settings.weights or preset.weights_in(settings.home_folder)
-        self.version = preset.version(self._weights)
         self._settings = settings
+        self._weights = settings.weights or preset.weights_in(settings.home_folder)
+        self._refiner = _refiner_of(preset, settings)
+        self.version = preset.version(self._weights)
+        if self._refiner is not None:
+            self.version += f"+{self._refiner.version(self._refiner.weights_in(settings.home_folder))}"
         self._loaded: Segmenter | None = None
         self._lock = threading.Lock()
 
@@ -65,7 +72,7 @@ class EngineHandle:
         with self._lock:
             if self._loaded is None:
                 started = time.monotonic()
-                engine = replace(self.preset.load(self._weights, self._settings.placement), version=self.version)
+                engine = replace(self._load(), version=self.version)
                 self._loaded = Segmenter(engine, feature_cache(self._settings, self.version), batching(self._settings))
                 log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
             return self._loaded
@@ -78,7 +85,20 @@ class EngineHandle:
         fresh = EngineHandle(preset, self._settings.model_copy(update={"weights": weights}))
         segmenter = fresh.segmenter()
         with self._lock:
-            self.preset, self.version, self._weights, self._loaded = preset, fresh.version, fresh._weights, segmenter
+            self.preset, self._weights, self._refiner = preset, fresh._weights, fresh._refiner
+            self.version, self._loaded = fresh.version, segmenter
+
+    def _load(self) -> Engine:
+        engine = self.preset.load(self._weights, self._settings.placement)
+        if self._refiner is None:
+            return engine
+        return self._refiner.refine(engine, self._refiner.weights_in(self._settings.home_folder), self._settings.placement)
+
+
+def _refiner_of(preset: EnginePreset, settings: Settings) -> BundlePreset | None:
+    """Whose decoder refines the masks of an engine, if any does; its own has nothing to add."""
+    refiner = find_refiner(settings.refine) if settings.refine else None
+    return None if refiner is None or refiner.name == preset.name else refiner
 
 
 @dataclass(frozen=True, slots=True)

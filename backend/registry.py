@@ -92,6 +92,15 @@ class BundlePreset(EnginePreset):
         built = cast("Callable[[Path, str, Placement], Engine]", _resolve(self.build))
         return built(weights, self.version(weights), placement)
 
+    def refine(self, engine: Engine, weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
+        """An engine whose masks the decoder of this one refines. Raises SetupError that says how to get it."""
+        if weights is None or not weights.is_dir():
+            raise SetupError(
+                f"MASKLOOM_REFINE={self.name} needs the models in {weights or 'a folder'}: run 'maskloom fetch {self.name}' "
+                "where there is a network"
+            )
+        return _resolve("backend.decoders.refine:refined")(engine, weights / "decoder", placement)
+
     def version(self, weights: Path | None) -> str:
         return f"{self.name}-{fingerprint(weights)}" if weights is not None and weights.is_dir() else f"{self.name}-missing"
 
@@ -157,6 +166,15 @@ def find_engine(name: str) -> EnginePreset:
     if name in others:
         return cast(EnginePreset, others[name].load())
     raise SetupError(f"there is no engine {name!r}; known engines: {', '.join(sorted({*ENGINES, *others}))}")
+
+
+def find_refiner(name: str) -> BundlePreset:
+    """The preset of a name whose decoder can refine masks; Raises SetupError that lists those that can."""
+    preset = find_engine(name)
+    if not isinstance(preset, BundlePreset):
+        able = ", ".join(sorted(other.name for other in ENGINES.values() if isinstance(other, BundlePreset)))
+        raise SetupError(f"the engine {name!r} cannot refine masks; MASKLOOM_REFINE can be {able}")
+    return preset
 
 
 def _resolve(path: str) -> Callable[..., Engine]:

@@ -24,6 +24,11 @@ class Settings(BaseSettings):
 
     engine: str = Field(default="embedded", description="Which engine answers; `maskloom parts` lists them.")
     weights: Path | None = Field(default=None, description="Weights for the engine, in place of its own.")
+    refine: str | None = Field(
+        default=None,
+        description="An engine of the SAM family, for example `edgetam-cpu`, whose decoder refines every mask; it is read from "
+        "where `maskloom fetch` puts it. Empty refines nothing.",
+    )
     device: DeviceName = Field(default="auto", description="Where engines that can choose compute: auto, cpu, cuda or mps.")
     dtype: DtypeName = Field(
         default="auto",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from backend.decoders.base import Engine, MaskDecoder
+from backend.decoders.base import Engine, MaskDecoder, OffersAlternatives
 from backend.decoders.finding import NOTHING, Decoding
 from backend.decoders.frames import to_masks
 from backend.decoders.geometry_of import box_of, mask_logits
@@ -20,8 +21,7 @@ from backend.decoders.promptable import Geometry
 from backend.features import ImageFeatures
 from backend.masks import MaskSet
 from backend.placement import Placement
-from backend.registry import fingerprint
-from prompts.geometry import BoolArray
+from prompts.geometry import BoolArray, FloatArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
 from prompts.space import Queries
@@ -47,27 +47,55 @@ class RefiningDecoder:
         ]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
-        rows = self._proposer.decode(features, prompts, queries, memory)
+        return self._refine(features, prompts, self._proposer.decode(features, prompts, queries, memory))
+
+    def _refine(self, features: ImageFeatures, prompts: PromptSet, rows: MaskSet) -> MaskSet:
         own = {name.removeprefix(_OWN): tensor for name, tensor in features.tensors.items() if name.startswith(_OWN)}
-        return replace(rows, masks=refine_masks(self._decoding, replace(features, tensors=own), rows.masks))
+        masks = refine_masks(self._decoding, replace(features, tensors=own), rows.masks, prompts.point_coords)
+        return replace(rows, masks=masks)
 
 
-def refine_masks(decoding: Decoding, features: ImageFeatures, masks: BoolArray) -> BoolArray:
-    """Masks ``(N, H, W)``, each refined where the decoder's own mask agrees with it; ``features`` are those of the decoder."""
+class _WithAlternatives(MaskDecoder, OffersAlternatives, Protocol): ...
+
+
+class RefiningAlternatives(RefiningDecoder):
+    """The same around a decoder that knows what else a click may mean (see OffersAlternatives)."""
+
+    def __init__(self, proposer: _WithAlternatives, decoding: Decoding) -> None:
+        super().__init__(proposer, decoding)
+        self._alternatives: OffersAlternatives = proposer
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        return self._refine(features, prompts, self._alternatives.decode_alternatives(features, prompts))
+
+
+def refine_masks(decoding: Decoding, features: ImageFeatures, masks: BoolArray, clicks: FloatArray = NOTHING[0]) -> BoolArray:
+    """Masks ``(N, H, W)``, each refined where the decoder believes in it and its own mask agrees, above all under the
+    ``clicks (P, 2)`` in pixels; ``features`` are those of the decoder.
+    """
     rows = np.flatnonzero(masks.any(axis=(1, 2))).tolist()
     objects = [Geometry(*NOTHING, box=box_of(masks[row]), logits=mask_logits(masks[row], decoding.network)) for row in rows]
     refined = masks.copy()
     for row, candidate in zip(rows, decoding.decode(features, objects), strict=True):
         (mask,) = to_masks(decoding.network.frame, candidate.logits[None], features.size)
-        if (mask & masks[row]).sum() >= LEAST_AGREEMENT * (mask | masks[row]).sum():
+        if candidate.is_there and _agree(masks[row], mask, clicks):
             refined[row] = mask
     return refined
 
 
+def _agree(proposed: BoolArray, refined: BoolArray, clicks: FloatArray) -> bool:
+    """Whether two masks ``(H, W)`` are nearly the same, and say the same of every clicked pixel."""
+    x, y = (np.clip(clicks[:, axis].astype(int), 0, proposed.shape[1 - axis] - 1) for axis in (0, 1))
+    if (proposed[y, x] != refined[y, x]).any():
+        return False
+    return bool((proposed & refined).sum() >= LEAST_AGREEMENT * (proposed | refined).sum())
+
+
 def refined(engine: Engine, decoder: Path, placement: Placement) -> Engine:
-    """An engine whose masks are refined by the network of the SAM family in a folder; its version tells which, because encoded
-    images without the refining network's part must not reach it.
+    """An engine whose masks are refined by the network of the SAM family in a folder. Its version is to be another one, because
+    encoded images without the refining network's part must not reach it. Raises SetupError for a folder without a network.
     """
     decoding = Decoding(load_network(decoder, placement))
-    version = f"{engine.version}+{fingerprint(decoder)}"
-    return replace(engine, version=version, decoder=RefiningDecoder(engine.decoder, decoding))
+    if isinstance(engine.decoder, OffersAlternatives):
+        return replace(engine, decoder=RefiningAlternatives(engine.decoder, decoding))
+    return replace(engine, decoder=RefiningDecoder(engine.decoder, decoding))
