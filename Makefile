@@ -16,7 +16,7 @@ export IMAGES LABELS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test check fix bench bench-quality train docs clean
+.PHONY: help run serve test test-bulk check fix bench bench-quality train docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ serve: .venv/for-run ## start the server alone, for a Label Studio of your own: 
 test: .venv/for-development ## run all tests, those with a real Label Studio and a browser included
 	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest
+
+test-bulk: .venv/for-development ## a bulk run of 2,000 tasks in a real Label Studio, killed three times (a quarter of an hour)
+	$(BIN)/python tests/labelstudio/prepare.py
+	$(BIN)/python -m pytest -s tests/labelstudio/test_bulk_live.py -k killed --tasks 2000
 
 check: .venv/for-development ## style, types, import rules, docs
 	$(BIN)/ruff check .
