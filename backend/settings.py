@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     @property
     def placement(self) -> Placement:
-        return Placement(self.device, self.dtype)
+        return Placement(self.device, self.dtype, self.home_folder / "vocabulary")
 
     @property
     def allowed_roots(self) -> tuple[Path, ...]:

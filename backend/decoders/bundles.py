@@ -17,11 +17,13 @@ from backend.decoders.everything import ON_A_CPU, EverythingOptions
 from backend.decoders.finding import BoxFinder, Decoding, Finder, LikeFinder, MapFinder, MapLikeFinder
 from backend.decoders.foundation import FoundationDecoder, FoundationParts
 from backend.decoders.joint import FoundationSpace
+from backend.decoders.kept_names import VocabularyStore
 from backend.decoders.networks import load_network
 from backend.decoders.pretrained import resolve
 from backend.decoders.sam3 import Sam3Network
 from backend.errors import SetupError
 from backend.placement import Placement
+from backend.registry import fingerprint
 from prompts.encoders.openclip import OpenClip
 
 DENSE_SIDE = {"cpu": 336, "cuda": 560}
@@ -32,7 +34,7 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
     """The engine in a bundle. Raises SetupError that says which part is missing or broken."""
     device, _ = resolve(placement)
     decoding = Decoding(load_network(_part(folder, "decoder"), placement))
-    clip = load_clip(_part(folder, "clip"), device)
+    clip = load_clip(_part(folder, "clip"), device, placement.vocabulary)
     space = FoundationSpace(name, clip)
     parts = FoundationParts(
         decoding=decoding,
@@ -46,10 +48,11 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
     return Engine(name, name, space, FoundationDecoder(parts))
 
 
-def load_clip(folder: Path, device: torch.device) -> OpenClip:
-    """The CLIP in a folder. Raises SetupError when it cannot be used."""
+def load_clip(folder: Path, device: torch.device, vocabulary: Path | None = None) -> OpenClip:
+    """The CLIP in a folder, which keeps the vectors of phrases in another. Raises SetupError when it cannot be used."""
+    store = None if vocabulary is None else VocabularyStore(vocabulary, f"clip-{fingerprint(folder)}")
     try:
-        return OpenClip.load(folder, device, DENSE_SIDE.get(device.type, DENSE_SIDE["cpu"]))
+        return OpenClip.load(folder, device, DENSE_SIDE.get(device.type, DENSE_SIDE["cpu"]), store)
     except ImportError as error:
         raise SetupError(f"this engine needs open_clip: pip install 'maskloom[engines]' ({error})") from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:

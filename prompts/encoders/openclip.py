@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -28,24 +28,35 @@ NEIGHBOURHOOD = 5.0
 """Standard deviation of the neighbourhood in patches, as in NACLIP."""
 
 
+class PhraseStore(Protocol):
+    """Keeps the vectors of phrases between runs."""
+
+    def find(self, phrases: tuple[str, ...], templates: tuple[str, ...]) -> Tensor | None:
+        """The vector ``(D,)`` that was kept, or None."""
+        ...
+
+    def keep(self, phrases: tuple[str, ...], templates: tuple[str, ...], row: Tensor) -> None: ...
+
+
 class OpenClip:
     """A CLIP of open_clip whose image tower is a plain vision transformer.
 
     ``dense_side`` is the longer side, in pixels, at which images are read for their patches. Vectors come on the CPU, to which
-    the model itself moves when its device is full.
+    the model itself moves when its device is full. Those of phrases are remembered, between runs in a ``store``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, preprocess: Any, dense_side: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, preprocess: Any, dense_side: int, store: PhraseStore | None = None) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._mean, self._std = tuple(preprocess["mean"]), tuple(preprocess["std"])
         self._dense_side = dense_side
-        self._phrase = lru_cache(maxsize=4096)(self._encode_phrase)
+        self._store = store
+        self._phrase = lru_cache(maxsize=4096)(self._recall)
         if not hasattr(model.visual, "transformer") or not hasattr(model.visual, "conv1"):
             raise ValueError(f"dense features need a plain vision transformer, got {type(model.visual).__name__}")
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dense_side: int) -> OpenClip:
+    def load(cls, folder: Path, device: torch.device, dense_side: int, store: PhraseStore | None = None) -> OpenClip:
         """The model in a folder with ``open_clip_config.json`` and its weights. Raises whatever open_clip raises."""
         declare_missing_operators()
         import open_clip
@@ -53,7 +64,7 @@ class OpenClip:
         name = f"local-dir:{folder}"
         model, _, _ = open_clip.create_model_and_transforms(name, device=device)
         preprocess = open_clip.get_model_preprocess_cfg(model)
-        return cls(model.eval().requires_grad_(False), open_clip.get_tokenizer(name), preprocess, dense_side)
+        return cls(model.eval().requires_grad_(False), open_clip.get_tokenizer(name), preprocess, dense_side, store)
 
     @property
     def logit_scale(self) -> float:
@@ -73,6 +84,15 @@ class OpenClip:
         if not phrases:
             return torch.zeros(0, self._model.visual.proj.shape[1])
         return torch.stack([self._phrase(phrase) for phrase in phrases])
+
+    def _recall(self, phrase: str) -> Tensor:
+        known = self._store.find((phrase,), TEMPLATES) if self._store is not None else None
+        if known is not None:
+            return known
+        row = self._encode_phrase(phrase)
+        if self._store is not None:
+            self._store.keep((phrase,), TEMPLATES, row)
+        return row
 
     @retreating
     @torch.inference_mode()

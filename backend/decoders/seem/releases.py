@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.kept_names import VocabularyStore
 from backend.decoders.pretrained import processor_has_bfloat16, resolve
 from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.calibration import TrainedVocabulary
@@ -19,7 +20,7 @@ from backend.decoders.seem.frame import InputSize
 from backend.decoders.seem.network import SeemNetwork
 from backend.decoders.seem.space import SeemSpace, Sight
 from backend.decoders.seem.variants import CONFIGS, SeemConfig, assemble
-from backend.decoders.seem.vocabulary import VocabularyReader, VocabularyStore
+from backend.decoders.seem.vocabulary import VocabularyReader
 from backend.decoders.seem.wiring import DEMO, V0, V1, Wiring
 from backend.errors import SetupError
 from backend.placement import Placement
@@ -27,7 +28,6 @@ from prompts.encoders.seem import SeemTextEncoder, Tokenize, clip_tokenizer
 
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
 SQUARE_1024 = InputSize(short=1000, longest=1024, divisor=1024)
-VOCABULARY_FOLDER = Path("~/.cache/maskloom/vocabulary")
 ANYWHERE = Placement()
 
 
@@ -67,10 +67,9 @@ def build(
     weights: Path | None,
     placement: Placement = ANYWHERE,
     variant: str = "seem-focal-t",
-    vocabulary_folder: Path = VOCABULARY_FOLDER,
 ) -> Engine:
-    """A release by name, with its weights from a file or, without one, from the hub. ``vocabulary_folder`` keeps the rows of
-    class names between runs. Raises SetupError for an unknown name, missing packages or weights that do not fit.
+    """A release by name, with its weights from a file or, without one, from the hub. Raises SetupError for an unknown name,
+    missing packages or weights that do not fit.
     """
     release = find_release(variant)
     path = weights or find_checkpoint(release.file)
@@ -78,7 +77,7 @@ def build(
         network = assemble(release.config, release.wiring)
     load_weights(network, read_checkpoint(path), str(path))
     version = f"{variant}-{digest(path)}"
-    store = VocabularyStore(vocabulary_folder.expanduser(), version)
+    store = None if placement.vocabulary is None else VocabularyStore(placement.vocabulary, version)
     return assemble_engine(variant, version, network, Parts(_tokenizer(), release.limits, store, placement))
 
 

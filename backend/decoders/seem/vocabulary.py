@@ -1,31 +1,21 @@
-"""Names as rows of SEEM's joint space: the prompt templates, their mean, and the rows kept on disk."""
+"""Names as rows of SEEM's joint space: the prompt templates and their mean."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from backend.files import write_whole
+from backend.decoders.kept_names import Phrases, VocabularyStore
 from prompts.encoders.seem import SeemTextEncoder, load_open_clip
 from prompts.phrases import fill_templates
-
-log = logging.getLogger(__name__)
 
 BACKGROUND = "background"
 MOST_ROWS = 4096
 MOST_LINES = 128
 """As many lines go through the network at once."""
-Phrases = tuple[str, ...]
 PLAIN = ("{}.",)
 QUICK = (
     "{}.",
@@ -37,37 +27,10 @@ QUICK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VocabularyStore:
-    """Rows of names in a folder, one file for each (network, phrases, templates); the folder can be deleted at any time."""
-
-    folder: Path
-    network: str
-
-    def find(self, phrases: Phrases, templates: Phrases) -> Tensor | None:
-        """The row ``(D,)`` that was kept, or None; a file that cannot be read counts as missing."""
-        try:
-            return torch.from_numpy(np.load(self._path(phrases, templates), allow_pickle=False))
-        except (OSError, ValueError, EOFError):
-            return None
-
-    def keep(self, phrases: Phrases, templates: Phrases, row: Tensor) -> None:
-        """Write a row, whole or not at all. Raises OSError when the folder cannot be used."""
-        content = BytesIO()
-        np.save(content, row.numpy())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(phrases, templates), content.getvalue())
-
-    def _path(self, phrases: Phrases, templates: Phrases) -> Path:
-        said = json.dumps([self.network, list(phrases), list(templates)])
-        return self.folder / f"{hashlib.blake2b(said.encode(), digest_size=16).hexdigest()}.npy"
-
-
 class VocabularyReader:
     """Names into the joint space: each name's phrases fill the templates, and the mean of the unit vectors is its row.
 
-    Rows are remembered in memory and in a store; all that are missing are computed together. A store that cannot be written
-    costs speed only: it is reported once, and not tried again.
+    Rows are remembered in memory and in a store; all that are missing are computed together.
     """
 
     def __init__(self, text: SeemTextEncoder, store: VocabularyStore | None) -> None:
@@ -82,7 +45,8 @@ class VocabularyReader:
         missing = [name for name in wanted if name not in found]
         for name, row in zip(missing, self._compute(missing, templates), strict=True):
             found[name] = row
-            self._keep(name, templates, row)
+            if self._store is not None:
+                self._store.keep(name, templates, row)
         for name, row in found.items():
             self._remember((name, templates), row)
         return torch.stack([found[name] for name in names])
@@ -102,15 +66,6 @@ class VocabularyReader:
         counts = [len(name) for name in lines]
         means = [rows.mean(dim=0) for rows in torch.split(torch.cat(parts), counts)] if parts else []
         return [torch.nn.functional.normalize(mean, dim=0) for mean in means]
-
-    def _keep(self, name: Phrases, templates: Phrases, row: Tensor) -> None:
-        if self._store is None:
-            return
-        try:
-            self._store.keep(name, templates, row)
-        except OSError as error:
-            log.warning("the vectors of names cannot be kept in %s, they are computed anew: %s", self._store.folder, error)
-            self._store = None
 
     def _remember(self, key: tuple[Phrases, Phrases], row: Tensor) -> None:
         self._known[key] = row

@@ -26,7 +26,7 @@ from backend.decoders.seem.releases import Release
 from backend.decoders.seem.variants import SeemConfig
 from backend.decoders.seem.wiring import V1
 from backend.labelstudio import rle
-from backend.registry import ENGINES, EnginePreset
+from backend.registry import ENGINES, ReleasedPreset
 from backend.settings import Settings
 from prompts.geometry import Size
 
@@ -48,9 +48,8 @@ def weights(
     """A checkpoint of generated weights, and an engine by the name of seem-tiny that reads it."""
     release = Release(tiny_configs["focaldw"], V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
     monkeypatch.setitem(releases.RELEASES, "seem-focal-t", release)  # type: ignore[arg-type]
-    preset = EnginePreset("seem-tiny", "backend.decoders.seem:build", "SEEM, small", "none")
+    preset = ReleasedPreset("seem-tiny", "backend.decoders.seem:build", "SEEM, small", "none")
     monkeypatch.setitem(ENGINES, "seem-tiny", preset)
-    monkeypatch.setenv("HOME", str(tmp_path))
     save_checkpoint(engine_of("focaldw_v1").decoder._network, tmp_path / "seem.pt")
     return tmp_path / "seem.pt"
 
@@ -92,6 +91,7 @@ def test_the_command_line_answers_every_kind_of_prompt(
     assert json.loads(answer.read_text())
     if kind in drawn:
         assert result.output.count("pixels") == drawn[kind]
+    assert len(list((tmp_path / "home" / "vocabulary").glob("*.npy"))) >= 134
 
 
 @pytest.fixture

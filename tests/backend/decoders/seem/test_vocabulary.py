@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from backend.decoders.base import Engine
+from backend.decoders.kept_names import VocabularyStore
 from backend.decoders.seem import vocabulary
 from backend.decoders.seem.coco import PANOPTIC_NAMES, STUFF, THINGS, plain_name
-from backend.decoders.seem.vocabulary import PLAIN, QUICK, VocabularyReader, VocabularyStore, all_templates
+from backend.decoders.seem.vocabulary import PLAIN, QUICK, VocabularyReader, all_templates
 from prompts.encoders.seem import SeemTextEncoder
 
 if TYPE_CHECKING:
