@@ -38,6 +38,11 @@ class VisualTokens:
     def __len__(self) -> int:
         return len(self.pooled)
 
+    def to(self, device: torch.device) -> VisualTokens:
+        """The same on a device."""
+        levels = tuple(level.to(device) for level in self.levels)
+        return VisualTokens(levels, *(each.to(device) for each in (self.owner, self.pooled, self.negative_pooled)))
+
 
 def choose_points(masks: Tensor, most: int = MAX_POINTS, seed: int = 0) -> SpatialPoints:
     """At most ``most`` pixels of masks ``(n, H, W)`` bool, in order; where there are more, every prompt has the same share of

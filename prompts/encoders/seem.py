@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prompts.retreat import retreating
 from prompts.torchvision_compat import declare_missing_operators
 
 VOCABULARY_SIZE = 49408
@@ -49,6 +50,10 @@ class PhraseTokens:
     def of(self, row: int) -> Tensor:
         """The tokens ``(n, D)`` of one phrase, from its begin-of-text to its end-of-text."""
         return self.tokens[row, : int(self.lengths[row])]
+
+    def to(self, device: torch.device) -> PhraseTokens:
+        """The same on a device."""
+        return PhraseTokens(*(each.to(device) for each in (self.tokens, self.lengths, self.sentence)))
 
     def rows(self, chosen: slice) -> PhraseTokens:
         """Some of the phrases."""
@@ -118,7 +123,7 @@ class LanguageEncoder(nn.Module):
 
 
 class SeemTextEncoder:
-    """Phrases into SEEM's joint space."""
+    """Phrases into SEEM's joint space; its network moves to the CPU by itself when its device is full."""
 
     def __init__(self, network: LanguageEncoder, tokenize: Tokenize) -> None:
         self._network = network
@@ -129,6 +134,15 @@ class SeemTextEncoder:
         """The tokens of N phrases; the last ones that were asked for are remembered."""
         return self._recall(tuple(phrases))
 
+    @property
+    def device(self) -> torch.device:
+        return self._network.lang_proj.device
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights."""
+        self._network.to(device)
+
+    @retreating
     def _read(self, phrases: tuple[str, ...]) -> PhraseTokens:
         ids = self._tokenize(phrases).to(self._network.lang_proj.device)
         read: PhraseTokens = self._network(ids)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from backend.decoders.pressure import ShrinkingChunks
 from backend.decoders.seem.answers import Candidates, Thresholds, segments_to_mask_set, to_mask_set
 from backend.decoders.seem.asking import how_to_ask
 from backend.decoders.seem.calibration import TrainedVocabulary
@@ -21,7 +23,7 @@ from prompts.encoders.seem import PhraseTokens
 from prompts.spatial import VisualTokens
 
 MOST_PHRASES = 8
-"""As many phrases are asked for at once."""
+"""As many phrases are asked for at once, and fewer where the device is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Answering:
         self._predictor = predictor
         self._asking = how_to_ask(predictor.wiring, predictor.query_feat.num_embeddings)
         self._judge = judgement
+        self._chunks = ShrinkingChunks(MOST_PHRASES)
 
     def drawings(self, image: SeemImage, drawings: Drawings, queries: SeemQueries) -> MaskSet:
         """One mask for each drawn object: that of the query which fits the drawn pixels best."""
@@ -87,15 +90,17 @@ class Answering:
         """Every instance of each phrase, labelled with it. Phrases do not see each other, so that a few at a time say the same
         as all at once, whose attention would take the square of their number in memory.
         """
-        parts = []
-        for start in range(0, len(queries.phrases), MOST_PHRASES):
-            some = slice(start, start + MOST_PHRASES)
-            said = self._ask(image, self._asking.named(read.rows(some)))
-            for place, phrase in enumerate(queries.phrases[some]):
-                mine = said.of(self._asking.to_phrases, place)
-                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[start + place], queries))
+
+        def compute(rows: Sequence[int]) -> list[MaskSet]:
+            said = self._ask(image, self._asking.named(read.rows(slice(rows[0], rows[-1] + 1))))
+            parts = []
+            for place, row in enumerate(rows):
+                mine, phrase = said.of(self._asking.to_phrases, place), queries.phrases[row]
+                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[row], queries))
                 parts.append(to_mask_set(image.frame, self._instances(found, self._judge.thresholds.text), phrase))
-        return MaskSet.concatenate(parts, image.frame.size)
+            return parts
+
+        return MaskSet.concatenate(self._chunks.run(range(len(queries.phrases)), compute), image.frame.size)
 
     def _shown(self, image: SeemImage, shown: VisualTokens, queries: SeemQueries) -> MaskSet:
         """Every region that fits a reference, and fits it better than any negative reference."""

@@ -33,6 +33,10 @@ class SeemNetwork(nn.Module):
     def predictor(self) -> Predictor:
         return self.sem_seg_head.predictor
 
+    @property
+    def device(self) -> torch.device:
+        return self.predictor.class_embed.device
+
     def encode(self, images: Tensor) -> PixelFeatures:
         """Images ``(B, 3, H, W)``, RGB in 0..255, normalised and padded (see ``normalise``)."""
         features: PixelFeatures = self.sem_seg_head.pixel_decoder(self.backbone(images))

@@ -88,7 +88,7 @@ def assemble_engine(name: str, version: str, network: SeemNetwork, parts: Parts)
     network.eval().requires_grad_(False)
     text = SeemTextEncoder(network.predictor.lang_encoder, parts.tokenize)
     reader = VocabularyReader(text, parts.store)
-    space = SeemSpace(version, text, reader, Sight(network.predictor, parts.limits))
+    space = SeemSpace(version, text, reader, Sight(network, parts.limits))
     judgement = Judgement(TrainedVocabulary(network.predictor, reader))
     return Engine(name, version, space, SeemDecoder(network, parts.limits, dtype, judgement))
 

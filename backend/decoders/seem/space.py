@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from backend.decoders.seem.frame import InputSize
 from backend.decoders.seem.image import SeemImage
-from backend.decoders.seem.predictor import Predictor
+from backend.decoders.seem.network import SeemNetwork
 from backend.decoders.seem.vocabulary import QUICK, VocabularyReader
 from backend.features import ImageFeatures
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
 from prompts.kinds import PromptSet, ReferencePrompt
 from prompts.phrases import Vocabulary
+from prompts.retreat import retreating
 from prompts.sampler import FeatureMap
 from prompts.space import JointSpace, Queries
 from prompts.spatial import VisualTokens, stack_tokens
@@ -30,6 +31,11 @@ class SeemQueries(Queries):
     read: PhraseTokens | None
     shown: VisualTokens | None
     negative_shown: VisualTokens | None
+
+    def on(self, device: torch.device) -> SeemQueries:
+        """The same with its tokens on a device, to which its decoder may have moved after they were read."""
+        tokens = {name: getattr(self, name) for name in ("read", "shown", "negative_shown")}
+        return replace(self, **{name: each.to(device) for name, each in tokens.items() if each is not None})
 
 
 class SeemSpace(JointSpace):
@@ -61,20 +67,29 @@ class SeemSpace(JointSpace):
 
 
 class Sight:
-    """The visual sampler of a decoder, for regions of encoded images."""
+    """The visual sampler of a network, for regions of encoded images."""
 
-    def __init__(self, predictor: Predictor, limits: InputSize) -> None:
-        self._predictor = predictor
+    def __init__(self, network: SeemNetwork, limits: InputSize) -> None:
+        self._network = network
         self._limits = limits
 
     @property
     def logit_scale(self) -> float:
-        return float(self._predictor.lang_encoder.logit_scale.exp())
+        return float(self._network.predictor.lang_encoder.logit_scale.exp())
 
+    @property
+    def device(self) -> torch.device:
+        return self._network.device
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights."""
+        self._network.to(device)
+
+    @retreating
     def look(self, features: FeatureMap, reference: ReferencePrompt) -> VisualTokens:
         """The tokens of one region of another image. Raises TypeError for features of another engine."""
         if not isinstance(features, ImageFeatures):
             raise TypeError(f"expected ImageFeatures of SEEM, got {type(features).__name__}")
-        image = SeemImage.unpack(features, self._limits, self._predictor.class_embed.device)
+        image = SeemImage.unpack(features, self._limits, self._network.device)
         mask = image.frame.place(reference.mask).to(image.pixels.mask_features.device)[None]
-        return self._predictor.sample(image.pixels, (mask, torch.zeros_like(mask)))
+        return self._network.predictor.sample(image.pixels, (mask, torch.zeros_like(mask)))

@@ -10,7 +10,6 @@ import torch
 
 from backend.decoders import pretrained
 from backend.decoders.base import Engine
-from backend.decoders.seem import answering
 from backend.decoders.seem.answering import Judgement
 from backend.decoders.seem.answers import Candidates
 from backend.decoders.seem.decoder import SeemDecoder
@@ -114,7 +113,7 @@ def test_many_phrases_are_asked_a_few_at_a_time_and_answered_as_together(
     together = ask(engine, photo, *words)
     asked: list[int] = []
     handle = engine.decoder._network.predictor.register_forward_pre_hook(lambda _, said: asked.append(len(said[1].phrases)))
-    monkeypatch.setattr(answering, "MOST_PHRASES", 2)
+    monkeypatch.setattr(engine.decoder._answering._chunks, "most", 2)
     apart = ask(engine, photo, *words)
     handle.remove()
     assert [number for number in asked if number] == [2, 2, 1]
