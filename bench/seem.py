@@ -1,7 +1,7 @@
 """How long SEEM takes on this machine, part by part, beside the same network without Maskloom's shortcuts.
 
-Run as ``python -m bench.seem [variant ...] [--threads N] [--rounds N] [--clock wall|processor]``, for instance
-``python -m bench.seem focal-t focal-l``.
+Run as ``python -m bench.seem [variant ...] [--threads N] [--rounds N] [--clock wall|processor]
+[--dtype auto|float32]``, for instance ``python -m bench.seem focal-t focal-l``.
 The weights are random: no part's time depends on them. Both ways take turns on the same image in the same process, and the
 least time of each counts.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.decoders.pretrained import computing, processor_has_bfloat16
 from backend.decoders.seem import attention
 from backend.decoders.seem.network import SeemNetwork
 from backend.decoders.seem.pixel_fpn import PixelFeatures
@@ -104,11 +105,16 @@ def without_shortcuts(network: SeemNetwork) -> SeemNetwork:
     return plain
 
 
-def encoding(network: SeemNetwork, plain: SeemNetwork, size: tuple[int, int]) -> Pair:
-    """The backbone and the pixel decoder, on images stored plane by plane and pixel by pixel."""
+def encoding(network: SeemNetwork, plain: SeemNetwork, size: tuple[int, int], dtype: torch.dtype) -> Pair:
+    """The backbone and the pixel decoder, on images stored plane by plane in float32, and pixel by pixel in a number format."""
     image = torch.randn(1, 3, *size)
     by_pixel = image.contiguous(memory_format=torch.channels_last)
-    return Pair("encode image", partial(plain.encode, image), partial(network.encode, by_pixel))
+
+    def short() -> object:
+        with computing(image.device, dtype):
+            return network.encode(by_pixel)
+
+    return Pair(f"encode image, {str(dtype).removeprefix('torch.')}", partial(plain.encode, image), short)
 
 
 def decodings(network: SeemNetwork, plain_network: SeemNetwork, pixels: PixelFeatures) -> list[Pair]:
@@ -151,29 +157,37 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--clock", choices=CLOCKS, default="wall", help="'processor' where others use the machine too")
+    options.add_argument(
+        "--dtype", choices=("auto", "float32"), default="auto", help="auto: bfloat16 where the processor has it"
+    )
     chosen = options.parse_args()
+    dtype = torch.bfloat16 if chosen.dtype == "auto" and processor_has_bfloat16() else torch.float32
     torch.set_num_threads(chosen.threads)
     for variant in chosen.variants:
         size = SQUARE if variant.startswith("samvit") else IMAGE
         how = f"{chosen.threads} threads, least of {chosen.rounds}, {chosen.clock} seconds"
         print(f"{variant}, {size[1]} x {size[0]} pixels, {how}")
-        print(f"  {'':18}{'plain':>9}{'Maskloom':>10}{'ratio':>8}")
+        print(f"  {'':24}{'plain':>9}{'Maskloom':>10}{'ratio':>8}")
         with torch.inference_mode():
-            report(random_network(variant), size, chosen.rounds, CLOCKS[chosen.clock])
+            report(
+                random_network(variant), size, dtype, partial(Pair.measure, rounds=chosen.rounds, clock=CLOCKS[chosen.clock])
+            )
 
 
-def report(network: SeemNetwork, size: tuple[int, int], rounds: int, clock: Clock) -> None:
+def report(
+    network: SeemNetwork, size: tuple[int, int], dtype: torch.dtype, measure: Callable[[Pair], tuple[float, float]]
+) -> None:
     """Measure every part of one network and print a line for each."""
     plain_network = without_shortcuts(network)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels = network.encode(torch.randn(1, 3, *size))
     ratios = []
-    jobs = [encoding(network, plain_network, size), *decodings(network, plain_network, pixels)]
+    jobs = [encoding(network, plain_network, size, dtype), *decodings(network, plain_network, pixels)]
     for pair in (*jobs, naming(network.predictor.lang_encoder)):
-        slow, quick = pair.measure(rounds, clock)
+        slow, quick = measure(pair)
         ratios.append(slow / quick)
-        print(f"  {pair.name:18}{slow:9.2f}{quick:10.2f}{slow / quick:7.1f}x", flush=True)
-    print(f"  {'geometric mean':18}{'':19}{statistics.geometric_mean(ratios):7.1f}x")
+        print(f"  {pair.name:24}{slow:9.2f}{quick:10.2f}{slow / quick:7.1f}x", flush=True)
+    print(f"  {'geometric mean':24}{'':19}{statistics.geometric_mean(ratios):7.1f}x")
 
 
 if __name__ == "__main__":

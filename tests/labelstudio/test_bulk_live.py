@@ -93,7 +93,7 @@ def test_killed_three_times_every_task_has_exactly_one_prediction_with_the_true_
         watched = watcher.submit(lambda: list(sizes_of(process)))
         said, sizes = process.communicate(timeout=3000)[0], watched.result()
     print(f"{count} tasks, {time.monotonic() - began:.0f} s, MiB by the second: {sizes[:: max(1, len(sizes) // 12)]}")
-    assert f"{count} of {count} images done" in said
+    assert f"{count:,} of {count:,} images done" in said
     tasks = list(label_studio.tasks_with_predictions(project.id))
     assert Counter(len(task.predictions) for task in tasks) == {1: count}
     for task in tasks:
