@@ -37,13 +37,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many masks were refined each time; whatever the refining decoder says is taken, as random weights never agree."""
-    asked: list[int] = []
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """How many masks were refined each time, and under how many clicks.
+
+    Whatever the refining decoder says is taken, as random weights never agree.
+    """
+    asked: list[tuple[int, int]] = []
     plain = refine.refine_masks
 
     def refine_masks(decoding: Any, features: Any, masks: np.ndarray, clicks: Any) -> np.ndarray:
-        asked.append(len(masks))
+        asked.append((len(masks), len(clicks)))
         return plain(decoding, features, masks, clicks)
 
     monkeypatch.setattr(refine, "refine_masks", refine_masks)
@@ -57,7 +60,7 @@ def settings(home: Path, **others: Any) -> Settings:
 
 @pytest.mark.parametrize("name", ["edgetam-cpu", "sam-base"])
 def test_a_click_over_http_is_answered_with_the_refined_mask_under_both_versions(
-    home: Path, watched: list[int], name: str
+    home: Path, watched: list[tuple[int, int]], name: str
 ) -> None:
     asked, answers = body(task(data_uri(two_shapes())), context={"result": [key_point(25, 50)]}), []
     for refiner in (None, name):
@@ -67,7 +70,7 @@ def test_a_click_over_http_is_answered_with_the_refined_mask_under_both_versions
     plain, fine = answers
     assert plain["model_version"] == "colour-1"
     assert fine["model_version"].startswith(f"colour-1+{name}-")
-    assert watched == [1]
+    assert watched == [(1, 1)]
     if name == "sam-base":  # the other one may take it for no object
         assert not np.array_equal(masks_of(fine)["Ball"], masks_of(plain)["Ball"])
 
@@ -79,7 +82,7 @@ def test_the_version_changes_with_either_engine(home: Path, tmp_path: Path) -> N
     assert len({by_one, by_other, assemble(settings(tmp_path)).engine.version, "colour-1"}) == 4
 
 
-def test_a_run_and_a_switch_refine_as_well(home: Path, tmp_path: Path, watched: list[int]) -> None:
+def test_a_run_and_a_switch_refine_as_well(home: Path, tmp_path: Path, watched: list[tuple[int, int]]) -> None:
     bulk = bulk_parts(settings(home, database=f"sqlite:///{tmp_path / 'run.sqlite'}"), tmp_path, threading.Event())
     assert bulk.engine.version.startswith("colour-1+sam-base-")
     parts = assemble(settings(home, engine="embedded"))
@@ -90,10 +93,12 @@ def test_a_run_and_a_switch_refine_as_well(home: Path, tmp_path: Path, watched: 
     assert before.startswith("embedded-")
     assert before.partition("+")[2] == switched.partition("+")[2] != ""
     assert answer["model_version"] == switched
-    assert watched == [1]
+    assert watched == [(1, 1)]
 
 
-def test_the_command_line_refines_too(home: Path, tmp_path: Path, watched: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_refines_too(
+    home: Path, tmp_path: Path, watched: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("ENGINE", "colour"), ("REFINE", "sam-base"), ("HOME", str(home)), ("DEVICE", "cpu")):
         monkeypatch.setenv(f"MASKLOOM_{name}", value)
     Image.fromarray(two_shapes().image).save(tmp_path / "photo.png")
@@ -101,7 +106,7 @@ def test_the_command_line_refines_too(home: Path, tmp_path: Path, watched: list[
     result = CliRunner().invoke(cli, [*said, "--out", str(tmp_path / "out.png")])
     assert result.exit_code == 0, result.output
     assert len(json.loads((tmp_path / "out.json").read_text())) >= 1
-    assert watched == [1]
+    assert watched == [(1, 0)]
 
 
 def test_an_engine_is_not_refined_by_itself(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from backend.labelstudio import rle
 from backend.registry import ENGINES, ReleasedPreset
 from backend.settings import Settings
 from prompts.geometry import Size
+from tests.backend.decoders import tiny_bundles
 
 CONFIG = """<View>
   <TextArea name="prompt" toName="image"/>
@@ -109,6 +111,17 @@ def test_predict_answers_two_rounds_of_clicks(client: TestClient, photo: np.ndar
     assert one.any()
     assert two.any()
     assert not np.array_equal(one, two)
+
+
+def test_what_seem_proposes_is_refined_by_another_decoder(weights: Path, tmp_path: Path, photo: np.ndarray) -> None:
+    """Two rounds, the second of which remembers SEEM's own logits."""
+    tiny_bundles.write_bundle("edgetam-cpu", tmp_path / "home" / "engines" / "edgetam-cpu")
+    settings = Settings(engine="seem-tiny", weights=weights, refine="edgetam-cpu", home=tmp_path / "home", device="cpu")
+    parts = assemble(settings)
+    with TestClient(create_app(parts)) as client:
+        rounds = [predict(client, photo, [click(40, 35), *more]) for more in ([], [click(80, 80, positive=False)])]
+    assert all(rle.decode(result[0]["value"]["rle"], Size(90, 124)).any() for result in rounds)
+    assert re.fullmatch(r"seem-tiny-\w+\+edgetam-cpu-\w+", parts.engine.version)
 
 
 def click(x: float, y: float, *, positive: bool = True) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from backend.decoders.base import Engine
 from backend.decoders.seem.decoder import SeemDecoder
 from backend.decoders.seem.image import SeemImage
 from backend.decoders.seem.network import SeemNetwork
-from backend.decoders.seem.space import Sight
+from backend.decoders.seem.space import SeemQueries, Sight
 from backend.masks import MaskSet
 from prompts.encoders.seem import SeemTextEncoder
 from prompts.kinds import BoxPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
@@ -86,9 +86,11 @@ def test_a_question_that_does_not_fit_is_answered_on_the_cpu(
             full.guard(engine.decoder._network.predictor, name)
     else:
         full.guard(SeemImage, "unpack")
-        monkeypatch.setattr("backend.decoders.seem.space.SeemQueries.on", lambda queries, device: queries)
+    followed: list[torch.device] = []
+    monkeypatch.setattr(SeemQueries, "on", lambda queries, device: followed.append(device) or queries)
     assert equal(engine.decoder.decode(features, said, queries, None), truth)
     assert full.moved == [CPU]
+    assert followed[-1:] == [CPU]
 
 
 def test_as_many_phrases_as_fit_are_asked_for_together(
