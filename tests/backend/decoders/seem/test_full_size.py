@@ -1,7 +1,7 @@
 """Focal-T and Focal-L at full size against the recorded outputs of SEEM's own code, on one photo of 771 x 512 pixels.
 
-Mask logits reach 25 here. The recorded float32 outputs of Focal-T are 5.3e-5 away from what this network gives in float64, its own
-float32 outputs 8.1e-5: rounding alone is more than the 5e-5 that the small recordings are held to.
+Mask logits reach 25 here. The recorded float32 outputs of Focal-T are 5.3e-5 away from what this network gives in float64, its
+own float32 outputs 8.1e-5: rounding alone is more than the 5e-5 that the small recordings are held to.
 """
 
 from __future__ import annotations
