@@ -21,9 +21,8 @@ from backend.decoders.embedded.drawn import decode_object, draw_on
 from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.said import Calibration, compete, instances, presence_of
 from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.features import ImageFeatures
 from prompts.encoders.embedded import TextTower, tokenize
-from prompts.geometry import BoolArray, mask_box, size_of
+from prompts.geometry import BoolArray, mask_box
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
 from prompts.sampler import visual_token
 from train.data import VOID, Photo
@@ -147,11 +146,12 @@ def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start
     return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_cosine(found))
 
 
-def calibrate_quality(views: ViewDecoder, photos: Sequence[Photo]) -> None:
+def calibrate_quality(decoder: EmbeddedDecoder, views: ViewDecoder, photos: Sequence[Photo]) -> None:
     """Scale the last layer of the quality so that it meets the IoU that boxes and first clicks reach on held-out photos."""
     judged, reached = [], []
     for photo in photos:
-        canvas = Canvas(ImageFeatures(size_of(photo.image), torch.zeros(1, 1, 1)), photo.image)
+        (features,) = decoder.encode_images([photo.image])
+        canvas = Canvas.of(features)
         target, void = _largest(photo), photo.ids == VOID
         for prompt in _first_prompts(target):
             with torch.inference_mode():

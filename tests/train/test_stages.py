@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 
 from backend.decoders.embedded import evidence
 from backend.decoders.embedded.encoder import ImageEncoder
+from backend.decoders.embedded.said import Calibration
 from backend.decoders.embedded.view_decoder import ViewDecoder
+from backend.decoders.embedded.weights import SHIPPED, read, read_checkpoint, write
 from backend.decoders.embedded.windows import SIDE
 from tests.backend.pictures import disc
 from train import encoder, masks
+from train.__main__ import finish
 from train.data import VOID, Photo, Row
 from train.hints import Hints
 from train.names import Names
@@ -105,3 +109,22 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
     kept = some.flatten(1).any(dim=1)
     assert 0 < int(kept.sum()) < 64
     assert torch.equal(some[kept], grids[kept])
+
+
+def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
+    trained = read_checkpoint(SHIPPED)
+    before = trained.views.quality[-1].weight.clone()
+    finished = finish(replace(trained, calibration=unfitted()), PHOTOS)
+    fitted = asdict(finished.calibration)
+    assert all(np.isfinite(value) for value in fitted.values())
+    assert 0 < finished.calibration.presence < 1
+    assert finished.calibration != unfitted()
+    assert not torch.equal(finished.views.quality[-1].weight, before)
+    write(tmp_path / "fresh.safetensors", finished)
+    loaded = read(tmp_path / "fresh.safetensors")
+    (features,) = loaded.decoder.encode_images([PHOTOS[0].image])
+    assert features.size.height == 200
+
+
+def unfitted() -> Calibration:
+    return Calibration(1, 0, 1, 0, 0, 0)
