@@ -13,11 +13,11 @@ from backend.decoders.embedded.windows import around, look, put_back
 from prompts.geometry import BoolArray
 from prompts.kinds import Image
 
-SIDE = 112
+SIDE = 128
 MARGIN = 1.3
 SURE = 2.9
 """Logits beyond this, a chance of 0.95, are not put to the question."""
-ITERATIONS = 2
+ITERATIONS = 1
 AGREES = 0.5
 """The least IoU with the answer that was given: where colour says something else altogether, it is not heard."""
 FITS = 0.8
