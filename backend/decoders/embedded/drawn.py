@@ -23,8 +23,8 @@ SLACK = 0.03
 """How far an object may reach beyond its box, as a share of the box."""
 SCALES = (1.0, 0.5, 0.25)
 """Without a box nothing says how large the object is: these shares of the image's long side are tried."""
-AGREEMENT = 0.3
-"""How much the mean IoU with the other scales' answers counts beside the expected IoU."""
+AGREEMENT = 0.5
+"""How much the mean IoU with the other scales' answers counts beside the expected IoUs."""
 AGREEING_STEP = 2
 
 
@@ -70,16 +70,18 @@ def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> list[Ans
         return []
     answers = decode_views(decoder, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
     if len(windows) > 1:
-        answers = by_trust(look_again(decoder, canvas, drawing, answers))
+        answers = by_trust(answers, look_again(decoder, canvas, drawing, answers))
     return [_kept_inside(answer, drawing) for answer in answers] if len(drawing.prompts.boxes) else answers
 
 
-def by_trust(answers: Sequence[Answer]) -> list[Answer]:
-    """Answers to one question, best first: by the expected IoU and by how much the others agree."""
-    iou, _ = overlaps(np.stack([answer.logits[::AGREEING_STEP, ::AGREEING_STEP] > 0 for answer in answers]))
-    agreement = (iou.sum(axis=1) - iou.diagonal()) / max(len(answers) - 1, 1)
-    trust = np.array([answer.quality for answer in answers]) + AGREEMENT * agreement
-    return [answers[k] for k in np.argsort(-trust, kind="stable")]
+def by_trust(first: Sequence[Answer], refined: Sequence[Answer]) -> list[Answer]:
+    """Refined answers to one question, best first: by the expected IoU at the first look and at the second, and by how much the
+    others agree.
+    """
+    iou, _ = overlaps(np.stack([answer.logits[::AGREEING_STEP, ::AGREEING_STEP] > 0 for answer in refined]))
+    agreement = (iou.sum(axis=1) - iou.diagonal()) / max(len(refined) - 1, 1)
+    expected = np.array([before.quality * after.quality for before, after in zip(first, refined, strict=True)])
+    return [refined[k] for k in np.argsort(-(expected + AGREEMENT * agreement), kind="stable")]
 
 
 def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
