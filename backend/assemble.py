@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
 
+TURN_S = 0.0005
+"""So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 BULK_CACHE_MIB = 32
 GPU_ENCODE_BATCH = 8
 LABEL_STUDIO_PATIENCE_S = 600.0
@@ -179,6 +182,7 @@ def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> 
     cache_mib = min(settings.feature_cache_mib, BULK_CACHE_MIB)
     settings = settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
     database = open_database(settings.database_url)
+    sys.setswitchinterval(TURN_S)
     return BulkParts(
         settings,
         root,
