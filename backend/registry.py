@@ -169,7 +169,7 @@ def find_engine(name: str) -> EnginePreset:
 
 
 def find_refiner(name: str) -> BundlePreset:
-    """The preset of a name whose decoder can refine masks; Raises SetupError that lists those that can."""
+    """The preset of a name whose decoder can refine masks. Raises SetupError that lists those that can."""
     preset = find_engine(name)
     if not isinstance(preset, BundlePreset):
         able = ", ".join(sorted(other.name for other in ENGINES.values() if isinstance(other, BundlePreset)))

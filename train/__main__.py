@@ -38,6 +38,8 @@ def main(
     device: str = typer.Option("cuda" if torch.cuda.is_available() else "cpu", help="Where to train."),
 ) -> None:
     """Text tower, image encoder and mask decoder one after the other, then calibration and ``embedded.safetensors``."""
+    if strange := set(only) - set(SHARES):
+        raise typer.BadParameter(f"there is no network {', '.join(sorted(strange))}; --only takes {', '.join(SHARES)}")
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
     found = read_checkpoint(start) if start else Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), NO_NAMES, UNFITTED)

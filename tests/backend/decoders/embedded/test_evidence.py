@@ -76,3 +76,10 @@ def test_an_area_map_shows_the_mask_under_the_window() -> None:
     shown = area_map(mask, Window(26, 26, 48))
     assert shown[:23].max() == 0
     assert shown[25:].min() == 1
+
+
+def test_vectors_are_smoothed_as_doubling_bilinearly_and_halving_by_areas_would() -> None:
+    torch.manual_seed(0)
+    grid = torch.randn(2, 5, 24, 24)
+    doubled = torch.nn.functional.interpolate(grid, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(evidence._smoothed(grid), torch.nn.functional.avg_pool2d(doubled, 2))
