@@ -65,21 +65,39 @@ def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
     red, green, blue = small.unbind(dim=1)
     colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
     spread = colour.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
-    blurred = F.avg_pool2d(colour, 5, 1, 2, count_include_pad=False)
-    rough = (F.avg_pool2d(colour[:, :1] ** 2, 5, 1, 2, count_include_pad=False) - blurred[:, :1] ** 2).clamp(min=0).sqrt()
+    blurred = _blurred(colour)
+    rough = (_blurred(colour[:, :1] ** 2) - blurred[:, :1] ** 2).clamp(min=0).sqrt()
     look = torch.cat([colour, blurred, rough], dim=1) / (0.5 * spread + 0.02)
     where = _places(small)
     found = [look, torch.cat([look * 0.8, where / 0.2], dim=1)]
     if grid is not None:
         found.append(torch.cat([_smoothed(grid) * 4, _places(grid) / 0.5], dim=1))
-    return found
+    return [features.contiguous(memory_format=torch.channels_last) for features in found]
 
 
 def _smoothed(grid: Tensor) -> Tensor:
     """Every place with an eighth of each neighbour, across and down: what doubling bilinearly and halving by areas gives."""
-    wide = F.pad(grid, (1, 1, 1, 1), mode="replicate")
-    across = 0.75 * wide[..., 1:-1] + 0.125 * (wide[..., :-2] + wide[..., 2:])
-    return 0.75 * across[:, :, 1:-1] + 0.125 * (across[:, :, :-2] + across[:, :, 2:])
+    side = grid.shape[-1]
+    band = 0.75 * torch.eye(side) + 0.125 * (_shifted(side, -1) + _shifted(side, 1))
+    return _both_ways(grid, band)
+
+
+def _blurred(maps: Tensor) -> Tensor:
+    """The mean of the 5 x 5 places around each that lie on the map."""
+    side = maps.shape[-1]
+    near = torch.ones(side, side).triu(-2).tril(2)
+    return _both_ways(maps, near / near.sum(dim=1, keepdim=True))
+
+
+def _both_ways(maps: Tensor, weights: Tensor) -> Tensor:
+    """Maps ``(..., S, S)`` whose columns and rows are mixed by ``weights (S, S)``."""
+    weights = weights.to(maps)
+    return weights @ (maps @ weights.T)
+
+
+def _shifted(side: int, by: int) -> Tensor:
+    """The matrix ``(S, S)`` that takes every place from its neighbour, and those at the rim from themselves."""
+    return torch.eye(side)[(torch.arange(side) + by).clamp(0, side - 1)]
 
 
 def _places(like: Tensor) -> Tensor:
@@ -106,7 +124,8 @@ def _votes(features: Tensor, prior: Tensor, maps: Tensor) -> Tensor:
 
 def _places_of(features: Tensor, side: int) -> Tensor:
     """Feature maps ``(N, F, S, S)`` as ``side * side`` places ``(N, P, F)``."""
-    return F.avg_pool2d(features, features.shape[-1] // side).flatten(2).transpose(1, 2)
+    step = features.shape[-1] // side
+    return (F.avg_pool2d(features, step) if step > 1 else features).flatten(2).transpose(1, 2)
 
 
 def _seeds(belief: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
