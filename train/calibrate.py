@@ -19,7 +19,7 @@ from backend.decoders.embedded.answers import Canvas
 from backend.decoders.embedded.decoder import EmbeddedDecoder
 from backend.decoders.embedded.drawn import decode_object, draw_on
 from backend.decoders.embedded.edges import sharpen
-from backend.decoders.embedded.said import Calibration, compete, instances, presence_of
+from backend.decoders.embedded.said import Calibration, compete, instances
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from prompts.encoders.embedded import TextTower, tokenize
 from prompts.geometry import BoolArray, mask_box
@@ -54,14 +54,20 @@ def fit_logistic(x: Floats, y: Floats, steps: int = 200) -> tuple[float, float]:
     return scale, bias
 
 
-def best_threshold(scores: Floats, present: NDArray[np.bool_]) -> float:
-    """The threshold with the best F1 of presence."""
+def best_threshold(scores: Floats, present: NDArray[np.bool_], weights: Floats) -> float:
+    """The threshold with the best F1 of presence, by weight."""
 
     def f1(threshold: float) -> float:
-        claimed = scores >= threshold
-        return float(2 * (claimed & present).sum() / max(claimed.sum() + present.sum(), 1))
+        claimed = weights * (scores >= threshold)
+        return float(2 * (claimed * present).sum() / max((claimed + weights * present).sum(), 1e-9))
 
     return max(THRESHOLDS.tolist(), key=f1)
+
+
+def evenly(groups: Sequence[str]) -> Floats:
+    """Weights with which every group that occurs weighs the same, however often it does."""
+    counts = Counter(groups)
+    return np.array([1 / counts[group] for group in groups])
 
 
 def precise_threshold(scores: Floats, present: NDArray[np.bool_], weights: Floats) -> float:
@@ -85,21 +91,27 @@ def best_cosine(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float
 
 
 def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
-    """Text's scale by the pixels of present names, its bias by their IoU, and the presence threshold by absent names too."""
+    """Text's scale by the pixels of present names, its bias by their IoU, and the presence threshold by absent names too, every
+    name weighing the same.
+    """
     found: list[tuple[NDArray[np.float32], BoolArray]] = []
+    rows: list[tuple[str, bool]] = []
     index = names.index
     for photo, asked in _asked(photos):
         (features,) = decoder.encode_images([photo.image])
         for name in asked:
             similarity = torch.einsum("d,dhw->hw", names.vectors[index[name]], features.grid)
-            found.append((similarity.numpy(), _on_grid(photo.name_mask(name), similarity.shape)))
+            mask = photo.name_mask(name)
+            found.append((similarity.numpy(), _on_grid(mask, similarity.shape)))
+            rows.append((name, bool(mask.any())))
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
     truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
     scale, _ = fit_logistic(similar * start.text_scale + start.text_bias, truth)
     text_scale = start.text_scale * max(scale, 0.2)
     text_bias = -text_scale * best_cosine(found)
-    scores = [presence_of(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
-    threshold = best_threshold(np.array(scores), np.array([m.any() for _, m in found]))
+    scores = [_strongest(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
+    names_asked, present = [name for name, _ in rows], np.array([there for _, there in rows])
+    threshold = best_threshold(np.array(scores), present, evenly(names_asked))
     found_scale = replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
     return replace(found_scale, presence_among=_presence_among(decoder, photos, names, found_scale))
 
@@ -113,11 +125,14 @@ def _presence_among(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Na
             vectors = names.vectors[[names.index[name] for name in asked]]
             logits = torch.einsum("nd,dhw->nhw", vectors, features.grid) * calibration.text_scale + calibration.text_bias
             for name, each in zip(asked, compete(logits, vectors), strict=True):
-                best = max((presence for _, presence in instances(each)), default=0.0)
-                rows.append((best, bool(photo.name_mask(name).any()), photo.row.source))
-    counts = Counter(source for _, _, source in rows)
-    weights = np.array([1 / counts[source] for _, _, source in rows])
+                rows.append((_strongest(each), bool(photo.name_mask(name).any()), photo.row.source))
+    weights = evenly([source for _, _, source in rows])
     return precise_threshold(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), weights)
+
+
+def _strongest(logits: torch.Tensor) -> float:
+    """The presence of the likeliest instance of a name; zero where there is none."""
+    return max((presence for _, presence in instances(logits)), default=0.0)
 
 
 def _asked(photos: Sequence[Photo]) -> list[tuple[Photo, list[str]]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.averaging import Average
-from train.calibrate import PRECISION, best_threshold, fit_logistic, precise_threshold
+from train.calibrate import PRECISION, best_threshold, evenly, fit_logistic, precise_threshold
 from train.loop import Plan, fit, made_ahead
 
 
@@ -96,7 +96,16 @@ def test_the_logistic_fit_finds_the_scale_and_bias_that_made_the_data() -> None:
 
 def test_the_threshold_separates_present_from_absent() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
-    assert 0.3 < best_threshold(scores, scores > 0.5) <= 0.7
+    assert 0.3 < best_threshold(scores, scores > 0.5, np.ones(6)) <= 0.7
+
+
+def test_every_name_weighs_the_same_in_the_threshold_however_often_it_is_asked_for() -> None:
+    names = ["sky"] * 18 + ["oar", "oar"]
+    scores = np.array([0.9] * 6 + [0.5] * 12 + [0.4, 0.1])
+    present = np.array([True] * 6 + [False] * 12 + [True, False])
+    assert evenly(names).tolist() == pytest.approx([1 / 18] * 18 + [1 / 2] * 2)
+    assert best_threshold(scores, present, np.ones(20)) > 0.5, "the false claims of a common name outweigh a rare one"
+    assert best_threshold(scores, present, evenly(names)) <= 0.4
 
 
 def test_the_precise_threshold_is_the_least_that_keeps_most_claims_true() -> None:
