@@ -14,7 +14,6 @@ from backend.decoders.embedded.answers import Answer, Canvas, chance_of, decode_
 from backend.decoders.embedded.hints import drawn_shapes, prompt_maps
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.decoders.embedded.windows import Window, around, look, near, whole
-from backend.masks import overlaps
 from prompts.geometry import BoolArray, Size, box_mask, clip_box, mask_box, size_of
 from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptSet, ScribblePrompt
 
@@ -23,9 +22,6 @@ SLACK = 0.03
 """How far an object may reach beyond its box, as a share of the box."""
 SCALES = (1.0, 0.5, 0.25)
 """Without a box nothing says how large the object is: these shares of the image's long side are tried."""
-AGREEMENT = 0.5
-"""How much the mean IoU with the other scales' answers counts beside the expected IoUs."""
-AGREEING_STEP = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +71,9 @@ def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> list[Ans
 
 
 def by_trust(first: Sequence[Answer], refined: Sequence[Answer]) -> list[Answer]:
-    """Refined answers to one question, best first: by the expected IoU at the first look and at the second, and by how much the
-    others agree.
-    """
-    iou, _ = overlaps(np.stack([answer.logits[::AGREEING_STEP, ::AGREEING_STEP] > 0 for answer in refined]))
-    agreement = (iou.sum(axis=1) - iou.diagonal()) / max(len(refined) - 1, 1)
-    expected = np.array([before.quality * after.quality for before, after in zip(first, refined, strict=True)])
-    return [refined[k] for k in np.argsort(-(expected + AGREEMENT * agreement), kind="stable")]
+    """Refined answers to one question, best first: by the IoU expected at the first look times that at the second."""
+    trust = [before.quality * after.quality for before, after in zip(first, refined, strict=True)]
+    return [refined[k] for k in np.argsort(-np.array(trust), kind="stable")]
 
 
 def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:

@@ -21,30 +21,18 @@ def answer(mask: BoolArray, quality: float) -> Answer:
     return Answer(np.where(mask, 4, -4).astype(np.float32), quality)
 
 
-def test_of_equally_good_readings_those_that_agree_are_trusted() -> None:
-    large, small = disc(200, 200, 100, 100, 60), disc(200, 200, 150, 150, 10)
-    agreeing = [answer(large, 0.5), answer(disc(200, 200, 100, 100, 58), 0.5)]
-    alone = answer(small, 0.6)
-    readings = [alone, *agreeing]
-    assert by_trust(readings, readings)[-1] is alone
-
-
-def test_a_reading_that_is_surely_better_is_trusted_although_it_stands_alone() -> None:
-    large, small = disc(200, 200, 100, 100, 60), disc(200, 200, 150, 150, 10)
-    alone = answer(small, 0.95)
-    readings = [answer(large, 0.5), answer(disc(200, 200, 60, 60, 30), 0.5), alone]
-    assert by_trust(readings, readings)[0] is alone
+def test_the_reading_that_was_judged_best_at_both_looks_is_trusted() -> None:
+    small, middle, large = (
+        answer(disc(200, 200, 100, 100, radius), quality) for radius, quality in ((9, 0.5), (30, 0.9), (60, 0.7))
+    )
+    readings = [small, middle, large]
+    assert by_trust(readings, readings) == [middle, large, small]
 
 
 def test_a_reading_that_was_doubted_at_the_first_look_is_trusted_less() -> None:
     mask = disc(200, 200, 100, 100, 60)
     doubted, other = answer(mask, 0.7), answer(mask, 0.6)
     assert by_trust([answer(mask, 0.3), answer(mask, 0.8)], [doubted, other])[0] is other
-
-
-def test_a_single_reading_needs_no_agreement() -> None:
-    only = answer(disc(50, 50, 25, 25, 10), 0.2)
-    assert by_trust([only], [only]) == [only]
 
 
 def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first() -> None:
