@@ -42,10 +42,11 @@ FEWEST = 10
 def sharpen(answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
     """A first answer with its edge where colours change, or as it is where they do not tell; marks of the drawing hold.
 
-    An answer that follows another is left as it is: who corrects by clicks is not overruled by colours.
+    An answer that corrects another by what was drawn is left as it is: who clicks is not overruled by colours.
     """
     found = answer.box()
-    if found is None or drawing.previous is not None:
+    corrects = drawing.previous is not None and len(drawing.prompts) > 0
+    if found is None or corrects:
         return answer
     window = around(found, MARGIN)
     logits = np.asarray(look(answer.logits, window, SIDE, outside=FAR), np.float32)
