@@ -40,13 +40,9 @@ FEWEST = 10
 
 
 def sharpen(answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
-    """A first answer with its edge where colours change, or as it is where they do not tell; marks of the drawing hold.
-
-    An answer that corrects another by what was drawn is left as it is: who clicks is not overruled by colours.
-    """
+    """An answer with its edge where colours change, or as it is where they do not tell; marks of the drawing hold."""
     found = answer.box()
-    corrects = drawing.previous is not None and len(drawing.prompts) > 0
-    if found is None or corrects:
+    if found is None:
         return answer
     window = around(found, MARGIN)
     logits = np.asarray(look(answer.logits, window, SIDE, outside=FAR), np.float32)

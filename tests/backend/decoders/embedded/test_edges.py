@@ -32,8 +32,8 @@ def blob(mask: NDArray[np.bool_], sure: float = 1.5) -> Answer:
     return Answer(np.where(mask, sure, -sure).astype(np.float32), 0.7)
 
 
-def drawing(*prompts: BoxPrompt | PointPrompt, previous: NDArray[np.float32] | None = None) -> Drawing:
-    return Drawing(PromptSet(prompts), {}, previous, None)
+def drawing(*prompts: BoxPrompt | PointPrompt) -> Drawing:
+    return Drawing(PromptSet(prompts), {}, None, None)
 
 
 def iou(answer: Answer, truth: NDArray[np.bool_]) -> float:
@@ -60,18 +60,6 @@ def test_colours_that_say_something_else_altogether_are_not_heard(canvas: Canvas
     before = blob(ROUND & ~STAR & (ROWS < 60) | (STAR & ROUND & (ROWS >= 85)))
     after = sharpen(before, canvas, drawing())
     assert iou(after, before.logits > 0) >= 0.5
-
-
-def test_a_correction_is_left_as_the_network_gives_it(canvas: Canvas) -> None:
-    before = blob(CROSS_WITH_FLESH)
-    click = PointPrompt((80.0, 60.0))
-    assert sharpen(before, canvas, drawing(click, previous=np.zeros(STAR.shape, np.float32))) is before
-
-
-def test_what_is_followed_from_another_image_takes_the_outline_of_this_one(canvas: Canvas) -> None:
-    before = blob(CROSS_WITH_FLESH)
-    after = sharpen(before, canvas, drawing(previous=(before.logits > 0).astype(np.float32)))
-    assert iou(after, STAR) > iou(before, STAR) + 0.1
 
 
 def test_an_outcome_that_leaves_the_drawn_box_is_not_taken(canvas: Canvas) -> None:
