@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -54,26 +54,20 @@ def draw_on(
 
 def decode_object(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Answer | None:
     """The mask of one object; None when nothing positive was said about it."""
-    return next(iter(readings(decoder, canvas, drawing)), None)
+    return next(readings(decoder, canvas, drawing), None)
 
 
-def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> list[Answer]:
+def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Iterator[Answer]:
     """What a drawing may mean, the likeliest first: one mask where it tells how large the object is, else one for each scale
     that was tried, each looked at again in a window that fits it; none when nothing positive was said.
     """
     windows = first_windows(canvas, drawing)
     if not windows:
-        return []
+        return
     answers = decode_views(decoder, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
-    if len(windows) > 1:
-        answers = by_trust(answers, look_again(decoder, canvas, drawing, answers))
-    return [_kept_inside(answer, drawing) for answer in answers] if len(drawing.prompts.boxes) else answers
-
-
-def by_trust(first: Sequence[Answer], refined: Sequence[Answer]) -> list[Answer]:
-    """Refined answers to one question, best first: by the IoU expected at the first look times that at the second."""
-    trust = [before.quality * after.quality for before, after in zip(first, refined, strict=True)]
-    return [refined[k] for k in np.argsort(-np.array(trust), kind="stable")]
+    for answer in sorted(answers, key=lambda answer: -answer.quality):
+        settled = look_again(decoder, canvas, drawing, answer) if len(windows) > 1 else answer
+        yield _kept_inside(settled, drawing) if len(drawing.prompts.boxes) else settled
 
 
 def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
@@ -90,17 +84,15 @@ def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
     return Answer(np.where(outside, np.minimum(answer.logits, -4), answer.logits).astype(np.float32), answer.quality)
 
 
-def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Sequence[Answer]) -> list[Answer]:
-    """Answers refined in windows that fit them; one that finds nothing there stays as it was."""
-    boxes = {k: box for k, answer in enumerate(found) if (box := answer.box()) is not None}
-    if not boxes:
-        return list(found)
-    windows = [around(_with_points(box, drawing), MARGIN) for box in boxes.values()]
-    closer = [
-        replace(drawing, previous=chance_of(found[k].logits)).maps(window) for k, window in zip(boxes, windows, strict=True)
-    ]
-    refined = dict(zip(boxes, decode_views(decoder, canvas, windows, np.stack(closer)), strict=True))
-    return [refined[k] if k in refined and (refined[k].logits > 0).any() else answer for k, answer in enumerate(found)]
+def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Answer) -> Answer:
+    """An answer refined in a window that fits it; one that finds nothing there stays as it was."""
+    box = found.box()
+    if box is None:
+        return found
+    window = around(_with_points(box, drawing), MARGIN)
+    closer = replace(drawing, previous=chance_of(found.logits)).maps(window)
+    (refined,) = decode_views(decoder, canvas, [window], closer[None])
+    return refined if (refined.logits > 0).any() else found
 
 
 def first_windows(canvas: Canvas, drawing: Drawing) -> list[Window]:

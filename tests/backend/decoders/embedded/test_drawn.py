@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
 from backend.decoders.base import OffersAlternatives
-from backend.decoders.embedded import build
-from backend.decoders.embedded.answers import Answer
-from backend.decoders.embedded.drawn import by_trust
+from backend.decoders.embedded import build, drawn
+from backend.decoders.embedded.answers import Canvas
+from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.view_decoder import ViewDecoder
+from backend.features import ImageFeatures
 from backend.masks import overlaps
-from prompts.geometry import BoolArray
+from prompts.geometry import Size
 from prompts.kinds import PointPrompt, PromptSet
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
 PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
 
 
-def answer(mask: BoolArray, quality: float) -> Answer:
-    return Answer(np.where(mask, 4, -4).astype(np.float32), quality)
+class Judging(ViewDecoder):
+    """Finds the middle half of every view, and judges the views of each call as it is told."""
+
+    def __init__(self, *judged: list[float]) -> None:
+        super().__init__()
+        self._judged = list(judged)
+
+    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        middle = torch.full((len(image), 96, 96), -4.0)
+        middle[:, 24:72, 24:72] = 4
+        return middle, torch.tensor(self._judged.pop(0))
 
 
-def test_the_reading_that_was_judged_best_at_both_looks_is_trusted() -> None:
-    small, middle, large = (
-        answer(disc(200, 200, 100, 100, radius), quality) for radius, quality in ((9, 0.5), (30, 0.9), (60, 0.7))
-    )
-    readings = [small, middle, large]
-    assert by_trust(readings, readings) == [middle, large, small]
-
-
-def test_a_reading_that_was_doubted_at_the_first_look_is_trusted_less() -> None:
-    mask = disc(200, 200, 100, 100, 60)
-    doubted, other = answer(mask, 0.7), answer(mask, 0.6)
-    assert by_trust([answer(mask, 0.3), answer(mask, 0.8)], [doubted, other])[0] is other
+@pytest.mark.parametrize(("judged", "side"), [([2.0, 1.0, 0.0], 320), ([0.0, 2.0, 1.0], 160), ([0.0, 1.0, 2.0], 80)])
+def test_of_the_looks_at_three_scales_only_the_one_that_was_judged_best_is_followed(judged: list[float], side: int) -> None:
+    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8)), np.zeros((640, 640, 3), np.uint8))
+    looking = Judging(judged, [0.5])
+    found = decode_object(looking, canvas, draw_on(canvas, PromptSet((PointPrompt((320, 320)),)), None, None))
+    assert found is not None
+    box = found.box()
+    assert box is not None
+    assert box[2] - box[0] == pytest.approx(side * drawn.MARGIN / 2, abs=3), "the middle half of the window around it"
+    assert found.quality == pytest.approx(float(torch.sigmoid(torch.tensor(0.5))))
 
 
 def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first() -> None:
