@@ -25,6 +25,7 @@ def main(
     out: Path = typer.Option(..., help="Where table.md, figures.json and report.html go."),
     engine: str = typer.Option("embedded", help="The engine's name; see `maskloom parts`."),
     limit: int = typer.Option(1_000_000, help="Objects, photos and pairs for each task; spread evenly over the sources."),
+    grabcut: bool = typer.Option(True, help="Whether GrabCut is asked for boxes and clicks too; it takes most of the time."),
     only: list[str] = typer.Option(list(TASKS), help=f"Which tasks: {', '.join(TASKS)}."),
 ) -> None:
     """Ask for every held-out object by box, clicks, text, reference and video, and write one table and one page."""
@@ -32,7 +33,7 @@ def main(
     photos = load([row for row in rows if row.split == "val"], closed_vocabularies(rows))
     annotator = Annotator(engine)
     outcomes = []
-    for name, run in _tasks(annotator, photos, limit).items():
+    for name, run in _tasks(annotator, photos, limit, grabcut).items():
         if name in only:
             began = time.monotonic()
             outcomes.append(run())
@@ -41,11 +42,11 @@ def main(
     print(report.table(outcomes))
 
 
-def _tasks(annotator: Annotator, photos: list[Photo], limit: int) -> dict[str, Callable[[], Outcome]]:
+def _tasks(annotator: Annotator, photos: list[Photo], limit: int, grabcut: bool) -> dict[str, Callable[[], Outcome]]:
     frames = FRAMES_FOR_LIMIT if limit < 200 else 1_000
     return {
-        "box": lambda: tasks.boxes(annotator, objects_of(photos, limit)),
-        "clicks": lambda: tasks.clicks(annotator, objects_of(photos, limit)),
+        "box": lambda: tasks.boxes(annotator, objects_of(photos, limit), grabcut),
+        "clicks": lambda: tasks.clicks(annotator, objects_of(photos, limit), grabcut),
         "text": lambda: tasks.text(annotator, names_of(photos, limit)),
         "reference": lambda: tasks.reference(annotator, pairs_of(photos, limit)),
         "video": lambda: tasks.video(annotator, photos, frames),

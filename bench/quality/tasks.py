@@ -44,8 +44,8 @@ class Outcome:
     groups: dict[str, float] = field(default_factory=dict)
 
 
-def boxes(annotator: Annotator, objects: Sequence[Object]) -> Outcome:
-    """IoU from the tight box of every object."""
+def boxes(annotator: Annotator, objects: Sequence[Object], grabcut: bool) -> Outcome:
+    """IoU from the tight box of every object, beside GrabCut where that is wanted: it takes most of the time."""
     outcome = Outcome("box", len(objects))
     values: dict[str, list[float]] = defaultdict(list)
     by_source: dict[str, list[float]] = defaultdict(list)
@@ -55,9 +55,10 @@ def boxes(annotator: Annotator, objects: Sequence[Object]) -> Outcome:
         answer = annotator.ask(image, [BoxPrompt(tuple(map(float, box)))])  # type: ignore[arg-type]
         found = {
             "maskloom": merged(answer),
-            "grabCut": baselines.grabcut_box(image, box),
             "filled box": baselines.box_mask(box, size_of(image)),
         }
+        if grabcut:
+            found["grabCut"] = baselines.grabcut_box(image, box)
         for method, mask in found.items():
             values[method].append(iou(mask, each.mask, each.void))
         by_source[each.photo.row.source].append(values["maskloom"][-1])
@@ -68,14 +69,17 @@ def boxes(annotator: Annotator, objects: Sequence[Object]) -> Outcome:
     return outcome
 
 
-def clicks(annotator: Annotator, objects: Sequence[Object]) -> Outcome:
-    """IoU after 1, 3 and 5 clicks, and the clicks needed for 0.85 and 0.90, each next click in the largest error."""
+def clicks(annotator: Annotator, objects: Sequence[Object], grabcut: bool) -> Outcome:
+    """IoU after 1, 3 and 5 clicks, and the clicks needed for 0.85 and 0.90, each next click in the largest error; beside
+    GrabCut where that is wanted.
+    """
     outcome = Outcome("clicks", len(objects))
     values: dict[str, list[list[float]]] = defaultdict(list)
     for each in objects:
         ours, first, score = _click_through(annotator, each)
         values["maskloom"].append(ours)
-        values["grabCut"].append(_grabcut_through(each))
+        if grabcut:
+            values["grabCut"].append(_grabcut_through(each))
         start = next_click(np.zeros_like(each.mask), each.mask, each.void)
         values["disk at the click"].append(
             [iou(baselines.disk(start[0], size_of(each.mask)), each.mask, each.void)] if start else []
