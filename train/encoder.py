@@ -25,7 +25,7 @@ STRONGEST = 12
 REGIONS = 6
 WEIGHTS = {"coco_mini": 3.0, "cwfid_crop_weed": 1.5, "bsds_objects": 1.5, "coco_person": 0.8, "dsb2018_nuclei": 0.6}
 """How often a photo of a source is drawn, one where not named."""
-PASTED = (0.15, 0.25)
+PASTED = (0.15, 0.35)
 """How often drawn cutouts, and objects lifted out of other photos, are pasted on a crop."""
 
 
@@ -198,7 +198,8 @@ def _region_loss(encoder: ImageEncoder, grid: Tensor, logits: Tensor, batch: Bat
     crops = torch.cat([batch.region_crop, weak])
     weights = torch.cat([batch.regions.view(-1, *grid.shape[2:]), attention])
     wanted = torch.cat([batch.region_name, batch.candidates[weak, 0]])
-    pooled = F.normalize((grid[crops] * weights[:, None]).sum(dim=(2, 3)), dim=1)
+    sums = weights.flatten(1) @ grid.flatten(2).permute(2, 0, 1).flatten(1)
+    pooled = F.normalize(sums.view(len(weights), *grid.shape[:2])[torch.arange(len(crops)), crops].float(), dim=1)
     scores = pooled @ names.vectors.T * encoder.text_scale.exp()
     alike = names.vectors[wanted] @ names.vectors.T > 0.6
     alike[torch.arange(len(wanted), device=alike.device), wanted] = False

@@ -143,7 +143,7 @@ def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan)
         chances = torch.sigmoid(logits.detach().float()).cpu().numpy()
         kept = [views.correct(view, chance) for view, chance in zip(batch, chances, strict=True) if views.again(view)]
         going[:] = kept[: BATCH // 2]
-        return parts["pixels"] + parts["overlap"] + 0.2 * parts["judged"], parts
+        return parts["pixels"] + parts["overlap"] + 0.4 * parts["judged"], parts
 
     with made_ahead(views.draw, 2 * BATCH) as take:
         trained = fit(decoder, plan, lambda _: step(take))
