@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.decoders.pretrained import has_bfloat16
+from train import curves
 from train.averaging import Average
 
 SAVE_EVERY_S = 60
@@ -115,11 +116,12 @@ def _resume(plan: Plan, network: nn.Module, average: Average, optimizer: torch.o
 
 
 def _save(plan: Plan, progress: Progress, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the checkpoint in one move, so that an interruption leaves the old one."""
+    """Replace the checkpoint in one move, so that an interruption leaves the old one, and draw the curves so far."""
     state = {"model": network.state_dict(), "average": average.model.state_dict(), "optimizer": optimizer.state_dict()}
     fresh = plan.checkpoint.with_suffix(".new")
     torch.save({**state, "step": progress.step, "seconds": progress.seconds}, fresh)
     fresh.replace(plan.checkpoint)
+    curves.draw(plan.folder)
 
 
 def _note(plan: Plan, progress: Progress, parts: Parts) -> None:

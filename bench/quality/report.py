@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from backend import pages
 from bench.quality.measures import reliability
 from bench.quality.tasks import Case, Outcome
 from prompts.geometry import BoolArray
@@ -87,9 +88,12 @@ def _reliability(outcome: Outcome) -> str:
     scores = np.array(outcome.scores)
     bins = reliability(scores[:, 0], scores[:, 1])
     gap = sum(abs(score - reached) * count for score, reached, count in bins) / len(scores)
-    rows = "".join(f"<tr><td class=n>{s:.2f}<td class=n>{r:.2f}<td class=n>{n}</tr>" for s, r, n in bins)
+    rows = [[round(score, 2), round(reached, 2), count] for score, reached, count in bins]
+    lines = {"honest": [(0.0, 0.0), (1.0, 1.0)], outcome.task: [(score, reached) for score, reached, _ in bins]}
     return (
-        f"<p>Reliability of the score, mean gap {gap:.3f}:</p><table><tr><th>score<th>IoU reached<th>answers</tr>{rows}</table>"
+        pages.note(f"Reliability of the score, mean gap {gap:.3f}:")
+        + pages.charts(pages.curves("IoU reached (up) over the score", lines))
+        + pages.table(["score", "IoU reached", "answers"], rows)
     )
 
 
