@@ -37,7 +37,7 @@ def _row(line: str) -> dict[str, float] | None:
 
 def _curve(part: str, points: Sequence[tuple[float, float]]) -> str:
     means = smooth(points)
-    most = max(max(y for _, y in means), 1e-6)
+    most = float(f"{max(max(y for _, y in means) * 1.05, 1e-6):.2g}")
     return pages.curves(part, {part: means}, (float(means[-1][0]), most))
 
 

@@ -109,9 +109,17 @@ def _guided(soft: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np
     spread = _mean(guide[..., rows] * guide[..., columns]) - colour[..., rows] * colour[..., columns]
     matrix = spread[..., (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(*soft.shape, 3, 3) + EVEN * np.eye(3, dtype=np.float32)
     along = _mean(guide * soft[..., None]) - colour * value[..., None]
-    slope = np.linalg.solve(matrix, along[..., None])[..., 0]
+    slope = solved(matrix, along)
     level = value - (slope * colour).sum(axis=2)
     return np.asarray((_mean(slope) * guide).sum(axis=2) + _mean(level), np.float32)
+
+
+def solved(matrix: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What symmetric matrices ``(..., 3, 3)`` take to vectors ``(..., 3)``, by Cramer's rule, which is quicker than a solver."""
+    first, second, third = np.moveaxis(matrix, -1, 0)
+    minors = np.stack([np.cross(second, third), np.cross(third, first), np.cross(first, second)], axis=-2)
+    size = (first * minors[..., 0, :]).sum(axis=-1, keepdims=True)
+    return np.asarray((minors * wanted[..., None, :]).sum(axis=-1) / size, np.float32)
 
 
 def _mean(array: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from backend.decoders.embedded.answers import Answer, Canvas
 from backend.decoders.embedded.drawn import Drawing
-from backend.decoders.embedded.edges import sharpen
+from backend.decoders.embedded.edges import sharpen, solved
 from backend.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
@@ -79,6 +79,14 @@ def test_a_clicked_place_stays_inside_and_a_refused_one_outside(canvas: Canvas) 
     after = sharpen(blob(CROSS_WITH_FLESH), canvas, clicks)
     assert after.logits[74, 92] > 0
     assert after.logits[40, 80] < 0
+
+
+def test_small_systems_are_solved_as_a_solver_solves_them() -> None:
+    dice = np.random.default_rng(0)
+    root = 0.2 * dice.normal(size=(20, 30, 3, 3))
+    matrix = (root @ root.transpose(0, 1, 3, 2) + 0.01 * np.eye(3)).astype(np.float32)
+    wanted = dice.normal(size=(20, 30, 3)).astype(np.float32)
+    assert solved(matrix, wanted) == pytest.approx(np.linalg.solve(matrix, wanted[..., None])[..., 0], rel=1e-3, abs=1e-2)
 
 
 def test_an_empty_answer_stays_empty(canvas: Canvas) -> None:
