@@ -115,7 +115,7 @@ def _guided(soft: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np
 
 
 def solved(matrix: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What symmetric matrices ``(..., 3, 3)`` take to vectors ``(..., 3)``, by Cramer's rule, which is quicker than a solver."""
+    """What symmetric matrices ``(..., 3, 3)`` take to ``wanted (..., 3)``, by Cramer's rule, which is quicker than a solver."""
     first, second, third = np.moveaxis(matrix, -1, 0)
     minors = np.stack([np.cross(second, third), np.cross(third, first), np.cross(first, second)], axis=-2)
     size = (first * minors[..., 0, :]).sum(axis=-1, keepdims=True)
