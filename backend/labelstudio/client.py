@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import RemoteError
-from backend.labelstudio.login import open_client, send, token_auth
+from backend.labelstudio.login import open_client, send
 
 Json = Any
 
@@ -89,7 +89,7 @@ class LabelStudio:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
-        self._http = open_client(self.url, token_auth(self.url, token))
+        self._http = open_client(self.url, token)
 
     def __enter__(self) -> LabelStudio:
         return self

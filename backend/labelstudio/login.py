@@ -2,72 +2,33 @@
 
 from __future__ import annotations
 
-import re
-import threading
-import time
 from collections.abc import Generator
 from typing import Any
 
 import httpx
 
 from backend.errors import RemoteError
+from backend.labelstudio.media.sites import Site
+from backend.labelstudio.media.tokens import Tokens
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ACCESS_TOKEN_LIFE_S = 240.0  # of the 300 s that Label Studio gives them
-_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 
 
-class LegacyToken(httpx.Auth):
-    """The forty hexadecimal digits that a Label Studio accepts when its organization allows legacy tokens."""
+class TokenAuth(httpx.Auth):
+    """A token of whatever kind on every request to one Label Studio; an access token that was refused is replaced once."""
 
-    def __init__(self, token: str) -> None:
-        self._header = f"Token {token}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = self._header
-        yield request
-
-
-class PersonalAccessToken(httpx.Auth):
-    """A personal access token: it opens nothing itself but is exchanged for access tokens that live for minutes."""
-
-    requires_response_body = True
-
-    def __init__(self, url: str, token: str) -> None:
-        self._exchange = httpx.Request("POST", f"{url.rstrip('/')}/api/token/refresh/", json={"refresh": token})
-        self._lock = threading.Lock()
-        self._access = ""
-        self._until = 0.0
+    def __init__(self, tokens: Tokens, site: Site) -> None:
+        self._tokens = tokens
+        self._site = site
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        access = self._current()
-        if not access:
-            access = self._keep((yield self._exchange))
-        request.headers["Authorization"] = f"Bearer {access}"
+        header = self._tokens.header(self._site)
+        request.headers["Authorization"] = header or ""
         response = yield request
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            request.headers["Authorization"] = f"Bearer {self._keep((yield self._exchange))}"
+        if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
+            request.headers["Authorization"] = other
             yield request
-
-    def _current(self) -> str:
-        with self._lock:
-            return self._access if time.monotonic() < self._until else ""
-
-    def _keep(self, response: httpx.Response) -> str:
-        if response.is_error:
-            raise RemoteError(
-                f"Label Studio refused the personal access token: {_reason(response)}; make a new one in its account page"
-            )
-        with self._lock:
-            self._access = str(response.json()["access"])
-            self._until = time.monotonic() + ACCESS_TOKEN_LIFE_S
-            return self._access
-
-
-def token_auth(url: str, token: str) -> httpx.Auth:
-    """The way to use a token, told by its form: a JWT is a personal access token, anything else a legacy token."""
-    return PersonalAccessToken(url, token) if _JWT.fullmatch(token) else LegacyToken(token)
 
 
 def create_personal_access_token(url: str, email: str, password: str) -> str:
@@ -86,10 +47,13 @@ def create_personal_access_token(url: str, email: str, password: str) -> str:
         return str(send(session, "POST", "/api/token/", headers=headers).json()["token"])
 
 
-def open_client(url: str, auth: httpx.Auth | None = None) -> httpx.Client:
+def open_client(url: str, token: str | None = None) -> httpx.Client:
     """A client for one Label Studio; one on this machine is reached without the environment's proxy."""
     is_local = httpx.URL(url).host in LOOPBACK
-    return httpx.Client(base_url=url.rstrip("/"), auth=auth, timeout=TIMEOUT, trust_env=not is_local)
+    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, trust_env=not is_local)
+    if token:
+        client.auth = TokenAuth(Tokens(client), Site(client.base_url, token=token))
+    return client
 
 
 def is_up(url: str) -> bool:

@@ -78,7 +78,7 @@ class Tokens:
     def _exchange(self, site: Site) -> str:
         """An access token. Redirects are not followed: they could carry the personal access token elsewhere."""
         try:
-            reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": site.token})
+            reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": site.token}, auth=httpx.Auth())
         except httpx.RequestError as error:
             raise RemoteError(f"Label Studio at {site.base} does not exchange tokens: {error}") from error
         access = _read_access(reply)
