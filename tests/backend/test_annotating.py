@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from backend.app import create_app
-from backend.assemble import Parts, assemble
+from backend.assemble import Parts
 from backend.labelstudio import rle
-from backend.settings import Settings
 from backend.stores.sessions import SessionStore
 from prompts.geometry import Size
 from tests.backend.annotator import (
@@ -27,29 +24,7 @@ from tests.backend.annotator import (
     shape_of,
     stroke,
     typed,
-    with_images,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return with_images(tmp_path)
-
-
-@pytest.fixture
-def parts(folder: Path) -> Parts:
-    return assemble(Settings(engine="colour", home=folder / "home", local_roots=str(folder)))
-
-
-@pytest.fixture
-def client(parts: Parts) -> Iterator[TestClient]:
-    with TestClient(create_app(parts)) as client:
-        yield client
-
-
-@pytest.fixture
-def ann(client: TestClient, folder: Path) -> Annotator:
-    return Annotator(client, folder / "a.png")
 
 
 def test_a_scribble_and_this_give_the_shape_under_it(ann: Annotator) -> None:

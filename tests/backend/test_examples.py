@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from backend.app import create_app
-from backend.assemble import Parts, assemble
-from backend.settings import Settings
+from backend.assemble import Parts
 from tests.backend.annotator import (
     CONFIG,
     Annotator,
@@ -24,29 +21,7 @@ from tests.backend.annotator import (
     shape_of,
     stroke,
     typed,
-    with_images,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return with_images(tmp_path)
-
-
-@pytest.fixture
-def parts(folder: Path) -> Parts:
-    return assemble(Settings(engine="colour", home=folder / "home", local_roots=str(folder)))
-
-
-@pytest.fixture
-def client(parts: Parts) -> Iterator[TestClient]:
-    with TestClient(create_app(parts)) as client:
-        yield client
-
-
-@pytest.fixture
-def ann(client: TestClient, folder: Path) -> Annotator:
-    return Annotator(client, folder / "a.png")
 
 
 def test_a_smart_box_on_an_example_finds_everything_like_it_on_the_image(ann: Annotator) -> None:

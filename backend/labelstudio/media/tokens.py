@@ -76,7 +76,7 @@ class Tokens:
         return f"Bearer {access}"
 
     def _exchange(self, site: Site) -> str:
-        """An access token. Redirects are not followed: they could carry the personal access token elsewhere."""
+        """An access token, asked for without the client's own auth. Redirects could carry the personal token elsewhere."""
         try:
             reply = self._http.post(site.join(REFRESH_PATH), json={"refresh": site.token}, auth=httpx.Auth())
         except httpx.RequestError as error:
