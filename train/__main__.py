@@ -69,7 +69,7 @@ def finish(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
     decoder = EmbeddedDecoder(looking, views, calibration, trained.names)
     calibration = calibrate.calibrate_text(decoder, held_out, calibrate.spoken(tower, held_out), calibration)
     calibration = calibrate.calibrate_reference(decoder, held_out, calibration)
-    calibrate.calibrate_quality(decoder, views, held_out)
+    calibration = calibrate.calibrate_quality(decoder, views, held_out, calibration)
     print(calibration)
     return replace(trained, calibration=calibration)
 

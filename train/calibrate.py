@@ -31,6 +31,8 @@ from train.rounds import largest_error
 
 Floats = NDArray[np.float64]
 ABSENT = 6
+OBJECTS, LEAST_SHARE = 3, 0.003
+"""How many objects of a photo are asked for, and how much of it each covers at least."""
 PRECISION = 0.9
 """Of the names that are claimed when many are asked for together, how many shall be there."""
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
@@ -161,27 +163,32 @@ def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start
     return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_cosine(found))
 
 
-def calibrate_quality(decoder: EmbeddedDecoder, views: ViewDecoder, photos: Sequence[Photo]) -> None:
-    """Scale the last layer of the quality so that it meets the IoU that boxes and first clicks reach on held-out photos."""
-    judged, reached = [], []
+def calibrate_quality(decoder: EmbeddedDecoder, views: ViewDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
+    """Scale the last layer of the quality so that it meets the IoU that boxes reach on held-out photos, and fit what first
+    clicks reach on top of it.
+    """
+    judged: tuple[list[float], list[float]] = [], []
+    reached: tuple[list[float], list[float]] = [], []
     for photo in photos:
         (features,) = decoder.encode_images([photo.image])
-        canvas = Canvas.of(features)
-        target, void = _largest(photo), photo.ids == VOID
-        for prompt in _first_prompts(target):
-            with torch.inference_mode():
-                drawing = draw_on(canvas, PromptSet((prompt,)), None, None)
-                answer = decode_object(views, canvas, drawing)
-            assert answer is not None
-            mask = (sharpen(answer, canvas, drawing).logits > 0) & ~void
-            judged.append(np.log(answer.quality / (1 - answer.quality)))
-            reached.append((mask & target).sum() / max((mask | target).sum(), 1))
-    scale, bias = fit_logistic(np.array(judged, np.float64), np.array(reached, np.float64))
+        canvas, void = Canvas.of(features), photo.ids == VOID
+        for target in _largest(photo):
+            for kind, prompt in enumerate(_first_prompts(target)):
+                with torch.inference_mode():
+                    drawing = draw_on(canvas, PromptSet((prompt,)), None, None)
+                    answer = decode_object(views, canvas, drawing)
+                assert answer is not None
+                found = sharpen(answer, canvas, drawing).logits > 0
+                judged[kind].append(float(np.log(answer.quality / (1 - answer.quality))))
+                reached[kind].append(float((found & target).sum() / max(((found | target) & ~void).sum(), 1)))
+    scale, bias = fit_logistic(np.array(judged[0]), np.array(reached[0]))
     last = views.quality[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         last.weight.mul_(scale)
         last.bias.mul_(scale).add_(bias)
+    marks_scale, marks_bias = fit_logistic(scale * np.array(judged[1]) + bias, np.array(reached[1]))
+    return replace(start, marks_scale=marks_scale, marks_bias=marks_bias)
 
 
 def spoken(tower: TextTower, photos: Sequence[Photo]) -> Names:
@@ -200,11 +207,15 @@ def _first_prompts(target: BoolArray) -> tuple[Prompt, Prompt]:
     return BoxPrompt((float(x0), float(y0), float(x1), float(y1))), PointPrompt(point)
 
 
-def _largest(photo: Photo) -> BoolArray:
-    """The largest object of a photo, in one piece."""
+def _largest(photo: Photo) -> list[BoolArray]:
+    """The largest objects of a photo, each in one piece, that cover 0.3 % of it or more."""
     counts = np.bincount(photo.ids.ravel(), minlength=256)[1:VOID]
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats((photo.ids == 1 + counts.argmax()).astype(np.uint8))
-    return np.asarray(pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
+    found = []
+    for key in (1 + np.argsort(-counts)[:OBJECTS]).tolist():
+        _, pieces, stats, _ = cv2.connectedComponentsWithStats((photo.ids == key).astype(np.uint8))
+        if len(stats) > 1 and stats[1:, cv2.CC_STAT_AREA].max() >= LEAST_SHARE * photo.ids.size:
+            found.append(np.asarray(pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()))
+    return found
 
 
 def _on_grid(mask: BoolArray, shape: torch.Size) -> BoolArray:

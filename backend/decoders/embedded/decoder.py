@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.decoders.embedded.answers import Answer, Canvas, chance_of, memory_on, to_masks
-from backend.decoders.embedded.drawn import Drawing, decode_object, draw_on, readings
+from backend.decoders.embedded.drawn import Drawing, decode_object, draw_on, extent_of, readings
 from backend.decoders.embedded.edges import sharpen
 from backend.decoders.embedded.encoder import ImageEncoder
 from backend.decoders.embedded.said import Calibration, compete, find_all, said_logits
@@ -70,7 +71,7 @@ class EmbeddedDecoder:
         """What one click may mean, at every scale; see OffersAlternatives."""
         canvas = Canvas.of(features)
         drawing = draw_on(canvas, prompts, None, None)
-        answers = [sharpen(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
+        answers = [self._finished(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
         return to_masks(answers, [None] * len(answers), canvas)
 
     def _decode_drawn(
@@ -81,9 +82,14 @@ class EmbeddedDecoder:
         before = previous if len(objects) == 1 else None
         drawings = [draw_on(canvas, each, before, said) for each in objects]
         found = [(decode_object(self._views, canvas, drawing), drawing) for drawing in drawings]
-        answers = [sharpen(_at_least_its_peak(answer), canvas, drawing) for answer, drawing in found if answer is not None]
+        answers = [self._finished(answer, canvas, drawing) for answer, drawing in found if answer is not None]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         return to_masks(answers, [label] * len(answers), canvas)
+
+    def _finished(self, answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
+        """The answer to a drawing with its edge, never empty, and with a score that means the same for every drawing."""
+        sharp = sharpen(_at_least_its_peak(answer), canvas, drawing)
+        return sharp if extent_of(drawing) is not None else replace(sharp, quality=self._calibration.of_marks(sharp.quality))
 
     def _decode_said(self, canvas: Canvas, phrases: Sequence[str], logits: Tensor) -> MaskSet:
         labels: list[str | None] = [*phrases, None][: len(logits)]

@@ -97,7 +97,7 @@ def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: An
 
 def first_windows(canvas: Canvas, drawing: Drawing) -> list[Window]:
     """Where to look first: around what is known of the object's extent, else around the clicks at several scales."""
-    known = _extent(canvas, drawing)
+    known = extent_of(drawing)
     if known is not None:
         return [around(_with_points(known, drawing), MARGIN)]
     marks = _positive_marks(drawing)
@@ -110,7 +110,7 @@ def first_windows(canvas: Canvas, drawing: Drawing) -> list[Window]:
     return [near(middle, length, canvas.size) for length in lengths]
 
 
-def _extent(canvas: Canvas, drawing: Drawing) -> tuple[float, float, float, float] | None:
+def extent_of(drawing: Drawing) -> tuple[float, float, float, float] | None:
     """The box around everything that tells how large the object is; None when only marks do not."""
     if drawing.previous is not None:
         before = mask_box(drawing.previous > 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -33,7 +34,9 @@ MEANT = 0.7
 class Calibration:
     """Cosines to logits, and the presence below which a phrase gives no mask; chosen on held-out photos.
 
-    ``presence_among`` is the same for phrases that are asked together, most of which are not there.
+    ``presence_among`` is the same for phrases that are asked together, most of which are not there. ``marks_scale`` and
+    ``marks_bias`` are what the logit of the expected IoU becomes where marks alone were drawn, from which nobody can tell how
+    large the object is.
     """
 
     text_scale: float
@@ -42,6 +45,14 @@ class Calibration:
     reference_bias: float
     presence: float
     presence_among: float
+    marks_scale: float = 1.0
+    marks_bias: float = 0.0
+
+    def of_marks(self, quality: float) -> float:
+        """The IoU to expect in 0..1 of an answer to marks alone that was judged to have ``quality``."""
+        likely = min(max(quality, 1e-6), 1 - 1e-6)
+        logit = math.log(likely / (1 - likely))
+        return 1 / (1 + math.exp(-self.marks_scale * logit - self.marks_bias))
 
 
 def said_logits(queries: Queries, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:

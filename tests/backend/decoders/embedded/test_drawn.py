@@ -10,12 +10,16 @@ from torch import Tensor
 from backend.decoders.base import OffersAlternatives
 from backend.decoders.embedded import build, drawn
 from backend.decoders.embedded.answers import Canvas
+from backend.decoders.embedded.decoder import EmbeddedDecoder
 from backend.decoders.embedded.drawn import decode_object, draw_on
+from backend.decoders.embedded.encoder import ImageEncoder
+from backend.decoders.embedded.said import Calibration
 from backend.decoders.embedded.view_decoder import ViewDecoder
 from backend.features import ImageFeatures
 from backend.masks import overlaps
 from prompts.geometry import Size
-from prompts.kinds import PointPrompt, PromptSet
+from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
+from prompts.space import Queries
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
 PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
@@ -59,3 +63,16 @@ def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first(
     shape = PICTURE.shapes["disc"]
     best = max(float(overlaps(np.stack([mask, shape]))[0][0, 1]) for mask in readings.masks)
     assert best > 0.8
+
+
+def test_a_click_is_scored_lower_than_a_box_that_was_judged_alike_where_clicks_reach_less() -> None:
+    canvas = ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), {"pixels": torch.zeros(640, 640, 3, dtype=torch.uint8)})
+    nothing = Queries((), *(torch.zeros(0, 4) for _ in range(6)))
+    calibration = Calibration(1, 0, 1, 0, 0.5, 0.5, marks_scale=0.5, marks_bias=-1.0)
+
+    def score(prompt: Prompt, *judged: list[float]) -> float:
+        decoder = EmbeddedDecoder(ImageEncoder(), Judging(*judged), calibration, torch.zeros(0, 4))
+        return float(decoder.decode(canvas, PromptSet((prompt,)), nothing, None).scores[0])
+
+    assert score(BoxPrompt((200, 200, 440, 440)), [2.0]) == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))
+    assert score(PointPrompt((320, 320)), [2.0, 1.0, 0.0], [2.0]) == pytest.approx(0.5), "0.5 x 2 - 1 is a logit of 0"
