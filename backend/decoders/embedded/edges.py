@@ -78,7 +78,7 @@ def _settled(image: Image, logits: NDArray[np.float32], marks: BoolArray) -> Boo
         return None
     unsure = np.abs(logits) < SURE
     logits[unsure] += COLOUR * _colour_odds(image, chance_of(logits))[unsure]
-    settled = _guided(chance_of(logits), np.asarray(image / np.float32(255), np.float32)) > 0.5
+    settled = guided(chance_of(logits), np.asarray(image / np.float32(255), np.float32)) > 0.5
     return np.asarray((settled | wanted) & ~refused)
 
 
@@ -102,7 +102,7 @@ def _histogram(place: NDArray[np.intp], weight: NDArray[np.float32]) -> NDArray[
     return counts.ravel() / max(float(counts.sum()), 1e-6)
 
 
-def _guided(soft: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np.float32]:
+def guided(soft: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map ``(H, W)`` that follows the edges of a colour image ``(H, W, 3)``: the guided filter (He et al. 2013, 3.5)."""
     colour, value = _mean(guide), _mean(soft)
     rows, columns = (0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2)

@@ -65,24 +65,24 @@ def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
     red, green, blue = small.unbind(dim=1)
     colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
     spread = colour.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
-    blurred = _blurred(colour)
-    rough = (_blurred(colour[:, :1] ** 2) - blurred[:, :1] ** 2).clamp(min=0).sqrt()
-    look = torch.cat([colour, blurred, rough], dim=1) / (0.5 * spread + 0.02)
+    around = blurred(colour)
+    rough = (blurred(colour[:, :1] ** 2) - around[:, :1] ** 2).clamp(min=0).sqrt()
+    look = torch.cat([colour, around, rough], dim=1) / (0.5 * spread + 0.02)
     where = _places(small)
     found = [look, torch.cat([look * 0.8, where / 0.2], dim=1)]
     if grid is not None:
-        found.append(torch.cat([_smoothed(grid) * 4, _places(grid) / 0.5], dim=1))
+        found.append(torch.cat([smoothed(grid) * 4, _places(grid) / 0.5], dim=1))
     return [features.contiguous(memory_format=torch.channels_last) for features in found]
 
 
-def _smoothed(grid: Tensor) -> Tensor:
+def smoothed(grid: Tensor) -> Tensor:
     """Every place with an eighth of each neighbour, across and down: what doubling bilinearly and halving by areas gives."""
     side = grid.shape[-1]
     band = 0.75 * torch.eye(side) + 0.125 * (_shifted(side, -1) + _shifted(side, 1))
     return _both_ways(grid, band)
 
 
-def _blurred(maps: Tensor) -> Tensor:
+def blurred(maps: Tensor) -> Tensor:
     """The mean of the 5 x 5 places around each that lie on the map."""
     side = maps.shape[-1]
     near = torch.ones(side, side).triu(-2).tril(2)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from backend.decoders.embedded.answers import Answer, Canvas
 from backend.decoders.embedded.drawn import Drawing
-from backend.decoders.embedded.edges import sharpen, solved
+from backend.decoders.embedded.edges import guided, sharpen, solved
 from backend.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
@@ -79,6 +79,16 @@ def test_a_clicked_place_stays_inside_and_a_refused_one_outside(canvas: Canvas) 
     after = sharpen(blob(CROSS_WITH_FLESH), canvas, clicks)
     assert after.logits[74, 92] > 0
     assert after.logits[40, 80] < 0
+
+
+def test_a_soft_map_falls_where_the_guide_has_its_edge() -> None:
+    columns = np.broadcast_to(np.arange(96), (96, 96))
+    guide = np.where((columns < 40)[:, :, None], (0.8, 0.7, 0.2), (0.2, 0.3, 0.6)).astype(np.float32)
+    soft = (1 / (1 + np.exp((columns - 43) / 2))).astype(np.float32)
+    before, after = (-np.diff(each[48]) for each in (soft, guided(soft, guide)))
+    assert after.argmax() == 39, "between the last column of one colour and the first of the other"
+    assert after.max() > 2 * before.max()
+    assert guided(soft, np.zeros_like(guide)) == pytest.approx(guided(soft, np.ones_like(guide)), abs=1e-3), "no edge, no pull"
 
 
 def test_small_systems_are_solved_as_a_solver_solves_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from backend.decoders.embedded import evidence
 from backend.decoders.embedded.hints import area_map, box_map, click_map
@@ -82,4 +83,9 @@ def test_vectors_are_smoothed_as_doubling_bilinearly_and_halving_by_areas_would(
     torch.manual_seed(0)
     grid = torch.randn(2, 5, 24, 24)
     doubled = torch.nn.functional.interpolate(grid, scale_factor=2, mode="bilinear")
-    torch.testing.assert_close(evidence._smoothed(grid), torch.nn.functional.avg_pool2d(doubled, 2))
+    torch.testing.assert_close(evidence.smoothed(grid), torch.nn.functional.avg_pool2d(doubled, 2))
+
+
+def test_the_mean_of_the_places_around_leaves_out_what_is_off_the_map() -> None:
+    drawn = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(evidence.blurred(drawn), F.avg_pool2d(drawn, 5, 1, 2, count_include_pad=False))
