@@ -29,6 +29,9 @@ from tests.labelstudio.test_bulk_live import COUNT, project, run, start
 __all__ = ["project"]
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(900)]
 
+FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
+"""A personal access token in form, signed by nobody."""
+
 
 @contextmanager
 def parts_of(studio: Studio, home: Path) -> Iterator[BulkParts]:
@@ -107,7 +110,10 @@ def per_task(label_studio: LabelStudio, project: Project) -> Counter[int]:
 
 @pytest.mark.parametrize(
     ("token", "advice"),
-    [("f" * 40, "check the token (--token or MASKLOOM_LABEL_STUDIO_TOKEN)"), ("a.b.c", "make a new one in its account page")],
+    [
+        ("f" * 40, "check the token (--token or MASKLOOM_LABEL_STUDIO_TOKEN)"),
+        (FORGED, "make a new one in its account settings"),
+    ],
 )
 def test_a_wrong_token_is_told_and_the_right_one_goes_on(
     studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path, token: str, advice: str
