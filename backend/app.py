@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backend import __version__
 from backend.assemble import Parts
-from backend.errors import MaskloomError, RequestError, SetupError
+from backend.engines.registry import find_engine
+from backend.images.sites import is_loopback, read_base
 from backend.jobs_api import jobs_router
-from backend.labelstudio.media.sites import is_loopback, read_base
-from backend.registry import find_engine
-from backend.settings import Settings
+from backend.values.errors import MaskloomError, RequestError, SetupError
+from backend.values.settings import Settings
 
 log = logging.getLogger(__name__)
 

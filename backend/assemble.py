@@ -13,30 +13,30 @@ from pathlib import Path
 import torch
 
 from backend import __version__
-from backend.ahead import Ahead
 from backend.batching import Batching
 from backend.bulk.gpu import GpuWatch
 from backend.bulk.jobs import Jobs, Kit
 from backend.bulk.work import ImageSource, PatientImages, wait_for
-from backend.decoders.base import Engine
-from backend.errors import SetupError
-from backend.features import FeatureCache
-from backend.flight import SingleFlight
+from backend.disk_cache import DiskSpill
+from backend.engines.base import Engine
+from backend.engines.registry import BundlePreset, EnginePreset, find_engine, find_refiner
+from backend.images import Media, MediaOptions
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.extra_params import Wishes
 from backend.labelstudio.login import is_up
-from backend.labelstudio.media import Media, MediaOptions
-from backend.learner import Learner
-from backend.recollection import Recollection
-from backend.registry import BundlePreset, EnginePreset, find_engine, find_refiner
+from backend.labelstudio.project_options import Wishes
 from backend.segmenter import Segmenter
-from backend.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
-from backend.settings import MEBIBYTE, Settings
-from backend.spill import DiskSpill
+from backend.serving.history import Recollection
+from backend.serving.prefetch import Ahead
+from backend.serving.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
+from backend.serving.webhooks import Learner
+from backend.single_flight import SingleFlight
 from backend.stores.album import Album
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import SessionStore, open_database
+from backend.values.errors import SetupError
+from backend.values.features import FeatureCache
+from backend.values.settings import MEBIBYTE, Settings
 from prompts.kinds import Image
 
 log = logging.getLogger(__name__)

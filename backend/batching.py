@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from backend.features import ImageFeatures
+from backend.values.features import ImageFeatures
 from prompts.kinds import Image
 
 WINDOW_S = 0.005

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from backend.masks import MaskSet, overlaps
+from backend.values.masks import MaskSet, overlaps
 from prompts.geometry import BoolArray
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace

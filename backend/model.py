@@ -13,7 +13,7 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.assemble import Parts, assemble
-from backend.settings import Settings
+from backend.values.settings import Settings
 
 
 class MaskloomModel(LabelStudioMLBase):  # type: ignore[misc]

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image as PillowImage
 from pycocotools import mask as coco
 
-from backend.errors import MaskloomError, RequestError
-from backend.masks import MaskSet
 from backend.segmenter import Question, Segmenter
+from backend.values.errors import MaskloomError, RequestError
+from backend.values.masks import MaskSet
 from prompts.geometry import BoolArray, FloatArray, Size, mask_box, size_of
 from prompts.kinds import (
     BoxPrompt,

@@ -15,12 +15,12 @@ from types import MappingProxyType
 import torch
 
 from backend.batching import SINGLY, Batching, EncodeQueue
-from backend.decoders.base import Engine, OffersAlternatives
-from backend.errors import MaskloomError, RequestError
-from backend.features import FeatureCache, ImageFeatures, image_key
+from backend.engines.base import Engine, OffersAlternatives
 from backend.labeling import label_masks, rank_names, suppress_duplicates
-from backend.masks import MaskSet
-from backend.session import Round
+from backend.values.errors import MaskloomError, RequestError
+from backend.values.features import FeatureCache, ImageFeatures, image_key
+from backend.values.masks import MaskSet
+from backend.values.session import Round
 from prompts.geometry import size_of
 from prompts.kinds import Image, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
 from prompts.memory import ObjectMemory

@@ -35,12 +35,12 @@ from backend.bulk.run import Plan, Run
 from backend.bulk.sources import FolderSource
 from backend.bulk.target import Target
 from backend.bulk.work import Worker
-from backend.errors import MaskloomError
-from backend.labelstudio import rle
-from backend.labelstudio.media import Media, MediaOptions
+from backend.images import Media, MediaOptions
+from backend.labelstudio.shapes import rle
 from backend.segmenter import Question, Segmenter
-from backend.settings import Settings
 from backend.stores.ledger import Item, RunIdentity, pages
+from backend.values.errors import MaskloomError
+from backend.values.settings import Settings
 from bench.rle import find_sdk
 from prompts.geometry import BoolArray
 from prompts.kinds import PromptSet

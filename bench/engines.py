@@ -21,17 +21,17 @@ import numpy as np
 import torch
 import typer
 
-from backend.decoders.base import Engine
-from backend.decoders.everything import EverythingOptions, segment_everything
-from backend.decoders.finding import Decoding, MapFinder, MapLikeFinder
-from backend.decoders.foundation import FoundationDecoder, FoundationParts
-from backend.decoders.joint import FoundationSpace
-from backend.decoders.pretrained import resolve
-from backend.decoders.promptable import FramedPrompts, PromptableNetwork
-from backend.decoders.sam3 import Sam3Network
-from backend.features import FeatureCache, ImageFeatures
-from backend.placement import DeviceName, DtypeName, Placement
+from backend.engines.base import Engine
+from backend.engines.pretrained import resolve
+from backend.engines.sam.everything import EverythingOptions, segment_everything
+from backend.engines.sam.foundation import FoundationDecoder, FoundationParts
+from backend.engines.sam.joint import FoundationSpace
+from backend.engines.sam.promptable import FramedPrompts, PromptableNetwork
+from backend.engines.sam.sam3 import Sam3Network
+from backend.engines.sam.text_grounding import Decoding, MapFinder, MapLikeFinder
 from backend.segmenter import Question, Segmenter
+from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.placement import DeviceName, DtypeName, Placement
 from bench.random_models import NAMES, Built, build
 from prompts.geometry import size_of
 from prompts.kinds import BoxPrompt, PointPrompt, PromptSet

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from backend.decoders.promptable import PromptableNetwork
-from backend.decoders.sam2 import Sam2Network
-from backend.decoders.sam3 import TEXT_LENGTH, Sam3Network
+from backend.engines.sam.promptable import PromptableNetwork
+from backend.engines.sam.sam2 import Sam2Network
+from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
 from prompts.torchvision_compat import declare_missing_operators
 
 HIERA: dict[str, dict[str, Any]] = {

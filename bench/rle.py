@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.labelstudio import rle
-from backend.labelstudio.studio import StudioFolder
-from backend.settings import Settings
+from backend.demo.label_studio import StudioFolder
+from backend.labelstudio.shapes import rle
+from backend.values.settings import Settings
 from prompts.geometry import BoolArray, Size, ellipse_outline, polygon_mask, size_of, stroke_mask
 
 PATIENCE_S = 1.0

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.decoders.pretrained import computing, processor_has_bfloat16
-from backend.decoders.seem import attention
-from backend.decoders.seem.network import SeemNetwork
-from backend.decoders.seem.pixel_fpn import PixelFeatures
-from backend.decoders.seem.predictor import Ask, Prediction, Predictor
-from backend.decoders.seem.variants import CONFIGS, assemble
-from backend.decoders.seem.wiring import V1
+from backend.engines.pretrained import computing, processor_has_bfloat16
+from backend.engines.seem import attention
+from backend.engines.seem.memory_tokens import MaskMemory
+from backend.engines.seem.network import SeemNetwork
+from backend.engines.seem.pixel_fpn import PixelFeatures
+from backend.engines.seem.predictor import Ask, Prediction, Predictor
+from backend.engines.seem.spatial import VisualTokens
+from backend.engines.seem.variants import CONFIGS, assemble
+from backend.engines.seem.wiring import V1
 from prompts.encoders.seem import CONTEXT, END_OF_TEXT, LanguageEncoder
-from prompts.memory_tokens import MaskMemory
-from prompts.spatial import VisualTokens
 
 IMAGE = (512, 768)
 SQUARE = (1024, 1024)

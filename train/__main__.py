@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.decoders.embedded.decoder import EmbeddedDecoder
-from backend.decoders.embedded.encoder import DIM, ImageEncoder
-from backend.decoders.embedded.said import Calibration
-from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.decoders.embedded.weights import SHIPPED, Checkpoint, read_checkpoint, write
+from backend.engines.embedded.decoder import EmbeddedDecoder
+from backend.engines.embedded.encoder import DIM, ImageEncoder
+from backend.engines.embedded.said import Calibration
+from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded.weights import SHIPPED, Checkpoint, read_checkpoint, write
 from prompts.encoders.embedded import TextTower
 from train import calibrate, encoder, masks, text
 from train.data import CUTOUTS, Photo, closed_vocabularies, load, read_rows

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.decoders.embedded import evidence
-from backend.decoders.embedded.answers import under
-from backend.decoders.embedded.decoder import EmbeddedDecoder
-from backend.decoders.embedded.encoder import ImageEncoder
-from backend.decoders.embedded.layers import fold_batch_norm
-from backend.decoders.embedded.said import Calibration
-from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.decoders.embedded.windows import look
-from backend.features import ImageFeatures
+from backend.engines.embedded import evidence
+from backend.engines.embedded.answers import under
+from backend.engines.embedded.decoder import EmbeddedDecoder
+from backend.engines.embedded.encoder import ImageEncoder
+from backend.engines.embedded.layers import fold_batch_norm
+from backend.engines.embedded.said import Calibration
+from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded.windows import look
+from backend.values.features import ImageFeatures
 from prompts.geometry import size_of
 from train.names import Names
 from train.rounds import View

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.decoders.embedded import evidence
-from backend.decoders.embedded.drawn import SCALES
-from backend.decoders.embedded.hints import box_map, click_map
-from backend.decoders.embedded.windows import SIDE, Window, around, look, near
+from backend.engines.embedded import evidence
+from backend.engines.embedded.drawn import SCALES
+from backend.engines.embedded.hints import box_map, click_map
+from backend.engines.embedded.windows import SIDE, Window, around, look, near
 from prompts.geometry import Size, mask_box
 from train.data import Photo
 

@@ -21,14 +21,14 @@ from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sources import Selection
 from backend.bulk.target import Target
 from backend.bulk.work import ImageSource, Worker
-from backend.errors import MaskloomError, RequestError
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.extra_params import Wishes
-from backend.labelstudio.regions import read_regions
-from backend.service import EngineSource
+from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.shapes.regions import read_regions
+from backend.serving.service import EngineSource
 from backend.stamp import stamp
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
+from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
 

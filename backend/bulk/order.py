@@ -16,11 +16,11 @@ from backend.bulk.sinks.lines import coco_file, import_file
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
 from backend.bulk.target import Target
-from backend.errors import RequestError
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.config import read_config
-from backend.modes import Wanted
+from backend.options import Wanted
 from backend.stores.ledger import Item, RunIdentity
+from backend.values.errors import RequestError
 
 _DEFAULT_NAMES = {
     Target.IMPORT: "import.json",

@@ -9,12 +9,12 @@ from enum import StrEnum
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from backend.errors import ConfigError, RequestError
 from backend.labelstudio.config import read_config
-from backend.labelstudio.extra_params import read_extra_params
-from backend.labelstudio.requests import TaskRequest, read_predict
-from backend.modes import ANY_LABEL, Wanted
+from backend.labelstudio.project_options import read_extra_params
+from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.options import ANY_LABEL, Wanted
 from backend.stores.ledger import Item
+from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary
 
 

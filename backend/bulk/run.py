@@ -17,9 +17,9 @@ from backend.bulk.answers import Answer
 from backend.bulk.pipeline import overlap
 from backend.bulk.sinks import Sink
 from backend.bulk.sources import Source
-from backend.errors import MaskloomError, SetupError
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunIdentity, pages
+from backend.values.errors import MaskloomError, SetupError
 
 log = logging.getLogger(__name__)
 

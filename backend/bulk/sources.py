@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from backend.errors import SetupError
 from backend.labelstudio.client import LabelStudio, ListedTask
 from backend.labelstudio.config import read_config
 from backend.stores.ledger import Item
+from backend.values.errors import SetupError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 

@@ -12,15 +12,15 @@ from typing import Protocol
 
 from backend.bulk.answers import Answer, Found, encode_mask
 from backend.bulk.recipe import Form, Recipe
-from backend.errors import MaskloomError, RemoteError
-from backend.labelstudio.requests import TaskRequest
-from backend.labelstudio.results import Names, write_prediction, write_together
-from backend.masks import MaskSet
-from backend.preannotation import names_of, question_about
+from backend.labelstudio.answer import Names, write_prediction, write_together
+from backend.labelstudio.request.request import TaskRequest
 from backend.segmenter import Question, Segmenter
-from backend.session import Round
+from backend.serving.preannotation import names_of, question_about
 from backend.stamp import stamp
 from backend.stores.ledger import Item
+from backend.values.errors import MaskloomError, RemoteError
+from backend.values.masks import MaskSet
+from backend.values.session import Round
 from prompts.geometry import mask_box
 from prompts.kinds import Image, PromptError
 

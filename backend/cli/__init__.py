@@ -6,7 +6,7 @@ import typer
 
 from backend.cli import demo, evaluate, fetch, parts, prelabel, rank, segment, serve
 from backend.cli.terminal import say_error
-from backend.errors import MaskloomError
+from backend.values.errors import MaskloomError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
 for command in (demo.demo, serve.serve, segment.segment, fetch.fetch, prelabel.prelabel, parts.parts):

@@ -22,10 +22,10 @@ from backend.bulk.run import Answering, Plan, Progress, Run, picture_of
 from backend.bulk.work import Worker
 from backend.cli.progress import shown
 from backend.cli.terminal import say, say_error, write_text
-from backend.errors import MaskloomError, RequestError
-from backend.modes import Wanted
-from backend.settings import Settings
+from backend.options import Wanted
 from backend.stores.ledger import DONE, FAILED, Item
+from backend.values.errors import MaskloomError, RequestError
+from backend.values.settings import Settings
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
@@ -153,7 +153,7 @@ def _answering(parts: BulkParts, filled: Filled, way: Way, stop: threading.Event
     """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
     flow = Flow(batch=way.batch)
     if way.workers or way.ray:
-        from backend.engine import Crew, RayAnswering
+        from backend.bulk.cluster import Crew, RayAnswering
 
         return RayAnswering(parts.settings, parts.root, filled.recipe, flow, Crew(way.ray, way.workers, stop))
     worker = Worker(parts.images, parts.engine.segmenter, filled.recipe)

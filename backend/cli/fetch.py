@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.terminal import say
-from backend.errors import SetupError
+from backend.values.errors import SetupError
 
 
 def fetch(
@@ -17,9 +17,9 @@ def fetch(
     check: Annotated[bool, typer.Option("--check", help="Only compare a bundle with its manifest, without a network.")] = False,
 ) -> None:
     """Get the models of an engine, or go on where that broke off."""
-    from backend import hub
-    from backend.registry import BundlePreset, find_engine
-    from backend.settings import Settings
+    from backend.engines import download as hub
+    from backend.engines.registry import BundlePreset, find_engine
+    from backend.values.settings import Settings
 
     settings, preset = Settings(), find_engine(engine)
     if not isinstance(preset, BundlePreset) or preset.parts is None:

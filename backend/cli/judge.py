@@ -11,14 +11,14 @@ from pathlib import Path
 
 from backend.assemble import BulkParts, bulk_parts
 from backend.cli.terminal import say, write_text
-from backend.errors import RequestError
 from backend.evaluation.compare import Clicking, Comparison, compare
 from backend.evaluation.effort import Assumptions
 from backend.evaluation.metrics import quality
 from backend.evaluation.report import eval_page, numbers
 from backend.evaluation.samples import Sample, coco_samples, project_samples
 from backend.labelstudio.config import read_config
-from backend.settings import Settings
+from backend.values.errors import RequestError
+from backend.values.settings import Settings
 from prompts.kinds import Image
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 def parts() -> None:
     """List the engines."""
-    from backend.registry import ENGINES
+    from backend.engines.registry import ENGINES
 
     table = Table("engine", "what it is", "licence")
     for preset in ENGINES.values():

@@ -25,9 +25,9 @@ def segment(
 ) -> None:
     """Segment one photo and write the masks, without Label Studio."""
     from backend.assemble import EngineHandle, image_files
+    from backend.engines.registry import find_engine
     from backend.photo import PhotoPrompts, segment_photo
-    from backend.registry import find_engine
-    from backend.settings import Settings
+    from backend.values.settings import Settings
 
     settings = Settings()
     prompts = PhotoPrompts(

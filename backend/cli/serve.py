@@ -10,7 +10,7 @@ import typer
 
 from backend import __version__
 from backend.cli.terminal import say
-from backend.errors import SetupError
+from backend.values.errors import SetupError
 
 
 def serve(
@@ -22,7 +22,7 @@ def serve(
 
     from backend.app import create_app
     from backend.assemble import assemble
-    from backend.settings import Settings
+    from backend.values.settings import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from backend.errors import MaskloomError, SetupError
+from backend.values.errors import MaskloomError, SetupError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from backend.demo.photos import lay_out
+from backend.demo.recommended import recommended_config
 from backend.demo.steps import Steps
-from backend.errors import ImageError, SetupError
 from backend.labelstudio.client import LabelStudio, Project, Task
-from backend.labelstudio.recommended import recommended_config
+from backend.values.errors import ImageError, SetupError
 
 
 @dataclass(frozen=True, slots=True)

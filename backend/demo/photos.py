@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from backend.errors import ImageError, SetupError
+from backend.values.errors import ImageError, SetupError
 
 SHOWN_BY_BROWSERS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
 CONVERTED = frozenset({".tif", ".tiff"})

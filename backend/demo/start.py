@@ -16,13 +16,13 @@ from types import FrameType
 
 from rich.console import Console
 
-from backend.child import Child, Program
 from backend.demo.filling import Filled, Filling, Wanted
+from backend.demo.label_studio import HOST, Studio, StudioFolder, install, wait_until_up
 from backend.demo.photos import example_folder, find_examples, find_photos
 from backend.demo.steps import Steps
-from backend.errors import SetupError
+from backend.demo.supervised_process import Child, Program
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.studio import HOST, Studio, StudioFolder, install, wait_until_up
+from backend.values.errors import SetupError
 
 DEFAULT_LABELS = ("person", "cat", "cup", "motorcycle", "rocket")
 BACKEND_PATIENCE_S = 120.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from backend.errors import MaskloomError
 from backend.segmenter import Question, Segmenter
+from backend.values.errors import MaskloomError
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PointPrompt, PromptSet
 from prompts.memory import ObjectMemory

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backend.errors import MaskloomError
 from backend.evaluation.clicks import Clicked, simulate
 from backend.evaluation.metrics import Pair, match
 from backend.evaluation.samples import Sample
-from backend.labelstudio.regions import DrawnRegion
+from backend.labelstudio.shapes.regions import DrawnRegion
 from backend.segmenter import Segmenter
 from backend.stamp import stamp
+from backend.values.errors import MaskloomError
 from prompts.geometry import BoolArray
 from prompts.kinds import Image
 

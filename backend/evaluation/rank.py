@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.errors import RequestError
-from backend.labelstudio.regions import DrawnRegion, read_regions
+from backend.labelstudio.shapes.regions import DrawnRegion, read_regions
+from backend.values.errors import RequestError
 from prompts.kinds import Image
 
 NEARLY_NOTHING = 0.0005

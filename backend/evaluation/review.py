@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from backend.errors import ImageError, RemoteError
 from backend.evaluation.rank import difference_hash, duplicates, rank
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.config import read_config
+from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 
 from pycocotools import mask as coco
 
-from backend.errors import RequestError
 from backend.labelstudio.client import LabelStudio, TaskDetails
-from backend.labelstudio.regions import DrawnRegion, read_regions
+from backend.labelstudio.shapes.regions import DrawnRegion, read_regions
+from backend.values.errors import RequestError
 
 log = logging.getLogger(__name__)
 

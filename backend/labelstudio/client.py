@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.errors import RemoteError
 from backend.labelstudio.login import open_client, send
+from backend.values.errors import RemoteError
 
 Json = Any
 

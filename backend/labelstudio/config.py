@@ -10,10 +10,10 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from backend.errors import ConfigError
 from backend.labelstudio.naming import Naming, read_naming
-from backend.labelstudio.roles import Role, read_role
-from backend.labelstudio.tags import FORMS
+from backend.labelstudio.request.roles import Role, read_role
+from backend.labelstudio.shapes import FORMS
+from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
 OUTPUT_ATTRIBUTE = "maskloom-output"

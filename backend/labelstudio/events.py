@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from backend.errors import RequestError
-from backend.labelstudio import drafts
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.marks import RegionMark, examples_of
-from backend.labelstudio.regions import covers_pixels, size_of_item
-from backend.session import Example
+from backend.labelstudio.request import drafts
+from backend.labelstudio.request.marks import RegionMark, examples_of
+from backend.labelstudio.shapes.regions import covers_pixels, size_of_item
+from backend.values.errors import RequestError
+from backend.values.session import Example
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
-from backend.errors import RemoteError
-from backend.labelstudio.media.sites import Site
-from backend.labelstudio.media.tokens import Tokens
+from backend.images.sites import Site
+from backend.images.tokens import Tokens
+from backend.values.errors import RemoteError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from backend.errors import ConfigError
-from backend.labelstudio.roles import ATTRIBUTE
+from backend.labelstudio.request.roles import ATTRIBUTE
+from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary, in_words
 
 NAMES = "names"

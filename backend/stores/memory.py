@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sql
 from pycocotools import mask as coco
 
-from backend.session import Example
+from backend.values.session import Example
 
 MOST_OF_A_LABEL = 64
 """Examples of one label of one project that are kept, the newest."""

@@ -15,7 +15,7 @@ import numpy as np
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
-from backend.session import Round, SessionKey, prompt_digest
+from backend.values.session import Round, SessionKey, prompt_digest
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
 

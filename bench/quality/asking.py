@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.features import FeatureCache
-from backend.masks import MaskSet
-from backend.registry import find_engine
+from backend.engines.registry import find_engine
 from backend.segmenter import Question, Segmenter
-from backend.session import Round
+from backend.values.features import FeatureCache
+from backend.values.masks import MaskSet
+from backend.values.session import Round
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, Prompt, PromptSet
 from prompts.memory import ObjectMemory

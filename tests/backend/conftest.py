@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.settings import Settings
+from backend.values.settings import Settings
 from tests.backend.annotator import Annotator, with_images
 
 

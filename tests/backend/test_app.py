@@ -18,8 +18,8 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.labelstudio import rle
-from backend.settings import Settings
+from backend.labelstudio.shapes import rle
+from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import Picture, two_red_discs, two_shapes
 

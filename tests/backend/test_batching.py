@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from backend.batching import Batching, EncodeQueue
-from backend.decoders import colour
-from backend.decoders.base import Engine
-from backend.features import FeatureCache, ImageFeatures
+from backend.engines import colour
+from backend.engines.base import Engine
 from backend.segmenter import Question, Segmenter
-from backend.session import Round
+from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.session import Round
 from prompts.geometry import Size
 from prompts.kinds import PointPrompt, PromptSet
 from tests.backend.pictures import Picture, disc, paint

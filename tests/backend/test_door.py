@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.errors import SetupError
-from backend.settings import Settings
+from backend.values.errors import SetupError
+from backend.values.settings import Settings
 from tests.backend.labelstudio.captured import FOLDER
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, task

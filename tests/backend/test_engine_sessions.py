@@ -13,11 +13,11 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.features import image_key
-from backend.settings import Settings
+from backend.values.features import image_key
+from backend.values.settings import Settings
 from prompts.kinds import PromptSet, ReferencePrompt
 from tests.backend.annotator import CONFIG as CONFIG_WITH_REFERENCES
-from tests.backend.decoders import tiny_bundles
+from tests.backend.engines import tiny_bundles
 from tests.backend.pictures import Picture, two_red_discs, two_shapes
 from tests.backend.test_app import body, key_point, predict, task
 

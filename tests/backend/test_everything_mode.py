@@ -12,13 +12,13 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import assemble
-from backend.decoders.base import Engine
-from backend.labelstudio import rle
-from backend.registry import EnginePreset
-from backend.settings import Settings
+from backend.engines.base import Engine
+from backend.engines.registry import EnginePreset
+from backend.labelstudio.shapes import rle
+from backend.values.settings import Settings
 from prompts.geometry import Size
-from tests.backend.decoders.colour_network import ColourNetwork
-from tests.backend.decoders.test_foundation import iou, segmenter_around
+from tests.backend.engines.colour_network import ColourNetwork
+from tests.backend.engines.sam.test_foundation import iou, segmenter_around
 from tests.backend.pictures import Picture, two_shapes
 
 CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">

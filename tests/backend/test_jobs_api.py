@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.bulk import run as run_module
-from backend.settings import Settings
+from backend.values.settings import Settings
 from tests.backend.bulk.studio_double import CONFIG, TOKEN, StudioDouble, running
 from tests.backend.test_engine_switch import OTHER
 

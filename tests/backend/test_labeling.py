@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from backend.labeling import label_masks, rank_names, suppress_duplicates
-from backend.masks import MaskSet
+from backend.values.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import JointSpace

@@ -9,12 +9,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from backend.assemble import image_files
-from backend.decoders import colour
-from backend.errors import RequestError
-from backend.features import FeatureCache
+from backend.engines import colour
 from backend.photo import PhotoAnswer, PhotoPrompts, segment_photo
 from backend.segmenter import Segmenter
-from backend.settings import Settings
+from backend.values.errors import RequestError
+from backend.values.features import FeatureCache
+from backend.values.settings import Settings
 from tests.backend.pictures import two_red_discs, two_shapes
 
 

@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from backend.decoders import colour
-from backend.errors import MaskloomError, RequestError
-from backend.features import FeatureCache
+from backend.engines import colour
 from backend.segmenter import Question, Segmenter
-from backend.session import Round
+from backend.values.errors import MaskloomError, RequestError
+from backend.values.features import FeatureCache
+from backend.values.session import Round
 from prompts.kinds import (
     BoxPrompt,
     MaskPrompt,

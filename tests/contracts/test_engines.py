@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from backend.decoders.base import Engine
-from backend.features import FeatureCache
-from backend.masks import MaskSet
-from backend.placement import Placement
-from backend.registry import ENGINES, BundlePreset, EnginePreset, find_engine
+from backend.engines.base import Engine
+from backend.engines.registry import ENGINES, BundlePreset, EnginePreset, find_engine
 from backend.segmenter import Question, Segmenter
-from backend.session import Round
+from backend.values.features import FeatureCache
+from backend.values.masks import MaskSet
+from backend.values.placement import Placement
+from backend.values.session import Round
 from prompts.geometry import Size
 from prompts.kinds import (
     BoxPrompt,
@@ -31,7 +31,7 @@ from prompts.kinds import (
 )
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
-from tests.backend.decoders import tiny_bundles
+from tests.backend.engines import tiny_bundles
 from tests.backend.pictures import square, two_red_discs, two_shapes
 
 HERE, THERE = two_shapes(), two_red_discs()

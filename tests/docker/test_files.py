@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from backend.labelstudio.studio import NO_OUTGOING_TRAFFIC, REQUIREMENT, Studio, StudioFolder
-from backend.settings import Settings
+from backend.demo.label_studio import NO_OUTGOING_TRAFFIC, REQUIREMENT, Studio, StudioFolder
+from backend.values.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

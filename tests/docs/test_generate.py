@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.settings import Settings
+from backend.values.settings import Settings
 from docs.generate import PAGES, REFERENCE
 
 

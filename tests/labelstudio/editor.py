@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page, Position, Response
 
-from backend.labelstudio.studio import Studio
+from backend.demo.label_studio import Studio
 
 # The editor's own store; it tells when the page is ready and where the image lies.
 STORE = "window.dataManager.lsf.lsf"

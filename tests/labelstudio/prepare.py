@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from backend.errors import SetupError
-from backend.labelstudio.studio import StudioFolder, install
+from backend.demo.label_studio import StudioFolder, install
+from backend.values.errors import SetupError
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 APT_GET = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120")

@@ -19,10 +19,10 @@ from backend.bulk.order import Order, fill
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.work import AwayError
+from backend.demo.label_studio import Studio
 from backend.labelstudio.client import LabelStudio, Project
-from backend.labelstudio.studio import Studio
-from backend.settings import Settings
 from backend.stores.ledger import FAILED
+from backend.values.settings import Settings
 from tests.backend.bulk.runs import answering
 from tests.labelstudio.test_bulk_live import COUNT, project, run, start
 

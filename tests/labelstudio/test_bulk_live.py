@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.demo.label_studio import Studio
+from backend.demo.recommended import recommended_config
 from backend.labelstudio.client import LabelStudio, Project
-from backend.labelstudio.recommended import recommended_config
-from backend.labelstudio.regions import read_regions
-from backend.labelstudio.studio import Studio
+from backend.labelstudio.shapes.regions import read_regions
 from tests.backend.bulk.runs import drawn, picture_folder, same
 from tests.labelstudio.conftest import MASKLOOM, running_backend
 

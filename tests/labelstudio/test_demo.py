@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from backend.demo import DemoOptions, run
-from backend.errors import SetupError
+from backend.demo.label_studio import Account
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.studio import Account
+from backend.values.errors import SetupError
 from tests.labelstudio.conftest import MASKLOOM, borrow_label_studio, free_port
 from tests.labelstudio.pictures import save, save_truncated, three_shapes
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.errors import ImageError, RemoteError
+from backend.demo.label_studio import Studio
+from backend.demo.recommended import recommended_config
+from backend.images import Media, MediaOptions
 from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.media import Media, MediaOptions
-from backend.labelstudio.recommended import recommended_config
-from backend.labelstudio.studio import Studio
+from backend.values.errors import ImageError, RemoteError
 from tests.labelstudio.pictures import save, three_shapes
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]

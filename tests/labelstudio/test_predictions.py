@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import RemoteError
+from backend.demo.label_studio import Studio
 from backend.labelstudio.client import LabelStudio
 from backend.labelstudio.login import create_personal_access_token
-from backend.labelstudio.studio import Studio
+from backend.values.errors import RemoteError
 from tests.labelstudio.conftest import new_project, running_backend
 from tests.labelstudio.oracle import decode, iou
 from tests.labelstudio.pictures import save, save_truncated, three_shapes

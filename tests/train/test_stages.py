@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.decoders.embedded import evidence
-from backend.decoders.embedded.encoder import ImageEncoder
-from backend.decoders.embedded.said import Calibration
-from backend.decoders.embedded.view_decoder import ViewDecoder
-from backend.decoders.embedded.weights import SHIPPED, read, read_checkpoint, write
-from backend.decoders.embedded.windows import SIDE
+from backend.engines.embedded import evidence
+from backend.engines.embedded.encoder import ImageEncoder
+from backend.engines.embedded.said import Calibration
+from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded.weights import SHIPPED, read, read_checkpoint, write
+from backend.engines.embedded.windows import SIDE
 from tests.backend.pictures import disc
 from train import encoder, masks
 from train.__main__ import finish

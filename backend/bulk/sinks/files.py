@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from backend.bulk.answers import Answer, decode_mask
 from backend.bulk.recipe import Form
 from backend.bulk.sinks.lines import disk_at, make_last
-from backend.labelstudio.tags import polygon
+from backend.labelstudio.shapes import polygon
 from backend.photo import PALETTE
 
 

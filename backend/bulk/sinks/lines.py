@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
-from backend.errors import SetupError
 from backend.stores.ledger import Item
+from backend.values.errors import SetupError
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
 from backend.bulk.work import wait_for
-from backend.errors import RemoteError
 from backend.labelstudio.client import LabelStudio, Prediction
 from backend.labelstudio.login import is_up
+from backend.values.errors import RemoteError
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5

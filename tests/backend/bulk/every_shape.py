@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backend.decoders.base import Engine
-from backend.decoders.colour import ColourDecoder
-from backend.features import ImageFeatures
-from backend.masks import MaskSet
-from backend.registry import EnginePreset
+from backend.engines.base import Engine
+from backend.engines.colour import ColourDecoder
+from backend.engines.registry import EnginePreset
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory

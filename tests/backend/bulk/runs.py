@@ -15,8 +15,8 @@ from backend.bulk.order import Filled, Order, fill
 from backend.bulk.pipeline import Flow, answers
 from backend.bulk.run import Answering, Plan, Run
 from backend.bulk.work import Worker
-from backend.settings import Settings
 from backend.stores.ledger import Item
+from backend.values.settings import Settings
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square
 
 

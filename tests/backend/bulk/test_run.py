@@ -22,8 +22,8 @@ from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sinks.lines import LinesSink
 from backend.bulk.sources import Source
 from backend.bulk.target import Target
-from backend.errors import MaskloomError, SetupError
 from backend.stores.ledger import DONE, FAILED, Item
+from backend.values.errors import MaskloomError, SetupError
 from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
 
 LABELS = "red=crimson, blue"

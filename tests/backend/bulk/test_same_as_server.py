@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from backend.app import create_app
 from backend.assemble import BulkParts, EngineHandle, assemble, bulk_parts
 from backend.bulk.order import Order
-from backend.errors import ConfigError, RequestError
-from backend.settings import Settings
+from backend.values.errors import ConfigError, RequestError
+from backend.values.settings import Settings
 from tests.backend.bulk import every_shape
 from tests.backend.bulk.runs import answering, fill_order, run_of
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running

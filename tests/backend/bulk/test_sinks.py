@@ -19,9 +19,9 @@ from backend.bulk.order import Order
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file
 from backend.bulk.target import Target
-from backend.errors import ConfigError, RequestError
-from backend.labelstudio.regions import read_regions
+from backend.labelstudio.shapes.regions import read_regions
 from backend.stores.ledger import Item
+from backend.values.errors import ConfigError, RequestError
 from prompts.geometry import Size, polygon_mask
 from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
 

@@ -9,8 +9,8 @@ import pytest
 
 from backend.bulk.recipe import config_for
 from backend.bulk.sources import FolderSource, Selection, StudioSource
-from backend.errors import SetupError
 from backend.labelstudio.client import ListedTask
+from backend.values.errors import SetupError
 from tests.backend.bulk.runs import picture_folder
 
 CONFIG = config_for((("red", ()),))

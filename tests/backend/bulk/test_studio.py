@@ -17,10 +17,10 @@ from backend.bulk.order import Order
 from backend.bulk.run import Progress
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sources import Selection
-from backend.errors import ConfigError, RemoteError, SetupError
-from backend.labelstudio.regions import read_regions
-from backend.settings import Settings
+from backend.labelstudio.shapes.regions import read_regions
 from backend.stores.ledger import FAILED
+from backend.values.errors import ConfigError, RemoteError, SetupError
+from backend.values.settings import Settings
 from tests.backend.bulk.runs import answering, drawn, fill_order, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 

@@ -18,7 +18,7 @@ from backend.bulk.sources import Selection
 from backend.bulk.target import Target
 from backend.cli import bulk
 from backend.cli.bulk import STOPPED, Way, run_order
-from backend.errors import RequestError, SetupError
+from backend.values.errors import RequestError, SetupError
 from tests.backend.bulk.runs import picture_folder
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 

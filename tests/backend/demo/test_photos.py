@@ -9,7 +9,7 @@ from PIL import Image
 
 from backend.demo import photos
 from backend.demo.photos import EXAMPLES, find_examples, find_photos, lay_out
-from backend.errors import ImageError, SetupError
+from backend.values.errors import ImageError, SetupError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
 

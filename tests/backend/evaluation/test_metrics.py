@@ -17,10 +17,10 @@ from backend.evaluation.compare import Clicking, compare
 from backend.evaluation.effort import Assumptions, estimate
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
 from backend.evaluation.samples import Sample
-from backend.labelstudio.regions import DrawnRegion
-from backend.masks import MaskSet
+from backend.labelstudio.shapes.regions import DrawnRegion
 from backend.segmenter import Question
-from backend.session import Round
+from backend.values.masks import MaskSet
+from backend.values.session import Round
 from prompts.geometry import BoolArray
 from tests.backend.bulk.runs import parts_for
 from tests.backend.pictures import disc, square, two_shapes

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.errors import ImageError, RemoteError
 from backend.evaluation.review import Reviewing
 from backend.labelstudio.client import ListedTask, StoredPrediction, TaskDetails
 from backend.labelstudio.client import Project as ProjectRow
+from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image
 from tests.backend.bulk.studio_double import CONFIG
 from tests.backend.evaluation.test_rank import brush

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backend.labelstudio.requests import TaskRequest, read_predict
+from backend.labelstudio.request.request import TaskRequest, read_predict
 
 FOLDER = Path(__file__).parent / "payloads"
 NAMES = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from backend.errors import RemoteError
 from backend.labelstudio.client import AttachedBackend, LabelStudio, Prediction, Project
 from backend.labelstudio.login import is_up
+from backend.values.errors import RemoteError
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"

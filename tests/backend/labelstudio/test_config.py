@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.errors import ConfigError
 from backend.labelstudio.config import lookup, read_config
+from backend.values.errors import ConfigError
 
 BOTH = '<Label value="Cat"/><Label value="Dog"/>'
 SIMPLE = f'<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">{BOTH}</BrushLabels></View>'

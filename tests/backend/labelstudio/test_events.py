@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.errors import RequestError
 from backend.labelstudio.events import Accepted, Gone, read_event
+from backend.values.errors import RequestError
 from tests.backend.labelstudio.captured import point
-from tests.backend.labelstudio.test_marks import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
-from tests.backend.labelstudio.test_requests import junk, places
+from tests.backend.labelstudio.request.test_marks import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
+from tests.backend.labelstudio.request.test_request import junk, places
 
 FOLDER = Path(__file__).parent / "payloads" / "events"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))

@@ -15,8 +15,8 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.labelstudio.config import read_config
-from backend.labelstudio.regions import covers_pixels, mask_of
-from backend.settings import Settings
+from backend.labelstudio.shapes.regions import covers_pixels, mask_of
+from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from backend.errors import ConfigError
+from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import read_config
-from backend.labelstudio.marks import examples_of
-from backend.labelstudio.results import write_prediction
-from tests.backend.labelstudio.test_results import LEFT, RIGHT, mask_set, task_with
+from backend.labelstudio.request.marks import examples_of
+from backend.values.errors import ConfigError
+from tests.backend.labelstudio.test_answer import LEFT, RIGHT, mask_set, task_with
 
 TREE = """<Taxonomy name="kind" toName="image" perRegion="true" maskloom="names">
     <Choice value="Animal"><Choice value="Cat" hint="kitten, tom cat"/><Choice value="Dog"/></Choice>

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.session import Example
 from backend.stores import memory
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import open_database
+from backend.values.session import Example
 from tests.backend.pictures import disc
 
 CAT = Example("1", "7", "70", "r", "/a.png", "Cat", disc(40, 60, 30, 20, 12))

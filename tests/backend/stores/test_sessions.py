@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.masks import MaskSet
-from backend.session import Round, SessionKey
 from backend.stores import sessions
 from backend.stores.sessions import SessionStore, open_database
+from backend.values.masks import MaskSet
+from backend.values.session import Round, SessionKey
 from prompts.kinds import PointPrompt, PromptSet, TextPrompt
 
 KEY = SessionKey("1", "2", "ann@example.com", "image", 0, "cat")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prompts.encoders.openclip import TEMPLATES, OpenClip
-from tests.backend.decoders import tiny_models
+from tests.backend.engines import tiny_models
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""SEEM's language encoder and its tokenizer; its vectors are compared with recorded ones in tests/backend/decoders/seem."""
+"""SEEM's language encoder and its tokenizer; its vectors are compared with recorded ones in tests/backend/engines/seem."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Mask decoders: one file or folder for each family."""

@@ -1,0 +1,54 @@
+"""What every engine offers: an image encoder and a mask decoder over one joint space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
+from prompts.kinds import Image, PromptSet
+from prompts.memory import ObjectMemory
+from prompts.space import JointSpace, Queries
+
+
+class MaskDecoder(Protocol):
+    """Images and prompts to masks.
+
+    ``decode`` answers by what the prompts are (see PromptSet.objects):
+
+    * something drawn (points, boxes, scribbles, polygons, masks): one mask for each drawn object, helped by any text,
+      reference and memory; its label is the phrase if exactly one was given, else None;
+    * only text and references: every instance of each, labelled with its phrase (None for a reference);
+    * no prompt: everything that the decoder can find by itself, without labels (it may find nothing).
+
+    Masks come at the image's full size, best first within a phrase; absent things give no row.
+    """
+
+    def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        """The features of upright RGB images ``(H, W, 3)`` uint8 of any sizes, in order."""
+        ...
+
+    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+        """The masks that the prompts ask for on one image."""
+        ...
+
+
+@runtime_checkable
+class OffersAlternatives(Protocol):
+    """A decoder that can tell what else a single click may mean: a part, the object, a group of objects."""
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """Every reading of one click inside something, without labels."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A decoder and the joint space that it was trained with; ``version`` changes with the weights."""
+
+    name: str
+    version: str
+    space: JointSpace
+    decoder: MaskDecoder

@@ -1,0 +1,157 @@
+"""The colour engine: a real, tiny decoder without weights, whose right answers can be told by eye.
+
+Words find pixels near the named colour, clicks and regions find connected pixels of the colour under them. It exists for
+tests and for trying the whole service without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backend.engines.base import Engine
+from backend.engines.negatives import outside_negatives
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
+from prompts.encoders.colour import ColourTextEncoder, embed_colours
+from prompts.geometry import BoolArray, box_mask, size_of
+from prompts.kinds import BoxPrompt, Image, PointPrompt, PolygonPrompt, Prompt, PromptSet
+from prompts.memory import ObjectMemory, owner_of
+from prompts.sampler import visual_token
+from prompts.space import JointSpace, Queries
+
+SAME_COLOUR = 0.99
+"""Cosine above which a pixel has the colour of another one: about 40 of 255 levels in one channel."""
+NAMED_COLOUR = 0.9
+"""Cosine above which a pixel may be called by a colour's name: dark red is red, orange is not."""
+SMALLEST_AREA = 4
+MOST_INSTANCES = 100
+
+
+def build(weights: Path | None) -> Engine:
+    """The colour engine; it has no weights."""
+    return Engine("colour", "colour-1", JointSpace("colour", ColourTextEncoder()), ColourDecoder())
+
+
+class ColourDecoder:
+    """Connected pixels of one colour (see MaskDecoder)."""
+
+    def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        return [
+            ImageFeatures(size_of(image), embed_colours(torch.from_numpy(image.astype(np.float32) / 255)).permute(2, 0, 1))
+            for image in images
+        ]
+
+    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+        if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
+            return self._decode_drawn(features, prompts, memory)
+        return outside_negatives(self._decode_said(features, queries), prompts)
+
+    def _decode_drawn(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> MaskSet:
+        objects, before = list(prompts.objects()), _previous_mask(features, memory)
+        owner, nothing = owner_of(objects, before), np.zeros_like(before)
+        masks = [_drawn_object(features, drawn, before if number == owner else nothing) for number, drawn in enumerate(objects)]
+        label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
+        rows = [_row(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
+        return MaskSet.concatenate(rows, features.size)
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """What is connected with the click, and all that has its colour (see OffersAlternatives)."""
+        query = visual_token(features, prompts.region(features.size))[0]
+        whole = _row(features, _similar(features, query, SAME_COLOUR), query, None)
+        return MaskSet.concatenate([self._decode_drawn(features, prompts, None), whole], features.size)
+
+    def _decode_said(self, features: ImageFeatures, queries: Queries) -> MaskSet:
+        wanted: list[tuple[Tensor, float, str | None]] = [
+            (query, NAMED_COLOUR, phrase) for query, phrase in zip(queries.text, queries.phrases, strict=True)
+        ]
+        wanted += [(query, SAME_COLOUR, None) for query in queries.reference]
+        unwanted = torch.cat([queries.negative_text, queries.negative_reference])
+        rows = []
+        for query, threshold, phrase in wanted:
+            mask = _similar(features, query, threshold)
+            for other in unwanted:
+                mask &= _cosine(features, query) > _cosine(features, other)
+            rows += [_row(features, part, query, phrase) for part in _instances(mask)]
+        return MaskSet.concatenate(rows, features.size)
+
+
+def _previous_mask(features: ImageFeatures, memory: ObjectMemory | None) -> BoolArray:
+    """What the last round found ``(H, W)``, nothing without one."""
+    shape = (features.size.height, features.size.width)
+    if memory is None or memory.low_res_logits.shape != shape:
+        return np.zeros(shape, np.bool_)
+    previous: BoolArray = memory.low_res_logits > 0
+    return previous
+
+
+def _drawn_object(features: ImageFeatures, prompts: PromptSet, before: BoolArray) -> BoolArray:
+    """One object: the colours under what was drawn for it, with what was there before, less what was drawn against it."""
+    mask, against = before.copy(), np.zeros_like(before)
+    for prompt in prompts.drawn:
+        seed = PromptSet((prompt,))
+        if (region := seed.region(features.size)).any():
+            mask |= _component(features, _core(prompt, region, features), region)
+        elif (region := seed.region(features.size, positive=False)).any():
+            against |= _component(features, region, region)
+    mask &= ~against
+    for box in prompts.of(BoxPrompt):
+        mask &= box_mask(box.xyxy, features.size)
+    return mask
+
+
+def _core(prompt: Prompt, region: BoolArray, features: ImageFeatures) -> BoolArray:
+    """The part of a prompt's region that tells the colour of its object: of a box the middle pixel, else all of it."""
+    if not isinstance(prompt, BoxPrompt | PolygonPrompt):
+        return region
+    rows, columns = np.nonzero(region)
+    middle = (float(columns.mean()) + 0.5, float(rows.mean()) + 0.5)
+    return PromptSet((PointPrompt(middle),)).region(features.size)
+
+
+def _component(features: ImageFeatures, core: BoolArray, region: BoolArray) -> BoolArray:
+    """The connected pixels of the core's colour that touch the region."""
+    query = visual_token(features, core)[0]
+    count, numbered = cv2.connectedComponents(_similar(features, query, SAME_COLOUR).astype(np.uint8))
+    touched = np.zeros(count, np.bool_)
+    touched[np.unique(numbered[region])] = True
+    touched[0] = False
+    component: BoolArray = touched[numbered]
+    return component
+
+
+def _cosine(features: ImageFeatures, query: Tensor) -> NDArray[np.float32]:
+    cosine: NDArray[np.float32] = torch.einsum("d,dhw->hw", query, features.grid).numpy()
+    return cosine
+
+
+def _similar(features: ImageFeatures, query: Tensor, threshold: float) -> BoolArray:
+    similar: BoolArray = _cosine(features, query) > threshold
+    return similar
+
+
+def _instances(mask: BoolArray) -> Iterator[BoolArray]:
+    """The connected parts of a mask, the largest first."""
+    _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    for number in np.argsort(-areas, kind="stable")[:MOST_INSTANCES]:
+        if areas[number] >= SMALLEST_AREA:
+            yield numbered == number + 1
+
+
+def _row(features: ImageFeatures, mask: BoolArray, query: Tensor, label: str | None) -> MaskSet:
+    """One answer; its score is the mean cosine of its pixels with the query."""
+    score = float(np.clip(_cosine(features, query)[mask].mean(), 0, 1))
+    return MaskSet(
+        masks=mask[None],
+        scores=np.array([score], np.float32),
+        labels=(label,),
+        low_res_logits=np.where(mask, 1, -1)[None].astype(np.float16),
+        embeddings=features.pool(mask)[None].numpy(),
+    )

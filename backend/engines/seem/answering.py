@@ -1,0 +1,133 @@
+"""From what was asked to masks: which queries answer a drawing, a phrase, a reference or nothing at all, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backend.engines.pressure import ShrinkingChunks
+from backend.engines.seem.answers import Candidates, Thresholds, segments_to_mask_set, to_mask_set
+from backend.engines.seem.asking import how_to_ask
+from backend.engines.seem.calibration import TrainedVocabulary
+from backend.engines.seem.coco import THINGS
+from backend.engines.seem.drawings import Drawings
+from backend.engines.seem.image import SeemImage
+from backend.engines.seem.maps import PanopticRule, mask_quality, panoptic_map
+from backend.engines.seem.predictor import Ask, Prediction, Predictor
+from backend.engines.seem.space import SeemQueries
+from backend.engines.seem.spatial import VisualTokens
+from backend.values.masks import MaskSet
+from prompts.encoders.seem import PhraseTokens
+
+MOST_PHRASES = 8
+"""As many phrases are asked for at once, and fewer where the device is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How answers are judged: the classes of training, the thresholds, and the rule for what is found without a prompt."""
+
+    classes: TrainedVocabulary
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    panoptic: PanopticRule = field(default_factory=PanopticRule)
+
+
+class Answering:
+    """A mask decoder with its way of being asked and of being judged."""
+
+    def __init__(self, predictor: Predictor, judgement: Judgement) -> None:
+        self._predictor = predictor
+        self._asking = how_to_ask(predictor.wiring, predictor.query_feat.num_embeddings)
+        self._judge = judgement
+        self._chunks = ShrinkingChunks(MOST_PHRASES)
+
+    def drawings(self, image: SeemImage, drawings: Drawings, queries: SeemQueries) -> MaskSet:
+        """One mask for each drawn object: that of the query which fits the drawn pixels best."""
+        tokens = self._predictor.sample(image.pixels, (drawings.positive, drawings.negative))
+        said = self._ask(image, self._asking.drawn(tokens, drawings.memory, queries))
+        best = [self._best(said.of(self._asking.to_regions, j), tokens.pooled[j], queries) for j in range(len(tokens))]
+        chosen = Prediction.concatenate([prediction for prediction, _ in best])
+        found = _candidates(image, chosen, torch.cat([fit for _, fit in best]))
+        return to_mask_set(image.frame, found, _only_phrase(queries))
+
+    def words_and_references(self, image: SeemImage, queries: SeemQueries) -> MaskSet:
+        """Every instance of every phrase and of every reference; a wiring that composes them is asked for both at once."""
+        parts = []
+        if queries.read is not None and not (self._predictor.wiring.composes and queries.shown is not None):
+            parts.append(self._named(image, queries.read, queries))
+        if queries.shown is not None:
+            parts.append(self._shown(image, queries.shown, queries))
+        return MaskSet.concatenate(parts, image.frame.size)
+
+    def everything(self, image: SeemImage) -> MaskSet:
+        """The segments of a panoptic map of the classes that SEEM was trained with, best first, without their names."""
+        class_logits = self._judge.classes.class_logits(image.objects.embedding)
+        found = _candidates(image, image.objects, class_logits.softmax(dim=-1)[:, :-1].amax(dim=1))
+        things = range(len(THINGS))
+        numbers, segments = panoptic_map(class_logits, image.frame.crop(found.logits), things, self._judge.panoptic)
+        return segments_to_mask_set(image.frame, found, numbers, segments)
+
+    def _ask(self, image: SeemImage, ask: Ask) -> Prediction:
+        layers: list[Prediction] = self._predictor(image.pixels, ask)
+        return layers[-1].float()
+
+    def _best(self, said: Prediction, pooled: Tensor, queries: SeemQueries) -> tuple[Prediction, Tensor]:
+        """The one query that fits a drawing best, and how well ``(1,)``: the probability of the mean drawn pixel."""
+        logit = said.mask_embedding @ pooled
+        order = logit
+        if queries.read is not None:
+            chances = [
+                self._chance(said, phrase, queries.read.sentence[k], queries) for k, phrase in enumerate(queries.phrases)
+            ]
+            order = self._asking.prefer(logit, torch.stack(chances).amax(dim=0))
+        best = order.argmax()[None]
+        return said.rows(best), logit[best].sigmoid()
+
+    def _named(self, image: SeemImage, read: PhraseTokens, queries: SeemQueries) -> MaskSet:
+        """Every instance of each phrase, labelled with it. Phrases do not see each other, so that a few at a time say the same
+        as all at once, whose attention would take the square of their number in memory.
+        """
+
+        def compute(rows: Sequence[int]) -> list[MaskSet]:
+            said = self._ask(image, self._asking.named(read.rows(slice(rows[0], rows[-1] + 1))))
+            parts = []
+            for place, row in enumerate(rows):
+                mine, phrase = said.of(self._asking.to_phrases, place), queries.phrases[row]
+                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[row], queries))
+                parts.append(to_mask_set(image.frame, self._instances(found, self._judge.thresholds.text), phrase))
+            return parts
+
+        return MaskSet.concatenate(self._chunks.run(range(len(queries.phrases)), compute), image.frame.size)
+
+    def _shown(self, image: SeemImage, shown: VisualTokens, queries: SeemQueries) -> MaskSet:
+        """Every region that fits a reference, and fits it better than any negative reference."""
+        said = self._ask(image, self._asking.shown(shown, queries.read))
+        parts = []
+        for number, pooled in enumerate(shown.pooled):
+            mine = said.of(self._asking.to_regions, number)
+            if queries.negative_shown is not None:
+                against = (mine.mask_embedding @ queries.negative_shown.pooled.T).amax(dim=1)
+                mine = mine.rows(mine.mask_embedding @ pooled > against)
+            parts.append(_candidates(image, mine, (mine.mask_embedding @ pooled).sigmoid()))
+        found = self._instances(Candidates.concatenate(parts), self._judge.thresholds.reference)
+        return to_mask_set(image.frame, found, _only_phrase(queries) if self._predictor.wiring.composes else None)
+
+    def _instances(self, candidates: Candidates, least: float) -> Candidates:
+        return candidates.instances(least, self._judge.thresholds.same_instance)
+
+    def _chance(self, said: Prediction, phrase: str, sentence: Tensor, queries: SeemQueries) -> Tensor:
+        """How sure it is that each query shows a phrase, ``(Q,)``."""
+        return self._judge.classes.chance(said.embedding, phrase, sentence.float(), queries.negative_text)
+
+
+def _candidates(image: SeemImage, said: Prediction, chance: Tensor) -> Candidates:
+    """Queries with their masks, scored by how sure they are of what they show and of where it is."""
+    logits = said.masks(image.pixels.mask_features)
+    return Candidates(logits, said.embedding, chance * mask_quality(logits))
+
+
+def _only_phrase(queries: SeemQueries) -> str | None:
+    return queries.phrases[0] if len(queries.phrases) == 1 else None

@@ -1,0 +1,187 @@
+"""What the address in a task's data means: bytes in the address itself, a file on this machine, or something to fetch."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
+
+import httpx
+
+from backend.images.folders import Folders, is_escape
+from backend.images.options import ROOTS_SETTING, URL_SETTING
+from backend.images.sites import Site, is_loopback
+from backend.values.errors import ImageError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?=:)")
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+_CLOUD = ("s3", "gs", "azure-blob")
+_LOCAL_FILES = "/data/local-files"
+_UPLOADS = "/data/upload/"
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """The file itself."""
+
+    body: bytes = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        return _digest(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file on this machine that may be read."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return f"file:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Something to fetch; with a ``site``, from that Label Studio and with its token. A ``lasting`` one never changes."""
+
+    url: httpx.URL
+    site: Site | None = None
+    lasting: bool = False
+
+    @property
+    def key(self) -> str:
+        """A name for it that gives nothing away: addresses may be signed."""
+        return _digest(str(self.url).encode())
+
+
+Source = Inline | LocalFile | Remote
+
+
+def locate(address: str, folders: Folders, site: Site | None, task_id: str | None) -> Source:
+    """What an address means for a task of the Label Studio ``site``. Raises ImageError when it means nothing allowed."""
+    address = address.strip() if isinstance(address, str) else ""
+    if not address:
+        raise ImageError("the task names no image; check the value of the image tag against the task's data")
+    if _HALF_CHARACTER.search(address):
+        raise ImageError("it is no valid address: it contains half a character")
+    found = _SCHEME.match(address)
+    scheme = found.group().lower() if found else ""
+    if not scheme:
+        return _locate_path(address, folders, site)
+    if scheme == "data":
+        return Inline(read_data_uri(address))
+    if scheme == "file":
+        return LocalFile(folders.find(_path_of_file_url(address)))
+    if scheme in _CLOUD:
+        return _locate_in_cloud(address, site, task_id)
+    if scheme in ("http", "https"):
+        return _locate_on_web(address, folders, site)
+    raise ImageError(f"addresses of the kind {scheme}: are not read; use http(s), an upload, a local file or cloud storage")
+
+
+def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
+    """A path without a host: a file under an allowed folder, or a page of Label Studio."""
+    if address.startswith("//"):
+        return _locate_on_web(f"{site.base.scheme if site else 'https'}:{address}", folders, site)
+    if not address.startswith((_LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address)):
+        return LocalFile(folders.find(address))
+    return _locate_on_site(address, folders, site)
+
+
+def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
+    """Another host's address, or one of Label Studio, which may have named itself by a loopback address of its own."""
+    url = _parse(address)
+    path = url.raw_path.decode("ascii")
+    if site is None or not (site.owns(url) or (is_loopback(url) and path.startswith((_LOCAL_FILES, _UPLOADS)))):
+        return Remote(url)
+    prefix = site.base.path.rstrip("/")
+    return _locate_on_site(path.removeprefix(prefix) if path.startswith(prefix + "/") else path, folders, site)
+
+
+def _locate_on_site(path: str, folders: Folders, site: Site | None) -> Source:
+    """A page of Label Studio; ``/data/local-files/?d=`` is read from the allowed folders where it lies there."""
+    plain, _, query = path.partition("?")
+    if is_escape(unquote(plain)):
+        raise ImageError("the path climbs out of its folder with '..'; name the file without it")
+    if plain.rstrip("/") != _LOCAL_FILES:
+        return _on_site(path, site)
+    name = dict(parse_qsl(query, keep_blank_values=True)).get("d", "")
+    if not name:
+        raise ImageError(f"{_LOCAL_FILES}/ needs the file's name as ?d=")
+    if Path(name).is_absolute():
+        return LocalFile(folders.find(name))
+    found = folders.find_relative(name)
+    return LocalFile(found) if found else _on_site(f"{_LOCAL_FILES}/?d={quote(name)}", site)
+
+
+def _locate_in_cloud(address: str, site: Site | None, task_id: str | None) -> Source:
+    """A bucket's object, through the address that Label Studio signs for the task."""
+    if task_id is None:
+        raise ImageError("an object of cloud storage is read through its task, and the request names no task")
+    name = base64.urlsafe_b64encode(address.encode()).decode()
+    return _on_site(f"/tasks/{quote(str(task_id), safe='')}/presign/?fileuri={quote(name)}", site)
+
+
+def _on_site(path: str, site: Site | None) -> Remote:
+    if site is None:
+        raise ImageError(
+            f"it lies on Label Studio, whose address is not known; set {URL_SETTING}, or {ROOTS_SETTING} if it is a file"
+            " on this machine"
+        )
+    return Remote(site.join(path), site, lasting=path.startswith(_UPLOADS))
+
+
+def _parse(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ImageError(f"it is no valid address: {error}") from error
+    if not url.host:
+        raise ImageError("it is no valid address: it names no host")
+    return url
+
+
+def _path_of_file_url(address: str) -> str:
+    rest = address[len("file:") :]
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise ImageError(f"a file: address means this machine and must not name the host {host!r}")
+        rest = slash + path
+    return unquote(rest)
+
+
+def read_data_uri(address: str) -> bytes:
+    """The bytes of a ``data:`` address (RFC 2397). Raises ImageError when it cannot be read."""
+    header, comma, payload = address.partition(",")
+    if not comma:
+        raise ImageError("the data: address has no comma between its type and its data")
+    raw = unquote_to_bytes(payload)
+    if not header.lower().endswith(";base64"):
+        return raw
+    text = b"".join(raw.split()).translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"the data: address is no valid base64: {error}") from error
+
+
+def shown(address: str) -> str:
+    """An address as it may be shown: without inline data, passwords and signatures, and not too long."""
+    address = "".join(letter if letter.isprintable() else "_" for letter in str(address))
+    if address[:5].lower() == "data:":
+        return f"{address[:40].partition(',')[0]},... ({len(address)} characters)"
+    if _LOCAL_FILES not in address:
+        path, mark, _ = address.partition("?")
+        address = re.sub(r"//[^/@]*@", "//", path) + (mark and "?...")
+    return address if len(address) <= 200 else f"{address[:120]}...{address[-60:]}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=20).hexdigest()

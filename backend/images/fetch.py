@@ -1,0 +1,185 @@
+"""How a file is fetched over HTTP: streamed up to a limit, complete or not at all, with a token for one Label Studio only."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from dataclasses import dataclass, field, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from backend.images.address import Remote
+from backend.images.limits import too_large
+from backend.images.options import MediaOptions
+from backend.images.refusals import Unauthorized, failure, refusal, who
+from backend.images.retries import Patience
+from backend.images.sites import Site, same_origin
+from backend.images.tokens import Tokens
+from backend.values.errors import ImageError, RemoteError
+
+MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a server gave along to ask later whether its file changed (RFC 9110, section 8.8)."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.etag or self.last_modified)
+
+    def headers(self) -> dict[str, str]:
+        asked = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in asked.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole file."""
+
+    body: bytes = field(repr=False)
+    validators: Validators
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One attempt at a file: what is known of it, the token's header, and when patience ends (``time.monotonic``)."""
+
+    remote: Remote
+    known: Validators
+    authorization: str | None = field(repr=False)
+    deadline: float
+
+    def site_at(self, url: httpx.URL) -> Site | None:
+        """The Label Studio to which the token may go at this address: the same origin, or its secured twin."""
+        site = self.remote.site
+        if site is None:
+            return None
+        twin = site.base.copy_with(scheme="https") if site.base.port is None else site.base
+        return site if same_origin(url, site.base) or same_origin(url, twin) else None
+
+    def headers(self, url: httpx.URL) -> dict[str, str]:
+        headers = self.known.headers()
+        if self.authorization and self.site_at(url):
+            headers["Authorization"] = self.authorization
+        return headers
+
+
+class Fetcher:
+    """Fetches over one shared client, from many threads. Cookies are never kept, and this machine needs no proxy."""
+
+    def __init__(self, options: MediaOptions) -> None:
+        self._options = options
+        self._patience = Patience(options.total_timeout_s, options.first_wait_s)
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s),
+            headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+        )
+        self._tokens = Tokens(self._http)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def fetch(self, remote: Remote, known: Validators) -> Fetched | None:
+        """The file; None when it is the one that ``known`` describes. Raises ImageError or RemoteError."""
+        return self._patience.persist(lambda deadline: self._fetch_once(remote, known, deadline))
+
+    def _fetch_once(self, remote: Remote, known: Validators, deadline: float) -> Fetched | None:
+        """With a new access token when the first is refused: it may have been revoked before its end."""
+        header = self._tokens.header(remote.site) if remote.site else None
+        try:
+            try:
+                return self._follow(_Try(remote, known, header, deadline))
+            except Unauthorized as refused:
+                fresh = self._tokens.header(refused.site, refused=header)
+                if fresh is None:
+                    raise
+                return self._follow(_Try(remote, known, fresh, deadline))
+        except Unauthorized as refused:
+            raise refused.explained() from refused
+
+    def _follow(self, attempt: _Try) -> Fetched | None:
+        """Through all redirects; the token never comes back once another host had the word."""
+        url = attempt.remote.url
+        for _ in range(MOST_REDIRECTS + 1):
+            if attempt.site_at(url) is None:
+                attempt = replace(attempt, authorization=None)
+            try:
+                reply = self._ask(url, attempt)
+            except httpx.TimeoutException as error:
+                raise RemoteError(f"{who(attempt.site_at(url), url)} did not answer in time") from error
+            except httpx.InvalidURL as error:  # httpx reads the target of a redirect by itself
+                raise ImageError(f"it redirects to an address which is not read: {error}") from error
+            except httpx.RequestError as error:
+                raise RemoteError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
+            if not isinstance(reply, httpx.URL):
+                return reply
+            url = reply
+        raise ImageError(f"it redirects more than {MOST_REDIRECTS} times")
+
+    def _ask(self, url: httpx.URL, attempt: _Try) -> Fetched | httpx.URL | None:
+        """One exchange: the file, where it went, or None when it did not change."""
+        timeout = self._timeout(attempt.deadline)
+        with self._http.stream("GET", url, headers=attempt.headers(url), timeout=timeout) as response:
+            status, site = response.status_code, attempt.site_at(url)
+            if status == 200:
+                return Fetched(self._read(response, attempt.deadline), _validators(response))
+            if status in _REDIRECTS and "location" in response.headers:
+                return _redirected(response, site)
+            if status == 304 and attempt.known:
+                return None
+            if status in _BUSY:
+                raise RemoteError(failure(status, site, url), status, _asked_pause_s(response))
+            raise refusal(status, site, url)
+
+    def _timeout(self, deadline: float) -> httpx.Timeout:
+        left = max(deadline - time.monotonic(), 0.01)
+        return httpx.Timeout(min(self._options.read_timeout_s, left), connect=min(self._options.connect_timeout_s, left))
+
+    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+        """The body, in pieces as they come, so that a dripping server is noticed; httpx itself raises RemoteProtocolError
+        when it ends before its Content-Length.
+        """
+        most = self._options.max_bytes
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > most:
+            raise too_large(most)
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > most:
+                raise too_large(most)
+            if time.monotonic() > deadline:
+                raise RemoteError(f"it did not arrive within {self._options.total_timeout_s:g} s")
+        return bytes(body)
+
+
+def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:
+    target = response.url.join(response.headers["location"])
+    if target.scheme not in ("http", "https") or not target.host:
+        raise ImageError(f"it redirects to an address of the kind {target.scheme}:, which is not read")
+    if site and target.path.rstrip("/").endswith("/user/login"):
+        raise Unauthorized(site, "it asks for a login", 401)
+    return target
+
+
+def _validators(response: httpx.Response) -> Validators:
+    return Validators(response.headers.get("etag"), response.headers.get("last-modified"))
+
+
+def _asked_pause_s(response: httpx.Response) -> float | None:
+    """The seconds of a Retry-After header, which may also be a date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,90 @@
+"""One question, answered for everybody else: the image of this task, please."""
+
+from __future__ import annotations
+
+import logging
+
+from backend.images.address import Inline, LocalFile, Remote, Source, locate, shown
+from backend.images.cache import DiskCache
+from backend.images.decoded import DecodedImages
+from backend.images.fetch import Fetcher, Validators
+from backend.images.folders import Folders, read_file
+from backend.images.limits import too_large
+from backend.images.options import MediaOptions
+from backend.images.sites import Sites
+from backend.single_flight import SingleFlight
+from backend.values.errors import ImageError, RemoteError
+from prompts.kinds import Image
+
+UNVOUCHED_LIFETIME_S = 60.0
+"""How long a file is used again that came without validators, so that its server cannot be asked whether it changed."""
+
+
+class Media:
+    """The images of tasks, for many threads. Nothing is fetched before the first ``load``."""
+
+    def __init__(self, options: MediaOptions) -> None:
+        self._options = options
+        self._sites = Sites(options.label_studio_url, options.token)
+        self._folders = Folders(options.local_roots)
+        self._cache = DiskCache(options.cache_dir, options.cache_bytes)
+        self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
+        self._fetcher = Fetcher(options)
+        self._flights: SingleFlight[Image] = SingleFlight(most=0, lifetime_s=0)
+        _keep_addresses_out_of_logs()
+
+    def register(self, project: str, hostname: str | None, access_token: str | None) -> None:
+        """What Label Studio said of itself for a project in /setup."""
+        self._sites.register(project, hostname, access_token)
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image:
+        """The image ``(H, W, 3)`` upright RGB, an array of the caller's own.
+
+        Raises:
+            ImageError: the address is not allowed, or there is no whole image of an allowed size.
+            RemoteError: Label Studio or another server does not answer, or does not accept the token.
+        """
+        task = "an image" if task_id is None else f"the image of task {task_id}"
+        try:
+            source = locate(url, self._folders, self._sites.of(project), task_id)
+            return self._flights.do(source.key, lambda: self._open(source)).copy()
+        except ImageError as error:
+            raise ImageError(f"{task} cannot be had, {shown(url)}: {error}") from error
+        except RemoteError as error:
+            raise RemoteError(f"{task} cannot be had, {shown(url)}: {error}", error.status, error.after_s) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._fetcher.close()
+
+    def _open(self, source: Source) -> Image:
+        match source:
+            case Inline():
+                if len(source.body) > self._options.max_bytes:
+                    raise too_large(self._options.max_bytes)
+                return self._decoded.decode(source.body)
+            case LocalFile():
+                return self._decoded.decode(read_file(source.path, self._options.max_bytes))
+            case Remote():
+                return self._open_remote(source)
+
+    def _open_remote(self, remote: Remote) -> Image:
+        kept = self._cache.get(remote.key)
+        if kept and (remote.lasting or (not kept.validators and kept.age_s < UNVOUCHED_LIFETIME_S)):
+            return self._decoded.decode(kept.body)
+        fetched = self._fetcher.fetch(remote, kept.validators if kept else Validators())
+        if kept and fetched is None:
+            self._cache.confirm(remote.key)
+            return self._decoded.decode(kept.body)
+        if fetched is None:
+            raise RemoteError("the server says that it did not change, but was never asked that")
+        image = self._decoded.decode(fetched.body)
+        self._cache.put(remote.key, fetched)
+        return image
+
+
+def _keep_addresses_out_of_logs() -> None:
+    """httpx logs every address at INFO and httpcore every header of an answer at DEBUG; both may carry signatures."""
+    for name, level in (("httpx", logging.WARNING), ("httpcore", logging.INFO)):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(level)

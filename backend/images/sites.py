@@ -1,0 +1,143 @@
+"""Which Label Studio a project belongs to, and which token may be sent to it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import httpx
+
+from backend.images.options import TOKEN_SETTING, URL_SETTING
+from backend.values.errors import SetupError
+
+log = logging.getLogger(__name__)
+
+MOST_PROJECTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One Label Studio: where it is reached, what it calls itself (``alias``), and the token that it takes."""
+
+    base: httpx.URL
+    alias: httpx.URL | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def owns(self, url: httpx.URL) -> bool:
+        """Whether an address lies on this Label Studio, by its own name or by the one that we use."""
+        return same_origin(url, self.base) or (self.alias is not None and same_origin(url, self.alias))
+
+    def join(self, path: str) -> httpx.URL:
+        """The address of a path with its query; a path prefix of the Label Studio is added where it is missing."""
+        prefix = self.base.path.rstrip("/")
+        path = "/" + path.lstrip("/")
+        if prefix and not path.startswith(prefix + "/"):
+            path = prefix + path
+        return self.base.copy_with(raw_path=httpx.URL("http://x" + path).raw_path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """What Label Studio said of itself for one project."""
+
+    base: httpx.URL | None
+    token: str | None = field(repr=False)
+
+
+class Sites:
+    """The Label Studio of every project.
+
+    Our own address comes first. Otherwise it is the one that Label Studio announced for the project, where a loopback
+    address never replaces a better one; a project that announced nothing uses the address that all others agree on.
+
+    Our own token is sent to our own address, or to a loopback one, and nowhere else: anybody who can reach /setup can
+    announce an address, and must not be handed the token there. For the same reason an announced token is sent only to
+    the address that it was announced with, or to our own.
+    """
+
+    def __init__(self, own_url: str | None, own_token: str | None) -> None:
+        self._own = read_base(own_url) if own_url else None
+        if own_url and self._own is None:
+            raise SetupError(f"{URL_SETTING}={own_url!r} is no http(s) address; set it to one like http://localhost:8080")
+        self._own_token = read_token(own_token)
+        if own_token and self._own_token is None:
+            raise SetupError(f"{TOKEN_SETTING} is no token of Label Studio; copy it again from its account settings")
+        self._announced: OrderedDict[str, _Announced] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def register(self, project: str, hostname: str | None, token: str | None) -> None:
+        """Remember what /setup said; the project that was heard of longest ago is forgotten first."""
+        base = read_base(hostname) if hostname else None
+        if hostname and base is None:
+            log.warning("project %s: /setup announced %r, which is no http(s) address; ignored", project, hostname[:200])
+        with self._lock:
+            earlier = self._announced.pop(project, None)
+            keeps = earlier and earlier.base and (base is None or (is_loopback(base) and not is_loopback(earlier.base)))
+            self._announced[project] = earlier if earlier and keeps else _Announced(base, read_token(token))
+            while len(self._announced) > MOST_PROJECTS:
+                self._announced.popitem(last=False)
+
+    def of(self, project: str) -> Site | None:
+        """The Label Studio of a project; None when nothing is known."""
+        with self._lock:
+            announced = self._announced.get(project) or self._agreed()
+        base = self._own or announced.base
+        if base is None:
+            return None
+        return Site(base, announced.base, self._token_for(base, announced))
+
+    def _token_for(self, base: httpx.URL, announced: _Announced) -> str | None:
+        if self._own_token and (self._own is not None or is_loopback(base)):
+            return self._own_token
+        return announced.token
+
+    def _agreed(self) -> _Announced:
+        """What all projects agree on, for one that nobody announced: after a restart /predict comes before /setup."""
+        distinct = set(self._announced.values())
+        bases = {announced.base for announced in distinct}
+        if len(bases) != 1:
+            return _Announced(None, None)
+        tokens = {announced.token for announced in distinct}
+        return _Announced(bases.pop(), tokens.pop() if len(tokens) == 1 else None)
+
+
+def read_base(address: str) -> httpx.URL | None:
+    """An address as the base of others, without user, query and fragment; None when it is no http(s) address."""
+    try:
+        url = httpx.URL(address.strip())
+    except (httpx.InvalidURL, UnicodeError):
+        return None
+    if url.scheme not in ("http", "https") or not url.host:
+        return None
+    return url.copy_with(userinfo=b"", query=None, fragment=None)
+
+
+def read_token(text: str | None) -> str | None:
+    """A token that can stand in a header; None when there is none."""
+    token = (text or "").strip()
+    return token if token and token.isascii() and token.isprintable() and " " not in token else None
+
+
+def same_origin(left: httpx.URL, right: httpx.URL) -> bool:
+    """Whether two addresses have the same scheme, host and port; all names of this machine count as one host."""
+    if (left.scheme, _port(left)) != (right.scheme, _port(right)):
+        return False
+    return left.host == right.host or (is_loopback(left) and is_loopback(right))
+
+
+def is_loopback(url: httpx.URL) -> bool:
+    """Whether an address means the machine itself."""
+    if url.host == "localhost" or url.host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(url.host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _port(url: httpx.URL) -> int | None:
+    return url.port or {"http": 80, "https": 443}.get(url.scheme)

@@ -1,0 +1,64 @@
+"""Rectangles: smart ones are box prompts, and a mask's rectangle is its bounding box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend.labelstudio.shapes import Shape, read_number, read_value, region_id
+from prompts.geometry import BoolArray, Size, bounding_box, mask_box, pixels_to_percent, rotated_rectangle, size_of
+from prompts.kinds import BoxPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMark:
+    """A rectangle in percent of the image, turned clockwise around its top-left corner; ``id`` is the region's."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    degrees: float
+    id: str = field(default="", compare=False, repr=False)
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point, in percent, lies in the upright box around the rectangle; on a wide image a turned one is judged as
+        if the image were square.
+        """
+        x0, y0, x1, y1 = bounding_box(rotated_rectangle(self.x, self.y, self.width, self.height, self.degrees))
+        return x0 <= x <= x1 and y0 <= y <= y1
+
+    def prompt(self, size: Size) -> BoxPrompt:
+        """The upright box around the rectangle in pixels, cut at the image's edges when it crosses them.
+
+        A turned rectangle becomes its bounding box: engines learn from upright boxes, and each box is an object of its own.
+        """
+        across, down = size.width / 100, size.height / 100
+        corners = rotated_rectangle(self.x * across, self.y * down, self.width * across, self.height * down, self.degrees)
+        x0, y0, x1, y1 = bounding_box(corners)
+        if x1 < 0 or y1 < 0 or x0 > size.width or y0 > size.height:
+            return BoxPrompt((x0, y0, x1, y1))
+        return BoxPrompt((max(x0, 0.0), max(y0, 0.0), min(x1, float(size.width)), min(y1, float(size.height))))
+
+
+def read(item: Mapping[str, Any]) -> BoxMark:
+    """A rectangle; nothing tells a smart one from an ordinary one.
+
+    Raises:
+        RequestError: the rectangle has no usable coordinates.
+    """
+    value = read_value(item)
+    x, y, width, height = (read_number(value, key) for key in ("x", "y", "width", "height"))
+    return BoxMark(x, y, width, height, read_number(value, "rotation", 0.0), region_id(item))
+
+
+def write(mask: BoolArray) -> list[Shape]:
+    """The bounding box of a mask ``(H, W)``; nothing for an empty mask."""
+    box = mask_box(mask)
+    if box is None:
+        return []
+    (x0, y0), (x1, y1) = pixels_to_percent(np.array(box, np.float64), size_of(mask)).tolist()
+    return [Shape({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0})]

@@ -1,0 +1,1 @@
+"""Two verbs, preannotate and interact, and what happens around them: history, webhooks, prefetch."""

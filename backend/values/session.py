@@ -1,0 +1,59 @@
+"""Rounds of prompting about one object, and whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from backend.values.masks import MaskSet
+from prompts.geometry import BoolArray
+from prompts.kinds import Prompt, PromptSet
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """One object that one annotator works on: nothing is shared between two keys. ``image`` names one of several images that a
+    task shows side by side, ``item`` is its page.
+    """
+
+    project: str
+    task: str
+    annotator: str
+    image: str
+    item: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A region that somebody accepted or showed: "find more like this". ``label`` is its class, None when it only shows.
+
+    ``region`` and ``annotation`` say where it came from; the image is known by its address. ``mask`` is ``(H, W)``.
+    """
+
+    project: str
+    task: str
+    annotation: str
+    region: str
+    image_url: str
+    label: str | None
+    mask: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was asked and what was answered."""
+
+    prompts: PromptSet
+    masks: MaskSet
+
+
+def prompt_digest(prompt: Prompt) -> str:
+    """A short name of a prompt's content, equal for equal prompts."""
+    digest = hashlib.blake2b(type(prompt).__name__.encode(), digest_size=8)
+    for part in fields(prompt):
+        value = getattr(prompt, part.name)
+        digest.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""Every setting of Maskloom; the only reader of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backend.values.placement import DeviceName, DtypeName, KeptDtypeName, Placement
+
+MEBIBYTE = 1 << 20
+
+
+def _either(name: str, *familiar: str) -> AliasChoices:
+    """Our own variable first, then those that users of Label Studio know."""
+    return AliasChoices(f"MASKLOOM_{name}", *familiar)
+
+
+class Settings(BaseSettings):
+    """Read from variables ``MASKLOOM_<NAME>``; a few also have the names that Label Studio's users know."""
+
+    model_config = SettingsConfigDict(env_prefix="MASKLOOM_", frozen=True, extra="ignore", populate_by_name=True)
+
+    engine: str = Field(default="embedded", description="Which engine answers; `maskloom parts` lists them.")
+    weights: Path | None = Field(default=None, description="Weights for the engine, in place of its own.")
+    refine: str | None = Field(
+        default=None,
+        description="An engine of the SAM family, for example `edgetam-cpu`, whose decoder refines every mask; it is read from "
+        "where `maskloom fetch` puts it. Empty refines nothing.",
+    )
+    device: DeviceName = Field(default="auto", description="Where engines that can choose compute: auto, cpu, cuda or mps.")
+    dtype: DtypeName = Field(
+        default="auto",
+        description="In which numbers they encode images: auto (bfloat16 on a GPU, else float32), float32 or bfloat16.",
+    )
+    home: Path = Field(default=Path("~/.cache/maskloom"), description="Folder for caches and stores; it can be deleted.")
+    database: str | None = Field(
+        default=None, description="SQLAlchemy URL of the stores; by default a SQLite file in the home folder."
+    )
+    feature_cache_mib: int = Field(default=512, ge=1, description="Memory for encoded images, in MiB.")
+    feature_cache_dtype: KeptDtypeName = Field(
+        default="float32", description="In which numbers they are kept: float32, or float16 for twice as many images."
+    )
+    feature_spill_mib: int = Field(
+        default=0, ge=0, description="Disk space for encoded images for which memory has no room, in MiB; 0 keeps none."
+    )
+    encode_batch: int = Field(
+        default=0,
+        ge=0,
+        description="How many images of requests at the same time are encoded together at most; 0 means 8 with a GPU and 1 "
+        "without, where together is no quicker.",
+    )
+    ahead_s: float = Field(
+        default=2,
+        ge=0,
+        description="The next task's image is encoded in the background while an annotator works on one, where encoding takes "
+        "no longer than this (a click has to wait for it); 0 switches it off. Needs the address and token of Label Studio.",
+    )
+
+    label_studio_url: str | None = Field(
+        default=None,
+        validation_alias=_either("LABEL_STUDIO_URL", "LABEL_STUDIO_URL"),
+        description="Where this process reaches Label Studio, when that is not the address that Label Studio gives itself.",
+    )
+    label_studio_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=_either("LABEL_STUDIO_TOKEN", "LABEL_STUDIO_API_KEY"),
+        description="A personal access token or a legacy token of Label Studio, for reading uploaded images.",
+    )
+    local_roots: str = Field(
+        default=".",
+        validation_alias=_either("LOCAL_ROOTS", "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT", "LOCAL_FILES_DOCUMENT_ROOT"),
+        description="Folders, separated by ':', from which images may be read directly; by default the working folder.",
+    )
+    image_cache_mib: int = Field(default=1024, ge=0, description="Disk space for fetched images, in MiB.")
+    max_image_mib: int = Field(default=64, ge=1, description="Largest image file that is fetched, in MiB.")
+    max_image_megapixels: float = Field(default=64, gt=0, description="Largest image that is decoded, in millions of pixels.")
+    connect_timeout_s: float = Field(
+        default=3, gt=0, description="How long a server with images may take to accept a connection."
+    )
+    read_timeout_s: float = Field(default=30, gt=0, description="How long a server with images may stay silent.")
+
+    hub_url: str = Field(
+        default="https://huggingface.co",
+        validation_alias=_either("HUB_URL", "HF_ENDPOINT"),
+        description="Where `maskloom fetch` gets models.",
+    )
+    hub_token: SecretStr | None = Field(
+        default=None, validation_alias=_either("HUB_TOKEN", "HF_TOKEN"), description="A token for models behind a licence."
+    )
+    offline: bool = Field(
+        default=False,
+        validation_alias=_either("OFFLINE", "HF_HUB_OFFLINE"),
+        description="Refuse to fetch models. The engines of `maskloom fetch` never use the network.",
+    )
+
+    predict_deadline_s: float = Field(
+        default=75,
+        gt=0,
+        description="After this long a batch is cut, so that Label Studio (which waits 100 s) asks task by task.",
+    )
+    session_hours: float = Field(default=24, gt=0, description="How long a round of prompting is remembered.")
+    basic_auth_user: str | None = Field(
+        default=None,
+        validation_alias=_either("BASIC_AUTH_USER", "BASIC_AUTH_USER"),
+        description="With the password: only callers that know both are answered (probes and webhooks excepted).",
+    )
+    basic_auth_pass: SecretStr | None = Field(
+        default=None,
+        validation_alias=_either("BASIC_AUTH_PASS", "BASIC_AUTH_PASS"),
+        description="See MASKLOOM_BASIC_AUTH_USER.",
+    )
+
+    @property
+    def home_folder(self) -> Path:
+        return self.home.expanduser()
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.device, self.dtype, self.home_folder / "vocabulary")
+
+    @property
+    def allowed_roots(self) -> tuple[Path, ...]:
+        return tuple(Path(root).expanduser().resolve() for root in self.local_roots.split(":") if root)
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home_folder / 'maskloom.sqlite'}"

@@ -1,0 +1,132 @@
+"""The embedded decoder with its shipped weights: what any weights owe, and what these must be able to do."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.engines.base import Engine
+from backend.engines.embedded import build
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet, overlaps
+from prompts.geometry import size_of
+from prompts.kinds import (
+    BoxPrompt,
+    MaskPrompt,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ReferencePrompt,
+    ScribblePrompt,
+    TextPrompt,
+)
+from prompts.memory import ObjectMemory
+from tests.backend.pictures import BLUE, RED, disc, paint, square
+
+PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
+DISC, SQUARE = PICTURE.shapes["disc"], PICTURE.shapes["square"]
+DISC_BOX = BoxPrompt((30, 70, 130, 170))
+
+
+@functools.cache
+def engine() -> Engine:
+    return build(None)
+
+
+@functools.cache
+def features() -> ImageFeatures:
+    return engine().decoder.encode_images([PICTURE.image])[0]
+
+
+def decode(*prompts: Prompt, memory: ObjectMemory | None = None, references: int = 0) -> MaskSet:
+    asked = PromptSet(prompts)
+    with torch.inference_mode():
+        queries = engine().space.embed(asked, features(), [features()] * references)
+        return engine().decoder.decode(features(), asked, queries, memory)
+
+
+def iou(masks: MaskSet, truth: NDArray[np.bool_]) -> float:
+    return float(overlaps(np.stack([masks.masks.any(axis=0), truth]))[0][0, 1])
+
+
+def test_a_box_finds_the_disc_in_it_rather_than_the_whole_box() -> None:
+    filled = np.pi / 4
+    assert iou(decode(DISC_BOX), DISC) > filled + 0.08
+
+
+def test_a_click_finds_the_shape_that_was_clicked() -> None:
+    assert iou(decode(PointPrompt((80, 120))), DISC) > 0.7
+    assert iou(decode(PointPrompt((235, 115))), SQUARE) > 0.7
+
+
+def test_a_scribble_a_polygon_and_a_rough_mask_find_the_disc_too() -> None:
+    stroke = square(240, 320, 60, 116, 40) & square(240, 320, 0, 116, 320) & (np.arange(240)[:, None] < 124)
+    rough = PolygonPrompt(np.array([[40.0, 80], [125, 75], [128, 160], [35, 168]]))
+    for prompt in (ScribblePrompt(stroke), rough, MaskPrompt(disc(240, 320, 86, 126, 44))):
+        assert iou(decode(prompt), DISC) > 0.7, type(prompt)
+
+
+def test_a_negative_click_takes_pixels_away() -> None:
+    both = BoxPrompt((20, 60, 290, 180))
+    before = decode(both)
+    memory = ObjectMemory(before.low_res_logits[0], engine().version)
+    after = decode(both, PointPrompt((235, 115), positive=False), memory=memory)
+    near_the_click = square(240, 320, 225, 105, 20)
+    assert (after.masks[0] & near_the_click).sum() <= (before.masks[0] & near_the_click).sum()
+    assert not after.masks[0][115, 235]
+
+
+def test_every_box_gets_its_own_mask() -> None:
+    masks = decode(DISC_BOX, BoxPrompt((190, 70, 280, 160)))
+    assert len(masks) == 2
+    assert iou(masks[[0]], DISC) > 0.7
+    assert iou(masks[[1]], SQUARE) > 0.7
+
+
+def test_something_drawn_bears_the_phrase_that_was_said_with_it() -> None:
+    assert decode(DISC_BOX, TextPrompt("red disc")).labels == ("red disc",)
+    assert decode(DISC_BOX).labels == (None,)
+    assert decode(DISC_BOX, TextPrompt("red disc"), TextPrompt("ball")).labels == (None,)
+
+
+def test_a_negative_click_alone_asks_for_nothing() -> None:
+    assert len(decode(PointPrompt((80, 120), positive=False))) == 0
+
+
+def test_a_remembered_mask_is_found_again_without_a_prompt() -> None:
+    first = decode(DISC_BOX)
+    again = decode(memory=ObjectMemory(first.low_res_logits[0], engine().version))
+    assert iou(again, DISC) > 0.7
+
+
+def test_a_reference_and_a_memory_ask_for_that_one_object() -> None:
+    first = decode(DISC_BOX)
+    memory = ObjectMemory(first.low_res_logits[0], engine().version)
+    assert len(decode(ReferencePrompt(PICTURE.image, DISC), memory=memory, references=1)) == 1
+
+
+def test_without_any_prompt_nothing_is_found() -> None:
+    assert len(decode()) == 0
+
+
+def test_every_row_has_a_unit_vector_and_a_small_memory() -> None:
+    masks = decode(DISC_BOX)
+    assert masks.embeddings.shape == (1, 128)
+    assert abs(float(np.linalg.norm(masks.embeddings)) - 1) < 1e-4
+    assert max(masks.low_res_logits.shape[1:]) == 256
+    assert np.array_equal(masks.size, size_of(PICTURE.image)) or masks.size == size_of(PICTURE.image)
+
+
+def test_a_large_photo_is_answered_at_its_own_size() -> None:
+    large = np.repeat(np.repeat(PICTURE.image, 8, axis=0), 8, axis=1)
+    (seen,) = engine().decoder.encode_images([large])
+    asked = PromptSet((BoxPrompt((240, 560, 1040, 1360)),))
+    with torch.inference_mode():
+        masks = engine().decoder.decode(seen, asked, engine().space.embed(asked, seen), None)
+    assert masks.masks.shape == (1, 1920, 2560)
+    assert iou(masks, np.repeat(np.repeat(DISC, 8, axis=0), 8, axis=1)) > 0.85
+    assert seen.nbytes < 8e6

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.engines.registry import ENGINES, EnginePreset, find_engine, fingerprint
+from backend.values.errors import SetupError
+
+
+def test_an_unknown_name_answers_with_the_known_ones() -> None:
+    with pytest.raises(SetupError, match=r"no engine 'sam9'; known engines: .*colour.*embedded"):
+        find_engine("sam9")
+
+
+def test_the_version_changes_with_the_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "some.safetensors"
+    weights.write_bytes(b"one")
+    preset = EnginePreset("some", "nowhere:build", "", "", weights)
+    before = preset.version(None)
+    weights.write_bytes(b"two")
+    assert preset.version(None) != before
+    assert preset.version(None).startswith("some-")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20, (1 << 20) + 1, (3 << 19), 2 << 20, 5 << 20])
+def test_a_bundle_s_fingerprint_changes_with_the_first_and_the_last_byte_of_a_file(tmp_path: Path, size: int) -> None:
+    """Of a file of one to two MiB, as tokenizers have, the second half was never looked at."""
+    seen = set()
+    for content in (bytes(size), b"x" + bytes(size - 1), bytes(size - 1) + b"y", bytes(size + 1)):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        seen.add(fingerprint(tmp_path))
+    assert len(seen) == 4
+    before = fingerprint(tmp_path)
+    (tmp_path / "model.safetensors.part").write_bytes(b"on its way")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "tokenizer.json").rename(tmp_path / "other.json")
+    assert fingerprint(tmp_path) != before
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"needs its weights at .*gone\.safetensors"):
+        find_engine("colour").load(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("seem-")])
+def test_every_seem_engine_names_a_release_and_refuses_a_file_that_is_none(name: str, tmp_path: Path) -> None:
+    from backend.engines.seem.releases import RELEASES
+
+    assert name in RELEASES
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no checkpoint")
+    with pytest.raises(SetupError, match=r"weights\.pt"):
+        find_engine(name).load(weights)
+
+
+def test_every_seem_release_is_an_engine() -> None:
+    from backend.engines.seem.releases import RELEASES
+
+    assert set(RELEASES) <= set(ENGINES)

@@ -1,0 +1,35 @@
+"""Bundles of tiny models for every production engine, laid out as ``maskloom fetch`` lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from backend.engines.presets import PRODUCTION_ENGINES
+from tests.backend.engines import tiny_models
+
+DECODERS: dict[str, Callable[[Path], Path]] = {
+    "EdgeTAM": tiny_models.write_edgetam,
+    "sam2.1": tiny_models.write_sam2_video,
+    "sam-hq": tiny_models.write_sam_hq,
+    "sam-vit": tiny_models.write_sam,
+    "sam3": tiny_models.write_sam3,
+}
+FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base", "sam3")
+"""One engine for each family of decoders."""
+
+
+def write_bundle(name: str, folder: Path) -> Path:
+    """The bundle of an engine by name."""
+    (engine,) = (engine for engine in PRODUCTION_ENGINES if engine.name == name)
+    for part in engine.models:
+        if part.role == "decoder":
+            _writer(part.repository)(folder / "decoder")
+    tiny_models.write_clip(folder / "clip")
+    if any(part.role == "dino" for part in engine.models):
+        tiny_models.write_dino(folder / "dino")
+    return folder
+
+
+def _writer(repository: str) -> Callable[[Path], Path]:
+    return next(write for family, write in DECODERS.items() if family in repository)

@@ -1,0 +1,207 @@
+"""What Media fetches once, again or never: over real servers and a real cache folder."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.backend.images.conftest import MakeMedia
+from tests.backend.images.servers import LEGACY_TOKEN, Answer, Request, Server, Studio
+
+
+def png_of(side: int) -> bytes:
+    """A grey square."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_upload_is_fetched_once_for_ever_and_by_all_processes(
+    make_media: MakeMedia, studio: Studio, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    """Label Studio names uploads by their content, so they never change."""
+    studio.serve("/data/upload/1/a.png", png)
+    for _ in range(2):
+        media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
+        for _ in range(3):
+            assert np.array_equal(media.load("/data/upload/1/a.png", "1", "7"), pixels)
+    assert studio.count("/data/upload/1/a.png") == 1
+
+
+def test_an_image_with_an_etag_is_asked_for_again_and_sent_only_when_it_changed(
+    make_media: MakeMedia, server: Server, png: bytes
+) -> None:
+    version = ['"1"']
+
+    def page(request: Request) -> Answer:
+        if request.headers.get("If-None-Match") == version[0]:
+            return Answer(status=304)
+        return Answer(png if version[0] == '"1"' else png_of(9), headers={"ETag": version[0]})
+
+    server.pages["/a.png"] = page
+    media = make_media()
+    url = server.url + "/a.png"
+    assert [media.load(url, "1", "7").shape for _ in range(3)] == [(5, 7, 3)] * 3
+    assert server.sent("If-None-Match") == [None, '"1"', '"1"']
+    version[0] = '"2"'
+    assert media.load(url, "1", "7").shape == (9, 9, 3)
+    assert server.sent("If-None-Match")[3:] == ['"1"']
+    assert media.load(url, "1", "7").shape == (9, 9, 3)
+    assert server.sent("If-None-Match")[4:] == ['"2"']
+
+
+def test_an_image_with_a_date_is_asked_for_again(make_media: MakeMedia, server: Server, png: bytes) -> None:
+    date = "Sat, 21 Nov 2026 00:00:00 GMT"
+    server.pages["/a.png"] = lambda request: (
+        Answer(status=304) if request.headers.get("If-Modified-Since") == date else Answer(png, headers={"Last-Modified": date})
+    )
+    media = make_media()
+    for _ in range(2):
+        assert media.load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+    assert server.sent("If-Modified-Since") == [None, date]
+
+
+def test_an_image_without_either_is_used_again_for_a_minute(
+    make_media: MakeMedia, server: Server, png: bytes, tmp_path: Path
+) -> None:
+    server.serve("/a.png", png)
+    media = make_media()
+    for _ in range(3):
+        media.load(server.url + "/a.png", "1", "7")
+    assert server.count("/a.png") == 1
+    (kept,) = (tmp_path / "cache").iterdir()
+    os.utime(kept, (time.time(), time.time() - 61))
+    server.serve("/a.png", png_of(9))
+    assert media.load(server.url + "/a.png", "1", "7").shape == (9, 9, 3)
+
+
+def test_an_answer_of_unchanged_that_nobody_asked_for_is_an_error(make_media: MakeMedia, server: Server) -> None:
+    server.pages["/a.png"] = lambda request: Answer(status=304)
+    with pytest.raises(Exception, match="answered 304"):
+        make_media().load(server.url + "/a.png", "1", "7")
+
+
+def test_threads_that_want_one_image_at_once_cause_one_request(
+    make_media: MakeMedia, server: Server, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    released = threading.Event()
+    server.pages["/a.png"] = lambda request: Answer(png, status=200 if released.wait(20) else 404)
+    media = make_media(cache_bytes=0)
+    images: list[NDArray[np.uint8]] = []
+    pool = [threading.Thread(target=lambda: images.append(media.load(server.url + "/a.png", "1", "7"))) for _ in range(8)]
+    for thread in pool:
+        thread.start()
+    time.sleep(0.5)
+    released.set()
+    for thread in pool:
+        thread.join()
+    assert server.count("/a.png") == 1
+    assert len(images) == 8
+    assert all(np.array_equal(image, pixels) for image in images)
+
+
+def test_a_failed_fetch_fails_every_waiter_with_its_own_task_and_is_tried_next_time(
+    make_media: MakeMedia, server: Server, png: bytes
+) -> None:
+    released = threading.Event()
+    server.pages["/a.png"] = lambda request: Answer(status=404 if released.wait(20) else 500)
+    media = make_media()
+    told: dict[str, str] = {}
+
+    def ask(task: str) -> None:
+        try:
+            media.load(server.url + "/a.png", "1", task)
+        except Exception as error:
+            told[task] = str(error)
+
+    pool = [threading.Thread(target=ask, args=(str(task),)) for task in range(5)]
+    for thread in pool:
+        thread.start()
+    time.sleep(0.5)
+    released.set()
+    for thread in pool:
+        thread.join()
+    assert server.count("/a.png") == 1
+    assert all(f"image of task {task} " in told[task] for task in map(str, range(5)))
+    server.serve("/a.png", png)
+    assert media.load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+
+
+def test_a_broken_image_is_not_kept(make_media: MakeMedia, studio: Studio, png: bytes) -> None:
+    studio.serve("/data/upload/1/a.png", png[:60])
+    media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
+    with pytest.raises(Exception, match="broken or cut short"):
+        media.load("/data/upload/1/a.png", "1", "7")
+    studio.serve("/data/upload/1/a.png", png)
+    assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+
+
+def test_a_damaged_cache_file_is_fetched_again(make_media: MakeMedia, studio: Studio, png: bytes, tmp_path: Path) -> None:
+    studio.serve("/data/upload/1/a.png", png)
+    media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
+    media.load("/data/upload/1/a.png", "1", "7")
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-5])
+    assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert studio.count("/data/upload/1/a.png") == 2
+
+
+@pytest.mark.parametrize("obstacle", ["a file in its place", "a folder in the file's place", "no right to write"])
+def test_a_cache_folder_that_cannot_be_used_costs_only_speed(
+    obstacle: str, make_media: MakeMedia, studio: Studio, png: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    if obstacle == "a file in its place":
+        folder.write_text("not a folder")
+    elif obstacle == "no right to write":
+        folder = Path("/proc/maskloom")
+    else:
+        studio.serve("/data/upload/1/a.png", png)
+        make_media(label_studio_url=studio.url, token=LEGACY_TOKEN).load("/data/upload/1/a.png", "1", "7")
+        (kept,) = folder.iterdir()
+        kept.unlink()
+        (kept / "inside").mkdir(parents=True)
+    studio.serve("/data/upload/1/a.png", png)
+    media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN, cache_dir=folder)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(folder) in caplog.text
+
+
+def test_names_in_the_cache_give_nothing_away(make_media: MakeMedia, server: Server, png: bytes, tmp_path: Path) -> None:
+    server.serve("/cat.png", png)
+    address = server.url.replace("http://", "http://me:password@") + "/cat.png?X-Amz-Signature=signature"
+    make_media().load(address, "1", "7")
+    (kept,) = (tmp_path / "cache").iterdir()
+    content = kept.name.encode() + kept.read_bytes().replace(png, b"")
+    assert not any(word in content for word in (b"cat", b"password", b"signature", b"127.0.0.1"))
+
+
+def test_the_same_path_of_two_label_studios_is_two_images(make_media: MakeMedia, studio: Studio, png: bytes) -> None:
+    other = Studio()
+    try:
+        studio.serve("/data/upload/1/a.png", png)
+        other.serve("/data/upload/1/a.png", png_of(9))
+        media = make_media()
+        media.register("1", studio.url, LEGACY_TOKEN)
+        media.register("2", other.url, LEGACY_TOKEN)
+        assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+        assert media.load("/data/upload/1/a.png", "2", "7").shape == (9, 9, 3)
+    finally:
+        other.close()
+
+
+def test_nothing_is_written_before_the_first_image(make_media: MakeMedia, tmp_path: Path) -> None:
+    make_media(label_studio_url="http://studio:8080", token=LEGACY_TOKEN)
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,78 @@
+"""Events wait in a queue that is bounded in number and in bytes, and a broken one harms no other."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.serving import webhooks as learner
+from backend.serving.webhooks import Learner
+from backend.stores.memory import MemoryBank
+from backend.stores.sessions import open_database
+from backend.values.session import Example
+from tests.backend.labelstudio.test_events import event
+
+
+class SlowBank(MemoryBank):
+    """A bank that waits until it may go on, and counts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(open_database(f"sqlite:///{folder / 'store.sqlite'}"))
+        self.may_go_on = threading.Event()
+        self.replaced = 0
+
+    def replace(self, project: str, annotation: str, examples: object) -> None:
+        self.may_go_on.wait(10)
+        self.replaced += 1
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> SlowBank:
+    return SlowBank(tmp_path)
+
+
+CREATED = json.dumps(event("annotation_created")).encode()
+
+
+def test_what_is_too_much_to_wait_is_left_out(bank: SlowBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "MOST_BYTES", 2 * len(CREATED))
+    taking = Learner(bank)
+    for _ in range(4):
+        taking.take(CREATED)
+    bank.may_go_on.set()
+    taking.wait()
+    assert bank.replaced == 2
+    taking.take(CREATED)
+    taking.wait()
+    assert bank.replaced == 3, "what was read waits no longer"
+
+
+def test_broken_events_harm_no_other(bank: SlowBank) -> None:
+    bank.may_go_on.set()
+    taking = Learner(bank)
+    for body in (b"", b"[" * 100_000, b'{"action": "ANNOTATION_CREATED", "project": {}}', CREATED):
+        taking.take(body)
+    taking.wait()
+    assert bank.replaced == 1
+
+
+@pytest.mark.parametrize(
+    "gone", [{"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}, {"action": "TASKS_DELETED", "tasks": [{"id": 1}]}]
+)
+def test_a_deleted_annotation_and_those_of_a_deleted_task_are_forgotten(tmp_path: Path, gone: dict[str, Any]) -> None:
+    bank = MemoryBank(open_database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    taking = Learner(bank)
+    taking.take(CREATED)
+    taking.wait()
+    found: list[Example] = bank.recall("1", "Cat", 5)
+    assert len(found) == 1
+    taking.take(json.dumps({**gone, "project": {"id": 2}}).encode())
+    taking.wait()
+    assert len(bank.recall("1", "Cat", 5)) == 1, "another project's numbers mean other things"
+    taking.take(json.dumps({**gone, "project": {"id": 1}}).encode())
+    taking.wait()
+    assert bank.recall("1", "Cat", 5) == []
