@@ -1,8 +1,8 @@
 """How a program is run that must not outlive us: a leash process ends it as soon as our end of a pipe closes.
 
-The leash is this module run with ``python -m backend.demo.supervised_process program arguments...``. Its standard input is a pipe that only
-the parent holds, so the pipe closes whatever way the parent ends, a crash or SIGKILL included. The program and all that it
-starts share the leash's process group, and nothing else is in that group.
+The leash is this module run with ``python -m backend.demo.supervised_process program arguments...``. Its standard input is a
+pipe that only the parent holds, so the pipe closes whatever way the parent ends, a crash or SIGKILL included. The program and
+all that it starts share the leash's process group, and nothing else is in that group.
 """
 
 from __future__ import annotations
