@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backend import __version__
 from backend.assemble import Parts
-from backend.engines.registry import find_engine
+from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.jobs_api import jobs_router
 from backend.values.errors import MaskloomError, RequestError, SetupError

@@ -13,18 +13,15 @@ from pathlib import Path
 import torch
 
 from backend import __version__
-from backend.batching import Batching
-from backend.bulk.gpu import GpuWatch
 from backend.bulk.jobs import Jobs, Kit
-from backend.bulk.work import ImageSource, PatientImages, wait_for
+from backend.bulk.work import GpuWatch, ImageSource, PatientImages, wait_for
 from backend.disk_cache import DiskSpill
 from backend.engines.base import Engine
-from backend.engines.registry import BundlePreset, EnginePreset, find_engine, find_refiner
+from backend.engines.catalogue import BundlePreset, EnginePreset, find_engine, find_refiner
 from backend.images import Media, MediaOptions
-from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.login import is_up
+from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import Wishes
-from backend.segmenter import Segmenter
+from backend.segmenter import Batching, Segmenter
 from backend.serving.history import Recollection
 from backend.serving.prefetch import Ahead
 from backend.serving.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service

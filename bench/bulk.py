@@ -27,16 +27,14 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.answers import Answer
 from backend.bulk.order import Filled, Order, fill
-from backend.bulk.pipeline import Flow, answers
 from backend.bulk.recipe import Form
 from backend.bulk.run import Plan, Run
 from backend.bulk.sources import FolderSource
-from backend.bulk.target import Target
-from backend.bulk.work import Worker
+from backend.bulk.values import Answer, Target
+from backend.bulk.work import Flow, Worker, answers
 from backend.images import Media, MediaOptions
-from backend.labelstudio.shapes import rle
+from backend.labelstudio.shapes import brush as rle
 from backend.segmenter import Question, Segmenter
 from backend.stores.ledger import Item, RunIdentity, pages
 from backend.values.errors import MaskloomError

@@ -22,11 +22,11 @@ import torch
 import typer
 
 from backend.engines.base import Engine
-from backend.engines.pretrained import resolve
+from backend.engines.device import resolve
+from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.everything import EverythingOptions, segment_everything
-from backend.engines.sam.foundation import FoundationDecoder, FoundationParts
-from backend.engines.sam.joint import FoundationSpace
-from backend.engines.sam.promptable import FramedPrompts, PromptableNetwork
+from backend.engines.sam.networks import FramedPrompts, PromptableNetwork
+from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.sam3 import Sam3Network
 from backend.engines.sam.text_grounding import Decoding, MapFinder, MapLikeFinder
 from backend.segmenter import Question, Segmenter

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from backend.engines.sam.promptable import PromptableNetwork
-from backend.engines.sam.sam2 import Sam2Network
+from backend.engines.sam.networks import PromptableNetwork, Sam2Network
 from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
 from prompts.torchvision_compat import declare_missing_operators
 

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.pretrained import computing, processor_has_bfloat16
-from backend.engines.seem import attention
-from backend.engines.seem.memory_tokens import MaskMemory
-from backend.engines.seem.network import SeemNetwork
-from backend.engines.seem.pixel_fpn import PixelFeatures
+from backend.engines.device import computing, processor_has_bfloat16
+from backend.engines.seem import predictor as attention
+from backend.engines.seem.frame import SeemNetwork
+from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
-from backend.engines.seem.spatial import VisualTokens
-from backend.engines.seem.variants import CONFIGS, assemble
+from backend.engines.seem.releases import CONFIGS, assemble
+from backend.engines.seem.sampler import MaskMemory, VisualTokens
 from backend.engines.seem.wiring import V1
 from prompts.encoders.seem import CONTEXT, END_OF_TEXT, LanguageEncoder
 

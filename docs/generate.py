@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from backend.cli import cli
-from backend.engines.registry import ENGINES
+from backend.engines.catalogue import ENGINES
 from backend.values.settings import Settings
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -54,7 +54,7 @@ def _option_row(parameter: click.Parameter) -> str:
 
 def engines_page() -> str:
     """A table of the engines."""
-    lines = ["# Engines", "", "Chosen with `MASKLOOM_ENGINE`. Made from `backend/engines/registry.py` by `make docs`.", ""]
+    lines = ["# Engines", "", "Chosen with `MASKLOOM_ENGINE`. Made from `backend/engines/catalogue.py` by `make docs`.", ""]
     lines += ["| engine | what it is | licence |", "|---|---|---|"]
     lines += [f"| `{preset.name}` | {preset.summary} | {preset.licence} |" for preset in ENGINES.values()]
     return "\n".join(lines) + "\n"

@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.decoder import EmbeddedDecoder
-from backend.engines.embedded.encoder import DIM, ImageEncoder
-from backend.engines.embedded.said import Calibration
-from backend.engines.embedded.view_decoder import ViewDecoder
-from backend.engines.embedded.weights import SHIPPED, Checkpoint, read_checkpoint, write
+from backend.engines.embedded.engine import SHIPPED, Checkpoint, EmbeddedDecoder, read_checkpoint, write
+from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.network import DIM, ImageEncoder, ViewDecoder
 from prompts.encoders.embedded import TextTower
 from train import calibrate, encoder, masks, text
 from train.data import CUTOUTS, Photo, closed_vocabularies, load, read_rows

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from backend.engines.embedded.answers import Canvas
-from backend.engines.embedded.decoder import EmbeddedDecoder
-from backend.engines.embedded.drawn import decode_object, draw_on
 from backend.engines.embedded.edges import sharpen
-from backend.engines.embedded.said import Calibration, compete, instances
-from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.from_drawing import decode_object, draw_on
+from backend.engines.embedded.from_text import Calibration, compete, instances
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.views import Canvas
 from prompts.encoders.embedded import TextTower, tokenize
 from prompts.geometry import BoolArray, mask_box
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.engines.embedded.encoder import STRIDE, ImageEncoder
+from backend.engines.embedded.network import STRIDE, ImageEncoder
 from train.crops import Crop, cut, lifted, paste
 from train.data import CUTOUTS, VOID, Photo
 from train.loop import Parts, Plan, fit, made_ahead, mixed_precision

@@ -9,14 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.embedded import evidence
-from backend.engines.embedded.answers import under
-from backend.engines.embedded.decoder import EmbeddedDecoder
-from backend.engines.embedded.encoder import ImageEncoder
-from backend.engines.embedded.layers import fold_batch_norm
-from backend.engines.embedded.said import Calibration
-from backend.engines.embedded.view_decoder import ViewDecoder
-from backend.engines.embedded.windows import look
+from backend.engines.embedded import prompt_features
+from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
+from backend.engines.embedded.views import look, under
 from backend.values.features import ImageFeatures
 from prompts.geometry import size_of
 from train.names import Names
@@ -59,7 +56,7 @@ class Hints:
             if view.kind == "previous" and self._dice.random() < 0.6:
                 self._as_previous(view, grid)
             elif self._dice.random() < NAMED:
-                view.maps[evidence.SAID] = self._map(view, grid)
+                view.maps[prompt_features.SAID] = self._map(view, grid)
 
     def _as_previous(self, view: View, grid: Tensor) -> None:
         assert view.source is not None
@@ -69,13 +66,15 @@ class Hints:
         found = self._map(view, grid)
         claimed = np.kron(found > 0.5, np.ones((2, 2), np.bool_))
         if (claimed & everywhere).sum() > 0.2 * (claimed | everywhere).sum():
-            view.maps[evidence.PREVIOUS], view.target, view.share = found, everywhere, 1.0
+            view.maps[prompt_features.PREVIOUS], view.target, view.share = found, everywhere, 1.0
 
     def _map(self, view: View, grid: Tensor) -> NDArray[np.float32]:
         assert view.name is not None
         logits = torch.einsum("d,dhw->hw", self._vectors[view.name], grid) * self._scale + self._bias
         chance = torch.sigmoid(logits)[None, None]
-        return np.asarray(torch.nn.functional.interpolate(chance, size=(evidence.MAP_SIDE,) * 2, mode="bilinear")[0, 0].numpy())
+        return np.asarray(
+            torch.nn.functional.interpolate(chance, size=(prompt_features.MAP_SIDE,) * 2, mode="bilinear")[0, 0].numpy()
+        )
 
     def _under(self, view: View) -> Tensor:
         assert view.source is not None

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from backend.engines.pretrained import has_bfloat16
+from backend.engines.device import has_bfloat16
 from train import curves
 from train.averaging import Average
 

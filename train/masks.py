@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded.network import ViewDecoder
 from train.crops import cut, paste, recolour
 from train.data import CUTOUTS, VOID, Photo
 from train.hints import Hints

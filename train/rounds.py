@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engines.embedded import evidence
-from backend.engines.embedded.drawn import SCALES
-from backend.engines.embedded.hints import box_map, click_map
-from backend.engines.embedded.windows import SIDE, Window, around, look, near
+from backend.engines.embedded import prompt_features
+from backend.engines.embedded.from_drawing import SCALES
+from backend.engines.embedded.views import SIDE, Window, around, box_map, click_map, look, near
 from prompts.geometry import Size, mask_box
 from train.data import Photo
 
@@ -53,11 +52,11 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
     if not seen.any():
         seen = np.zeros_like(seen)
         seen[SIDE // 2, SIDE // 2] = True
-    maps = np.zeros((evidence.MAPS, evidence.MAP_SIDE, evidence.MAP_SIDE), np.float32)
+    maps = np.zeros((prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE), np.float32)
     _draw(kind, maps, seen, dice)
     if click:
         x, y = window.to_view(np.array([click]))[0].tolist()
-        _click(maps, evidence.POSITIVE, (x, y))
+        _click(maps, prompt_features.POSITIVE, (x, y))
     return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share, kind)
 
 
@@ -88,16 +87,16 @@ def _around_object(target: NDArray[np.bool_], dice: Dice) -> Window:
 def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
     """Whatever covers an area, drawn for an object of the view."""
     if kind == "box":
-        maps[evidence.BOX] = box_map(_jittered_box(target, dice))
+        maps[prompt_features.BOX] = box_map(_jittered_box(target, dice))
     elif kind == "rough":
-        maps[evidence.ROUGH] = shrink(distort(target, dice).astype(np.float32))
+        maps[prompt_features.ROUGH] = shrink(distort(target, dice).astype(np.float32))
     elif kind == "scribble":
-        maps[evidence.POSITIVE] = np.maximum(maps[evidence.POSITIVE], _stroke(target, dice))
+        maps[prompt_features.POSITIVE] = np.maximum(maps[prompt_features.POSITIVE], _stroke(target, dice))
         if dice.random() < 0.4 and not target.all():
-            maps[evidence.NEGATIVE] = _stroke(~target, dice)
+            maps[prompt_features.NEGATIVE] = _stroke(~target, dice)
     elif kind == "previous":
         soft = cv2.GaussianBlur(distort(target, dice).astype(np.float32), (0, 0), dice.uniform(0.5, 4))
-        maps[evidence.PREVIOUS] = shrink(soft)
+        maps[prompt_features.PREVIOUS] = shrink(soft)
 
 
 def _jittered_box(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.float64]:
@@ -148,7 +147,7 @@ def distort(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.bool_]:
 
 def shrink(mask: Maps) -> Maps:
     """A map ``(96, 96)`` at the resolution of prompt maps."""
-    return np.asarray(cv2.resize(mask, (evidence.MAP_SIDE,) * 2, interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(mask, (prompt_features.MAP_SIDE,) * 2, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def correct(view: View, chance: Maps, dice: Dice) -> None:
@@ -156,12 +155,12 @@ def correct(view: View, chance: Maps, dice: Dice) -> None:
     wrong = (chance > 0.5) != view.target
     wrong &= view.known
     view.rounds += 1
-    view.maps[evidence.PREVIOUS] = shrink(chance)
+    view.maps[prompt_features.PREVIOUS] = shrink(chance)
     point = largest_error(wrong)
     if point is None:
         return
     moved = (point[0] + dice.normal(0, 1.0), point[1] + dice.normal(0, 1.0))
-    channel = evidence.POSITIVE if view.target[int(point[1]), int(point[0])] else evidence.NEGATIVE
+    channel = prompt_features.POSITIVE if view.target[int(point[1]), int(point[0])] else prompt_features.NEGATIVE
     _click(view.maps, channel, (float(np.clip(moved[0], 0, SIDE)), float(np.clip(moved[1], 0, SIDE))))
 
 

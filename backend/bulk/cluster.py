@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.assemble import EngineHandle, bulk_images
-from backend.bulk.answers import Answer
-from backend.bulk.pipeline import Flow, answers
 from backend.bulk.recipe import Recipe
-from backend.bulk.work import Worker
-from backend.engines.registry import find_engine
+from backend.bulk.values import Answer
+from backend.bulk.work import Flow, Worker, answers
+from backend.engines.catalogue import find_engine
 from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, SetupError
 from backend.values.settings import Settings

@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from backend.bulk.answers import Answer, Found
 from backend.bulk.order import Filled, Order, fill
-from backend.bulk.pipeline import Flow, answers
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sources import Selection
-from backend.bulk.target import Target
-from backend.bulk.work import ImageSource, Worker
-from backend.labelstudio.client import LabelStudio
+from backend.bulk.values import Answer, Found, Target
+from backend.bulk.work import Flow, ImageSource, Worker, answers
+from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.shapes.regions import read_regions
 from backend.serving.service import EngineSource

@@ -15,8 +15,8 @@ from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file, import_file
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
-from backend.bulk.target import Target
-from backend.labelstudio.client import LabelStudio
+from backend.bulk.values import Target
+from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.config import read_config
 from backend.options import Wanted
 from backend.stores.ledger import Item, RunIdentity

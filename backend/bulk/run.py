@@ -13,10 +13,10 @@ from itertools import islice
 
 import sqlalchemy as sql
 
-from backend.bulk.answers import Answer
-from backend.bulk.pipeline import overlap
 from backend.bulk.sinks import Sink
 from backend.bulk.sources import Source
+from backend.bulk.values import Answer
+from backend.bulk.work import overlap
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunIdentity, pages
 from backend.values.errors import MaskloomError, SetupError

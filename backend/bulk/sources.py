@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from backend.labelstudio.client import LabelStudio, ListedTask
+from backend.labelstudio.api import LabelStudio, ListedTask
 from backend.labelstudio.config import read_config
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError

@@ -1,28 +1,69 @@
-"""What is done with one item: read it, load its image, segment it, write down what was found."""
+"""What is done to each item of a bulk run, and how the steps of many items overlap."""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from backend.bulk.answers import Answer, Found, encode_mask
 from backend.bulk.recipe import Form, Recipe
+from backend.bulk.values import Answer, Found, encode_mask
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
 from backend.segmenter import Question, Segmenter
 from backend.serving.preannotation import names_of, question_about
 from backend.stamp import stamp
-from backend.stores.ledger import Item
+from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
 from backend.values.session import Round
 from prompts.geometry import mask_box
 from prompts.kinds import Image, PromptError
+
+ASKED_EVERY_S = 5.0
+_QUERY = ("--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
+
+
+class GpuWatch:
+    """Asks ``nvidia-smi`` now and then; says nothing where there is none."""
+
+    def __init__(self) -> None:
+        self._program = shutil.which("nvidia-smi")
+        self._asked_at = float("-inf")
+        self._told = ""
+
+    def __call__(self) -> str:
+        """For example ``GPU 87 % 4.1 GiB``, one for each GPU; empty without a GPU."""
+        if self._program and time.monotonic() - self._asked_at > ASKED_EVERY_S:
+            self._asked_at = time.monotonic()
+            self._told = self._ask(self._program)
+        return self._told
+
+    def _ask(self, program: str) -> str:
+        try:
+            done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=3, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return read_gpus(done.stdout)
+
+
+def read_gpus(lines: str) -> str:
+    """The lines ``utilization, MiB`` of all GPUs in words; a line that cannot be read is left out."""
+    told = []
+    for line in lines.splitlines():
+        busy, _, used = line.partition(",")
+        if busy.strip().isdecimal() and used.strip().isdecimal():
+            told.append(f"GPU {int(busy)} % {int(used) / 1024:.1f} GiB")
+    return ", ".join(told)
+
 
 log = logging.getLogger(__name__)
 
@@ -178,3 +219,44 @@ def _failed(item: Item, error: Exception) -> Answer:
         return Answer(item, failure=str(error))
     log.exception("item %s", item.key, exc_info=error)
     return Answer(item, failure=f"Maskloom failed on it: {type(error).__name__}: {error}")
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How much is under way at once. Memory holds at most ``ahead`` images and ``behind`` sets of masks, and one batch."""
+
+    batch: int = 4
+    loaders: int = 4
+    writers: int = 2
+    ahead: int = 12
+    behind: int = 6
+
+
+def answers(worker: Worker, items: Iterable[Item], version: str, flow: Flow) -> Iterator[Answer]:
+    """The answers to items, as they become ready. The model runs in the thread that asks for them."""
+    with ThreadPoolExecutor(flow.loaders, "load") as loaders, ThreadPoolExecutor(flow.writers, "write") as writers:
+        loaded = overlap(loaders, worker.load, items, flow.ahead)
+        segmented = (each for batch in pages(loaded, flow.batch) for each in worker.segment(batch))
+        yield from overlap(writers, partial(worker.write, version=version), segmented, flow.behind)
+
+
+def overlap(pool: Executor, work: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:
+    """The results of ``work`` on items, in the order in which they become ready, with at most ``depth`` items under way.
+
+    Nothing is taken from ``items`` while that many are: a slow consumer holds up what comes before it.
+    """
+    under_way: set[Future[B]] = set()
+    for item in items:
+        under_way.add(pool.submit(work, item))
+        if len(under_way) >= depth:
+            wait(under_way, return_when=FIRST_COMPLETED)
+        if ready := next((future for future in under_way if future.done()), None):
+            under_way.remove(ready)
+            yield ready.result()
+    while under_way:
+        done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+        yield from (future.result() for future in done)

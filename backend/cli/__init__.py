@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from backend.cli import demo, evaluate, fetch, parts, prelabel, rank, segment, serve
+from backend.cli.bulk import prelabel
+from backend.cli.evaluate import evaluate, rank
+from backend.cli.segment import segment
+from backend.cli.serve import demo, fetch, parts, serve
 from backend.cli.terminal import say_error
 from backend.values.errors import MaskloomError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
-for command in (demo.demo, serve.serve, segment.segment, fetch.fetch, prelabel.prelabel, parts.parts):
+for command in (demo, serve, segment, fetch, prelabel, parts):
     cli.command()(command)
-cli.command("eval")(evaluate.evaluate)
-cli.command()(rank.rank)
+cli.command("eval")(evaluate)
+cli.command()(rank)
 
 
 def main() -> None:

@@ -1,11 +1,76 @@
-"""``maskloom eval``."""
+"""The commands that judge a project: eval and rank."""
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from backend.assemble import BulkParts, bulk_parts
+from backend.cli.terminal import say, write_text
+from backend.evaluation.clicks import Assumptions
+from backend.evaluation.compare import Clicking, Comparison, compare
+from backend.evaluation.metrics import quality
+from backend.evaluation.report import eval_page, numbers
+from backend.evaluation.samples import Sample, coco_samples, project_samples
+from backend.labelstudio.config import read_config
+from backend.values.errors import RequestError
+from backend.values.settings import Settings
+from prompts.kinds import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is compared with what (see the options of ``maskloom eval``)."""
+
+    truth: str
+    predictions: Path | None
+    images: Path
+    version: str | None
+    clicks: int
+
+
+def judge(trial: Trial, assumed: Assumptions, settings: Settings, report: Path, out: Path | None) -> None:
+    """Compare predictions with the truth and write what was found. Raises RequestError when there is nothing to compare."""
+    of_project = trial.truth.isdecimal()
+    if not of_project and trial.predictions is None:
+        raise RequestError("a COCO file of truth needs --predictions, a COCO file of predictions")
+    root = None if of_project else trial.images.expanduser().resolve()
+    with closing(bulk_parts(settings, root, threading.Event())) as parts:
+        found = _compared(trial, parts)
+    write_text(report, eval_page(found, f"Maskloom evaluation of {trial.truth}", assumed), "--report")
+    measured = numbers(found, assumed)
+    if out is not None:
+        write_text(out, json.dumps(measured, indent=1), "--out")
+    q = quality(found.pairs)
+    print(f"{found.images} images  PQ {q.pq:.3f}  SQ {q.sq:.3f}  RQ {q.rq:.3f}  boundary F {q.boundary:.3f}")
+    print(f"mean of labels  PQ {measured['mean_of_labels']['pq']:.3f}")
+    print(f'precision {q.precision:.3f}  recall {q.recall:.3f}  --min-score "{measured["min_score"]}"')
+    say(f"report: {report}")
+
+
+def _compared(trial: Trial, parts: BulkParts) -> Comparison:
+    def load(sample: Sample) -> Image:
+        address = str(parts.root / sample.image) if parts.root else sample.image
+        return parts.images.load(address, "" if parts.root else trial.truth, sample.key)
+
+    clicking = Clicking(parts.engine.segmenter(), trial.clicks) if trial.clicks else None
+    return compare(_samples(trial, parts), load, clicking)
+
+
+def _samples(trial: Trial, parts: BulkParts) -> Iterator[Sample]:
+    if parts.root is not None and trial.predictions is not None:
+        return coco_samples(Path(trial.truth), trial.predictions)
+    studio = parts.studio()
+    tag = read_config(studio.project(int(trial.truth)).label_config).images[0]
+    return project_samples(studio, int(trial.truth), tag.data_key, trial.version)
 
 
 def evaluate(
@@ -22,8 +87,54 @@ def evaluate(
 ) -> None:
     """Compare predictions with what people submitted."""
     from backend.cli.bulk import settings_of
-    from backend.cli.judge import Trial, judge
-    from backend.evaluation.effort import Assumptions
+    from backend.cli.evaluate import Trial, judge
+    from backend.evaluation.clicks import Assumptions
 
     trial = Trial(truth, predictions, images, version, clicks)
     judge(trial, Assumptions(draw_s=draw_seconds), settings_of(url, token), report, out)
+
+
+class Place(StrEnum):
+    """Where the uncertainty is written."""
+
+    DATA = "data"
+    SCORE = "score"
+    NOWHERE = "nowhere"
+
+
+def rank(
+    project: Annotated[int, typer.Argument(help="The number of a Label Studio project with predictions.")],
+    to: Annotated[
+        Place,
+        typer.Option(help="Write it to the tasks' data (maskloom_uncertainty, maskloom_reason) or as predictions' scores."),
+    ] = Place.NOWHERE,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Look at all images for those that come twice.")] = False,
+    version: Annotated[str | None, typer.Option(help="The model version to rank; by default the newest of each task.")] = None,
+    url: Annotated[str | None, typer.Option(help="Label Studio's address, or MASKLOOM_LABEL_STUDIO_URL.")] = None,
+    token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Print so many tasks.")] = 20,
+) -> None:
+    """Say which predictions a person should look at first, and let Label Studio sort by it."""
+    import threading
+    from contextlib import closing
+
+    from backend.assemble import bulk_parts
+    from backend.cli.bulk import settings_of
+    from backend.evaluation.review import Reviewing
+
+    parts = bulk_parts(settings_of(url, token), None, threading.Event())
+    reviewing = Reviewing(parts.studio(), project, version, parts.images)
+    with closing(parts):
+        found = reviewing.ranked()
+        ranked = sorted(reviewing.without_duplicates(found) if duplicates else found, key=lambda each: -each.uncertainty)
+    for each in ranked[:show]:
+        print(f"{each.uncertainty:.3f}  task {each.task}  {each.reason}")
+    match to:
+        case Place.DATA:
+            reviewing.write_data(ranked)
+            say("sort in the Data Manager by the column maskloom_uncertainty, descending")
+        case Place.SCORE:
+            reviewing.write_scores(ranked)
+            say("sort in the Data Manager by the prediction score, ascending")
+        case Place.NOWHERE:
+            say("nothing was written; --to data or --to score does")

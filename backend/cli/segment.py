@@ -25,7 +25,7 @@ def segment(
 ) -> None:
     """Segment one photo and write the masks, without Label Studio."""
     from backend.assemble import EngineHandle, image_files
-    from backend.engines.registry import find_engine
+    from backend.engines.catalogue import find_engine
     from backend.photo import PhotoPrompts, segment_photo
     from backend.values.settings import Settings
 

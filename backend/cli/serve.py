@@ -1,15 +1,18 @@
-"""``maskloom serve``."""
+"""The commands around the server: serve, demo, fetch, parts."""
 
 from __future__ import annotations
 
 import logging
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from backend import __version__
-from backend.cli.terminal import say
+from backend.cli.terminal import console, say
 from backend.values.errors import SetupError
 
 
@@ -39,3 +42,55 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise SetupError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port with --port") from error
+
+
+def demo(
+    images: Annotated[Path | None, typer.Option(help="A folder of photos; by default those that scikit-image ships.")] = None,
+    labels: Annotated[str, typer.Option(help='Label names: "cat, cup, person".')] = "",
+    port: Annotated[int, typer.Option(help="Port for Label Studio.")] = 8080,
+    backend_port: Annotated[int, typer.Option(help="Port for Maskloom.")] = 9090,
+    home: Annotated[Path, typer.Option(help="Folder for all that is made; it can be deleted.")] = Path(".maskloom"),
+) -> None:
+    """Open a Label Studio with photos that already carry labelled masks, and stay until Ctrl-C."""
+    from backend.demo import DEFAULT_LABELS, DemoOptions, run
+
+    names = tuple(dict.fromkeys(filter(None, map(str.strip, labels.split(","))))) or DEFAULT_LABELS
+    run(DemoOptions(home=home, images=images, labels=names, port=port, backend_port=backend_port), console)
+
+
+def fetch(
+    engine: Annotated[str, typer.Argument(help="An engine of published models; `maskloom parts` lists them.")],
+    to: Annotated[Path | None, typer.Option(help="Folder of the bundle; by default below MASKLOOM_HOME.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only compare a bundle with its manifest, without a network.")] = False,
+) -> None:
+    """Get the models of an engine, or go on where that broke off."""
+    from backend.engines import download as hub
+    from backend.engines.catalogue import BundlePreset, find_engine
+    from backend.values.settings import Settings
+
+    settings, preset = Settings(), find_engine(engine)
+    if not isinstance(preset, BundlePreset) or preset.parts is None:
+        raise SetupError(f"the engine {engine!r} has no models to fetch")
+    folder = to or settings.home_folder / "engines" / engine
+    if check:
+        wrong = hub.verify(folder)
+        if wrong:
+            raise SetupError("; ".join(wrong))
+        say(f"{folder} is whole")
+        return
+    if settings.offline:
+        raise SetupError("offline mode is on (MASKLOOM_OFFLINE or HF_HUB_OFFLINE): nothing is fetched")
+    say(f"licences: {preset.parts.licence}")
+    token = settings.hub_token.get_secret_value() if settings.hub_token else None
+    hub.fetch(preset.parts, folder, hub.Hub(settings.hub_url, token), say)
+    say(f"wrote {folder}; start with MASKLOOM_ENGINE={engine}" + (f" MASKLOOM_WEIGHTS={folder}" if to else ""))
+
+
+def parts() -> None:
+    """List the engines."""
+    from backend.engines.catalogue import ENGINES
+
+    table = Table("engine", "what it is", "licence")
+    for preset in ENGINES.values():
+        table.add_row(preset.name, preset.summary, preset.licence)
+    Console().print(table)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from backend.demo.photos import lay_out
 from backend.demo.recommended import recommended_config
 from backend.demo.steps import Steps
-from backend.labelstudio.client import LabelStudio, Project, Task
+from backend.labelstudio.api import LabelStudio, Project, Task
 from backend.values.errors import ImageError, SetupError
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backend.demo.supervised_process import Child, Program
-from backend.labelstudio.login import is_up
+from backend.labelstudio.api import is_up
 from backend.values.errors import SetupError
 
 REQUIREMENT = "label-studio==1.23.2"

@@ -21,7 +21,7 @@ from backend.demo.label_studio import HOST, Studio, StudioFolder, install, wait_
 from backend.demo.photos import example_folder, find_examples, find_photos
 from backend.demo.steps import Steps
 from backend.demo.supervised_process import Child, Program
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.values.errors import SetupError
 
 DEFAULT_LABELS = ("person", "cat", "cup", "motorcycle", "rocket")

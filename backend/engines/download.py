@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from backend.engines.presets import EngineParts, ModelPart
+from backend.engines.catalogue import EngineParts, ModelPart
 from backend.values.errors import RemoteError, SetupError
 
 log = logging.getLogger(__name__)

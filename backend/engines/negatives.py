@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.sam.joint import FoundationQueries, Likeness, reference_map
+from backend.engines.sam.references import FoundationQueries, Likeness, reference_map
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.geometry import BoolArray
 from prompts.kinds import PromptSet
-from prompts.prototypes import cells_inside
+from prompts.sampler import cells_inside
 
 
 def allowed_rows(features: ImageFeatures, rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.atomic_write import write_whole
+from backend.disk_cache import write_whole
 
 log = logging.getLogger(__name__)
 

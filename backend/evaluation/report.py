@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend import pages
-from backend.evaluation.clicks import MOST_CLICKS
+from backend.evaluation.clicks import MOST_CLICKS, Assumptions, Effort, estimate
 from backend.evaluation.compare import Comparison
-from backend.evaluation.effort import Assumptions, Effort, estimate
 from backend.evaluation.metrics import THRESHOLDS, Pair, at_threshold, best_threshold, quality
 
 MOST_CURVES = 6

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from backend.evaluation.rank import difference_hash, duplicates, rank
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.config import read_config
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image

@@ -11,7 +11,7 @@ from typing import Any
 
 from pycocotools import mask as coco
 
-from backend.labelstudio.client import LabelStudio, TaskDetails
+from backend.labelstudio.api import LabelStudio, TaskDetails
 from backend.labelstudio.shapes.regions import DrawnRegion, read_regions
 from backend.values.errors import RequestError
 

@@ -12,9 +12,8 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 import httpx
 
-from backend.images.folders import Folders, is_escape
-from backend.images.options import ROOTS_SETTING, URL_SETTING
-from backend.images.sites import Site, is_loopback
+from backend.images.limits import ROOTS_SETTING, URL_SETTING
+from backend.images.sites import Folders, Site, is_escape, is_loopback
 from backend.values.errors import ImageError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?=:)")

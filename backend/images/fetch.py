@@ -1,22 +1,110 @@
-"""How a file is fetched over HTTP: streamed up to a limit, complete or not at all, with a token for one Label Studio only."""
+"""Fetches the bytes of an image by HTTP: retries what may pass, refuses what never will, says why."""
 
 from __future__ import annotations
 
 import email.utils
+import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TypeVar
 
 import httpx
 
 from backend.images.address import Remote
-from backend.images.limits import too_large
-from backend.images.options import MediaOptions
-from backend.images.refusals import Unauthorized, failure, refusal, who
-from backend.images.retries import Patience
-from backend.images.sites import Site, same_origin
-from backend.images.tokens import Tokens
-from backend.values.errors import ImageError, RemoteError
+from backend.images.limits import ROOTS_SETTING, TOKEN_SETTING, URL_SETTING, MediaOptions, too_large
+from backend.images.sites import Site, is_loopback, same_origin
+from backend.images.tokens import Tokens, is_refresh_token, read_claims
+from backend.values.errors import ImageError, MaskloomError, RemoteError
+
+
+class Unauthorized(Exception):
+    """Label Studio does not take the token, or there is none; another token may help."""
+
+    def __init__(self, site: Site, happened: str, status: int) -> None:
+        super().__init__(happened)
+        self.site = site
+        self.status = status
+
+    def explained(self) -> RemoteError:
+        """The same for people, with what to do."""
+        return RemoteError(f"Label Studio at {self.site.base} refuses it ({self}): {_advice(self.site)}", self.status)
+
+
+def refusal(status: int, site: Site | None, url: httpx.URL) -> MaskloomError | Unauthorized:
+    """What an answer with this status means; ``site`` where it came from Label Studio."""
+    if status in (401, 403):
+        if site:
+            return Unauthorized(site, f"it answered {status}", status)
+        return ImageError(f"{who(site, url)} refuses it ({status}); Maskloom sends no credentials to other hosts")
+    if status in (404, 410):
+        hint = f"; a file on this machine is read only under {ROOTS_SETTING}" if site else ""
+        return ImageError(f"{who(site, url)} has no such file ({status}){hint}")
+    if status >= 500:
+        return RemoteError(failure(status, site, url), status)
+    return ImageError(f"{who(site, url)} answered {status}")
+
+
+def failure(status: int, site: Site | None, url: httpx.URL) -> str:
+    """What a server says that cannot answer now; Label Studio 1.23 answers 500 for an upload that it does not know."""
+    hint = ", as it also does for an upload that was deleted" if site and status == 500 and "/data/upload/" in url.path else ""
+    return f"{who(site, url)} answered {status}{hint}"
+
+
+def who(site: Site | None, url: httpx.URL) -> str:
+    """The server as a message names it, with a hint where its address may be the cause."""
+    if site is None:
+        return url.host
+    if is_loopback(site.base):
+        return f"Label Studio at {site.base} (if it runs on another machine, set {URL_SETTING})"
+    return f"Label Studio at {site.base}"
+
+
+def _advice(site: Site) -> str:
+    set_both = f"set {URL_SETTING} to its address and {TOKEN_SETTING} to a personal access token from its account settings"
+    if not site.token:
+        return f"no token is known for it; {set_both}"
+    if is_refresh_token(site.token):
+        return f"the user of the personal access token may not read it; {set_both} of a member of the project"
+    if read_claims(site.token):
+        return f"the token is an access token, which ends after 5 minutes; {set_both}"
+    return f"the legacy token is wrong, or legacy tokens are disabled there; {set_both}"
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """At most ``attempts`` within ``total_s``; the pauses begin with ``first_wait_s`` and double, give or take a half, so
+    that many who failed together do not come back together. A pause that the server asks for takes their place.
+    """
+
+    total_s: float
+    first_wait_s: float
+    attempts: int = 4
+
+    def persist(self, attempt: Callable[[float], T]) -> T:
+        """The result of ``attempt(deadline)``, a time of ``time.monotonic``. Raises RemoteError when patience is over, or
+        when trying again is of no use.
+        """
+        deadline = time.monotonic() + self.total_s
+        tried = 0
+        while True:
+            try:
+                return attempt(deadline)
+            except RemoteError as error:
+                tried += 1
+                wait = self._wait(tried) if error.after_s is None else error.after_s
+                if not error.is_passing or tried >= self.attempts or time.monotonic() + wait >= deadline:
+                    times = f" (tried {tried} times)" if tried > 1 else ""
+                    raise RemoteError(f"{error}{times}", error.status, error.after_s) from error
+                time.sleep(wait)
+
+    def _wait(self, tried: int) -> float:
+        return self.first_wait_s * 2.0 ** (tried - 1) * random.uniform(0.5, 1.5)
+
 
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 
 from backend.images.address import Inline, LocalFile, Remote, Source, locate, shown
-from backend.images.cache import DiskCache
-from backend.images.decoded import DecodedImages
+from backend.images.cache import DecodedImages, DiskCache
 from backend.images.fetch import Fetcher, Validators
-from backend.images.folders import Folders, read_file
-from backend.images.limits import too_large
-from backend.images.options import MediaOptions
-from backend.images.sites import Sites
+from backend.images.limits import MediaOptions, too_large
+from backend.images.sites import Folders, Sites, read_file
 from backend.single_flight import SingleFlight
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from backend.images.options import TOKEN_SETTING, URL_SETTING
+from backend.images.limits import TOKEN_SETTING, URL_SETTING
 from backend.images.sites import Site
 from backend.single_flight import SingleFlight
 from backend.values.errors import RemoteError

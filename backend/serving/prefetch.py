@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engines.registry import find_engine
+from backend.engines.catalogue import find_engine
 from backend.segmenter import Question, Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet

@@ -18,7 +18,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.labelstudio.shapes import rle
+from backend.labelstudio.shapes import brush as rle
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import Picture, two_red_discs, two_shapes

@@ -10,10 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from backend.batching import Batching, EncodeQueue
 from backend.engines import colour
 from backend.engines.base import Engine
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Batching, EncodeQueue, Question, Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.session import Round
 from prompts.geometry import Size

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import assemble
-from backend.engines.registry import EnginePreset
+from backend.engines.catalogue import EnginePreset
 from backend.segmenter import Question
 from backend.values.errors import MaskloomError
 from backend.values.session import Round

@@ -13,8 +13,8 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.engines.base import Engine
-from backend.engines.registry import EnginePreset
-from backend.labelstudio.shapes import rle
+from backend.engines.catalogue import EnginePreset
+from backend.labelstudio.shapes import brush as rle
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines.colour_network import ColourNetwork

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.engines import pretrained
+from backend.engines import device as pretrained
 from bench import engines
 from bench.random_models import build
 

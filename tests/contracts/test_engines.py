@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.registry import ENGINES, BundlePreset, EnginePreset, find_engine
+from backend.engines.catalogue import ENGINES, BundlePreset, EnginePreset, find_engine
 from backend.segmenter import Question, Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet

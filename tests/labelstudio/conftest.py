@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 from backend.demo.label_studio import REQUIREMENT, Studio, StudioFolder, wait_until_up
 from backend.demo.recommended import recommended_config
 from backend.demo.supervised_process import Child, Program
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator
 from tests.labelstudio.pictures import save
 from tests.labelstudio.prepare import CHROMIUMS, find_chromium, shared_folder

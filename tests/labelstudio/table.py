@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from tests.backend.pictures import BLUE, GREEN, RED, Picture, disc, paint, square
 from tests.labelstudio.annotator import mask_of
 from tests.labelstudio.oracle import iou

@@ -9,7 +9,7 @@ import pytest
 from backend.assemble import assemble
 from backend.demo.label_studio import Studio
 from backend.demo.recommended import recommended_config
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.values.settings import Settings
 from tests.backend.test_app import body, key_point
 from tests.labelstudio.pictures import save, three_shapes

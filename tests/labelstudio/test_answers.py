@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.editor import IMAGE
 from tests.labelstudio.oracle import iou

@@ -20,7 +20,7 @@ from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.work import AwayError
 from backend.demo.label_studio import Studio
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from backend.stores.ledger import FAILED
 from backend.values.settings import Settings
 from tests.backend.bulk.runs import answering

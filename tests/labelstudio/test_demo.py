@@ -18,7 +18,7 @@ from rich.console import Console
 
 from backend.demo import DemoOptions, run
 from backend.demo.label_studio import Account
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.values.errors import SetupError
 from tests.labelstudio.conftest import MASKLOOM, borrow_label_studio, free_port
 from tests.labelstudio.pictures import save, save_truncated, three_shapes

@@ -11,7 +11,7 @@ import pytest
 from backend.demo.label_studio import Studio
 from backend.demo.recommended import recommended_config
 from backend.images import Media, MediaOptions
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from backend.values.errors import ImageError, RemoteError
 from tests.labelstudio.pictures import save, three_shapes
 

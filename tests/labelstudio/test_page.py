@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from backend.demo.label_studio import Studio
 from backend.demo.photos import find_examples
-from backend.labelstudio.client import LabelStudio
+from backend.labelstudio.api import LabelStudio
 from tests.labelstudio.conftest import new_project
 from tests.labelstudio.editor import Editor
 from tests.labelstudio.oracle import decode, iou

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.demo.photos import find_examples
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from prompts.geometry import Size, polygon_mask
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.oracle import iou

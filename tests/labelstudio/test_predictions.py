@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.demo.label_studio import Studio
-from backend.labelstudio.client import LabelStudio
-from backend.labelstudio.login import create_personal_access_token
+from backend.labelstudio.api import LabelStudio, create_personal_access_token
 from backend.values.errors import RemoteError
 from tests.labelstudio.conftest import new_project, running_backend
 from tests.labelstudio.oracle import decode, iou

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from backend.labelstudio.client import LabelStudio, Project
-from backend.labelstudio.login import send
+from backend.labelstudio.api import LabelStudio, Project, send
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.editor import IMAGE, SELECTED
 from tests.labelstudio.oracle import iou

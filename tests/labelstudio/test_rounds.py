@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.labelstudio.client import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.oracle import iou
 from tests.labelstudio.table import BOX, BRUSH, CONFIGS, POINT, assert_stored, made, shape

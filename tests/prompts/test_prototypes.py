@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prompts.prototypes import (
+from prompts.sampler import (
     find_parts,
     margin,
     matches_back,
@@ -80,7 +80,7 @@ def test_a_large_region_is_known_by_512_of_its_patches_from_every_part(monkeypat
         seen.append(len(vectors))
         return find_parts(vectors)
 
-    monkeypatch.setattr("prompts.prototypes.find_parts", count)
+    monkeypatch.setattr("prompts.sampler.find_parts", count)
     kinds = np.zeros((50, 50), np.int64)
     kinds[5:45, 5:45], kinds[5:15, 5:15], kinds[38:45, 38:45] = 1, 2, 3
     found = prototypes_of(patches_of(kinds.tolist()), square(500, 500, 50, 50, 400))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.embedded import evidence
-from backend.engines.embedded.windows import SIDE
+from backend.engines.embedded import prompt_features as evidence
+from backend.engines.embedded.views import SIDE
 from tests.backend.pictures import disc, square
 from train.rounds import correct, distort, largest_error, make_view
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.engines.embedded import evidence
-from backend.engines.embedded.encoder import ImageEncoder
-from backend.engines.embedded.said import Calibration
-from backend.engines.embedded.view_decoder import ViewDecoder
-from backend.engines.embedded.weights import SHIPPED, read, read_checkpoint, write
-from backend.engines.embedded.windows import SIDE
+from backend.engines.embedded import prompt_features as evidence
+from backend.engines.embedded.engine import SHIPPED, read, read_checkpoint, write
+from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.views import SIDE
 from tests.backend.pictures import disc
 from train import encoder, masks
 from train.__main__ import finish

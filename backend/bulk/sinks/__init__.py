@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
+from backend.bulk.values import Answer
 
 
 class Sink(Protocol):

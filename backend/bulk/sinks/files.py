@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from backend.bulk.answers import Answer, decode_mask
 from backend.bulk.recipe import Form
 from backend.bulk.sinks.lines import disk_at, make_last
+from backend.bulk.values import Answer, decode_mask
 from backend.labelstudio.shapes import polygon
 from backend.photo import PALETTE
 

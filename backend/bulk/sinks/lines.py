@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
+from backend.bulk.values import Answer
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError
 

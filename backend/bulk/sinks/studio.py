@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from backend.bulk.answers import Answer
 from backend.bulk.recipe import Form
+from backend.bulk.values import Answer
 from backend.bulk.work import wait_for
-from backend.labelstudio.client import LabelStudio, Prediction
-from backend.labelstudio.login import is_up
+from backend.labelstudio.api import LabelStudio, Prediction, is_up
 from backend.values.errors import RemoteError
 
 ATTEMPTS = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.engines.base import Engine
-from backend.engines.embedded.weights import SHIPPED, read
+from backend.engines.embedded.engine import SHIPPED, read
 from prompts.encoders.embedded import EmbeddedTextEncoder
 from prompts.space import JointSpace
 

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engines.embedded import evidence
-from backend.engines.embedded.answers import Answer, Canvas, chance_of
-from backend.engines.embedded.drawn import Drawing
-from backend.engines.embedded.windows import SIDE, around, look, put_back
+from backend.engines.embedded import prompt_features
+from backend.engines.embedded.from_drawing import Drawing
+from backend.engines.embedded.views import SIDE, Answer, Canvas, around, chance_of, look, put_back
 from prompts.geometry import BoolArray
 from prompts.kinds import Image
 
@@ -46,7 +45,7 @@ def sharpen(answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
         return answer
     window = around(found, MARGIN)
     logits = np.asarray(look(answer.logits, window, SIDE, outside=FAR), np.float32)
-    marks = drawing.maps(window)[[evidence.POSITIVE, evidence.NEGATIVE]] > MARKED
+    marks = drawing.maps(window)[[prompt_features.POSITIVE, prompt_features.NEGATIVE]] > MARKED
     settled = _settled(np.asarray(look(canvas.pixels, window, SIDE), np.uint8), logits, marks)
     if settled is None or _iou(settled, logits > 0) < AGREES:
         return answer

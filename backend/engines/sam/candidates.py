@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.sam.promptable import MaskCandidates
+from backend.engines.sam.networks import MaskCandidates
 
 STABILITY_OFFSET = 1.0
 IOU_WEIGHT, AGREEMENT_WEIGHT = 0.6, 0.4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.pretrained import computing, import_class, load_pretrained, read_model_type, resolve
+from backend.engines.device import computing, import_class, load_pretrained, read_model_type, resolve
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
 from backend.values.placement import Placement

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.engines.sam.candidates import Candidate, stability
-from backend.engines.sam.promptable import Geometry, MaskCandidates, decode_objects
+from backend.engines.sam.networks import Geometry, MaskCandidates, decode_objects
 from backend.engines.sam.text_grounding import Decoding
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, FloatArray, Size

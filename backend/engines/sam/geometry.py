@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.sam.promptable import Geometry, PromptableNetwork
+from backend.engines.sam.networks import Geometry, PromptableNetwork
 from prompts.geometry import BoolArray, FloatArray, Size, bounding_box, polygon_mask
 from prompts.kinds import BoxPrompt, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 from prompts.memory import ObjectMemory

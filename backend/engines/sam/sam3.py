@@ -1,8 +1,4 @@
-"""SAM 3: how its detector for words and exemplars and its decoder for clicks are loaded, and share one trunk.
-
-Carion et al. 2025, "SAM 3: Segment Anything with Concepts". The image goes through the trunk once; a neck each makes of it what
-the detector (Sam3Model) and the click decoder (Sam3TrackerModel) read.
-"""
+"""SAM 3: words and exemplars find every instance of a concept; clicks go to its tracker's mask decoder."""
 
 from __future__ import annotations
 
@@ -13,14 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from backend.engines.pretrained import computing, import_class, load_pretrained, resolve
-from backend.engines.sam.detecting import load_tokenizer
-from backend.engines.sam.promptable import FramedPrompts, MaskCandidates, call_arguments
+from backend.engines.device import Chunks, computing, import_class, load_pretrained, resolve
+from backend.engines.sam.candidates import stability
+from backend.engines.sam.detectors import load_tokenizer
+from backend.engines.sam.geometry import box_of
+from backend.engines.sam.networks import FramedPrompts, MaskCandidates, call_arguments
+from backend.engines.sam.references import Likeness
+from backend.engines.sam.text_grounding import Finding, LikeFinder
 from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, SquashFrame
+from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
+from prompts.kinds import Image
 from prompts.retreat import retreating
 
 TEXT_LENGTH = 32
@@ -129,7 +134,106 @@ def exemplars_of(boxes: Sequence[Sequence[float]], labels: Sequence[int], size: 
     return Exemplars(torch.cat([middle, sides], dim=1), torch.tensor(labels))
 
 
-def load(folder: Path, model_type: str, placement: Placement) -> Sam3Network:
+def load_sam3(folder: Path, model_type: str, placement: Placement) -> Sam3Network:
     """The network in a folder."""
     detector, tracker = (load_pretrained(import_class(name), folder, placement) for name in ("Sam3Model", "Sam3TrackerModel"))
     return Sam3Network(detector, tracker, load_tokenizer(folder), resolve(placement)[1])
+
+
+THRESHOLD = 0.3
+LEAST_PRESENCE = 0.3
+"""Below this the concept is not on the image, whatever single masks score."""
+MOST_FOUND = 100
+CONTEXT = 0.5
+"""How much of its own sides a reference's box is widened by on each side."""
+
+
+class ConceptFinder:
+    """Finds phrases with SAM 3's detector (see Finder)."""
+
+    def __init__(self, network: Sam3Network) -> None:
+        self._network = network
+
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+        return [
+            finding
+            for phrase in phrases
+            for finding in _findings(self._network.find(features.tensors, phrase), self._network.low_res_side, phrase)
+        ]
+
+
+class ExemplarFinder:
+    """Finds the like of reference regions (see LikeFinder).
+
+    Regions of the same image are exemplar boxes. A region of another image is put beside the target on one canvas, whose
+    encoding is only worth its while on a GPU; on a CPU it goes to ``otherwise``.
+    """
+
+    def __init__(self, network: Sam3Network, otherwise: LikeFinder) -> None:
+        self._network = network
+        self._chunks = Chunks(network)
+        self._otherwise = otherwise
+
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]:
+        here = [likeness for likeness in likenesses if likeness.features is features]
+        there = [likeness for likeness in likenesses if likeness.features is not features]
+        phrase = phrases[0] if len(phrases) == 1 else EXEMPLARS_ALONE
+        found = self._exemplars(features, here, phrase) if any(one.prompt.positive for one in here) else []
+        if self._network.device.type == "cpu":
+            return found + self._otherwise.find_like(features, there, phrases)
+        wanted = [likeness for likeness in there if likeness.prompt.positive]
+        return found + [finding for likeness in wanted for finding in self._on_canvas(features, likeness, phrase)]
+
+    def _encode(self, canvases: Sequence[Image]) -> list[dict[str, Tensor]]:
+        network = self._network
+        return network.encode(torch.stack([network.frame.pixels(canvas, network.device) for canvas in canvases]))
+
+    def _exemplars(self, features: ImageFeatures, here: Sequence[Likeness], phrase: str) -> list[Finding]:
+        boxes = [box_of(likeness.prompt.mask).tolist() for likeness in here]
+        signs = [int(likeness.prompt.positive) for likeness in here]
+        exemplars = exemplars_of(boxes, signs, (features.size.height, features.size.width))
+        return _findings(self._network.find(features.tensors, phrase, exemplars), self._network.low_res_side, None)
+
+    def _on_canvas(self, features: ImageFeatures, likeness: Likeness, phrase: str) -> list[Finding]:
+        prompt, target = likeness.prompt, features.tensors["pixels"].numpy()
+        canvas, box, seam = share_canvas(prompt.image, box_of(prompt.mask).tolist(), target)
+        (embeddings,) = self._chunks.run([canvas], self._encode)
+        found = self._network.find(embeddings, phrase, exemplars_of([box], [1], canvas.shape[:2]))
+        right = found.logits[:, :, round(seam * found.logits.shape[-1] / canvas.shape[1]) :]
+        return _findings(Concepts(right, found.scores, found.presence), self._network.low_res_side, None)
+
+
+def share_canvas(reference: Image, box: Sequence[float], target: Image) -> tuple[Image, list[float], int]:
+    """A canvas with the reference's box and some context on the left, as large as fits into the target's height and width, and
+    the target on the right; the box on it; and the column where the target begins.
+    """
+    x0, y0, x1, y1 = (float(value) for value in box)
+    across, down = CONTEXT * (x1 - x0), CONTEXT * (y1 - y0)
+    left, top = max(int(x0 - across), 0), max(int(y0 - down), 0)
+    crop = reference[top : int(y1 + down) + 1, left : int(x1 + across) + 1]
+    scale = min(target.shape[0] / crop.shape[0], target.shape[1] / crop.shape[1])
+    height, width = (max(round(side * scale), 1) for side in crop.shape[:2])
+    canvas = np.zeros((target.shape[0], width + target.shape[1], 3), np.uint8)
+    canvas[:height, :width] = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas[:, width:] = target
+    moved = [(x0 - left) * scale, (y0 - top) * scale, (x1 - left) * scale, (y1 - top) * scale]
+    return canvas, moved, width
+
+
+def _findings(found: Concepts, side: int, phrase: str | None) -> list[Finding]:
+    """What is sure enough, the surest first, in the resolution that the click decoder takes for the next round."""
+    if found.presence < LEAST_PRESENCE:
+        return []
+    best = found.scores.sort(descending=True)
+    rows = [row for score, row in zip(best.values.tolist(), best.indices.tolist(), strict=True) if score >= THRESHOLD]
+    return [
+        Finding(logits, float(stability(logits)), float(found.scores[row]), phrase)
+        for row in rows[:MOST_FOUND]
+        for logits in [_resize(found.logits[row], side)]
+    ]
+
+
+def _resize(logits: Tensor, side: int) -> Tensor:
+    if logits.shape == (side, side):
+        return logits
+    return functional.interpolate(logits[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.pressure import Chunks
+from backend.engines.device import Chunks
 from backend.engines.sam.candidates import Candidate, all_candidates, best_candidate
 from backend.engines.sam.geometry import Spot, mask_logits, spots_of
-from backend.engines.sam.joint import FoundationSpace, Likeness, reference_map
-from backend.engines.sam.promptable import Geometry, PromptableNetwork, decode_objects
+from backend.engines.sam.networks import Geometry, PromptableNetwork, decode_objects
+from backend.engines.sam.references import FoundationSpace, Likeness, reference_map
 from backend.engines.sam.transforms import SquashFrame
 from backend.values.features import ImageFeatures
 from prompts.geometry import FloatArray, Size

@@ -1,26 +1,102 @@
-"""From what was asked to masks: which queries answer a drawing, a phrase, a reference or nothing at all, and how surely."""
+"""From SEEM's outputs to masks: instances, semantic and panoptic maps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from backend.engines.pressure import ShrinkingChunks
-from backend.engines.seem.answers import Candidates, Thresholds, segments_to_mask_set, to_mask_set
-from backend.engines.seem.asking import how_to_ask
-from backend.engines.seem.calibration import TrainedVocabulary
-from backend.engines.seem.coco import THINGS
-from backend.engines.seem.drawings import Drawings
-from backend.engines.seem.image import SeemImage
-from backend.engines.seem.maps import PanopticRule, mask_quality, panoptic_map
+from backend.engines.device import ShrinkingChunks
+from backend.engines.seem.frame import Frame, SeemImage
+from backend.engines.seem.maps import PanopticRule, Segment, mask_quality, panoptic_map
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
+from backend.engines.seem.questions import Drawings, how_to_ask
+from backend.engines.seem.sampler import VisualTokens
 from backend.engines.seem.space import SeemQueries
-from backend.engines.seem.spatial import VisualTokens
+from backend.engines.seem.vocabulary import THINGS, TrainedVocabulary
 from backend.values.masks import MaskSet
 from prompts.encoders.seem import PhraseTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What counts as found: the least score of a mask that a phrase named, of one that looks like a reference, and the IoU
+    from which two masks are one instance.
+    """
+
+    text: float = 0.4
+    reference: float = 0.5
+    same_instance: float = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Q queries that may answer: ``logits (Q, h, w)`` at stride 4, ``embedding (Q, D)``, ``scores (Q,)`` in 0..1."""
+
+    logits: Tensor
+    embedding: Tensor
+    scores: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Candidates]) -> Candidates:
+        """All candidates of all parts, in order."""
+        columns = zip(*((part.logits, part.embedding, part.scores) for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def rows(self, chosen: Tensor) -> Candidates:
+        """Some of them, by indices or a bool tensor."""
+        return Candidates(self.logits[chosen], self.embedding[chosen], self.scores[chosen])
+
+    def instances(self, least: float, same: float) -> Candidates:
+        """Those of at least this score, best first; of masks with an IoU above ``same`` only the best."""
+        sure = self.rows(self.scores >= least)
+        ordered = sure.rows(sure.scores.argsort(descending=True, stable=True))
+        iou = _overlap(ordered.logits > 0)
+        kept: list[int] = []
+        for row in range(len(iou)):
+            if not kept or float(iou[row, kept].max()) <= same:
+                kept.append(row)
+        return ordered.rows(torch.tensor(kept, dtype=torch.long, device=iou.device))
+
+
+def to_mask_set(frame: Frame, found: Candidates, label: str | None) -> MaskSet:
+    """The answers at the image's size, one at a time to bound the memory; a mask without a pixel is no answer."""
+    masks = [frame.enlarge(found.logits[row : row + 1])[0].cpu().numpy() > 0 for row in range(len(found.scores))]
+    return _mask_set(frame, found, masks, label)
+
+
+def segments_to_mask_set(frame: Frame, found: Candidates, numbers: Tensor, segments: Sequence[Segment]) -> MaskSet:
+    """The segments of a panoptic map ``(h, w)`` of the content, best first; ``found`` are all queries that it was made of."""
+    best_first = sorted(segments, key=lambda segment: -segment.score)
+    chosen = found.rows(torch.tensor([segment.query for segment in best_first], dtype=torch.long, device=numbers.device))
+    masks = [frame.spread(numbers == segment.number) for segment in best_first]
+    return _mask_set(frame, chosen, masks, None)
+
+
+def _mask_set(frame: Frame, found: Candidates, masks: Sequence[np.ndarray], label: str | None) -> MaskSet:
+    kept = [row for row, mask in enumerate(masks) if mask.any()]
+    if not kept:
+        return MaskSet.empty(frame.size)
+    return MaskSet(
+        masks=np.stack([masks[row] for row in kept]),
+        scores=found.scores[kept].float().clamp(0, 1).cpu().numpy(),
+        labels=(label,) * len(kept),
+        low_res_logits=found.logits[kept].float().cpu().numpy().astype(np.float16),
+        embeddings=functional.normalize(found.embedding[kept].float(), dim=-1).cpu().numpy(),
+    )
+
+
+def _overlap(masks: Tensor) -> Tensor:
+    """The IoU ``(N, N)`` of masks ``(N, h, w)``."""
+    flat = masks.flatten(1).float()
+    both = flat @ flat.T
+    area = both.diagonal()
+    return both / (area[:, None] + area[None, :] - both).clamp(min=1)
+
 
 MOST_PHRASES = 8
 """As many phrases are asked for at once, and fewer where the device is full."""

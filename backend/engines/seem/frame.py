@@ -1,4 +1,4 @@
-"""How an image lies in the network's input: resized, then padded at the right and the bottom; and the way back."""
+"""An image on its way into SEEM's network and back: sizes, padding, and the encoded features."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image as pillow
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from backend.engines.seem.network import normalise
+from backend.engines.seem.maps import mask_quality
+from backend.engines.seem.pixel_decoders import PixelFeatures
+from backend.engines.seem.predictor import Prediction, Predictor
+from backend.engines.seem.wiring import Group
+from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, FloatArray, Size, size_of
 from prompts.kinds import Image
 
@@ -98,3 +102,90 @@ class Frame:
 def frame_of(image: Image, limits: InputSize) -> Frame:
     """The frame of an image ``(H, W, 3)``."""
     return Frame.of(size_of(image), limits)
+
+
+GRID_LEVEL = 2
+"""The grid lies at stride 8, on the finest of the three feature levels."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeemImage:
+    """An image in its frame: its pixels' features, and what the object queries saw in it before anything was asked."""
+
+    frame: Frame
+    pixels: PixelFeatures
+    objects: Prediction
+
+    @classmethod
+    def unpack(cls, features: ImageFeatures, limits: InputSize, device: torch.device) -> SeemImage:
+        """The other direction of ``pack``, on the network's device: features that were kept on disk come back on the CPU."""
+        tensors = {name: tensor.to(device) for name, tensor in features.tensors.items()}
+        levels = (tensors["level_0"], tensors["level_1"], tensors["level_2"])
+        embedding = tensors["embedding"]
+        place = torch.zeros(len(embedding), dtype=torch.long, device=embedding.device)
+        objects = Prediction(embedding, tensors["mask_embedding"], place + Group.OBJECT, place)
+        return cls(Frame.of(features.size, limits), PixelFeatures(levels, tensors["mask_features"]), objects)
+
+    def pack(self, objectness: Tensor) -> ImageFeatures:
+        """Everything as tensors, with the joint-space grid; ``objectness (Q,)`` is how sure each object query is."""
+        levels = {f"level_{i}": level for i, level in enumerate(self.pixels.levels)}
+        tensors = {
+            **levels,
+            "mask_features": self.pixels.mask_features,
+            "embedding": self.objects.embedding,
+            "mask_embedding": self.objects.mask_embedding,
+        }
+        return ImageFeatures(self.frame.size, self._grid(objectness).cpu(), tensors)
+
+    def _grid(self, objectness: Tensor) -> Tensor:
+        """What each place shows, as unit vectors ``(D, h, w)`` that can be compared with text: the mean embedding of the
+        object queries, each weighted by how sure it is of itself and of the place.
+        """
+        level = self.pixels.levels[GRID_LEVEL]
+        size = (int(level.shape[2]), int(level.shape[3]))
+        logits = self.objects.masks(functional.interpolate(self.pixels.mask_features, size, mode="bilinear"))
+        rows, columns = self.frame.content_cells(size)
+        weight = (objectness * mask_quality(logits))[:, None, None] * logits.sigmoid()[:, :rows, :columns]
+        unit = functional.normalize(self.objects.embedding, dim=-1)
+        return functional.normalize(torch.einsum("qd,qhw->dhw", unit, weight), dim=0)
+
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class SegmentationHead(nn.Module):
+    """A pixel decoder and a mask decoder."""
+
+    def __init__(self, pixel_decoder: nn.Module, predictor: Predictor) -> None:
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+
+
+class SeemNetwork(nn.Module):
+    """The network; its state dict has the layout of the official checkpoints."""
+
+    def __init__(self, backbone: nn.Module, pixel_decoder: nn.Module, predictor: Predictor) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
+
+    @property
+    def predictor(self) -> Predictor:
+        return self.sem_seg_head.predictor
+
+    @property
+    def device(self) -> torch.device:
+        return self.predictor.class_embed.device
+
+    def encode(self, images: Tensor) -> PixelFeatures:
+        """Images ``(B, 3, H, W)``, RGB in 0..255, normalised and padded (see ``normalise``)."""
+        features: PixelFeatures = self.sem_seg_head.pixel_decoder(self.backbone(images))
+        return features
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Images ``(B, 3, H, W)`` of RGB in 0..255 around zero, as the network was trained; to be padded with zeros after it."""
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (MEAN, STD))
+    return (image.float() - mean) / std

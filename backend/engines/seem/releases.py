@@ -1,30 +1,171 @@
-"""SEEM as published: which file holds the weights of which network, in which wiring, for which input; and how it is built."""
+"""SEEM's published checkpoints: the variant of each, its file, and how it is loaded."""
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from backend.engines.base import Engine
+from backend.engines.device import processor_has_bfloat16, resolve
 from backend.engines.phrase_cache import VocabularyStore
-from backend.engines.pretrained import processor_has_bfloat16, resolve
 from backend.engines.seem.answering import Judgement
-from backend.engines.seem.calibration import TrainedVocabulary
-from backend.engines.seem.checkpoint import digest, find_checkpoint, load_weights, read_checkpoint
-from backend.engines.seem.decoder import SeemDecoder
-from backend.engines.seem.frame import InputSize
-from backend.engines.seem.network import SeemNetwork
+from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNet, FocalNetConfig, SamViT, SamViTConfig
+from backend.engines.seem.davit import DaViT, DaViTConfig
+from backend.engines.seem.engine import SeemDecoder
+from backend.engines.seem.frame import InputSize, SeemNetwork
+from backend.engines.seem.pixel_decoders import DeformablePixelDecoder, FeaturePyramidPixelDecoder, TransformerSizes
+from backend.engines.seem.predictor import Predictor, PredictorSizes
 from backend.engines.seem.space import SeemSpace, Sight
-from backend.engines.seem.variants import CONFIGS, SeemConfig, assemble
-from backend.engines.seem.vocabulary import VocabularyReader
+from backend.engines.seem.vocabulary import TrainedVocabulary, VocabularyReader
 from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
-from prompts.encoders.seem import SeemTextEncoder, Tokenize, clip_tokenizer
+from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
+
+BackboneConfig = FocalNetConfig | DaViTConfig | SamViTConfig
+NECK_CHANNELS = (128, 256, 512, 1024)
+
+FOCAL_T = FocalNetConfig(96, (2, 2, 6, 2), 3, 3, DepthwiseFocalBlock)
+FOCAL_L = FocalNetConfig(192, (2, 2, 18, 2), 4, 2, FocalBlock)
+DAVIT_D3 = DaViTConfig((128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 9, 1), (7, 2, 2, 2), (3, 0, 0, 0))
+DAVIT_D5 = DaViTConfig((256, 512, 1024, 2048), (8, 16, 32, 64), (1, 1, 9, 1), (7, 3, 3, 3), (3, 1, 1, 1))
+SAM_B = SamViTConfig(1024, 768, 12, 12, (2, 5, 8, 11))
+SAM_L = SamViTConfig(1024, 1024, 24, 16, (5, 11, 17, 23))
+
+
+@dataclass(frozen=True, slots=True)
+class SeemConfig:
+    """All sizes of one SEEM."""
+
+    backbone: BackboneConfig
+    pixel: TransformerSizes
+    predictor: PredictorSizes
+    language: LanguageSizes
+
+
+def _official(backbone: BackboneConfig) -> SeemConfig:
+    """The sizes that all published models share."""
+    feed_forward = 1024 if isinstance(backbone, SamViTConfig) else 2048
+    return SeemConfig(
+        backbone,
+        TransformerSizes(512, 8, feed_forward, 6),
+        PredictorSizes(512, 8, 2048, 9, 101),
+        LanguageSizes(512, 8, 12),
+    )
+
+
+CONFIGS: Mapping[str, SeemConfig] = {
+    "focal-t": _official(FOCAL_T),
+    "focal-l": _official(FOCAL_L),
+    "davit-d3": _official(DAVIT_D3),
+    "davit-d5": _official(DAVIT_D5),
+    "samvit-b": _official(SAM_B),
+    "samvit-l": _official(SAM_L),
+}
+
+
+def assemble(config: SeemConfig, wiring: Wiring) -> SeemNetwork:
+    """The network of a configuration; its weights are whatever PyTorch starts with."""
+    predictor = Predictor(config.predictor, config.language, wiring)
+    match config.backbone:
+        case FocalNetConfig():
+            return SeemNetwork(FocalNet(config.backbone), _pyramid(config, config.backbone.widths), predictor)
+        case DaViTConfig():
+            return SeemNetwork(DaViT(config.backbone), _pyramid(config, config.backbone.widths), predictor)
+        case SamViTConfig():
+            return SeemNetwork(SamViT(config.backbone), DeformablePixelDecoder(NECK_CHANNELS, config.pixel), predictor)
+
+
+def _pyramid(config: SeemConfig, channels: tuple[int, ...]) -> nn.Module:
+    return FeaturePyramidPixelDecoder(channels, config.pixel)
+
+
+REPOSITORY = "xdecoder/SEEM"
+NOT_WEIGHTS: Mapping[str, tuple[int, ...]] = {"dilation_kernel": (1, 1, 3, 3), "criterion.empty_weight": (134,)}
+
+
+def find_checkpoint(file: str) -> Path:
+    """An official file: from the local cache of the hub, else downloaded into it. In offline mode (``HF_HUB_OFFLINE=1``)
+    nothing is downloaded. Raises SetupError when the file cannot be had.
+    """
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise SetupError(
+            f"{file} is on the hub at {REPOSITORY}, and huggingface_hub is not installed: pip install 'maskloom[engines]'"
+        ) from None
+    known = hub.try_to_load_from_cache(REPOSITORY, file)
+    if isinstance(known, str):
+        return Path(known)
+    try:
+        return Path(hub.hf_hub_download(REPOSITORY, file))
+    except Exception as error:
+        raise SetupError(
+            f"cannot get {file} from the hub's {REPOSITORY}: {error}. Connect to the internet once, or download the file "
+            "elsewhere and name it with --weights."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; nothing in the file is executed. Raises SetupError if it is something else."""
+    try:
+        state = _load(path)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise SetupError(f"{path} cannot be read as a PyTorch checkpoint of plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SetupError(f"{path} is not a state dict: expected names and tensors, got {type(state).__name__}")
+    return state
+
+
+def _load(path: Path) -> object:
+    """Mapped from disk where the file's format allows it, which needs no second copy in memory."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put the tensors of a checkpoint into a network, which may be on the meta device. Raises SetupError that names every
+    missing, unexpected and mis-shaped tensor.
+    """
+    differences = compare(network, state)
+    if differences:
+        raise SetupError("\n  ".join([f"{source} does not fit this network ({len(differences)} differences):", *differences]))
+    network.load_state_dict({key: value.float() for key, value in state.items() if key not in NOT_WEIGHTS}, assign=True)
+
+
+def compare(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a checkpoint from fitting a network, one line for each tensor."""
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    got = {key: tuple(value.shape) for key, value in state.items() if key not in NOT_WEIGHTS}
+    missing = [f"missing: {key} {wanted[key]}" for key in wanted if key not in got]
+    unexpected = [f"unexpected: {key} {got[key]}" for key in got if key not in wanted]
+    shared = [key for key in wanted if key in got and wanted[key] != got[key]]
+    return [*missing, *unexpected, *(f"mis-shaped: {key}, expected {wanted[key]}, got {got[key]}" for key in shared)]
+
+
+def save_checkpoint(network: nn.Module, path: Path) -> None:
+    """Write a network in the layout of the official files, the two entries that are no weights included."""
+    constants = {key: torch.ones(shape) for key, shape in NOT_WEIGHTS.items()}
+    weights = {key: value.contiguous().clone() for key, value in network.state_dict().items()}
+    torch.save({**constants, **weights}, path)
+
+
+def digest(path: Path) -> str:
+    """A short name of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+
 
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
 SQUARE_1024 = InputSize(short=1000, longest=1024, divisor=1024)

@@ -8,10 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from backend.engines.seem.frame import InputSize
-from backend.engines.seem.image import SeemImage
-from backend.engines.seem.network import SeemNetwork
-from backend.engines.seem.spatial import VisualTokens, stack_tokens
+from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork
+from backend.engines.seem.sampler import VisualTokens, stack_tokens
 from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.values.features import ImageFeatures
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder

@@ -1,16 +1,164 @@
-"""Brush masks: every pixel as it is, in Label Studio's run-length code; and strokes, which are what a draft holds of them."""
+"""Brush regions: Label Studio's run lengths, and the strokes of its brush."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backend.labelstudio.shapes import FARTHEST_PERCENT, Shape, read_number, rle
+from backend.labelstudio.shapes import FARTHEST_PERCENT, Shape, read_number
+from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, stroke_mask
+
+_HEADER_BITS = 32 + 5 + 4 * 4
+_LONGEST_RUN = 1 << 16
+_RUN_BITS = np.array([3, 4, 8, 16], np.uint64)
+_BLOCK = 1 << 16
+"""Bytes of a stream whose items are found in one go, so that the working arrays stay small."""
+
+Positions = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+
+def encode(mask: BoolArray) -> list[int]:
+    """A mask ``(H, W)`` as the bytes of a stream, every channel 255 inside the mask and 0 outside."""
+    flat = np.ascontiguousarray(mask, np.bool_).reshape(-1)
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
+    lengths, values = _split_long_runs(4 * np.diff(ends, prepend=0), flat[ends - 1])
+    size_index = np.searchsorted([8, 16, 256], lengths).astype(np.uint64)
+    run_bits = _RUN_BITS[size_index]
+    header = (np.uint64(0b100) | size_index) << (run_bits + np.uint64(8))
+    words = header | ((lengths - 1).astype(np.uint64) << np.uint64(8)) | np.where(values, np.uint64(255), np.uint64(0))
+    head = (4 * flat.size) << 21 | (7 << 16) | 0b0010_0011_0111_1111
+    return list(_pack(words, (run_bits + np.uint64(11)).astype(np.int64), head))
+
+
+def decode(rle: Sequence[int], size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a stream: the pixels with alpha above 0.
+
+    Raises:
+        RequestError: the stream is no list of bytes, is cut short, or describes an image of another size.
+    """
+    stream = _Stream.read(rle)
+    if stream.count != 4 * size.pixels:
+        raise RequestError(
+            f"a brush mask holds {stream.count} bytes, but an image of {size.width} x {size.height} pixels needs "
+            f"{4 * size.pixels}; was the image replaced?"
+        )
+    lengths, values = stream.runs()
+    ends = np.cumsum(lengths)
+    last = int(np.searchsorted(ends, stream.count))
+    if last == ends.size or ends[last] != stream.count:
+        raise RequestError(f"a brush mask is corrupt: its runs do not add up to {stream.count} bytes")
+    alphas = np.diff(ends[: last + 1] // 4, prepend=0)
+    return np.repeat(values[: last + 1] > 0, alphas).reshape(size.height, size.width)
+
+
+def _split_long_runs(lengths: Positions, values: BoolArray) -> tuple[Positions, BoolArray]:
+    """Runs with none longer than the code allows."""
+    parts = -(-lengths // _LONGEST_RUN)
+    if parts.size == 0 or parts.max() == 1:
+        return lengths, values
+    split = np.full(int(parts.sum()), _LONGEST_RUN, np.int64)
+    split[np.cumsum(parts) - 1] = lengths - (parts - 1) * _LONGEST_RUN
+    return split, np.repeat(values, parts)
+
+
+def _pack(words: Words, bits: Positions, head: int) -> bytes:
+    """The header and then every word's lowest ``bits`` (14 to 27), one after the other.
+
+    A word lies within 5 bytes, and words three apart (at least 42 bits) begin at least 5 bytes apart: every third
+    word can be written at once.
+    """
+    ends = _HEADER_BITS + np.cumsum(bits)
+    starts = ends - bits
+    out = np.zeros(-(-int(ends[-1]) // 8) + 4, np.uint8)
+    out[:7] = np.frombuffer((head << 3).to_bytes(7, "big"), np.uint8)
+    windows = words << (40 - bits - starts % 8).astype(np.uint64)
+    for third in range(3):
+        at, window = starts[third::3] // 8, windows[third::3]
+        for byte in range(5):
+            out[at + byte] |= (window >> np.uint64(32 - 8 * byte)).astype(np.uint8)
+    return out[:-4].tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream's bytes, how many bytes it stands for, and its four run sizes in bits."""
+
+    data: NDArray[np.uint8]
+    count: int
+    run_bits: Positions
+
+    @classmethod
+    def read(cls, rle: Sequence[int]) -> _Stream:
+        try:
+            data = bytes(list(rle))
+        except (TypeError, ValueError) as error:
+            raise RequestError("a brush mask is corrupt: expected a list of bytes 0..255") from error
+        header = int.from_bytes(data[:7], "big") >> 3
+        if len(data) < 7 or (header >> 16) & 31 != 7:
+            raise RequestError("a brush mask is corrupt: expected a header with words of 8 bits")
+        run_bits = np.array([(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)], np.int64)
+        return cls(np.frombuffer(data, np.uint8), header >> 21, run_bits)
+
+    def runs(self) -> tuple[Positions, NDArray[np.uint8]]:
+        """The length and the value of every run, literals as runs of one; trailing bits may add a few."""
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.uint8)), *(self._expand(block) for block in self._blocks())]
+        return np.concatenate([lengths for lengths, _ in parts]), np.concatenate([values for _, values in parts])
+
+    def _blocks(self) -> Iterator[Positions]:
+        """The bit positions of all items, a block of the stream at a time."""
+        position, total = _HEADER_BITS, 8 * self.data.size
+        while position < total:
+            first = position // 8
+            here = np.arange(8 * first, min(8 * (first + _BLOCK), total))
+            positions, position = _follow(self._next(here), position, int(here[0]))
+            yield np.array(positions, np.int64)
+
+    def _next(self, at: Positions) -> Positions:
+        """Where the item after an item at these bit positions would begin."""
+        is_run, lengths, values_at = self._item(at)
+        following: Positions = values_at + 8 * np.where(is_run, 1, lengths)
+        return following
+
+    def _item(self, at: Positions) -> tuple[BoolArray, Positions, Positions]:
+        """Whether the items at these bit positions are runs, their lengths, and where their values begin."""
+        head = self._bits(at, 3)
+        run_bits = self.run_bits[head & 3]
+        return head >= 4, self._bits(at + 3, run_bits) + 1, at + 3 + run_bits
+
+    def _expand(self, at: Positions) -> tuple[Positions, NDArray[np.uint8]]:
+        is_run, lengths, values_at = self._item(at)
+        whole = values_at + 8 * np.where(is_run, 1, lengths) <= 8 * self.data.size
+        is_run, lengths, values_at = is_run[whole], lengths[whole], values_at[whole]
+        copies = np.where(is_run, 1, lengths)
+        nth = np.arange(int(copies.sum())) - np.repeat(np.cumsum(copies) - copies, copies)
+        values = self._bits(np.repeat(values_at, copies) + 8 * nth, 8).astype(np.uint8)
+        return np.repeat(np.where(is_run, lengths, 1), copies), values
+
+    def _bits(self, at: Positions, width: Positions | int) -> Positions:
+        """The numbers of ``width`` (1 to 16) bits at these bit positions, which mean nothing beyond the end."""
+        byte = at >> 3
+        window = np.zeros(at.shape, np.int64)
+        for k in range(3):
+            window = window << 8 | self.data.take(byte + k, mode="clip")
+        result: Positions = window >> (24 - (at & 7) - width) & ((1 << width) - 1)
+        return result
+
+
+def _follow(following: Positions, position: int, offset: int) -> tuple[list[int], int]:
+    """The items from a position to the end of the block, and where the next block goes on."""
+    steps, visited, end = following.data, [], offset + following.size
+    while position < end:
+        visited.append(position)
+        position = steps[position - offset]
+    return visited, position
+
 
 MOST_POINTS = 100_000
 

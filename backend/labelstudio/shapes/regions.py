@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from backend.labelstudio.request.drafts import mappings
-from backend.labelstudio.shapes import brush, label_of, read_number, read_value, region_kind, rle
+from backend.labelstudio.shapes import brush, label_of, read_number, read_value, region_kind
+from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
 from prompts.geometry import (
     BoolArray,

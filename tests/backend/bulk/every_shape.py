@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from backend.engines.base import Engine
+from backend.engines.catalogue import EnginePreset
 from backend.engines.colour import ColourDecoder
-from backend.engines.registry import EnginePreset
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder

@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.answers import Answer
 from backend.bulk.order import Filled, Order, fill
-from backend.bulk.pipeline import Flow, answers
 from backend.bulk.run import Answering, Plan, Run
-from backend.bulk.work import Worker
+from backend.bulk.values import Answer
+from backend.bulk.work import Flow, Worker, answers
 from backend.stores.ledger import Item
 from backend.values.settings import Settings
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square

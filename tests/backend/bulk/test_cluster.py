@@ -19,10 +19,9 @@ import pytest
 from PIL import Image as PillowImage
 
 from backend.bulk import cluster as engine
-from backend.bulk.pipeline import Flow
 from backend.bulk.recipe import Recipe, config_for
 from backend.bulk.sources import FolderSource
-from backend.bulk.work import AwayError
+from backend.bulk.work import AwayError, Flow
 from backend.demo.photos import find_examples
 from backend.values.settings import Settings
 from prompts.kinds import Image

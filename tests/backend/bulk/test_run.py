@@ -14,14 +14,13 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
-from backend.bulk.answers import Answer
 from backend.bulk.order import Filled, Order
 from backend.bulk.recipe import Form
 from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sinks.lines import LinesSink
 from backend.bulk.sources import Source
-from backend.bulk.target import Target
+from backend.bulk.values import Answer, Target
 from backend.stores.ledger import DONE, FAILED, Item
 from backend.values.errors import MaskloomError, SetupError
 from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
@@ -229,8 +228,7 @@ def test_many_images_are_never_in_memory_at_once(tmp_path: Path) -> None:
             return super().write(answers)
 
     def answer(items: Iterator[object]) -> Iterator[Answer]:
-        from backend.bulk.pipeline import Flow, answers
-        from backend.bulk.work import Worker
+        from backend.bulk.work import Flow, Worker, answers
 
         return answers(Worker(Counted(), parts.engine.segmenter, filled.recipe), items, "colour-1", Flow())  # type: ignore[arg-type]
 

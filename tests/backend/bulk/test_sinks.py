@@ -14,11 +14,10 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backend.bulk.answers import Answer, Found, decode_mask, encode_mask
 from backend.bulk.order import Order
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file
-from backend.bulk.target import Target
+from backend.bulk.values import Answer, Found, Target, decode_mask, encode_mask
 from backend.labelstudio.shapes.regions import read_regions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError

@@ -9,7 +9,7 @@ import pytest
 
 from backend.bulk.recipe import config_for
 from backend.bulk.sources import FolderSource, Selection, StudioSource
-from backend.labelstudio.client import ListedTask
+from backend.labelstudio.api import ListedTask
 from backend.values.errors import SetupError
 from tests.backend.bulk.runs import picture_folder
 

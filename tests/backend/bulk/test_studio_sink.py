@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from backend.bulk.answers import Answer
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sinks.studio import StudioSink
-from backend.labelstudio.client import LabelStudio
+from backend.bulk.values import Answer
+from backend.labelstudio.api import LabelStudio
 from backend.stores.ledger import Item
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 

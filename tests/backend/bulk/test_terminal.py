@@ -15,7 +15,7 @@ import typer
 from backend.bulk.order import Order
 from backend.bulk.run import Progress
 from backend.bulk.sources import Selection
-from backend.bulk.target import Target
+from backend.bulk.values import Target
 from backend.cli import bulk
 from backend.cli.bulk import STOPPED, Way, run_order
 from backend.values.errors import RequestError, SetupError

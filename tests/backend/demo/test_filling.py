@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.demo.filling import Wanted, count_masks
-from backend.labelstudio.client import Prediction, Task
+from backend.labelstudio.api import Prediction, Task
 
 
 def wanted(root: str = "/photos", labels: tuple[str, ...] = ("cat", "cup")) -> Wanted:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from backend.cli import cli
 from backend.engines import download as hub
-from backend.engines.presets import EngineParts, ModelPart
+from backend.engines.catalogue import EngineParts, ModelPart
 from backend.values.errors import RemoteError, SetupError
 
 CONFIG = b'{"model_type": "sam"}'

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.engines.base import Engine
-from backend.engines.registry import find_engine
+from backend.engines.catalogue import find_engine
 from backend.values.placement import Placement
 from backend.values.settings import Settings
 from prompts.encoders.openclip import OpenClip

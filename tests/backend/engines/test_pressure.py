@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engines import pretrained
+from backend.engines import device as pretrained
 from backend.engines.base import Engine
-from backend.engines.pressure import Chunks
-from backend.engines.registry import find_engine
+from backend.engines.catalogue import find_engine
+from backend.engines.device import Chunks
 from backend.engines.sam import dino
-from backend.engines.sam import families as networks
-from backend.engines.sam.detecting import Detector
+from backend.engines.sam import engine as networks
+from backend.engines.sam.detectors import Detector
 from backend.engines.sam.dino import Dino
-from backend.engines.sam.promptable import FramedPrompts, MaskCandidates, PromptableNetwork
+from backend.engines.sam.networks import FramedPrompts, MaskCandidates, PromptableNetwork
 from backend.segmenter import Question, Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache
@@ -84,7 +84,7 @@ def test_a_full_device_means_smaller_chunks_then_the_cpu_and_the_same_masks(
     roomy = load(bundle)
     truth, (features,) = answer(roomy, *prompts), roomy.decoder.encode_images([two_shapes().image])
     full = Full(networks.load_network(bundle / "decoder", Placement("cpu", "float32")))
-    monkeypatch.setattr("backend.engines.sam.bundles.load_network", lambda folder, placement: full)
+    monkeypatch.setattr("backend.engines.sam.engine.load_network", lambda folder, placement: full)
     engine = load(bundle)
     engine.decoder.encode_images = lambda images: [features]  # type: ignore[method-assign]
     engine.decoder._parts.decoding.chunks.most = 4  # type: ignore[attr-defined]
@@ -101,7 +101,7 @@ def test_an_image_that_does_not_fit_is_encoded_on_the_cpu_and_so_are_those_after
 ) -> None:
     truth = answer(load(bundle), PointPrompt((85, 40)))
     full = Full(networks.load_network(bundle / "decoder", Placement("cpu", "float32")))
-    monkeypatch.setattr("backend.engines.sam.bundles.load_network", lambda folder, placement: full)
+    monkeypatch.setattr("backend.engines.sam.engine.load_network", lambda folder, placement: full)
     engine = load(bundle)
     for _ in range(2):
         assert np.array_equal(answer(engine, PointPrompt((85, 40))).masks.masks, truth.masks.masks)
@@ -193,7 +193,9 @@ def test_a_sam3_whose_device_is_full_finds_words_on_the_cpu(tmp_path: Path, monk
 
 
 def test_every_detector_can_retreat() -> None:
-    from backend.engines.sam import grounding_dino, omdet, owlv2
+    from backend.engines.sam import detectors as grounding_dino
+    from backend.engines.sam import detectors as omdet
+    from backend.engines.sam import detectors as owlv2
 
     for detector in (grounding_dino.GroundingDino, omdet.OmDet, owlv2.Owlv2):
         assert issubclass(detector, Detector)

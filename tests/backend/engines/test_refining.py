@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from backend.app import create_app
 from backend.assemble import assemble, bulk_parts
 from backend.cli import cli
-from backend.engines.registry import ENGINES, EnginePreset
+from backend.engines.catalogue import ENGINES, EnginePreset
 from backend.engines.sam import refine
 from backend.values.errors import SetupError
 from backend.values.settings import Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engines.registry import ENGINES, EnginePreset, find_engine, fingerprint
+from backend.engines.catalogue import ENGINES, EnginePreset, find_engine, fingerprint
 from backend.values.errors import SetupError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.engines.presets import PRODUCTION_ENGINES
+from backend.engines.catalogue import PRODUCTION_ENGINES
 from tests.backend.engines import tiny_models
 
 DECODERS: dict[str, Callable[[Path], Path]] = {

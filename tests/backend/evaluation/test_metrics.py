@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.evaluation.clicks import MOST_CLICKS, Clicked, next_click, simulate
+from backend.evaluation.clicks import MOST_CLICKS, Assumptions, Clicked, estimate, next_click, simulate
 from backend.evaluation.compare import Clicking, compare
-from backend.evaluation.effort import Assumptions, estimate
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
 from backend.evaluation.samples import Sample
 from backend.labelstudio.shapes.regions import DrawnRegion

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend.evaluation.rank import SAME_BITS, difference_hash, duplicates, rank
-from backend.labelstudio.shapes import rle
+from backend.labelstudio.shapes import brush as rle
 from tests.backend.pictures import square, two_red_discs, two_shapes
 
 

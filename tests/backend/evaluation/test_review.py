@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from backend.evaluation.review import Reviewing
-from backend.labelstudio.client import ListedTask, StoredPrediction, TaskDetails
-from backend.labelstudio.client import Project as ProjectRow
+from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
+from backend.labelstudio.api import Project as ProjectRow
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image
 from tests.backend.bulk.studio_double import CONFIG

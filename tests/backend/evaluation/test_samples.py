@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from backend.evaluation.clicks import Assumptions
 from backend.evaluation.compare import compare
-from backend.evaluation.effort import Assumptions
 from backend.evaluation.metrics import match, quality
 from backend.evaluation.report import eval_page, numbers
 from backend.evaluation.samples import Sample, coco_samples, project_samples
-from backend.labelstudio.client import ListedTask, StoredPrediction, TaskDetails
+from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.values.errors import RequestError, SetupError
 from prompts.geometry import BoolArray
 from tests.backend.evaluation.test_rank import brush

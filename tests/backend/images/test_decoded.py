@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.images import decoded
-from backend.images.decoded import DecodedImages
+from backend.images import cache as decoded
+from backend.images.cache import DecodedImages
 from backend.values.errors import ImageError
 from tests.backend.images.conftest import MakeMedia
 from tests.backend.images.servers import Server

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.labelstudio.client import AttachedBackend, LabelStudio, Prediction, Project
-from backend.labelstudio.login import is_up
+from backend.labelstudio.api import AttachedBackend, LabelStudio, Prediction, Project, is_up
 from backend.values.errors import RemoteError
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"

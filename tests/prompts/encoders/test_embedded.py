@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.embedded.weights import SHIPPED, read
+from backend.engines.embedded.engine import SHIPPED, read
 from prompts.encoders.embedded import MOST_PIECES, MOST_WORDS, TABLE_ROWS, EmbeddedTextEncoder, TextTower, tokenize, words_of
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from backend.engines.base import OffersAlternatives
-from backend.engines.embedded import build, drawn
-from backend.engines.embedded.answers import Canvas
-from backend.engines.embedded.decoder import EmbeddedDecoder
-from backend.engines.embedded.drawn import decode_object, draw_on
-from backend.engines.embedded.encoder import ImageEncoder
-from backend.engines.embedded.said import Calibration
-from backend.engines.embedded.view_decoder import ViewDecoder
+from backend.engines.embedded import build
+from backend.engines.embedded import from_drawing as drawn
+from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.from_drawing import decode_object, draw_on
+from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.views import Canvas
 from backend.values.features import ImageFeatures
 from backend.values.masks import overlaps
 from prompts.geometry import Size

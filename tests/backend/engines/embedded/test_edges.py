@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from backend.engines.embedded.answers import Answer, Canvas
-from backend.engines.embedded.drawn import Drawing
 from backend.engines.embedded.edges import guided, sharpen, solved
+from backend.engines.embedded.from_drawing import Drawing
+from backend.engines.embedded.views import Answer, Canvas
 from backend.values.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, PromptSet

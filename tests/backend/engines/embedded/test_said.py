@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backend.engines.embedded.said import Calibration, compete, instances, meaning_of, presence_of, said_logits
+from backend.engines.embedded.from_text import Calibration, compete, instances, meaning_of, presence_of, said_logits
 from prompts.space import Queries
 
 CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-5, presence=0.5, presence_among=0.5)

@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from backend.engines.catalogue import find_engine
 from backend.engines.embedded import build
-from backend.engines.embedded.encoder import DIM, ImageEncoder
-from backend.engines.embedded.layers import Conv, Residual, fold_batch_norm
-from backend.engines.embedded.said import Calibration
-from backend.engines.embedded.view_decoder import ViewDecoder
-from backend.engines.embedded.weights import SHIPPED, Checkpoint, read, read_checkpoint, write
-from backend.engines.registry import find_engine
+from backend.engines.embedded.engine import SHIPPED, Checkpoint, read, read_checkpoint, write
+from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.network import DIM, Conv, ImageEncoder, Residual, ViewDecoder, fold_batch_norm
 from backend.values.errors import SetupError
 from prompts.encoders.embedded import TextTower
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.embedded.windows import SIDE, Window, around, look, near, put_back, whole
+from backend.engines.embedded.views import SIDE, Window, around, look, near, put_back, whole
 from prompts.geometry import Size
 
 EXTENTS = st.integers(1, 200)

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.engines.sam.concepts import MOST_FOUND, ExemplarFinder, _findings
-from backend.engines.sam.joint import Likeness
-from backend.engines.sam.sam3 import Concepts, Exemplars
+from backend.engines.sam.references import Likeness
+from backend.engines.sam.sam3 import MOST_FOUND, Concepts, ExemplarFinder, Exemplars, _findings
 from backend.engines.sam.transforms import SquashFrame
 from backend.values.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import ReferencePrompt
-from prompts.prototypes import Prototypes
+from prompts.sampler import Prototypes
 from tests.backend.pictures import square
 
 

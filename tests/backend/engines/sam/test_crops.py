@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.engines.registry import find_engine
+from backend.engines.catalogue import find_engine
 from backend.engines.sam.crops import Crop, crops_of, is_cut_off
+from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.everything import EverythingOptions
-from backend.engines.sam.foundation import FoundationDecoder, FoundationParts
-from backend.engines.sam.joint import FoundationSpace
+from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.text_grounding import Decoding, MapFinder, MapLikeFinder
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet

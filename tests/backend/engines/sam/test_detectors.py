@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engines.sam import detecting, grounding_dino, omdet, owlv2
-from backend.engines.sam import grounders_table as grounders
+from backend.engines.sam import detectors as detecting
+from backend.engines.sam import detectors as grounders
+from backend.engines.sam import detectors as grounding_dino
+from backend.engines.sam import detectors as omdet
+from backend.engines.sam import detectors as owlv2
 from backend.engines.sam.text_grounding import Boxes, Grounder
 from backend.values.errors import SetupError
 from backend.values.placement import Placement

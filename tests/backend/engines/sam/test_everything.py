@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.engines.sam.candidates import Candidate
 from backend.engines.sam.everything import EverythingOptions, remove_small_regions, segment_everything
-from backend.engines.sam.promptable import FramedPrompts, MaskCandidates
+from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.text_grounding import Decoding
 from backend.values.features import ImageFeatures
 from prompts.geometry import size_of

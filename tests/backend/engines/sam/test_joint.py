@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.engines.sam.joint import Likeness, reference_map
+from backend.engines.sam.references import Likeness, reference_map
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import ReferencePrompt
-from prompts.prototypes import prototypes_of
+from prompts.sampler import prototypes_of
 from tests.backend.pictures import square
 
 THING, GROUND, OTHER = [1.0, 0, 0], [0, 1.0, 0], [0.8, 0, 0.6]

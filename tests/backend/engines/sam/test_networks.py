@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from backend.engines.pretrained import import_class
-from backend.engines.sam.families import load_network
-from backend.engines.sam.promptable import Geometry, PromptableNetwork, decode_objects
+from backend.engines.device import import_class
+from backend.engines.sam.engine import load_network
+from backend.engines.sam.networks import Geometry, PromptableNetwork, decode_objects
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
 from prompts.geometry import Size, size_of

@@ -10,7 +10,7 @@ import torch
 
 from backend.engines import colour
 from backend.engines.base import Engine, OffersAlternatives
-from backend.engines.sam.promptable import FramedPrompts, MaskCandidates
+from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.refine import RefiningDecoder, refine_masks, refined
 from backend.engines.sam.text_grounding import Decoding
 from backend.segmenter import Question, Segmenter

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.engines.sam.regions import dimmed_crop, region_embeddings
+from backend.engines.sam.references import dimmed_crop, region_embeddings
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image
 from tests.backend.pictures import square

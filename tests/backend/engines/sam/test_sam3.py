@@ -10,11 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from backend.engines.registry import find_engine
-from backend.engines.sam.concepts import share_canvas
-from backend.engines.sam.families import load_network
-from backend.engines.sam.promptable import Geometry, decode_objects
-from backend.engines.sam.sam3 import EXEMPLARS_ALONE, Concepts, Exemplars, Sam3Network, exemplars_of
+from backend.engines.catalogue import find_engine
+from backend.engines.sam.engine import load_network
+from backend.engines.sam.networks import Geometry, decode_objects
+from backend.engines.sam.sam3 import EXEMPLARS_ALONE, Concepts, Exemplars, Sam3Network, exemplars_of, share_canvas
 from backend.segmenter import Question, Segmenter
 from backend.values.features import FeatureCache
 from backend.values.placement import Placement

@@ -22,15 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from backend.engines.base import Engine
+from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNetConfig, SamViTConfig
 from backend.engines.seem.davit import DaViTConfig
-from backend.engines.seem.focalnet import DepthwiseFocalBlock, FocalBlock, FocalNetConfig
-from backend.engines.seem.frame import InputSize
-from backend.engines.seem.network import SeemNetwork, normalise
-from backend.engines.seem.pixel_fpn import PixelFeatures, TransformerSizes
+from backend.engines.seem.frame import InputSize, SeemNetwork, normalise
+from backend.engines.seem.pixel_decoders import PixelFeatures, TransformerSizes
 from backend.engines.seem.predictor import PredictorSizes
-from backend.engines.seem.releases import Parts, assemble_engine
-from backend.engines.seem.sam_vit import SamViTConfig
-from backend.engines.seem.variants import BackboneConfig, SeemConfig, assemble
+from backend.engines.seem.releases import BackboneConfig, Parts, SeemConfig, assemble, assemble_engine
 from backend.engines.seem.wiring import WIRINGS
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement

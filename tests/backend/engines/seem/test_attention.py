@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.engines.seem.attention import MultiheadAttention, SelfAttentionLayer
+from backend.engines.seem.predictor import MultiheadAttention, SelfAttentionLayer
 
 WIDTH, HEADS = 32, 2
 

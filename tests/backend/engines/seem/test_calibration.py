@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.base import Engine
-from backend.engines.seem.calibration import NAMES, TrainedVocabulary
+from backend.engines.seem.vocabulary import NAMES, TrainedVocabulary
 
 
 @pytest.fixture

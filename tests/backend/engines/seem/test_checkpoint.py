@@ -17,11 +17,8 @@ import torch
 
 from backend.engines.base import Engine
 from backend.engines.seem import releases
-from backend.engines.seem.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from backend.engines.seem.frame import InputSize
-from backend.engines.seem.network import SeemNetwork
-from backend.engines.seem.releases import Release, build
-from backend.engines.seem.variants import SeemConfig, assemble
+from backend.engines.seem.frame import InputSize, SeemNetwork
+from backend.engines.seem.releases import Release, SeemConfig, assemble, build, load_weights, read_checkpoint, save_checkpoint
 from backend.engines.seem.wiring import V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
@@ -163,7 +160,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 
 FIND = """
 import json, sys
-from backend.engines.seem.checkpoint import find_checkpoint
+from backend.engines.seem.releases import find_checkpoint
 from backend.values.errors import SetupError
 try:
     print(json.dumps({"read": find_checkpoint("seem_focalt_v1.pt").read_text()}))

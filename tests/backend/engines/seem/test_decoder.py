@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engines import pretrained
+from backend.engines import device as pretrained
 from backend.engines.base import Engine
-from backend.engines.seem.answering import Judgement
-from backend.engines.seem.answers import Candidates
-from backend.engines.seem.decoder import SeemDecoder
+from backend.engines.seem.answering import Candidates, Judgement
+from backend.engines.seem.engine import SeemDecoder
 from backend.engines.seem.frame import InputSize
 from backend.values.masks import MaskSet, overlaps
 from prompts.kinds import (

@@ -20,14 +20,12 @@ from backend.app import create_app
 from backend.assemble import assemble
 from backend.cli import cli
 from backend.engines.base import Engine
-from backend.engines.registry import ENGINES, ReleasedPreset
+from backend.engines.catalogue import ENGINES, ReleasedPreset
 from backend.engines.seem import releases
-from backend.engines.seem.checkpoint import save_checkpoint
 from backend.engines.seem.frame import InputSize
-from backend.engines.seem.releases import Release
-from backend.engines.seem.variants import SeemConfig
+from backend.engines.seem.releases import Release, SeemConfig, save_checkpoint
 from backend.engines.seem.wiring import V1
-from backend.labelstudio.shapes import rle
+from backend.labelstudio.shapes import brush as rle
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines import tiny_bundles

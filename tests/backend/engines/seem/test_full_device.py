@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.seem.decoder import SeemDecoder
-from backend.engines.seem.image import SeemImage
-from backend.engines.seem.network import SeemNetwork
+from backend.engines.seem.engine import SeemDecoder
+from backend.engines.seem.frame import SeemImage, SeemNetwork
 from backend.engines.seem.space import SeemQueries, Sight
 from backend.values.masks import MaskSet
 from prompts.encoders.seem import SeemTextEncoder

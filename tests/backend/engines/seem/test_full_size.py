@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.seem.memory_tokens import MaskMemory
-from backend.engines.seem.network import SeemNetwork, normalise
-from backend.engines.seem.pixel_fpn import PixelFeatures
+from backend.engines.seem.frame import SeemNetwork, normalise
+from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask
-from backend.engines.seem.variants import CONFIGS, assemble
+from backend.engines.seem.releases import CONFIGS, assemble
+from backend.engines.seem.sampler import MaskMemory
 from backend.engines.seem.wiring import V1
 
 LOGITS = 2e-4

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from backend.engines.seem.frame import Frame, InputSize
-from backend.engines.seem.image import SeemImage
-from backend.engines.seem.pixel_fpn import PixelFeatures
+from backend.engines.seem.frame import Frame, InputSize, SeemImage
+from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Prediction
 
 LIMITS = InputSize(64, 128, 32)

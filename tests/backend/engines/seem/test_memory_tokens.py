@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.seem.memory_tokens import TOKENS, MaskMemory
+from backend.engines.seem.sampler import TOKENS, MaskMemory
 
 
 @given(st.integers(1, TOKENS))

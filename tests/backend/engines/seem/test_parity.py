@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backend.engines.seem.memory_tokens import MaskMemory
 from backend.engines.seem.predictor import Ask, Prediction
-from backend.engines.seem.spatial import VisualTokens
+from backend.engines.seem.sampler import MaskMemory, VisualTokens
 from backend.engines.seem.wiring import Group
 
 if TYPE_CHECKING:

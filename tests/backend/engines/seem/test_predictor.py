@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engines.seem.memory_tokens import TOKENS, MaskMemory
-from backend.engines.seem.pixel_fpn import PixelFeatures
+from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask, Predictor
+from backend.engines.seem.sampler import TOKENS, MaskMemory
 from backend.engines.seem.wiring import V0, V1, Group
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.engines.seem import sam_vit
+from backend.engines.seem import backbones as sam_vit
 
 
 def test_heads_one_after_the_other_answer_as_together(monkeypatch: pytest.MonkeyPatch) -> None:

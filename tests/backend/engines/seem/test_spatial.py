@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.engines.seem.spatial import SpatialSampler, choose_points, merge_tokens, read_points, repeat_tokens, stack_tokens
+from backend.engines.seem.sampler import SpatialSampler, choose_points, merge_tokens, read_points, repeat_tokens, stack_tokens
 
 FEW = st.integers(1, 3).flatmap(lambda n: arrays(np.bool_, (n, 6, 9)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.engines.seem.variants import CONFIGS, assemble
+from backend.engines.seem.releases import CONFIGS, assemble
 from backend.engines.seem.wiring import WIRINGS
 
 Keys = dict[str, dict[str, list[int]]]

@@ -12,8 +12,16 @@ import torch
 from backend.engines.base import Engine
 from backend.engines.phrase_cache import VocabularyStore
 from backend.engines.seem import vocabulary
-from backend.engines.seem.coco import PANOPTIC_NAMES, STUFF, THINGS, plain_name
-from backend.engines.seem.vocabulary import PLAIN, QUICK, VocabularyReader, all_templates
+from backend.engines.seem.vocabulary import (
+    PANOPTIC_NAMES,
+    PLAIN,
+    QUICK,
+    STUFF,
+    THINGS,
+    VocabularyReader,
+    all_templates,
+    plain_name,
+)
 from prompts.encoders.seem import SeemTextEncoder
 
 if TYPE_CHECKING:

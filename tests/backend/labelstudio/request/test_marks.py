@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.request.request import TaskRequest, read_predict
-from backend.labelstudio.shapes import bitmask, rle
+from backend.labelstudio.shapes import bitmask
+from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, ScribblePrompt

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from backend.labelstudio.shapes import rle
+from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
 from bench.rle import find_sdk
 from prompts.geometry import BoolArray, Size, size_of

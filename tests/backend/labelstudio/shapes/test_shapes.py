@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from shapely import Polygon
 
-from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, read_number, rectangle, rle
+from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, read_number, rectangle
+from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
 from prompts.geometry import (
     BoolArray,

@@ -1,0 +1,258 @@
+"""Views of an image at one object, cut out at the decoder's size, and the masks that come back from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from backend.engines.embedded import prompt_features
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.prompt_features import VOTE_SIDE
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
+from prompts.geometry import BoolArray, Size, mask_box, size_of
+from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
+
+SIDE = 96
+"""Pixels of a view: whatever the window covers, the mask decoder sees it at this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square of ``length`` pixels whose top-left corner is pixel ``(x, y)``; it may reach beyond the image."""
+
+    x: int
+    y: int
+    length: int
+
+    def to_view(self, points: NDArray[np.float64], side: int = SIDE) -> NDArray[np.float64]:
+        """Image points ``(N, 2)`` as points of a view of ``side`` pixels."""
+        return (np.asarray(points, np.float64).reshape(-1, 2) - (self.x, self.y)) * (side / self.length)
+
+    def inside(self, size: Size) -> tuple[int, int, int, int]:
+        """The part of the window that lies on the image, ``(x0, y0, x1, y1)``."""
+        return max(self.x, 0), max(self.y, 0), min(self.x + self.length, size.width), min(self.y + self.length, size.height)
+
+
+def whole(size: Size) -> Window:
+    """The smallest window that holds an image."""
+    length = max(size.height, size.width)
+    return Window((size.width - length) // 2, (size.height - length) // 2, length)
+
+
+def around(box: tuple[float, float, float, float], margin: float, least: int = 24) -> Window:
+    """The window around a box whose length is the box's long side times ``margin``, at least ``least`` pixels."""
+    x0, y0, x1, y1 = box
+    length = max(round(max(x1 - x0, y1 - y0) * margin), least)
+    return Window(round((x0 + x1 - length) / 2), round((y0 + y1 - length) / 2), length)
+
+
+def near(xy: tuple[float, float], length: int, size: Size) -> Window:
+    """A window of a given length with a point in its middle, moved back onto the image where it would leave it."""
+    place = []
+    for middle, extent in zip(xy, (size.width, size.height), strict=True):
+        start = round(middle - length / 2)
+        place.append((extent - length) // 2 if length >= extent else min(max(start, 0), extent - length))
+    return Window(place[0], place[1], length)
+
+
+def look(array: NDArray[np.generic], window: Window, side: int = SIDE, outside: float = 118) -> NDArray[np.generic]:
+    """The window's part of ``array (H, W[, C])`` at ``side`` pixels, ``outside`` where it leaves the array.
+
+    Whole numbers stay whole; shrinking averages areas, growing interpolates.
+    """
+    x0, y0, x1, y1 = window.inside(Size(array.shape[0], array.shape[1]))
+    canvas = np.full((window.length, window.length, *array.shape[2:]), outside, array.dtype)
+    if x1 > x0 and y1 > y0:
+        canvas[y0 - window.y : y1 - window.y, x0 - window.x : x1 - window.x] = array[y0:y1, x0:x1]
+    method = cv2.INTER_AREA if window.length > side else cv2.INTER_LINEAR
+    return cv2.resize(canvas, (side, side), interpolation=method)
+
+
+def put_back(view: NDArray[np.float32], window: Window, size: Size, outside: float) -> NDArray[np.float32]:
+    """A view ``(S, S)`` as a map ``(H, W)`` of the whole image, ``outside`` where the window did not look."""
+    result = np.full((size.height, size.width), outside, np.float32)
+    x0, y0, x1, y1 = window.inside(size)
+    if x1 > x0 and y1 > y0:
+        grown = cv2.resize(view, (window.length, window.length), interpolation=cv2.INTER_LINEAR)
+        result[y0:y1, x0:x1] = grown[y0 - window.y : y1 - window.y, x0 - window.x : x1 - window.x]
+    return result
+
+
+Map = NDArray[np.float32]
+_CLICK = 1.5
+"""Standard deviation of a click in pixels of a prompt map."""
+
+
+def click_map(points: NDArray[np.float64]) -> Map:
+    """Clicks ``(N, 2)`` in view pixels as one map ``(48, 48)``."""
+    places = np.arange(prompt_features.MAP_SIDE) + 0.5
+    scaled = points.reshape(-1, 2) * (prompt_features.MAP_SIDE / SIDE)
+    across = np.exp(-((places - scaled[:, :1]) ** 2) / (2 * _CLICK**2))
+    down = np.exp(-((places - scaled[:, 1:]) ** 2) / (2 * _CLICK**2))
+    return np.asarray((down[:, :, None] * across[:, None, :]).max(axis=0, initial=0), np.float32)
+
+
+def box_map(xyxy: NDArray[np.float64]) -> Map:
+    """A box in view pixels as the share of every cell ``(48, 48)`` that it covers."""
+    cell = SIDE / prompt_features.MAP_SIDE
+    starts = np.arange(prompt_features.MAP_SIDE) * cell
+    across = np.clip(np.minimum(starts + cell, xyxy[2]) - np.maximum(starts, xyxy[0]), 0, cell) / cell
+    down = np.clip(np.minimum(starts + cell, xyxy[3]) - np.maximum(starts, xyxy[1]), 0, cell) / cell
+    return np.asarray(down[:, None] * across[None, :], np.float32)
+
+
+def area_map(mask: BoolArray, window: Window) -> Map:
+    """The part of a mask ``(H, W)`` under a window as a map ``(48, 48)``."""
+    return np.asarray(look(mask.astype(np.float32), window, prompt_features.MAP_SIDE, outside=0), np.float32)
+
+
+def prompt_maps(prompts: PromptSet, shapes: dict[str, BoolArray], window: Window) -> Map:
+    """The drawn prompts of one object as maps ``(6, 48, 48)`` of a window.
+
+    ``shapes`` holds what covers an area, rendered once for all windows; see ``drawn_shapes``.
+    """
+    maps = np.zeros((prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE), np.float32)
+    for channel, label in ((prompt_features.POSITIVE, 1), (prompt_features.NEGATIVE, 0)):
+        points = prompts.point_coords[prompts.point_labels == label]
+        if len(points):
+            maps[channel] = click_map(window.to_view(points))
+    for name, channel in (
+        ("positive", prompt_features.POSITIVE),
+        ("negative", prompt_features.NEGATIVE),
+        ("rough", prompt_features.ROUGH),
+    ):
+        if name in shapes:
+            maps[channel] = np.maximum(maps[channel], area_map(shapes[name], window))
+    for box in prompts.boxes:
+        maps[prompt_features.BOX] = np.maximum(maps[prompt_features.BOX], box_map(window.to_view(box.reshape(2, 2)).ravel()))
+    return maps
+
+
+def drawn_shapes(prompts: PromptSet, size: Size) -> dict[str, BoolArray]:
+    """The areas ``(H, W)`` that strokes of either sign cover, and the rough outline from polygons and masks."""
+    shapes: dict[str, BoolArray] = {}
+    for stroke in prompts.of(ScribblePrompt):
+        name = "positive" if stroke.positive else "negative"
+        shapes[name] = shapes[name] | stroke.mask if name in shapes else stroke.mask
+    outlines = PromptSet((*prompts.of(PolygonPrompt), *prompts.of(MaskPrompt)))
+    if len(outlines):
+        shapes["rough"] = outlines.region(size)
+    return shapes
+
+
+FAR = -12.0
+"""The logit of places that no window looked at."""
+MEMORY_SIDE = 256
+"""Long side of the low-resolution logits, in cells."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canvas:
+    """The image as the decoder keeps it: its features, and ``pixels (H, W, 3)`` uint8, at most 1024 on the long side."""
+
+    features: ImageFeatures
+    pixels: Image
+
+    @classmethod
+    def of(cls, features: ImageFeatures) -> Canvas:
+        return cls(features, features.tensors["pixels"].cpu().numpy())
+
+    @property
+    def size(self) -> Size:
+        return size_of(self.pixels)
+
+    @property
+    def scale(self) -> float:
+        """Canvas pixels for one pixel of the image."""
+        return self.size.width / self.features.size.width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One mask: ``logits (H, W)`` on the canvas and its expected IoU in 0..1."""
+
+    logits: NDArray[np.float32]
+    quality: float
+
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The box around the mask; None when it is empty."""
+        inside: BoolArray = self.logits > 0
+        return mask_box(inside)
+
+
+def decode_views(decoder: ViewDecoder, canvas: Canvas, windows: Sequence[Window], maps: NDArray[np.float32]) -> list[Answer]:
+    """One answer for each window with its prompt maps ``(N, 6, 48, 48)``."""
+    device = next(decoder.parameters()).device
+    views = np.stack([look(canvas.pixels, window) for window in windows])
+    images = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
+    images = images.contiguous(memory_format=torch.channels_last)
+    logits, quality = decoder(images, torch.from_numpy(maps).to(device), under(canvas.features.grid, canvas.size, windows))
+    judged = torch.sigmoid(quality).tolist()
+    return [
+        Answer(put_back(view, window, canvas.size, FAR), share)
+        for view, window, share in zip(logits.float().cpu().numpy(), windows, judged, strict=True)
+    ]
+
+
+def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_SIDE) -> Tensor:
+    """The part of a map ``(D, h, w)`` of an image that lies under each window, ``(N, D, side, side)``; zero outside."""
+    steps = (torch.arange(side, device=grid.device, dtype=torch.float32) + 0.5) / side
+    places = []
+    for window in windows:
+        across = (window.x + steps * window.length) / size.width * 2 - 1
+        down = (window.y + steps * window.length) / size.height * 2 - 1
+        places.append(torch.stack([across.expand(side, side), down[:, None].expand(side, side)], dim=2))
+    return F.grid_sample(grid.float().expand(len(windows), -1, -1, -1), torch.stack(places), align_corners=False)
+
+
+def to_masks(answers: Sequence[Answer], labels: Sequence[str | None], canvas: Canvas) -> MaskSet:
+    """Answers as a mask set at the image's full size; answers without a single pixel are left out."""
+    size = canvas.features.size
+    full = [np.asarray(cv2.resize(a.logits, (size.width, size.height), interpolation=cv2.INTER_LINEAR)) > 0 for a in answers]
+    kept = [k for k, mask in enumerate(full) if mask.any()]
+    if not kept:
+        return MaskSet.empty(size)
+    return MaskSet(
+        masks=np.stack([full[k] for k in kept]),
+        scores=np.array([answers[k].quality for k in kept], np.float32),
+        labels=tuple(labels[k] for k in kept),
+        low_res_logits=np.stack([_low_resolution(answers[k].logits) for k in kept]),
+        embeddings=np.stack([_embedding(answers[k].logits, canvas.features.grid) for k in kept]),
+    )
+
+
+def memory_on(canvas: Canvas, low_res_logits: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Remembered logits ``(h, w)`` at the canvas's size."""
+    wide = (canvas.size.width, canvas.size.height)
+    return np.asarray(cv2.resize(low_res_logits.astype(np.float32), wide, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def chance_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logistic function."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), np.float32)
+
+
+def _low_resolution(logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    height, width = logits.shape
+    factor = MEMORY_SIDE / max(height, width)
+    cells = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(logits, cells, interpolation=method), np.float16)
+
+
+def _embedding(logits: NDArray[np.float32], grid: Tensor) -> NDArray[np.float32]:
+    cells = (grid.shape[2], grid.shape[1])
+    weight = torch.from_numpy(np.asarray(cv2.resize((logits > 0).astype(np.float32), cells, interpolation=cv2.INTER_AREA)))
+    pooled = (grid.float() * (weight.to(grid.device) + 1e-6)).sum(dim=(1, 2))
+    return np.asarray(F.normalize(pooled, dim=0).cpu().numpy(), np.float32)
+
+
+__all__ = ["SIDE", "Answer", "Canvas", "chance_of", "decode_views", "memory_on", "to_masks", "under"]

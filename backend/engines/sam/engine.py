@@ -1,0 +1,258 @@
+"""The engine of the SAM family: which network answers which kind of prompt, and how a bundle of models becomes one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.engines.base import Engine
+from backend.engines.catalogue import fingerprint
+from backend.engines.device import read_model_type, resolve
+from backend.engines.negatives import allowed_rows, outside_negatives
+from backend.engines.phrase_cache import VocabularyStore
+from backend.engines.sam import dino
+from backend.engines.sam.crops import with_crops
+from backend.engines.sam.detectors import load_detector
+from backend.engines.sam.dino import Dino
+from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything
+from backend.engines.sam.geometry import geometry_of_drawing
+from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, load_sam, load_sam2
+from backend.engines.sam.references import (
+    FoundationQueries,
+    FoundationSpace,
+    pooled_embeddings,
+    reference_map,
+    region_embeddings,
+)
+from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_sam3
+from backend.engines.sam.text_grounding import BoxFinder, Decoding, Finder, Finding, LikeFinder, MapFinder, MapLikeFinder
+from backend.engines.sam.transforms import to_masks
+from backend.values.errors import SetupError
+from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
+from backend.values.placement import Placement
+from prompts.encoders.openclip import OpenClip
+from prompts.geometry import size_of
+from prompts.kinds import Image, PromptSet
+from prompts.memory import ObjectMemory, owner_of
+from prompts.space import Queries
+
+FAMILIES: Mapping[str, Callable[[Path, str, Placement], PromptableNetwork]] = {
+    "sam": load_sam,
+    "sam_hq": load_sam,
+    **dict.fromkeys(SAM2_CLASSES, load_sam2),
+    "sam3": load_sam3,
+    "sam3_video": load_sam3,
+}
+"""By the ``model_type`` of a folder's config.json."""
+
+
+def load_network(folder: Path, placement: Placement) -> PromptableNetwork:
+    """The promptable network in a folder. Raises SetupError when there is none, or one of an unknown family."""
+    model_type = read_model_type(folder)
+    if model_type not in FAMILIES:
+        raise SetupError(f"{folder} holds a {model_type!r} model; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type](folder, model_type, placement)
+
+
+KEPT_SIDE = 1024
+"""The longer side of the copy of the image that is kept for crops and detectors, twice as long for each layer of crops."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundationParts:
+    """What the decoder consists of; ``finder`` answers phrases and ``like_finder`` references."""
+
+    decoding: Decoding
+    space: FoundationSpace
+    clip: OpenClip
+    dino: Dino | None
+    finder: Finder
+    like_finder: LikeFinder
+    everything: EverythingOptions
+
+
+class FoundationDecoder:
+    """A promptable network with CLIP, and a DINO and a detector where there are any (see MaskDecoder)."""
+
+    def __init__(self, parts: FoundationParts) -> None:
+        self._parts = parts
+
+    def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        """The network's own embeddings, CLIP's patches as the grid, DINO's patches, and a copy of the image."""
+        encoded = self._parts.decoding.encode(images)
+        return [self._features(image, embeddings) for image, embeddings in zip(images, encoded, strict=True)]
+
+    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+        if not isinstance(queries, FoundationQueries):
+            raise TypeError(f"expected queries of the engine's own space, got {type(queries).__name__}")
+        if objects := self._objects(features, prompts, memory):
+            return self._decode_drawn(features, objects, queries)
+        if prompts.said:
+            return outside_negatives(self._decode_said(features, queries), prompts)
+        return MaskSet.empty(features.size) if prompts.drawn else self._decode_everything(features)
+
+    def _objects(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> list[Geometry]:
+        """Each drawn object that something shows; the memory goes to the one that it is of."""
+        network, objects = self._parts.decoding.network, list(prompts.objects())
+        owner: int | None = 0
+        if memory is not None and len(objects) > 1:
+            logits = torch.from_numpy(memory.low_res_logits.astype(np.float32))
+            owner = owner_of(objects, to_masks(network.frame, logits[None], features.size)[0])
+        shown = (
+            geometry_of_drawing(drawing, features.size, network, memory if number == owner else None)
+            for number, drawing in enumerate(objects)
+        )
+        return [item for item in shown if item.point_labels.any() or item.box is not None or item.logits is not None]
+
+    def _decode_drawn(self, features: ImageFeatures, objects: Sequence[Geometry], queries: FoundationQueries) -> MaskSet:
+        label = queries.phrases[0] if len(queries.phrases) == 1 else None
+        candidates = self._parts.decoding.decode(features, objects, self._wanted(features, queries))
+        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, label) for one in candidates])
+        return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        """All candidates of the network for one click (see OffersAlternatives)."""
+        geometry = geometry_of_drawing(prompts, features.size, self._parts.decoding.network, None)
+        candidates = self._parts.decoding.decode_alternatives(features, geometry)
+        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in candidates])
+        return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
+
+    def _wanted(self, features: ImageFeatures, queries: FoundationQueries) -> Tensor | None:
+        """Where the thing said together with a drawing is: a map that helps to choose between an object and its parts."""
+        if queries.phrases:
+            return self._parts.space.text_map(features, queries.phrases[0])
+        positive = [likeness for likeness in queries.likenesses if likeness.prompt.positive]
+        return reference_map(features, positive[0]) if positive else None
+
+    def _decode_said(self, features: ImageFeatures, queries: FoundationQueries) -> MaskSet:
+        found = self._parts.finder.find(features, queries.phrases) if queries.phrases else []
+        found += self._parts.like_finder.find_like(features, queries.likenesses, queries.phrases)
+        rows = self._meant(features, self._rows(features, found))
+        return rows[allowed_rows(features, rows, queries)] if len(rows) else rows
+
+    def _decode_everything(self, features: ImageFeatures) -> MaskSet:
+        found = segment_everything(self._parts.decoding, features, self._parts.everything)
+        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in found])
+        if self._parts.everything.crop_n_layers:
+            rows = with_crops(self._parts.decoding, features, rows, self._parts.everything)
+        if self._parts.everything.min_mask_region_area > 0 and len(rows):
+            masks = [remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks]
+            rows = MaskSet(np.stack(masks), rows.scores, rows.labels, rows.low_res_logits, rows.embeddings)
+        return self._meant(features, rows)
+
+    def _rows(self, features: ImageFeatures, found: Sequence[Finding]) -> MaskSet:
+        """Findings as rows in their order, without those that have no pixel on the image."""
+        if not found:
+            return MaskSet.empty(features.size)
+        logits = torch.stack([finding.logits.float().cpu() for finding in found])
+        masks = to_masks(self._parts.decoding.network.frame, logits, features.size)
+        rows = MaskSet(
+            masks=masks,
+            scores=np.array([finding.score for finding in found], np.float32),
+            labels=tuple(finding.phrase for finding in found),
+            low_res_logits=logits.clamp(-1000, 1000).numpy().astype(np.float16),
+            embeddings=np.zeros((len(found), 1), np.float32),
+        )
+        return rows[np.flatnonzero(masks.any(axis=(1, 2)))]
+
+    def _meant(self, features: ImageFeatures, rows: MaskSet) -> MaskSet:
+        """Rows with the embeddings that name them: patches and crops."""
+        if not len(rows):
+            return rows
+        pixels = features.tensors["pixels"].numpy()
+        return self._named(rows, region_embeddings(features, pixels, rows.masks, self._parts.clip))
+
+    def _named(self, rows: MaskSet, embeddings: Tensor) -> MaskSet:
+        return MaskSet(rows.masks, rows.scores, rows.labels, rows.low_res_logits, embeddings.float().cpu().numpy())
+
+    def _features(self, image: Image, embeddings: dict[str, Tensor]) -> ImageFeatures:
+        tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image, KEPT_SIDE << self._parts.everything.crop_n_layers))}
+        if self._parts.dino is not None:
+            tensors["dino"] = self._parts.dino.encode_patches(image)
+        return ImageFeatures(size_of(image), self._parts.clip.encode_patches(image), tensors)
+
+
+def _smaller(image: Image, most: int) -> Image:
+    """A copy of which no side is longer than ``most`` pixels."""
+    scale = most / max(image.shape[:2])
+    if scale >= 1:
+        return np.ascontiguousarray(image)
+    height, width = (max(round(side * scale), 1) for side in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+DENSE_SIDE = {"cpu": 336, "cuda": 560}
+"""The longer side at which CLIP reads patches."""
+
+
+def build(folder: Path, name: str, placement: Placement) -> Engine:
+    """The engine in a bundle. Raises SetupError that says which part is missing or broken."""
+    device, _ = resolve(placement)
+    decoding = Decoding(load_network(_part(folder, "decoder"), placement))
+    clip = load_clip(_part(folder, "clip"), device, placement.vocabulary)
+    space = FoundationSpace(name, clip)
+    parts = FoundationParts(
+        decoding=decoding,
+        space=space,
+        clip=clip,
+        dino=dino.load(folder / "dino", placement) if (folder / "dino").is_dir() else None,
+        finder=_finder(folder, decoding, space, placement),
+        like_finder=_like_finder(decoding),
+        everything=_everything(folder / "everything.json", ON_A_CPU if device.type == "cpu" else EverythingOptions()),
+    )
+    return Engine(name, name, space, FoundationDecoder(parts))
+
+
+def load_clip(folder: Path, device: torch.device, vocabulary: Path | None = None) -> OpenClip:
+    """The CLIP in a folder, which keeps the vectors of phrases in another. Raises SetupError when it cannot be used."""
+    store = None if vocabulary is None else VocabularyStore(vocabulary, f"clip-{fingerprint(folder)}")
+    try:
+        return OpenClip.load(folder, device, DENSE_SIDE.get(device.type, DENSE_SIDE["cpu"]), store)
+    except ImportError as error:
+        raise SetupError(f"this engine needs open_clip: pip install 'maskloom[engines]' ({error})") from error
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise SetupError(f"the CLIP in {folder} cannot be used: {error}") from error
+
+
+def _everything(path: Path, usual: EverythingOptions) -> EverythingOptions:
+    """The options of everything mode in a bundle, under SAM's names; those that it does not name are the usual ones."""
+    if not path.is_file():
+        return usual
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        options = replace(usual, **given)
+        if not all(isinstance(value, int | float) and value >= 0 for value in given.values()):
+            raise ValueError("expected numbers from 0")
+    except (ValueError, TypeError) as error:
+        names = ", ".join(field.name for field in fields(EverythingOptions))
+        raise SetupError(f"{path} cannot be used: {error}; it is an object with some of {names}") from error
+    return options
+
+
+def _finder(folder: Path, decoding: Decoding, space: FoundationSpace, placement: Placement) -> Finder:
+    if isinstance(decoding.network, Sam3Network):
+        return ConceptFinder(decoding.network)
+    on_the_map = MapFinder(space, decoding)
+    if not (folder / "grounder").is_dir():
+        return on_the_map
+    return BoxFinder(load_detector(folder / "grounder", placement), decoding, on_the_map)
+
+
+def _like_finder(decoding: Decoding) -> LikeFinder:
+    on_the_map = MapLikeFinder(decoding)
+    return ExemplarFinder(decoding.network, on_the_map) if isinstance(decoding.network, Sam3Network) else on_the_map
+
+
+def _part(folder: Path, role: str) -> Path:
+    path = folder / role
+    if not path.is_dir():
+        raise SetupError(f"the bundle {folder} lacks its part {role!r}: expected a folder {path}")
+    return path

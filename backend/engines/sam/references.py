@@ -1,0 +1,150 @@
+"""Reference regions and the joint space of the SAM family: CLIP reads words and crops, DINO compares parts of images; the two
+spaces never meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backend.values.features import ImageFeatures
+from prompts.encoders.openclip import OpenClip
+from prompts.geometry import BoolArray
+from prompts.kinds import Image, PromptSet, ReferencePrompt
+from prompts.sampler import FeatureMap, Prototypes, margin, matches_back, prototypes_of
+from prompts.space import JointSpace, Queries
+
+DIMMED = 0.3
+"""How bright the outside of a region stays."""
+CONTEXT = 0.1
+"""How much of its own sides a region's box is widened by on each side."""
+
+
+class CropEncoder(Protocol):
+    """Whole images into the joint space."""
+
+    def encode_crops(self, crops: Sequence[Image]) -> Tensor:
+        """Unit vectors ``(N, D)`` of images ``(h, w, 3)``."""
+        ...
+
+
+def dimmed_crop(image: Image, mask: BoolArray) -> Image:
+    """The box of a region ``(H, W)`` with some context, everything outside the region dimmed."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    spare = [round(CONTEXT * (side[-1] + 1 - side[0])) for side in (rows, columns)]
+    top, left = max(rows[0] - spare[0], 0), max(columns[0] - spare[1], 0)
+    window = np.s_[top : rows[-1] + 1 + spare[0], left : columns[-1] + 1 + spare[1]]
+    crop = image[window].astype(np.float32)
+    return np.where(mask[window][..., None], crop, crop * DIMMED).astype(np.uint8)
+
+
+def pooled_embeddings(features: FeatureMap, masks: BoolArray) -> Tensor:
+    """Unit vectors ``(N, D)`` of regions ``(N, H, W)``: the mean of their patches. Quick enough for every click."""
+    return torch.stack([features.pool(mask) for mask in masks])
+
+
+def region_embeddings(features: FeatureMap, pixels: Image, masks: BoolArray, encoder: CropEncoder) -> Tensor:
+    """Unit vectors ``(N, D)`` of regions ``(N, H, W)``: patches and dimmed crops together. ``pixels (h, w, 3)`` may be a
+    smaller copy of the image.
+    """
+    crops = [dimmed_crop(pixels, _resize(mask, pixels)) for mask in masks]
+    return functional.normalize(pooled_embeddings(features, masks) + encoder.encode_crops(crops), dim=-1)
+
+
+def _resize(mask: BoolArray, pixels: Image) -> BoolArray:
+    """A mask at another resolution, which keeps at least one pixel."""
+    height, width = pixels.shape[:2]
+    cover = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    resized: BoolArray = cover >= min(0.5, float(cover.max()))
+    return resized
+
+
+DINO_WEIGHT, CLIP_WEIGHT = 0.7, 0.3
+BANK = ("background", "other object", "texture", "surface", "ground", "wall", "sky", "plant", "person", "furniture")
+"""What a patch may be instead of what was asked for."""
+SURE = 6.0
+"""Logits of score maps lie between this and its negative."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Likeness:
+    """One reference region: its prototypes among CLIP's patches, and among DINO's where there is a DINO; and the features and
+    the prompt that they come from.
+    """
+
+    prompt: ReferencePrompt
+    features: ImageFeatures
+    clip: Prototypes
+    dino: Prototypes | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundationQueries(Queries):
+    """Queries with the likenesses of the reference regions, in their order."""
+
+    likenesses: tuple[Likeness, ...]
+
+
+class FoundationSpace(JointSpace):
+    """CLIP's joint space, which keeps the whole of a reference region and not only its mean."""
+
+    def __init__(self, name: str, clip: OpenClip) -> None:
+        super().__init__(name, clip, clip.logit_scale)
+
+    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> FoundationQueries:
+        """The queries of a prompt set on an image; ``references`` are the features of its reference images, in order."""
+        known = super().embed(prompts, features, references)
+        seen = zip(prompts.of(ReferencePrompt), references, strict=True)
+        likenesses = (_likeness(prompt, there) for prompt, there in seen)
+        return FoundationQueries(
+            **{column.name: getattr(known, column.name) for column in fields(known)},
+            likenesses=tuple(likeness for likeness in likenesses if likeness is not None),
+        )
+
+    def text_map(self, features: ImageFeatures, phrase: str) -> Tensor:
+        """Where a phrase is: logits ``(h, w)`` of its patches against everything else that they may be."""
+        rivals = [word for word in BANK if word not in phrase.lower()]
+        (wanted,), others = self.embed_phrases([phrase]), self.embed_phrases(rivals)
+        flat = features.grid.flatten(1).T.to(wanted)
+        logits: Tensor = self.logit_scale * (flat @ wanted - (flat @ others.T).amax(dim=1))
+        return logits.reshape(features.grid.shape[1:]).clamp(-SURE, SURE)
+
+
+def reference_map(features: ImageFeatures, likeness: Likeness) -> Tensor:
+    """Where the like of a reference region is: logits ``(h, w)``, in which a patch that does not match back is far below 0.
+
+    The margins of both spaces are divided by their own spread, so that neither drowns the other; they keep their zero, so that
+    an image without such a thing stays below it.
+    """
+    score = _scaled(margin(features.grid, likeness.clip))
+    if likeness.dino is None:
+        back = matches_back(features.grid, likeness.clip)
+    else:
+        patches = features.tensors["dino"]
+        back = matches_back(patches, likeness.dino)
+        shape = (patches.shape[1], patches.shape[2])
+        near = torch.nn.functional.interpolate(score[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+        score = DINO_WEIGHT * _scaled(margin(patches, likeness.dino)) + CLIP_WEIGHT * near
+    return torch.where(back, score, score.clamp(max=0) - SURE).clamp(-SURE, SURE)
+
+
+def _scaled(margins: Tensor) -> Tensor:
+    spread = margins.std() if margins.numel() > 1 else margins.abs().max()
+    return margins / spread.clamp(min=1e-3)
+
+
+def _likeness(prompt: ReferencePrompt, features: FeatureMap) -> Likeness | None:
+    """None for an empty region. Raises TypeError for features of another engine."""
+    if not isinstance(features, ImageFeatures):
+        raise TypeError(f"expected ImageFeatures, got {type(features).__name__}")
+    clip = prototypes_of(features.grid, prompt.mask)
+    if clip is None:
+        return None
+    dino = prototypes_of(features.tensors["dino"], prompt.mask) if "dino" in features.tensors else None
+    return Likeness(prompt, features, clip, dino)

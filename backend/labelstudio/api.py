@@ -1,0 +1,355 @@
+"""Label Studio's REST API: the calls that Maskloom makes, and the kinds of token it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backend.images.sites import Site
+from backend.images.tokens import Tokens
+from backend.values.errors import RemoteError
+
+TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class TokenAuth(httpx.Auth):
+    """A token of whatever kind on every request to one Label Studio; an access token that was refused is replaced once."""
+
+    def __init__(self, tokens: Tokens, site: Site) -> None:
+        self._tokens = tokens
+        self._site = site
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        header = self._tokens.header(self._site)
+        request.headers["Authorization"] = header or ""
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
+            request.headers["Authorization"] = other
+            yield request
+
+
+def create_personal_access_token(url: str, email: str, password: str) -> str:
+    """Log in as a person and make the account's personal access token.
+
+    Raises RemoteError when the login is refused, or when the account has a token already (Label Studio shows it only once).
+    """
+    with open_client(url) as session:
+        session.follow_redirects = True
+        send(session, "GET", "/user/login/")
+        form = {"email": email, "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
+        page = send(session, "POST", "/user/login/", data=form, headers={"Referer": f"{session.base_url}user/login/"})
+        if page.url.path.startswith("/user/login"):
+            raise RemoteError(f"Label Studio at {url} refused the login of {email}; check the password")
+        headers = {"X-CSRFToken": session.cookies["csrftoken"], "Referer": str(session.base_url)}
+        return str(send(session, "POST", "/api/token/", headers=headers).json()["token"])
+
+
+def open_client(url: str, token: str | None = None) -> httpx.Client:
+    """A client for one Label Studio; one on this machine is reached without the environment's proxy."""
+    is_local = httpx.URL(url).host in LOOPBACK
+    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, trust_env=not is_local)
+    if token:
+        client.auth = TokenAuth(Tokens(client), Site(client.base_url, token=token))
+    return client
+
+
+def is_up(url: str) -> bool:
+    """Whether a Label Studio or an ML backend on this machine answers its health check."""
+    try:
+        return httpx.get(f"{url.rstrip('/')}/health", timeout=2.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request. Raises RemoteError that says which, and what Label Studio had against it."""
+    try:
+        response = client.request(method, path, **options)
+    except httpx.TimeoutException as error:
+        raise RemoteError(f"Label Studio did not answer {method} {client.base_url}{path.lstrip('/')} in time") from error
+    except httpx.TransportError as error:
+        raise RemoteError(f"Label Studio cannot be reached at {client.base_url}: {error}; is it running?") from error
+    if response.is_error:
+        told = f"Label Studio answered {response.status_code} to {method} {path}: {_reason(response)}{_advice(response)}"
+        raise RemoteError(told, response.status_code, _asked_pause_s(response))
+    return response
+
+
+def _advice(response: httpx.Response) -> str:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return "; check the token (--token or MASKLOOM_LABEL_STUDIO_TOKEN) against its account page"
+    return ""
+
+
+def _asked_pause_s(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "").strip()
+    return float(value) if value.isdecimal() else None
+
+
+def _reason(response: httpx.Response) -> str:
+    """What Label Studio says went wrong, or the beginning of its page."""
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text[:200].strip() or response.reason_phrase
+    if not isinstance(body, dict):
+        return str(body)[:500]
+    return str(body.get("validation_errors") or body.get("detail") or body)[:500]
+
+
+Json = Any
+
+PAGE_SIZE = 100
+LISTED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: int
+    title: str
+    description: str
+    label_config: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a backend said about one task; ``result`` is in Label Studio's own words."""
+
+    model_version: str
+    score: float | None
+    result: Sequence[Mapping[str, Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    id: int
+    data: Mapping[str, Json]
+    predictions: tuple[Prediction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTask:
+    """A task as the Data Manager lists it quickly, with how much there is about it."""
+
+    id: int
+    data: Mapping[str, Json]
+    annotations: int
+    predictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrediction:
+    """A prediction as it is kept, with its number."""
+
+    id: int
+    model_version: str
+    score: float | None
+    result: Sequence[Mapping[str, Json]]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDetails:
+    """A task with everything that people and backends said about it, the oldest first."""
+
+    id: int
+    data: Mapping[str, Json]
+    annotations: tuple[Mapping[str, Json], ...]
+    predictions: tuple[StoredPrediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedBackend:
+    """An ML backend of a project; ``state`` is CO (connected), DI (disconnected), ER (error) and so on; ``extra_params`` are
+    those of its settings, as Label Studio sends them to it.
+    """
+
+    id: int
+    url: str
+    state: str
+    model_version: str
+    extra_params: Json = None
+
+
+class LabelStudio:
+    """A Label Studio that we may use with a token. Every method raises RemoteError when it does not do as asked."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = open_client(self.url, token)
+
+    def __enter__(self) -> LabelStudio:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, **options: Json) -> Json:
+        """Any request of the API, with httpx's options (``json``, ``params``, ``files``); None when the answer is empty."""
+        response = send(self._http, method, path, **options)
+        return response.json() if response.content else None
+
+    def projects(self) -> Iterator[Project]:
+        page = 1
+        while True:
+            params = {"page": page, "page_size": PAGE_SIZE, "include": "id,title,description"}
+            answer = self.call("GET", "/api/projects/", params=params)
+            yield from map(_read_project, answer["results"])
+            if not answer["next"]:
+                return
+            page += 1
+
+    def project(self, project_id: int) -> Project:
+        """A project with its labelling config."""
+        return _read_project(self.call("GET", f"/api/projects/{project_id}/"))
+
+    def create_project(self, title: str, label_config: str, description: str = "") -> Project:
+        """A new project; Label Studio wants a title of 3 to 50 characters."""
+        body = {"title": title, "label_config": label_config, "description": description}
+        return _read_project(self.call("POST", "/api/projects/", json=body))
+
+    def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Json]]) -> list[int]:
+        """New tasks from their data, such as ``{"image": "/data/local-files/?d=..."}``; their numbers in the same order."""
+        tasks = [{"data": dict(each)} for each in data]
+        return self._import(project_id, json=tasks)
+
+    def upload(self, project_id: int, files: Sequence[Path]) -> list[int]:
+        """Store image files in Label Studio, each as one task."""
+        with ExitStack() as stack:
+            parts = [(f"file{i}", (path.name, stack.enter_context(path.open("rb")))) for i, path in enumerate(files)]
+            return self._import(project_id, files=parts)
+
+    def _import(self, project_id: int, **body: Json) -> list[int]:
+        answer = self.call("POST", f"/api/projects/{project_id}/import", params={"return_task_ids": "true"}, **body)
+        return [int(each) for each in answer["task_ids"]]
+
+    def serve_folder(self, project_id: int, folder: Path) -> None:
+        """Let the people of a project see the files of a folder on Label Studio's own disk, below its document root."""
+        storages = self.call("GET", "/api/storages/localfiles/", params={"project": project_id})
+        if any(storage["path"] == str(folder) for storage in storages):
+            return
+        body = {"project": project_id, "path": str(folder), "title": folder.name, "use_blob_urls": True}
+        self.call("POST", "/api/storages/localfiles/", json=body)
+
+    def tasks(self, project_id: int) -> Iterator[Task]:
+        """The tasks of a project without their predictions, page by page."""
+        return self._tasks(project_id, "task_only")
+
+    def tasks_with_predictions(self, project_id: int) -> Iterator[Task]:
+        """The tasks of a project with all that backends said about them, page by page."""
+        return self._tasks(project_id, "all")
+
+    def _tasks(self, project_id: int, fields: str) -> Iterator[Task]:
+        params = {"project": project_id, "fields": fields, "page_size": PAGE_SIZE}
+        return map(_read_task, self._pages(params))
+
+    def list_tasks(self, project_id: int, view: int | None = None) -> Iterator[ListedTask]:
+        """The tasks of a project or of one of its Data Manager views; six times as fast as ``tasks``."""
+        params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE}
+        params |= {"include": "id,data,total_annotations,total_predictions"} | ({} if view is None else {"view": view})
+        for task in self._pages(params):
+            yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
+
+    def _pages(self, params: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
+        """The tasks of all pages, each page asked for when it is reached."""
+        page, seen, total = 1, 0, 1
+        while seen < total:
+            answer = self.call("GET", "/api/tasks", params={**params, "page": page})
+            yield from answer["tasks"]
+            page, seen, total = page + 1, seen + len(answer["tasks"]), answer["total"]
+            if not answer["tasks"]:
+                return
+
+    def task(self, task_id: int) -> TaskDetails:
+        """One task with its annotations and predictions."""
+        return _read_details(self.call("GET", f"/api/tasks/{task_id}/"))
+
+    def change_data(self, task_id: int, data: Mapping[str, Json]) -> None:
+        """Replace a task's data, all of it."""
+        self.call("PATCH", f"/api/tasks/{task_id}/", json={"data": dict(data)})
+
+    def change_score(self, prediction_id: int, score: float) -> None:
+        """Give a prediction another score, by which the Data Manager sorts."""
+        self.call("PATCH", f"/api/predictions/{prediction_id}/", json={"score": score})
+
+    def attach_backend(self, project_id: int, url: str, title: str) -> AttachedBackend:
+        """Connect an interactive ML backend to a project; it must be answering already."""
+        body = {"project": project_id, "url": url, "title": title, "is_interactive": True}
+        return _read_backend(self.call("POST", "/api/ml/", json=body))
+
+    def backends(self, project_id: int) -> list[AttachedBackend]:
+        """The backends of a project; Label Studio asks each for its health and its model version first."""
+        return [_read_backend(each) for each in self.call("GET", "/api/ml/", params={"project": project_id})]
+
+    def detach_backend(self, project_id: int, backend: AttachedBackend) -> None:
+        """Disconnect a backend from a project, with the webhooks that Label Studio made for it and would leave behind."""
+        self.call("DELETE", f"/api/ml/{backend.id}")
+        for webhook in self.call("GET", "/api/webhooks/", params={"project": project_id}):
+            if webhook["url"].startswith(backend.url.rstrip("/") + "/"):
+                self.call("DELETE", f"/api/webhooks/{webhook['id']}/")
+
+    def retrieve_predictions(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Have Label Studio ask the project's first backend about these tasks, in one request with a limit of 100 s.
+
+        It says "done" whatever happens; look at the predictions afterwards.
+        """
+        params = {"id": "retrieve_tasks_predictions", "project": project_id}
+        body = {"selectedItems": {"all": False, "included": list(task_ids)}}
+        self.call("POST", "/api/dm/actions", params=params, json=body)
+
+    def annotations(self, task_id: int) -> list[Mapping[str, Json]]:
+        """What people have submitted for a task."""
+        return list(self.call("GET", f"/api/tasks/{task_id}/annotations/"))
+
+    def import_predictions(self, project_id: int, predictions: Mapping[int, Prediction]) -> None:
+        """Store predictions that were made elsewhere, one for each task number."""
+        body = [
+            {"task": task, "result": list(each.result), "score": each.score, "model_version": each.model_version}
+            for task, each in predictions.items()
+        ]
+        self.call("POST", f"/api/projects/{project_id}/import/predictions", json=body)
+
+    def prediction_ids(self, task_id: int, model_version: str) -> list[int]:
+        """The predictions of a task that a model version made, the oldest first; none for a task that is gone."""
+        try:
+            found = self.call("GET", "/api/predictions/", params={"task": task_id})
+        except RemoteError as error:
+            if error.status in (400, 404):  # "That choice is not one of the available choices"
+                return []
+            raise
+        return sorted(int(each["id"]) for each in found if each["model_version"] == model_version)
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        self.call("DELETE", f"/api/predictions/{prediction_id}/")
+
+
+def _read_project(body: Mapping[str, Json]) -> Project:
+    description, label_config = str(body.get("description") or ""), str(body.get("label_config") or "")
+    return Project(int(body["id"]), str(body["title"]), description, label_config)
+
+
+def _read_task(body: Mapping[str, Json]) -> Task:
+    predictions = tuple(
+        Prediction(str(each.get("model_version") or ""), each.get("score"), each.get("result") or ())
+        for each in body.get("predictions") or ()
+    )
+    return Task(int(body["id"]), body["data"], predictions)
+
+
+def _read_details(body: Mapping[str, Json]) -> TaskDetails:
+    predictions = (
+        StoredPrediction(int(p["id"]), str(p.get("model_version") or ""), p.get("score"), p.get("result") or ())
+        for p in sorted(body.get("predictions") or (), key=lambda p: int(p["id"]))
+    )
+    annotations = sorted(body.get("annotations") or (), key=lambda a: int(a["id"]))
+    return TaskDetails(int(body["id"]), body["data"], tuple(annotations), tuple(predictions))
+
+
+def _read_backend(body: Mapping[str, Json]) -> AttachedBackend:
+    version, extra_params = str(body.get("model_version") or ""), body.get("extra_params")
+    return AttachedBackend(int(body["id"]), str(body["url"]), str(body["state"]), version, extra_params)
