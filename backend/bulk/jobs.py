@@ -22,8 +22,8 @@ from backend.bulk.work import Flow, ImageSource, Worker, answers
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.shapes.regions import read_regions
+from backend.pictures import thumbnail
 from backend.serving.service import EngineSource
-from backend.stamp import stamp
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
 from backend.values.errors import MaskloomError, RequestError
@@ -227,7 +227,7 @@ def _made_already(item: Item, prediction: Mapping[str, Any]) -> Answer:
     found = [Found(region.label, region.score, int(region.mask.sum())) for region in regions]
     shape = regions[0].mask.shape if regions else (48, 64)
     masks = np.array([region.mask for region in regions if region.mask.shape == shape], np.bool_).reshape(-1, *shape)
-    picture = stamp(np.full((*shape, 3), 128, np.uint8), masks)
+    picture = thumbnail(np.full((*shape, 3), 128, np.uint8), masks)
     return Answer(item, regions=found, prediction=prediction, thumbnail=picture)
 
 

@@ -18,9 +18,9 @@ from backend.bulk.recipe import Form, Recipe
 from backend.bulk.values import Answer, Found, encode_mask
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
+from backend.pictures import thumbnail
 from backend.segmenter import Question, Segmenter
 from backend.serving.preannotation import names_of, question_about
-from backend.stamp import stamp
 from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
@@ -167,7 +167,7 @@ class Worker:
             done.masks[0].size,
             [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
             write_together(predictions, version) if predictions else {},
-            stamp(loaded.images[0], done.masks[0].masks),
+            thumbnail(loaded.images[0], done.masks[0].masks),
         )
 
 

@@ -12,8 +12,8 @@ from backend.evaluation.clicks import Clicked, simulate
 from backend.evaluation.metrics import Pair, match
 from backend.evaluation.samples import Sample
 from backend.labelstudio.shapes.regions import DrawnRegion
+from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
-from backend.stamp import stamp
 from backend.values.errors import MaskloomError
 from prompts.geometry import BoolArray
 from prompts.kinds import Image
@@ -86,7 +86,7 @@ def _note_worst(found: Comparison, sample: Sample, pairs: Sequence[Pair], load: 
         return
     image = _load(found, sample, load)
     if image is not None:
-        stamps = [stamp(image, _masks(regions, image)) for regions in (sample.truth, sample.predicted)]
+        stamps = [thumbnail(image, _masks(regions, image)) for regions in (sample.truth, sample.predicted)]
         found.worst.append(Case(sample.key, sample.link, _in_words(pairs), bad, stamps[0], stamps[1]))
         found.worst.sort(key=lambda case: -case.badness)
         del found.worst[WORST_KEPT:]

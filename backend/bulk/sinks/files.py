@@ -15,7 +15,7 @@ from backend.bulk.recipe import Form
 from backend.bulk.sinks.lines import disk_at, make_last
 from backend.bulk.values import Answer, decode_mask
 from backend.labelstudio.shapes import polygon
-from backend.photo import PALETTE
+from backend.pictures import PALETTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from backend.assemble import image_files
+from backend.cli.segment import PhotoAnswer, PhotoPrompts, segment_photo
 from backend.engines import colour
-from backend.photo import PhotoAnswer, PhotoPrompts, segment_photo
 from backend.segmenter import Segmenter
 from backend.values.errors import RequestError
 from backend.values.features import FeatureCache
