@@ -14,11 +14,11 @@ import torch
 
 from backend import __version__
 from backend.bulk.jobs import Jobs, Kit
-from backend.bulk.work import GpuWatch, ImageSource, PatientImages, wait_for
+from backend.bulk.work import GpuWatch, PatientImages, wait_for
 from backend.disk_cache import DiskSpill
 from backend.engines.base import Engine
 from backend.engines.catalogue import BundlePreset, EnginePreset, find_engine, find_refiner
-from backend.images import Media, MediaOptions
+from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import Wishes
 from backend.segmenter import Batching, Segmenter

@@ -18,7 +18,8 @@ from backend.bulk.report import run_page
 from backend.bulk.run import Plan, Progress, Run
 from backend.bulk.sources import Selection
 from backend.bulk.values import Answer, Found, Target
-from backend.bulk.work import Flow, ImageSource, Worker, answers
+from backend.bulk.work import Flow, Worker, answers
+from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.shapes.regions import read_regions

@@ -12,10 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from backend.bulk.recipe import Form, Recipe
 from backend.bulk.values import Answer, Found, encode_mask
+from backend.images import ImageSource
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
@@ -70,14 +71,6 @@ log = logging.getLogger(__name__)
 
 class AwayError(RemoteError):
     """Label Studio is away for longer than a run waits for it: that ends the run, and costs no image."""
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

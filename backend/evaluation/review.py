@@ -5,24 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from backend.evaluation.rank import difference_hash, duplicates, rank
+from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.config import read_config
 from backend.values.errors import ImageError, RemoteError
-from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
 
 UNCERTAINTY, REASON = "maskloom_uncertainty", "maskloom_reason"
 """The columns of a task's data."""
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from backend.images.address import Inline, LocalFile, Remote, Source, locate, shown
 from backend.images.cache import DecodedImages, DiskCache
@@ -15,6 +16,18 @@ from prompts.kinds import Image
 
 UNVOUCHED_LIFETIME_S = 60.0
 """How long a file is used again that came without validators, so that its server cannot be asked whether it changed."""
+
+
+class ImageSource(Protocol):
+    """Whoever gives the images of tasks: these over the network and from disk, or a source that wraps them."""
+
+    def load(self, url: str, project: str, task_id: str | None) -> Image:
+        """The image ``(H, W, 3)`` upright RGB. Raises ImageError or RemoteError where it cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """End the connections."""
+        ...
 
 
 class Media:

@@ -6,10 +6,11 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from backend.images import ImageSource
 from backend.labelstudio.request.joining import join, notes_of
 from backend.labelstudio.request.likeness import Wish, nothing_to_compare, wishes
 from backend.labelstudio.request.request import TaskRequest
@@ -23,12 +24,6 @@ from prompts.kinds import Image, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
 
 log = logging.getLogger(__name__)
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
-from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,6 @@ class EngineSource(Protocol):
     """The engine of this process."""
 
     def segmenter(self) -> Segmenter: ...
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> Image: ...
 
 
 class Ahead:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from backend.images import ImageSource
 from backend.labeling import drop_known
 from backend.labelstudio.answer import write_empty, write_message, write_prediction, write_refusal, write_together
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.request.likeness import label_to_answer
 from backend.labelstudio.request.request import TaskRequest, read_predict
 from backend.segmenter import Question, Segmenter
-from backend.serving.history import ImageSource, Recollection
+from backend.serving.history import Recollection
 from backend.serving.preannotation import names_of, question_about
 from backend.single_flight import SingleFlight
 from backend.values.errors import MaskloomError
