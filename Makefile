@@ -2,7 +2,8 @@
 #
 #   make run                                        photos of scikit-image, ports 8080 and 9090
 #   make run IMAGES=~/photos LABELS="cat, cup, person" PORT=8081 BACKEND_PORT=9091
-#   make test
+#   make test-fast                                  while working: no network, no Label Studio, no browser
+#   make check test                                 before handing in
 #
 # The environment of Maskloom is .venv; all that `make run` makes lies in .maskloom (or in $MASKLOOM_HOME).
 
@@ -12,11 +13,13 @@ BACKEND_PORT ?= 9090
 STATE := $(or $(MASKLOOM_HOME),.maskloom)
 BIN := .venv/bin
 
+FAST := not slow and not studio
+
 export IMAGES LABELS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-bulk check fix bench bench-quality train docs clean
+.PHONY: help run serve test test-fast test-slow test-bulk coverage house check fix bench bench-quality train docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,20 +31,32 @@ run: .venv/for-run ## open Label Studio with masks on photos: IMAGES=folder LABE
 serve: .venv/for-run ## start the server alone, for a Label Studio of your own: BACKEND_PORT=
 	@exec $(BIN)/maskloom serve --port $(BACKEND_PORT)
 
-test: .venv/for-development ## run all tests, those with a real Label Studio and a browser included
+test: test-fast test-slow ## run all tests: the fast ones, then those that are slow or need a real Label Studio and a browser
+
+test-fast: .venv/for-development ## run the tests that need no network, no Label Studio and no browser, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(FAST)"
+
+test-slow: .venv/for-development ## run the other tests: full-size models, several processes, a real Label Studio, a browser
 	$(BIN)/python tests/labelstudio/prepare.py
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not ($(FAST))"
+
+coverage: .venv/for-development ## which lines the fast tests run
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered
 
 test-bulk: .venv/for-development ## a bulk run of 2,000 tasks in a real Label Studio, killed three times (a quarter of an hour)
 	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest -s tests/labelstudio/test_bulk_live.py -k killed --tasks 2000
 
-check: .venv/for-development ## style, types, import rules, docs
+check: .venv/for-development ## style, types, import rules, size of the code, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q tests/docs tests/docker
+	$(BIN)/python -m bench.house
+	$(BIN)/python -m pytest -q tests/docs tests/docker tests/test_makefile.py
+
+house: .venv/for-development ## count files, lines and import levels, and walk a click
+	$(BIN)/python -m bench.house
 
 fix: .venv/for-development ## repair style where a tool can
 	$(BIN)/ruff check --fix .
@@ -64,7 +79,7 @@ train: .venv/for-development ## train the embedded checkpoint: DATA=folder
 	$(BIN)/python -m train --data "$(DATA)" --out runs/train
 
 clean: ## remove environments and caches; the data of Label Studio stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Label Studio and its data stay in $(STATE); delete that folder to be rid of them."
 

@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 OTHERS = ("MASKLOOM_", "LABEL_STUDIO_", "BASIC_AUTH_", "LOCAL_FILES_")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read by torch when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 

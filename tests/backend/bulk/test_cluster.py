@@ -89,6 +89,7 @@ def actors_below(parent: int) -> list[int]:
     return [int(pid) for pid, _, argv in rows if int(pid) in family and argv.startswith("ray::") and "MapBatches" in argv]
 
 
+@pytest.mark.slow
 def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_killed(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", COUNT)
     alone = start(photos, tmp_path / "alone.json", tmp_path / "home of one")
@@ -108,6 +109,7 @@ def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_
     assert predictions(tmp_path / "together.json") == predictions(tmp_path / "alone.json")
 
 
+@pytest.mark.slow
 def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_finds(tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="the photos come with scikit-image: pip install 'maskloom[demo]'")
     photos = photo_folder(tmp_path / "photos")

@@ -68,7 +68,9 @@ def test_stopping_ends_what_a_program_started_and_could_not_end(tmp_path: Path, 
     wait_for(child.pid, 0)
 
 
-@pytest.mark.parametrize("code", [PATIENT, DEAF], ids=["polite", "deaf to SIGTERM"])
+@pytest.mark.parametrize(
+    "code", [pytest.param(PATIENT, id="polite"), pytest.param(DEAF, id="deaf to SIGTERM", marks=pytest.mark.slow)]
+)
 def test_a_program_ends_when_its_parent_is_killed(code: str, tmp_path: Path) -> None:
     parent = (
         "import sys, time; from pathlib import Path; from backend.demo.supervised_process import Child, Program\n"

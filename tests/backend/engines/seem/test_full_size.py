@@ -26,6 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("name", ["focal-t", "focal-l"])
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_photo_at_full_size(
     name: str, give_weights: Callable[[torch.nn.Module], None], full_size: Callable[[str], Arrays], close: Callable[..., None]

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import ast
+import threading
+from pathlib import Path
+
+import pytest
+
+from bench import house
+
+FIRST = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+import backend.second
+if TYPE_CHECKING:
+    from backend import third
+
+def later():
+    from backend import third
+"""
+SECOND = """
+try:
+    from backend.third import Thing
+except ImportError:
+    Thing = None
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two packages, in which the chain backend.first > backend.second > backend.third is the longest."""
+    texts = {
+        "first": FIRST,
+        "second": SECOND,
+        "third": "Thing = 1",
+        "__init__": '"""Nothing."""',
+        "room/__init__": "import backend",
+    }
+    for name, text in texts.items():
+        file = tmp_path / "backend" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "long.py").write_text("x = 1\n" * 400)
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_longest_chain_follows_what_is_imported_at_once(tree: Path) -> None:
+    assert house.import_chain() == ["backend.first", "backend.second", "backend.third"]
+
+
+def test_imports_within_functions_and_for_the_type_checker_are_none() -> None:
+    assert "backend.third" not in set(house.imported_at_once(ast.parse(FIRST).body))
+    assert "backend.third.Thing" in set(house.imported_at_once(ast.parse(SECOND).body))
+
+
+def test_files_lines_and_flat_modules_are_counted(tree: Path) -> None:
+    numbers = {number.what: number for number in house.size_numbers()}
+    assert numbers["files in backend and prompts"].value == 6
+    assert numbers["lines of the longest file"].value == 400
+    assert not numbers["lines of the longest file"].is_kept
+    assert numbers["files with code under 60 lines"].value == 4
+    assert numbers["modules flat in backend/"].value == 4
+
+
+def test_a_walk_counts_files_and_the_moves_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(house, "FOLDERS", (f"{tmp_path}/",))
+    spaces: dict[str, object] = {}
+    for name, text in (("one", "def one(): two(); two()"), ("two", "def two(): return own()\ndef own(): return sorted([1])")):
+        exec(compile(text, str(tmp_path / name), "exec"), spaces)
+    walk = house.Walk()
+    threading.setprofile(walk)
+    thread = threading.Thread(target=spaces["one"])  # type: ignore[arg-type]
+    thread.start()
+    thread.join()
+    threading.setprofile(None)
+    assert {Path(file).name for file in walk.files} == {"one", "two"}
+    assert (walk.calls, len(walk.functions), walk.moves) == (5, 3, 1)
+
+
+def test_a_broken_bound_fails_when_bounds_are_demanded(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(house, "walk_numbers", lambda folder: iter([house.Number("files that a click crosses", 3, 28)]))
+    assert house.main([]) == 0
+    assert house.main(["--strict"]) == 1
+    (tree / "prompts" / "long.py").write_text("x = 1\n")
+    assert house.main(["--strict"]) == 0
+    assert "import levels" in capsys.readouterr().out
