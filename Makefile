@@ -88,12 +88,12 @@ clean: ## remove environments and caches; the data of Label Studio stays
 		|| { echo "Maskloom needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/for-run: pyproject.toml | .venv/bin/python
+.venv/for-run: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing Maskloom into .venv ..."
-	@$(BIN)/python -m pip install --editable '.[demo]'
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
-.venv/for-development: pyproject.toml | .venv/bin/python
+.venv/for-development: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing Maskloom and its tools into .venv ..."
-	@$(BIN)/python -m pip install --editable '.[dev]'
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/for-run

@@ -19,6 +19,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout whose environment is made already."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "constraints.txt").touch()
     bin_folder = tmp_path / ".venv" / "bin"
     bin_folder.mkdir(parents=True)
     for name in ("maskloom", "python", "ruff", "mypy", "lint-imports"):
@@ -60,7 +61,12 @@ def test_the_state_folder_can_be_chosen(checkout: Path) -> None:
 def test_nothing_is_installed_again_when_nothing_changed(checkout: Path) -> None:
     assert "pip" not in make(checkout, "check").stdout
     os.utime(checkout / "pyproject.toml", (4e9, 4e9))
-    assert "pip|install|--editable|.[dev]" in make(checkout, "check").stdout
+    assert "pip|install|--constraint|constraints.txt|--editable|.[dev]" in make(checkout, "check").stdout
+
+
+def test_other_versions_are_installed_when_the_constraints_change(checkout: Path) -> None:
+    os.utime(checkout / "constraints.txt", (4e9, 4e9))
+    assert "|constraints.txt|--editable|.[demo]" in make(checkout, "serve").stdout
 
 
 @pytest.mark.parametrize("target", ["bench-quality", "train"])
