@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -39,11 +40,20 @@ def commands_page() -> str:
     group = get_command(cli)
     lines = ["# The command line", "", "Made from `backend/cli/` by `make docs`.", ""]
     assert isinstance(group, typer.core.TyperGroup)
-    for name, command in sorted(group.commands.items()):
+    for name, command in sorted(_commands(group)):
         lines += [f"## maskloom {name}", "", (command.help or "").strip(), ""]
         rows = [_option_row(parameter) for parameter in command.params if parameter.name != "help"]
         lines += ["| option | what it does | default |", "|---|---|---|", *rows, ""] if rows else []
     return "\n".join(lines)
+
+
+def _commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Every command with its full name, those of groups below too."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", each) for below, each in _commands(command))
+        else:
+            yield name, command
 
 
 def _option_row(parameter: click.Parameter) -> str:

@@ -5,7 +5,8 @@
     MaskloomError
     ├── RequestError        the caller: a body, a prompt or a labelling config that cannot be read
     │   ├── ConfigError     the labelling config
-    │   └── ImageError      the image: missing, refused, too large, broken
+    │   ├── ImageError      the image: missing, refused, too large, broken
+    │   └── VideoError      the video: no picture in it, a damaged frame, a frame that it does not have
     ├── SetupError          whoever runs Maskloom: settings, weights, a busy port, a missing program
     └── RemoteError         another service, Label Studio above all, did not answer as it should
 """
@@ -27,6 +28,10 @@ class ConfigError(RequestError):
 
 class ImageError(RequestError):
     """The image of a task cannot be had."""
+
+
+class VideoError(RequestError):
+    """The video of a task cannot be read."""
 
 
 class SetupError(MaskloomError):

@@ -1,0 +1,1 @@
+"""Video: which frame is meant, what follows an object through frames, and how tracks are kept and written."""
