@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from backend.engines import colour
+from backend.engines.base import MaskDecoder
 from backend.segmenter import Question, Segmenter
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.features import FeatureCache
+from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.masks import MaskSet
 from backend.values.session import Round
 from prompts.kinds import (
     BoxPrompt,
@@ -47,6 +51,29 @@ def test_a_click_finds_the_shape_under_it(segmenter: Segmenter) -> None:
     done = ask(segmenter, picture, PointPrompt((30, 40)))
     assert len(done.masks) == 1
     assert np.array_equal(done.masks.masks[0], picture.shapes["red disc"])
+
+
+class Repeating:
+    """The colour decoder, which offers everything twice when a click may mean several things."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        self._decoder = decoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
+        found = self._decoder.decode_alternatives(features, prompts)  # type: ignore[attr-defined]
+        return found[[row for row in range(len(found)) for _ in range(2)]]
+
+
+def test_what_a_click_may_mean_is_offered_once_though_the_engine_finds_it_twice() -> None:
+    engine, picture = colour.build(None), two_red_discs()
+    repeating = Segmenter(replace(engine, decoder=Repeating(engine.decoder)), FeatureCache(1 << 26))
+    (done,) = repeating.segment([Question(picture.image, PromptSet((PointPrompt((90, 40)),)), alternatives=3)])
+    assert isinstance(done, Round)
+    small, both = picture.shapes["small"], picture.shapes["large"] | picture.shapes["small"]
+    assert sorted(done.masks.masks.sum(axis=(1, 2)).tolist()) == [small.sum(), both.sum()]
 
 
 def test_clicks_on_two_shapes_make_one_object_of_both(segmenter: Segmenter) -> None:

@@ -38,6 +38,37 @@ class Judging(ViewDecoder):
         return middle, torch.tensor(self._judged.pop(0))
 
 
+class Filling(ViewDecoder):
+    """Finds the whole of every view."""
+
+    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        return torch.full((len(image), 96, 96), 4.0), torch.zeros(len(image))
+
+
+BOX = (100.0, 400.0, 200.0, 500.0)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "stays"),
+    [
+        ((), True),
+        ((PointPrompt((190, 410)),), True),
+        ((PointPrompt((190, 410)), PointPrompt((450, 150), positive=False)), True),
+        ((PointPrompt((190, 410)), PointPrompt((450, 150))), False),
+    ],
+)
+def test_an_answer_stays_in_the_drawn_box_unless_something_was_clicked_outside(
+    clicks: tuple[PointPrompt, ...], stays: bool
+) -> None:
+    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8)), np.zeros((640, 640, 3), np.uint8))
+    found = decode_object(Filling(), canvas, draw_on(canvas, PromptSet((BoxPrompt(BOX), *clicks)), None, None))
+    assert found is not None
+    x0, y0, x1, y1 = found.box() or (0, 0, 0, 0)
+    reached = max(BOX[0] - x0, BOX[1] - y0, x1 - BOX[2], y1 - BOX[3])
+    assert (reached <= 6) == stays, "a box and a little more"
+    assert reached >= (2 if stays else 40)
+
+
 @pytest.mark.parametrize(("judged", "side"), [([2.0, 1.0, 0.0], 320), ([0.0, 2.0, 1.0], 160), ([0.0, 1.0, 2.0], 80)])
 def test_of_the_looks_at_three_scales_only_the_one_that_was_judged_best_is_followed(judged: list[float], side: int) -> None:
     canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8)), np.zeros((640, 640, 3), np.uint8))

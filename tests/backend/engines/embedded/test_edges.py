@@ -51,26 +51,32 @@ def test_a_smooth_answer_takes_the_outline_of_the_colours(canvas: Canvas) -> Non
     assert after.quality == before.quality
 
 
-def test_the_same_answer_comes_out_twice(canvas: Canvas) -> None:
-    first, second = (sharpen(blob(CROSS_WITH_FLESH), canvas, drawing()) for _ in range(2))
-    assert np.array_equal(first.logits, second.logits)
+def rectangle(top: int, left: int, bottom: int, right: int) -> NDArray[np.bool_]:
+    return (top <= ROWS) & (bottom > ROWS) & (left <= COLUMNS) & (right > COLUMNS)
 
 
-def test_colours_that_say_something_else_altogether_are_not_heard(canvas: Canvas) -> None:
-    before = blob(ROUND & ~STAR & (ROWS < 60) | (STAR & ROUND & (ROWS >= 85)))
-    after = sharpen(before, canvas, drawing())
-    assert iou(after, before.logits > 0) >= 0.5
+def painted(thing: NDArray[np.bool_]) -> Canvas:
+    """A yellow thing on a blue ground."""
+    pixels = np.where(thing[:, :, None], np.uint8([220, 200, 40]), np.uint8([40, 60, 160]))
+    return Canvas(ImageFeatures(SIZE, torch.zeros(1, 1, 1)), pixels)
 
 
-def test_an_outcome_that_leaves_the_drawn_box_is_not_taken(canvas: Canvas) -> None:
-    before = blob(ROUND & (np.abs(ROWS - 60) < 20) & (np.abs(COLUMNS - 80) < 20))
-    fitting = drawing(BoxPrompt((60.0, 40.0, 100.0, 80.0)))
-    after = sharpen(before, canvas, fitting)
-    rows, columns = np.nonzero(after.logits > 0)
-    assert rows.min() >= 36
-    assert rows.max() <= 84
-    assert columns.min() >= 56
-    assert columns.max() <= 104
+@pytest.mark.parametrize(("length", "is_heard"), [(15, True), (40, False)])
+def test_colours_are_heard_as_long_as_they_leave_half_of_the_answer(length: int, is_heard: bool) -> None:
+    """A sure yellow part and an unsure blue one: the colours say that the blue one is ground."""
+    thing = rectangle(45, 50, 75, 70)
+    claimed = thing | rectangle(45, 70, 75, 70 + length)
+    logits = np.where(thing, 2.8, np.where(claimed, 0.2, -1.5)).astype(np.float32)
+    after = sharpen(Answer(logits, 0.7), painted(thing), drawing())
+    assert iou(after, thing if is_heard else claimed) > 0.95
+
+
+def test_an_edge_beyond_the_drawn_box_is_not_taken() -> None:
+    thing, found = rectangle(36, 56, 84, 104), rectangle(40, 60, 80, 100)
+    before = Answer(np.where(found, 2.5, -0.3).astype(np.float32), 0.7)
+    assert iou(sharpen(before, painted(thing), drawing()), thing) > 0.95, "the colours reach further than the answer"
+    boxed = sharpen(before, painted(thing), drawing(BoxPrompt((60.0, 40.0, 100.0, 80.0))))
+    assert iou(boxed, found) == 1
 
 
 def test_a_clicked_place_stays_inside_and_a_refused_one_outside(canvas: Canvas) -> None:
