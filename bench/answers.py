@@ -117,12 +117,13 @@ def masks_of(segmenter: Segmenter, question: Question) -> tuple[Answer, Any]:
     rows = done.masks
     logits = rows.low_res_logits[0] if len(rows) else None
     return [
-        {"label": rows.labels[k], "score": round(float(rows.scores[k]), 6), "rle": _run_lengths(rows.masks[k])}
+        {"label": rows.labels[k], "score": round(float(rows.scores[k]), 6), "rle": run_lengths(rows.masks[k])}
         for k in range(len(rows))
     ], logits
 
 
-def _run_lengths(mask: BoolArray) -> dict[str, Any]:
+def run_lengths(mask: BoolArray) -> dict[str, Any]:
+    """A mask as COCO's compressed run lengths, whose bytes are text."""
     encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
