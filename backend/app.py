@@ -140,13 +140,13 @@ def _add_work_routes(app: FastAPI, parts: Parts) -> None:
         """One answer for each task."""
         asked = dict(body)  # nothing is copied: drafts may hold many large masks
         answers = parts.service.predict(asked)
-        parts.ahead.after(asked)
+        parts.prefetcher.answered(asked)
         return Answer({"results": answers})
 
     @app.post("/webhook", status_code=201)
     async def webhook(request: Request) -> dict[str, str]:
         """Events of a project; answered at once, whatever they say. Accepted regions are remembered in the background."""
-        parts.learner.take(await request.body())
+        parts.webhooks.enqueue(await request.body())
         return {"status": "received"}
 
 

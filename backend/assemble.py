@@ -15,7 +15,7 @@ import torch
 from backend import __version__
 from backend.bulk.jobs import Jobs, Kit
 from backend.bulk.work import GpuWatch, PatientImages, wait_for
-from backend.disk_cache import DiskSpill
+from backend.disk_cache import Codec, DiskCache
 from backend.engines.base import Engine
 from backend.engines.catalogue import BundlePreset, EnginePreset, find_engine, find_refiner
 from backend.images import ImageSource, Media, MediaOptions
@@ -23,16 +23,15 @@ from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import Wishes
 from backend.segmenter import Batching, Segmenter
 from backend.serving.history import Recollection
-from backend.serving.prefetch import Ahead
-from backend.serving.service import KEPT_ANSWER_LIFETIME_S, MOST_KEPT_ANSWERS, Service
-from backend.serving.webhooks import Learner
-from backend.single_flight import SingleFlight
+from backend.serving.prefetch import Prefetcher
+from backend.serving.service import Service
+from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import SessionStore, open_database
 from backend.values.errors import SetupError
-from backend.values.features import FeatureCache
+from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
 from prompts.kinds import Image
 
@@ -110,8 +109,8 @@ class Parts:
     media: Media
     service: Service
     jobs: Jobs
-    learner: Learner
-    ahead: Ahead
+    webhooks: AnnotationEvents
+    prefetcher: Prefetcher
 
 
 def assemble(settings: Settings) -> Parts:
@@ -128,21 +127,21 @@ def assemble(settings: Settings) -> Parts:
         images=media,
         known=Recollection(SessionStore(database, settings.session_hours), memory, media),
         wishes=wishes,
-        answers=SingleFlight(MOST_KEPT_ANSWERS, KEPT_ANSWER_LIFETIME_S),
         deadline_s=settings.predict_deadline_s,
         hand_over=jobs.hand_over,
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
-    ahead = Ahead(engine, media, lambda: label_studio(settings), settings.ahead_s if can_ask else 0.0)
-    return Parts(settings, engine, media, service, jobs, Learner(memory), ahead)
+    prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
+    return Parts(settings, engine, media, service, jobs, AnnotationEvents(memory), prefetcher)
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:
     """The cache of an engine's encoded images by the settings; what it spills is read by no other engine or number format."""
     kept: torch.dtype = getattr(torch, settings.feature_cache_dtype)
-    space = f"{version} {settings.dtype} {settings.feature_cache_dtype}"
-    spill = DiskSpill(settings.home_folder / "features", space, settings.feature_spill_mib * MEBIBYTE)
-    return FeatureCache(settings.feature_cache_mib * MEBIBYTE, kept, spill if settings.feature_spill_mib else None)
+    space = f"{__version__} {version} {settings.dtype} {settings.feature_cache_dtype}"
+    codec = Codec("encoded images", ".features", features_to_bytes, features_from_bytes)
+    spill = DiskCache(settings.home_folder / "features", space, settings.feature_spill_mib * MEBIBYTE, codec)
+    return FeatureCache(settings.feature_cache_mib * MEBIBYTE, kept, spill)
 
 
 def batching(settings: Settings) -> Batching:

@@ -31,6 +31,9 @@ WINDOW_S = 0.005
 """How long the first caller waits for others, far below the time of any encoding."""
 
 
+RECENT_ENCODINGS = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """At most ``most`` images together, of callers within ``window_s``; one caller's images are never divided."""
@@ -163,17 +166,21 @@ NOTHING: Held = MappingProxyType({})
 
 
 class Segmenter:
-    """An engine with its feature cache. One thread at a time uses the engine; images that several want are encoded together.
-
-    ``encode_s`` is how long the last encoding took for each of its images, infinite before the first.
-    """
+    """An engine with its feature cache. One thread at a time uses the engine; images that several want are encoded together."""
 
     def __init__(self, engine: Engine, cache: FeatureCache, batching: Batching = SINGLY) -> None:
         self.engine = engine
-        self.encode_s = math.inf
+        self._recent_s: tuple[float, ...] = ()
         self._cache = cache
         self._device = threading.Lock()
         self._queue = EncodeQueue(self._encode, self._device, batching)
+
+    @property
+    def encode_s(self) -> float:
+        """How long encoding takes for an image: the shortest of the last few times, as the first one also warms up; infinite
+        before the first.
+        """
+        return min(self._recent_s, default=math.inf)
 
     def look_at(self, image: Image) -> None:
         """Encode an image for later. Raises what the engine raises."""
@@ -238,7 +245,8 @@ class Segmenter:
         started = time.perf_counter()
         with torch.inference_mode():
             encoded = self.engine.decoder.encode_images(images)
-        self.encode_s = (time.perf_counter() - started) / max(len(images), 1)
+        took_s = (time.perf_counter() - started) / max(len(images), 1)
+        self._recent_s = (*self._recent_s, took_s)[-RECENT_ENCODINGS:]
         return encoded
 
 

@@ -6,11 +6,11 @@ import logging
 from typing import Protocol
 
 from backend.images.address import Inline, LocalFile, Remote, Source, locate, shown
-from backend.images.cache import DecodedImages, DiskCache
+from backend.images.cache import DecodedImages, image_cache
 from backend.images.fetch import Fetcher, Validators
 from backend.images.limits import MediaOptions, too_large
 from backend.images.sites import Folders, Sites, read_file
-from backend.single_flight import SingleFlight
+from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image
 
@@ -37,10 +37,10 @@ class Media:
         self._options = options
         self._sites = Sites(options.label_studio_url, options.token)
         self._folders = Folders(options.local_roots)
-        self._cache = DiskCache(options.cache_dir, options.cache_bytes)
+        self._cache = image_cache(options.cache_dir, options.cache_bytes)
         self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
         self._fetcher = Fetcher(options)
-        self._flights: SingleFlight[Image] = SingleFlight(most=0, lifetime_s=0)
+        self._flights: SingleFlight[Image] = SingleFlight(Bounds(0, lambda image: image.nbytes))
         _keep_addresses_out_of_logs()
 
     def register(self, project: str, hostname: str | None, access_token: str | None) -> None:
@@ -79,8 +79,8 @@ class Media:
                 return self._open_remote(source)
 
     def _open_remote(self, remote: Remote) -> Image:
-        kept = self._cache.get(remote.key)
-        if kept and (remote.lasting or (not kept.validators and kept.age_s < UNVOUCHED_LIFETIME_S)):
+        age_s, kept = self._cache.age_s(remote.key), self._cache.get(remote.key)
+        if kept and (remote.lasting or (not kept.validators and age_s < UNVOUCHED_LIFETIME_S)):
             return self._decoded.decode(kept.body)
         fetched = self._fetcher.fetch(remote, kept.validators if kept else Validators())
         if kept and fetched is None:

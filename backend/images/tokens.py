@@ -15,7 +15,7 @@ import httpx
 
 from backend.images.limits import TOKEN_SETTING, URL_SETTING
 from backend.images.sites import Site
-from backend.single_flight import SingleFlight
+from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import RemoteError
 
 REFRESH_PATH = "/api/token/refresh/"
@@ -41,7 +41,7 @@ class Tokens:
         self._http = http
         self._kept: OrderedDict[str, _Access] = OrderedDict()
         self._lock = threading.Lock()
-        self._exchanges: SingleFlight[str] = SingleFlight(most=0, lifetime_s=0)
+        self._exchanges: SingleFlight[str] = SingleFlight(Bounds(0, len))
 
     def header(self, site: Site, refused: str | None = None) -> str | None:
         """The header's value, another one than the ``refused``; None when there is none.

@@ -1,22 +1,18 @@
-"""What an annotator will look at next: the image of the task that follows, encoded in the background."""
+"""Prefetch: while an annotator works on a task, the image of the task that follows is encoded in the background."""
 
 from __future__ import annotations
 
 import json
-import logging
-import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from backend.background import Worker
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
 from backend.segmenter import Segmenter
-from backend.values.errors import MaskloomError
-
-log = logging.getLogger(__name__)
 
 MOST_WAITING = 8
 MOST_KNOWN = 1_000
@@ -30,11 +26,12 @@ class EngineSource(Protocol):
     def segmenter(self) -> Segmenter: ...
 
 
-class Ahead:
+class Prefetcher:
     """Encodes the image of the task that follows one that somebody works on, once for each task, one at a time.
 
     The one that follows is the next by number that nobody has annotated, as in Label Studio's own order. Nothing is done where
     Label Studio cannot be asked, or where the engine takes longer than ``most_s`` for an image: a click would have to wait.
+    What could not be done is tried after the next answer about the task.
     """
 
     def __init__(self, engine: EngineSource, images: ImageSource, studio: Callable[[], LabelStudio], most_s: float) -> None:
@@ -42,61 +39,59 @@ class Ahead:
         self._images = images
         self._studio = studio
         self._most_s = most_s
-        self._waiting: queue.Queue[Json] = queue.Queue(MOST_WAITING)
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._worker: Worker[Json] = Worker("prefetch", self._prefetch, MOST_WAITING)
+        self._seen: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
 
-    def after(self, body: Json) -> None:
+    def answered(self, body: Json) -> None:
         """Told of a ``/predict`` body that has been answered; returns at once."""
         if not self._most_s or not is_interactive(body):
             return
+        task = _without_annotations(body)
+        key = _task_key(task)
         with self._lock:
-            if not self._is_new(body):
+            if key in self._seen:
+                self._seen.move_to_end(key)
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="ahead", daemon=True)
-                self._thread.start()
-        try:
-            self._waiting.put_nowait(body)
-        except queue.Full:
-            log.debug("too many tasks to look ahead of")
+            self._seen[key] = None
+            while len(self._seen) > MOST_KNOWN:
+                self._seen.popitem(last=False)
+        if not self._worker.offer(task):
+            self._forget(key)
 
     def wait(self) -> None:
         """Until everything that was told has been dealt with."""
-        self._waiting.join()
+        self._worker.wait()
 
-    def _is_new(self, body: Json) -> bool:
-        """Whether this is the first answer for the task of a body, of those that are remembered."""
-        tasks = body.get("tasks") or [{}]
-        key = (str(body.get("project")), str(tasks[0].get("id")) if isinstance(tasks[0], Mapping) else "")
-        is_new = key not in self._known
-        self._known[key] = None
-        self._known.move_to_end(key)
-        while len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
-        return is_new
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._most_s = 0.0
+        self._worker.close(patience_s=0)
 
-    def _work(self) -> None:
-        while True:
-            body = self._waiting.get()
-            try:
-                self._look_ahead(body)
-            except MaskloomError as error:
-                log.info("the next task was not looked at: %s", error)
-            except Exception:
-                log.exception("the next task could not be looked at")
-            finally:
-                self._waiting.task_done()
+    def _prefetch(self, body: Json) -> None:
+        is_done = False
+        try:
+            is_done = self._look_ahead(body)
+        finally:
+            if not is_done:
+                self._forget(_task_key(body))
 
-    def _look_ahead(self, body: Json) -> None:
-        segmenter = self._engine.segmenter()
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self._seen.pop(key, None)
+
+    def _look_ahead(self, body: Json) -> bool:
+        """Whether there is nothing left to do about the task of a body."""
         task = read_predict(body)[0]
-        if segmenter.encode_s > self._most_s or not isinstance(task, TaskRequest) or not task.task_id.isdecimal():
-            return
+        if not isinstance(task, TaskRequest) or not task.task_id.isdecimal():
+            return True
+        segmenter = self._engine.segmenter()
+        if segmenter.encode_s > self._most_s:
+            return False
         following = self._following(body, task)
         if following is not None:
             segmenter.look_at(self._images.load(following.image_url, following.project, following.task_id))
+        return True
 
     def _following(self, body: Json, task: TaskRequest) -> TaskRequest | None:
         """The task after this one, as it would be asked for. Raises SetupError or RemoteError when it cannot be told."""
@@ -106,6 +101,17 @@ class Ahead:
             return None
         following = read_predict({**body, "tasks": found[:1], "params": None})[0]
         return following if isinstance(following, TaskRequest) else None
+
+
+def _without_annotations(body: Json) -> Json:
+    """The body as one that asks about the image of its first task alone: what is drawn on it may be large."""
+    first = next(iter(body.get("tasks") or ()), None)
+    task = {"id": first.get("id"), "data": first.get("data")} if isinstance(first, Mapping) else {}
+    return {"project": body.get("project"), "label_config": body.get("label_config"), "tasks": [task]}
+
+
+def _task_key(body: Json) -> str:
+    return json.dumps([str(body["project"]), str(body["tasks"][0].get("id"))])
 
 
 def _question(task: TaskRequest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from backend.images import ImageSource
@@ -17,7 +17,7 @@ from backend.labelstudio.request.request import TaskRequest, read_predict
 from backend.segmenter import Question, Segmenter
 from backend.serving.history import Recollection
 from backend.serving.preannotation import names_of, question_about
-from backend.single_flight import SingleFlight
+from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import MaskloomError
 from backend.values.session import Round
 from prompts.geometry import size_of
@@ -25,8 +25,8 @@ from prompts.kinds import PromptError, PromptSet
 
 log = logging.getLogger(__name__)
 
-MOST_KEPT_ANSWERS = 500
-KEPT_ANSWER_LIFETIME_S = 600.0
+MOST_KEPT_BYTES = 64 << 20
+KEPT_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
 
 NOTHING_MARKED = (
@@ -37,6 +37,14 @@ NOTHING_MARKED = (
 Answer = dict[str, Any]
 HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
 """Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
+
+
+def _bytes_of(answer: Answer) -> int:
+    """About how much memory an answer takes: nearly all of it are the numbers of its shapes."""
+    return 1000 + sum(1000 + 8 * len(item["value"].get("rle", ())) for item in answer["result"])
+
+
+KEPT = Bounds(MOST_KEPT_BYTES, _bytes_of, KEPT_LIFETIME_S, is_kept=lambda answer: bool(answer["result"]))
 
 
 class EngineSource(Protocol):
@@ -56,9 +64,10 @@ class Service:
     images: ImageSource
     known: Recollection
     wishes: Wishes
-    answers: SingleFlight[Answer]
     deadline_s: float
     hand_over: HandOver = lambda project, tasks, ready: False
+    answers: SingleFlight[Answer] = field(default_factory=lambda: SingleFlight(KEPT))
+    under_way: SingleFlight[Answer] = field(default_factory=lambda: SingleFlight(replace(KEPT, most_bytes=0)))
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
@@ -87,9 +96,7 @@ class Service:
     def _answer_once(self, task: TaskRequest) -> Answer:
         """Identical requests at the same time are answered together; answers about label names alone are kept a while."""
         key = f"{self.engine.version}/{self.wishes.of(task.project)}/{task.fingerprint()}"
-        return self.answers.do(
-            key, lambda: self._answer(task), keep=lambda answer: not task.interactive and bool(answer["result"])
-        )
+        return (self.under_way if task.interactive else self.answers).do(key, lambda: self._answer(task))
 
     def _answer(self, task: TaskRequest) -> Answer:
         parts = [self._answer_image(each) for each in task.images()]

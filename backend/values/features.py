@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
+from backend.single_flight import Bounds, SingleFlight
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image
 
@@ -82,18 +82,31 @@ def image_key(image: Image) -> str:
 class Spill(Protocol):
     """Where encoded images go for which memory has no room."""
 
-    def get(self, key: str) -> ImageFeatures | None: ...
+    def get(self, key: str, /) -> ImageFeatures | None: ...
 
-    def put(self, key: str, features: ImageFeatures) -> None: ...
+    def put(self, key: str, value: ImageFeatures, /) -> None: ...
+
+    def __contains__(self, key: str, /) -> bool: ...
 
 
-class Nowhere:
-    """No such place: what memory has no room for is forgotten."""
+_GRID, _SIZE, _OTHER = "grid", "size", "of."
 
-    def get(self, key: str) -> None:
-        return None
 
-    def put(self, key: str, features: ImageFeatures) -> None: ...
+def features_to_bytes(features: ImageFeatures) -> bytes:
+    """Features in safetensors; ``features_from_bytes`` makes the same of them, on the CPU."""
+    tensors = {_GRID: features.grid, **{_OTHER + name: tensor for name, tensor in features.tensors.items()}}
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return bytes(save({**whole, _SIZE: torch.tensor([features.size.height, features.size.width])}))
+
+
+def features_from_bytes(body: bytes) -> ImageFeatures:
+    tensors = load(body)
+    height, width = tensors.pop(_SIZE).tolist()
+    grid = tensors.pop(_GRID)
+    return ImageFeatures(Size(height, width), grid, {name.removeprefix(_OTHER): tensor for name, tensor in tensors.items()})
+
+
+Encode = Callable[[Sequence[Image]], Sequence[ImageFeatures]]
 
 
 class FeatureCache:
@@ -105,105 +118,60 @@ class FeatureCache:
 
     def __init__(self, most_bytes: int, dtype: torch.dtype = torch.float32, spill: Spill | None = None) -> None:
         self.encoded = 0
-        self._most_bytes = most_bytes
-        self._bytes = 0
         self._is_half = dtype == torch.float16
-        self._spill = spill or Nowhere()
-        self._kept: OrderedDict[str, ImageFeatures] = OrderedDict()
-        self._under_way: dict[str, Future[ImageFeatures]] = {}
+        self._spill = spill
+        self._kept: SingleFlight[ImageFeatures] = SingleFlight(
+            Bounds(most_bytes, lambda features: features.nbytes, left=self._move_out)
+        )
         self._lock = threading.Lock()
 
-    def get_or_encode(
-        self, keys: Sequence[str], images: Sequence[Image], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
-    ) -> list[ImageFeatures]:
+    @property
+    def nbytes(self) -> int:
+        """What is in memory now."""
+        return self._kept.nbytes
+
+    def get_or_encode(self, keys: Sequence[str], images: Sequence[Image], encode: Encode) -> list[ImageFeatures]:
         """The features of every image, in order, the same object for the same key; those that nobody has are encoded in one
         batch. Raises what ``encode`` raises for one of them by itself, upon which the others are kept all the same.
         """
-        found, mine, waiting = self._claim(keys)
-        if mine:
-            found.update(self._obtain([(key, images[keys.index(key)]) for key in mine], encode))
-        found.update({key: future.result() for key, future in waiting.items()})
-        widened = {key: features.widened() for key, features in found.items()}
+        by_key = dict(zip(keys, images, strict=True))
+        found = self._kept.do_all(keys, lambda missing: self._obtain({key: by_key[key] for key in missing}, encode))
+        widened = {key: features.widened() for key, features in zip(keys, found, strict=True)}
         return [widened[key] for key in keys]
 
-    def _claim(self, keys: Sequence[str]) -> tuple[dict[str, ImageFeatures], list[str], dict[str, Future[ImageFeatures]]]:
-        """What is kept, what the caller must encode, and what others are encoding."""
-        found, mine, waiting = {}, [], {}
-        with self._lock:
-            for key in dict.fromkeys(keys):
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    found[key] = self._kept[key]
-                elif key in self._under_way:
-                    waiting[key] = self._under_way[key]
-                else:
-                    self._under_way[key] = Future()
-                    mine.append(key)
-        return found, mine, waiting
-
-    def _obtain(
-        self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
-    ) -> dict[str, ImageFeatures]:
-        """What the caller must get: spilled features are read, the rest is encoded; whoever waits is told.
-
-        When a batch fails, each image is tried by itself, so that one costs only those who want it.
+    def _obtain(self, images: Mapping[str, Image], encode: Encode) -> dict[str, ImageFeatures | Exception]:
+        """What the caller must get: spilled features are read, the rest is encoded. When a batch fails, each image is tried by
+        itself, so that one costs only those who want it.
         """
+        found: dict[str, ImageFeatures | Exception] = {}
+        missing: dict[str, Image] = {}
+        for key, image in images.items():
+            spilled = self._spill.get(key) if self._spill is not None else None
+            if spilled is None:
+                missing[key] = image
+            else:
+                found[key] = spilled
         try:
-            fresh = self._read_or_encode(batch, encode)
-        except BaseException as error:
-            if len(batch) > 1 and isinstance(error, Exception):
-                return self._obtain_each(batch, encode)
-            with self._lock:
-                for key, _ in batch:
-                    self._under_way.pop(key).set_exception(error)
-            raise
-        left: list[tuple[str, ImageFeatures]] = []
+            return found | self._encoded(missing, encode)
+        except Exception as error:
+            if len(missing) == 1:
+                return found | dict.fromkeys(missing, error)
+        return found | {key: self._encoded_alone(key, image, encode) for key, image in missing.items()}
+
+    def _encoded_alone(self, key: str, image: Image, encode: Encode) -> ImageFeatures | Exception:
+        try:
+            return self._encoded({key: image}, encode)[key]
+        except Exception as error:
+            return error
+
+    def _encoded(self, images: Mapping[str, Image], encode: Encode) -> dict[str, ImageFeatures]:
+        if not images:
+            return {}
+        fresh = [features.halved() if self._is_half else features for features in encode(list(images.values()))]
         with self._lock:
-            for key, features in fresh.items():
-                left += self._keep(key, features)
-                self._under_way.pop(key).set_result(features)
-        for key, features in left:
+            self.encoded += len(images)
+        return dict(zip(images, (features.compact() for features in fresh), strict=True))
+
+    def _move_out(self, key: str, features: ImageFeatures) -> None:
+        if self._spill is not None and key not in self._spill:
             self._spill.put(key, features)
-        return fresh
-
-    def _obtain_each(
-        self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
-    ) -> dict[str, ImageFeatures]:
-        fresh: dict[str, ImageFeatures] = {}
-        failures: list[Exception] = []
-        for each in batch:
-            try:
-                fresh.update(self._obtain([each], encode))
-            except Exception as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-        return fresh
-
-    def _read_or_encode(
-        self, batch: Sequence[tuple[str, Image]], encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]]
-    ) -> dict[str, ImageFeatures]:
-        spilled = ((key, self._spill.get(key)) for key, _ in batch)
-        found = {key: features for key, features in spilled if features is not None}
-        missing = [(key, image) for key, image in batch if key not in found]
-        if missing:
-            encoded = [self._stored(features) for features in encode([image for _, image in missing])]
-            found.update(zip((key for key, _ in missing), encoded, strict=True))
-            with self._lock:
-                self.encoded += len(missing)
-        return found
-
-    def _stored(self, features: ImageFeatures) -> ImageFeatures:
-        return (features.halved() if self._is_half else features).compact()
-
-    def _keep(self, key: str, features: ImageFeatures) -> list[tuple[str, ImageFeatures]]:
-        """What has to leave for it, or itself when it is larger than everything that there may be."""
-        if features.nbytes > self._most_bytes:
-            return [(key, features)]
-        left = []
-        self._kept[key] = features
-        self._bytes += features.nbytes
-        while self._bytes > self._most_bytes:
-            left.append(self._kept.popitem(last=False))
-            self._bytes -= left[-1][1].nbytes
-        return left

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         description="How many images of requests at the same time are encoded together at most; 0 means 8 with a GPU and 1 "
         "without, where together is no quicker.",
     )
-    ahead_s: float = Field(
+    prefetch_s: float = Field(
         default=2,
         ge=0,
         description="The next task's image is encoded in the background while an annotator works on one, where encoding takes "

@@ -1,8 +1,10 @@
-"""Encoded images on disk: what comes back is what went in, or nothing."""
+"""Values on disk: what comes back is what went in, or nothing, within the bytes that the folder may take."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from backend.assemble import Parts, assemble
-from backend.disk_cache import DiskSpill
+from backend.disk_cache import Codec, DiskCache
 from backend.engines import colour
 from backend.segmenter import Question, Segmenter
-from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.session import Round
 from backend.values.settings import Settings
 from prompts.geometry import Size
@@ -25,6 +27,25 @@ from prompts.kinds import PromptSet, TextPrompt
 from tests.backend.pictures import two_red_discs, two_shapes
 
 ROOM = 1 << 20
+FEATURES = Codec("encoded images", ".features", features_to_bytes, features_from_bytes)
+PLAIN: Codec[bytes] = Codec("bytes", ".bin", bytes, bytes)
+HEAD = 16
+"""Bytes of a file before its content."""
+
+
+def spill_in(folder: Path, space: str, most_bytes: int = ROOM) -> DiskCache[ImageFeatures]:
+    return DiskCache(folder, space, most_bytes, FEATURES)
+
+
+def cache_in(folder: Path, most_bytes: int) -> DiskCache[bytes]:
+    return DiskCache(folder, "", most_bytes, PLAIN)
+
+
+def kept_in(folder: Path, cache: DiskCache[bytes], *keys: str) -> set[str]:
+    """Those of the keys whose files are in a folder, which holds no others."""
+    found = {key for key in keys if key in cache}
+    assert len(list(folder.glob("*.bin"))) == len(found)
+    return found
 
 
 def features_of(seed: int, dtype: torch.dtype = torch.float32) -> ImageFeatures:
@@ -45,50 +66,43 @@ def assert_equal(ours: ImageFeatures | None, theirs: ImageFeatures) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_features_come_back_equal_even_to_another_process(tmp_path: Path, dtype: torch.dtype) -> None:
-    DiskSpill(tmp_path, "colour-1", ROOM).put("a", features_of(0, dtype))
-    assert_equal(DiskSpill(tmp_path, "colour-1", ROOM).get("a"), features_of(0, dtype))
+    spill_in(tmp_path, "colour-1").put("a", features_of(0, dtype))
+    assert_equal(spill_in(tmp_path, "colour-1").get("a"), features_of(0, dtype))
 
 
 def test_what_was_never_put_is_not_there(tmp_path: Path) -> None:
-    assert DiskSpill(tmp_path / "missing", "s", ROOM).get("a") is None
+    assert spill_in(tmp_path / "missing", "s").get("a") is None
 
 
 def test_another_engine_or_number_format_reads_nothing_of_it(tmp_path: Path) -> None:
-    DiskSpill(tmp_path, "sam2-tiny-1", ROOM).put("a", features_of(0))
+    spill_in(tmp_path, "sam2-tiny-1").put("a", features_of(0))
     for space in ("sam2-tiny-2", "edgetam-cpu-1", ""):
-        assert DiskSpill(tmp_path, space, ROOM).get("a") is None
-
-
-def test_another_release_reads_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may name the tensors otherwise, or make them otherwise of the same image and weights."""
-    DiskSpill(tmp_path, "s", ROOM).put("a", features_of(0))
-    monkeypatch.setattr("backend.disk_cache.__version__", "later")
-    assert DiskSpill(tmp_path, "s", ROOM).get("a") is None
+        assert spill_in(tmp_path, space).get("a") is None
 
 
 def test_what_a_dead_process_was_writing_is_removed(tmp_path: Path) -> None:
     (tmp_path / "old.part").write_bytes(b"x")
     os.utime(tmp_path / "old.part", (0, 0))
     (tmp_path / "young.part").write_bytes(b"x")
-    spill = DiskSpill(tmp_path, "s", ROOM)
+    spill = spill_in(tmp_path, "s")
     spill.put("a", features_of(0))
-    assert {path.name for path in tmp_path.iterdir()} == {"young.part", spill._path("a").name}
+    assert {path.name for path in tmp_path.iterdir()} == {"young.part", spill.path("a").name}
 
 
 def test_a_file_that_was_renamed_to_another_key_is_not_read(tmp_path: Path) -> None:
-    spill = DiskSpill(tmp_path, "s", ROOM)
+    spill = spill_in(tmp_path, "s")
     spill.put("a", features_of(0))
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
-    path.rename(spill._path("b"))
+    path.rename(spill.path("b"))
     assert spill.get("b") is None
-    other = DiskSpill(tmp_path, "another engine", ROOM)
-    other._path("a").write_bytes(content)
+    other = spill_in(tmp_path, "another engine")
+    other.path("a").write_bytes(content)
     assert other.get("a") is None
 
 
 def test_two_engines_in_one_folder_keep_their_own_features_of_one_image(tmp_path: Path) -> None:
-    first, second = (DiskSpill(tmp_path, space, ROOM) for space in ("sam2-tiny-1", "edgetam-cpu-1"))
+    first, second = (spill_in(tmp_path, space) for space in ("sam2-tiny-1", "edgetam-cpu-1"))
     first.put("a", features_of(0))
     second.put("a", features_of(1))
     assert_equal(first.get("a"), features_of(0))
@@ -100,9 +114,9 @@ def test_two_engines_in_one_folder_keep_their_own_features_of_one_image(tmp_path
 def test_one_wrong_bit_anywhere_is_a_miss_and_the_file_can_be_written_again(
     tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
 ) -> None:
-    spill = DiskSpill(tmp_path_factory.mktemp("spill"), "s", ROOM)
+    spill = spill_in(tmp_path_factory.mktemp("spill"), "s", ROOM)
     spill.put("a", features_of(0))
-    path = spill._path("a")
+    path = spill.path("a")
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     path.write_bytes(content)
@@ -113,33 +127,105 @@ def test_one_wrong_bit_anywhere_is_a_miss_and_the_file_can_be_written_again(
 
 @pytest.mark.parametrize("length", [0, 5, 16, 17, 200])
 def test_a_file_that_breaks_off_is_a_miss(tmp_path: Path, length: int) -> None:
-    spill = DiskSpill(tmp_path, "s", ROOM)
+    spill = spill_in(tmp_path, "s")
     spill.put("a", features_of(0))
-    path = spill._path("a")
+    path = spill.path("a")
     path.write_bytes(path.read_bytes()[:length])
     assert spill.get("a") is None
 
 
-def test_the_bytes_are_bounded_and_the_least_recently_used_file_goes_first(tmp_path: Path) -> None:
-    DiskSpill(tmp_path, "s", ROOM).put("size", features_of(0))
-    (path,) = tmp_path.iterdir()
-    each = path.stat().st_size
-    path.unlink()
-    spill = DiskSpill(tmp_path, "s", 3 * each)
+def test_the_folder_never_takes_more_than_its_bytes(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, 10_000)
+    sizes = np.random.default_rng(1).integers(1, 6000, 40)
+    for number, size in enumerate(sizes.tolist()):
+        cache.put(str(number), bytes(size))
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 10_000
+    assert cache.get("39") == bytes(int(sizes[39]))
+
+
+def test_the_least_recently_used_value_is_dropped_first(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, 3500)
     for number, key in enumerate("abc"):
-        spill.put(key, features_of(number))
-        os.utime(spill._path(key), (number, number))
-    assert spill.get("a") is not None
-    spill.put("d", features_of(3))
-    assert [spill.get(key) is not None for key in "abcd"] == [True, False, True, True]
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * each
-    assert DiskSpill(tmp_path, "s", 10).put("e", features_of(4)) is None
-    assert spill.get("e") is None
+        cache.put(key, bytes(1000))
+        os.utime(cache.path(key), (number, number))
+    assert cache.get("a")
+    cache.put("d", bytes(1000))
+    assert kept_in(tmp_path, cache, *"abcd") == {"a", "c", "d"}
+
+
+def test_values_of_an_earlier_process_count_and_are_dropped_too(tmp_path: Path) -> None:
+    for number, key in enumerate("abc"):
+        cache_in(tmp_path, 10_000).put(key, bytes(1000))
+        os.utime(cache_in(tmp_path, 10_000).path(key), (number, number))
+    cache = cache_in(tmp_path, 2500)
+    cache.put("d", bytes(1000))
+    assert kept_in(tmp_path, cache, *"abcd") == {"c", "d"}
+
+
+def test_a_value_larger_than_the_whole_cache_is_not_kept_and_drops_nothing(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, 2000)
+    cache.put("a", bytes(1000))
+    cache.put("b", bytes(2000 - HEAD + 1))
+    assert kept_in(tmp_path, cache, "a", "b") == {"a"}
+
+
+def test_a_cache_of_no_bytes_keeps_and_gives_nothing(tmp_path: Path) -> None:
+    cache_in(tmp_path, 1000).put("a", b"1")
+    none = cache_in(tmp_path, 0)
+    none.put("b", b"2")
+    assert none.get("a") is None
+    assert "a" not in none
+    assert kept_in(tmp_path, cache_in(tmp_path, 1000), "a", "b") == {"a"}
+
+
+def test_a_value_ages_until_it_is_confirmed(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, 1000)
+    assert cache.age_s("a") == float("inf")
+    cache.put("a", b"1")
+    os.utime(cache.path("a"), (time.time(), time.time() - 500))
+    assert cache.get("a") == b"1"
+    assert 500 <= cache.age_s("a") < 510, "to be used makes nothing younger"
+    cache.confirm("a")
+    assert cache.age_s("a") < 10
+
+
+def test_a_write_that_fails_leaves_the_old_value_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_in(tmp_path, 10_000)
+    cache.put("a", b"old")
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    cache.put("a", b"new")
+    assert cache.get("a") == b"old"
+    assert [path.suffix for path in tmp_path.iterdir()] == [".bin"]
+
+
+def test_readers_beside_writers_see_whole_values_only(tmp_path: Path) -> None:
+    cache = cache_in(tmp_path, 1_000_000)
+    bodies = {bytes([n]) * (1000 * n) for n in range(1, 9)}
+    wrong: list[bytes] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            kept = cache.get("a")
+            if kept and kept not in bodies:
+                wrong.append(kept)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    cache.put("a", next(iter(bodies)))
+    for thread in readers:
+        thread.start()
+    for _ in range(20):
+        for body in bodies:
+            cache.put("a", body)
+    ended.set()
+    for thread in readers:
+        thread.join()
+    assert wrong == []
 
 
 def test_a_folder_that_cannot_be_used_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    spill = DiskSpill(tmp_path / "file", "s", ROOM)
+    spill = spill_in(tmp_path / "file", "s")
     for _ in range(2):
         spill.put("a", features_of(0))
         assert spill.get("a") is None
@@ -149,7 +235,7 @@ def test_a_folder_that_cannot_be_used_is_reported_once(tmp_path: Path, caplog: p
 def test_answers_from_spilled_features_are_those_from_fresh_ones(tmp_path: Path) -> None:
     """Memory has room for nothing, so that every answer after the first is read from disk."""
     engine = colour.build(None)
-    cache = FeatureCache(1, spill=DiskSpill(tmp_path, engine.version, 64 << 20))
+    cache = FeatureCache(1, spill=spill_in(tmp_path, engine.version, 64 << 20))
     plain, spilling = Segmenter(engine, FeatureCache(1)), Segmenter(engine, cache)
     for picture in (two_shapes(), two_red_discs(), two_shapes()):
         question = Question(picture.image, PromptSet((TextPrompt("red"), TextPrompt("blue"))))

@@ -54,7 +54,7 @@ def test_what_was_submitted_on_one_image_is_found_on_another_under_its_label(
     first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
     first.drawn = first.ask(click(130, 40, "Box"))
     first.submit()
-    parts.learner.wait()
+    parts.webhooks.wait()
     regions = second.ask(typed("like Box"))
     assert found(regions) == [("Box", "blue mirrored")]
     assert regions[0]["meta"]["text"] == ["like Box"]
@@ -63,7 +63,7 @@ def test_what_was_submitted_on_one_image_is_found_on_another_under_its_label(
 def test_what_is_no_longer_drawn_on_an_image_is_no_example_there(ann: Annotator, parts: Parts) -> None:
     ann.drawn = ann.ask(click(130, 40, "Box"))
     ann.submit()
-    parts.learner.wait()
+    parts.webhooks.wait()
     ann.drawn = []
     (message,) = ann.ask(typed("like Box"))
     assert "no region with the label 'Box'" in message["value"]["text"][0]
@@ -73,7 +73,7 @@ def test_an_example_whose_image_has_another_size_now_is_left_out(client: TestCli
     first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
     first.drawn = first.ask(click(130, 40, "Box"))
     first.submit()
-    parts.learner.wait()
+    parts.webhooks.wait()
     Image.fromarray(picture().image[10:]).save(folder / "a.png")
     (message,) = second.ask(typed("like Box"))
     assert "no region with the label 'Box'" in message["value"]["text"][0]
@@ -83,7 +83,7 @@ def test_what_a_negative_wish_shows_is_not_found(client: TestClient, parts: Part
     first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
     first.drawn = first.ask(click(35, 45))
     first.submit()
-    parts.learner.wait()
+    parts.webhooks.wait()
     second.drawn = [stroke("like this", 20, 40, 30, 45)]
     assert sorted(map(shape_of, second.ask(typed("like ball")))) == ["left mirrored", "right mirrored"]
     regions = second.ask(typed("like ball, not like this"))
@@ -118,4 +118,4 @@ def test_references_of_two_tasks_are_apart_however_long_the_names_are(client: Te
 def test_events_are_answered_at_once_and_rubbish_harms_nothing(client: TestClient, parts: Parts) -> None:
     for body in (b"", b"{", b"[]", b"\xff", json.dumps({"action": "ANNOTATION_CREATED", "project": {}}).encode()):
         assert client.post("/webhook", content=body).status_code == 201
-    parts.learner.wait()
+    parts.webhooks.wait()

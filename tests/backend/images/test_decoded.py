@@ -48,7 +48,7 @@ def test_the_bytes_are_bounded_and_the_least_recently_used_image_goes_first(deco
     images = DecodedImages(2 * SIZE, 1000)
     for value in (1, 2, 1, 3, 1, 2):
         images.decode(file_of(value))
-        assert sum(image.nbytes for image in images._kept.values()) == images._bytes <= 2 * SIZE
+        assert images.nbytes <= 2 * SIZE
     assert decodings == [1, 2, 3, 2]
 
 
@@ -103,4 +103,4 @@ def test_threads_on_many_images_never_get_another_one() -> None:
     for thread in pool:
         thread.join()
     assert wrong == []
-    assert images._bytes == sum(image.nbytes for image in images._kept.values()) <= 3 * SIZE
+    assert images.nbytes <= 3 * SIZE

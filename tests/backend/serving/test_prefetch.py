@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
+from backend.serving.prefetch import MOST_WAITING
 from backend.values.settings import Settings
 from tests.backend.labelstudio.test_client import LEGACY, Server
 from tests.backend.pictures import two_red_discs, two_shapes
@@ -57,7 +59,7 @@ def asked(server: Server) -> list[str]:
 def click(parts: Parts, image: str, number: int = 1, x: float = 25) -> None:
     with TestClient(create_app(parts)) as client:
         predict(client, body(task(image, number), context={"result": [key_point(x, 50)]}))
-    parts.ahead.wait()
+    parts.prefetcher.wait()
 
 
 def test_the_next_task_is_encoded_before_anybody_opens_it(server: Server, tmp_path: Path, images: list[str]) -> None:
@@ -115,10 +117,10 @@ def test_a_next_image_that_cannot_be_had_harms_nothing(server: Server, tmp_path:
 
 def test_it_can_be_switched_off_and_needs_a_token(server: Server, tmp_path: Path, images: list[str]) -> None:
     says_next(server, {"id": 9, "data": {"image": images[1]}})
-    for parts in (parts_for(server, tmp_path / "a", ahead_s=0), parts_for(None, tmp_path / "b")):
+    for parts in (parts_for(server, tmp_path / "a", prefetch_s=0), parts_for(None, tmp_path / "b")):
         with TestClient(create_app(parts)) as client:
             predict(client, body(task("data:,"), context={"result": [key_point(25, 50)]}))
-        parts.ahead.wait()
+        parts.prefetcher.wait()
     assert asked(server) == []
 
 
@@ -134,7 +136,7 @@ def test_an_engine_that_is_slow_is_not_kept_from_its_clicks(server: Server, tmp_
 
 def slow(segmenter: Any, images: Any) -> Any:
     found = segmenter._encode(images)
-    segmenter.encode_s = 43.0
+    segmenter._recent_s = (43.0,)
     return found
 
 
@@ -142,5 +144,56 @@ def test_a_pre_annotation_looks_at_nothing_ahead(server: Server, tmp_path: Path,
     parts = parts_for(server, tmp_path)
     with TestClient(create_app(parts)) as client:
         predict(client, body(task(images[0])))
-    parts.ahead.wait()
+    parts.prefetcher.wait()
     assert asked(server) == []
+
+
+def test_a_task_whose_next_one_could_not_be_told_is_looked_at_again_after_its_next_click(
+    server: Server, tmp_path: Path, images: list[str]
+) -> None:
+    """A task counted as done before it was, so that one failure of Label Studio switched it off for that task."""
+    server.says("GET /api/tasks", {"detail": "starting"}, 503)
+    parts = parts_for(server, tmp_path)
+    click(parts, images[0])
+    says_next(server, {"id": 9, "data": {"image": images[1]}})
+    click(parts, images[0], x=30)
+    assert encoded(parts) == 2
+
+
+def test_a_task_that_found_the_queue_full_is_looked_at_after_its_next_click(
+    server: Server, tmp_path: Path, images: list[str]
+) -> None:
+    says_next(server, {"id": 9, "data": {"image": images[1]}})
+    parts = parts_for(server, tmp_path)
+    parts.engine.segmenter().look_at(two_shapes().image)
+    reached, release = threading.Event(), threading.Event()
+    following = parts.prefetcher._following
+
+    def slow(*asked: Any) -> Any:
+        reached.set()
+        release.wait(10)
+        return following(*asked)
+
+    parts.prefetcher._following = slow  # type: ignore[method-assign]
+    clicked = [body(task(images[0], number), context={"result": [key_point(25, 50)]}) for number in range(1, MOST_WAITING + 3)]
+    parts.prefetcher.answered(clicked[0])
+    assert reached.wait(10)
+    for each in clicked[1:]:
+        parts.prefetcher.answered(each)
+    release.set()
+    parts.prefetcher.wait()
+    assert len(asked(server)) == len(clicked) - 1, "one found no room"
+    parts.prefetcher.answered(clicked[-1])
+    parts.prefetcher.wait()
+    assert len(asked(server)) == len(clicked)
+
+
+def test_one_slow_encoding_among_quick_ones_does_not_switch_it_off(server: Server, tmp_path: Path, images: list[str]) -> None:
+    says_next(server, {"id": 9, "data": {"image": images[1]}})
+    parts = parts_for(server, tmp_path)
+    segmenter = parts.engine.segmenter()
+    for seconds in (0.1, 43.0):
+        segmenter._recent_s = (*segmenter._recent_s, seconds)
+    segmenter._queue._encode = lambda images: [segmenter.engine.decoder.encode_images(images)[0] for _ in images]
+    click(parts, images[0])
+    assert encoded(parts) == 2

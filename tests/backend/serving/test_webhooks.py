@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backend.serving import webhooks as learner
-from backend.serving.webhooks import Learner
+from backend.serving import webhooks
+from backend.serving.webhooks import AnnotationEvents
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import open_database
 from backend.values.session import Example
@@ -39,23 +39,23 @@ CREATED = json.dumps(event("annotation_created")).encode()
 
 
 def test_what_is_too_much_to_wait_is_left_out(bank: SlowBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "MOST_BYTES", 2 * len(CREATED))
-    taking = Learner(bank)
+    monkeypatch.setattr(webhooks, "MOST_BYTES", 2 * len(CREATED))
+    taking = AnnotationEvents(bank)
     for _ in range(4):
-        taking.take(CREATED)
+        taking.enqueue(CREATED)
     bank.may_go_on.set()
     taking.wait()
     assert bank.replaced == 2
-    taking.take(CREATED)
+    taking.enqueue(CREATED)
     taking.wait()
     assert bank.replaced == 3, "what was read waits no longer"
 
 
 def test_broken_events_harm_no_other(bank: SlowBank) -> None:
     bank.may_go_on.set()
-    taking = Learner(bank)
+    taking = AnnotationEvents(bank)
     for body in (b"", b"[" * 100_000, b'{"action": "ANNOTATION_CREATED", "project": {}}', CREATED):
-        taking.take(body)
+        taking.enqueue(body)
     taking.wait()
     assert bank.replaced == 1
 
@@ -65,14 +65,14 @@ def test_broken_events_harm_no_other(bank: SlowBank) -> None:
 )
 def test_a_deleted_annotation_and_those_of_a_deleted_task_are_forgotten(tmp_path: Path, gone: dict[str, Any]) -> None:
     bank = MemoryBank(open_database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
-    taking = Learner(bank)
-    taking.take(CREATED)
+    taking = AnnotationEvents(bank)
+    taking.enqueue(CREATED)
     taking.wait()
     found: list[Example] = bank.recall("1", "Cat", 5)
     assert len(found) == 1
-    taking.take(json.dumps({**gone, "project": {"id": 2}}).encode())
+    taking.enqueue(json.dumps({**gone, "project": {"id": 2}}).encode())
     taking.wait()
     assert len(bank.recall("1", "Cat", 5)) == 1, "another project's numbers mean other things"
-    taking.take(json.dumps({**gone, "project": {"id": 1}}).encode())
+    taking.enqueue(json.dumps({**gone, "project": {"id": 1}}).encode())
     taking.wait()
     assert bank.recall("1", "Cat", 5) == []

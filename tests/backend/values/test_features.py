@@ -107,7 +107,7 @@ def test_the_bytes_are_bounded_and_the_least_recently_used_go_first(asked: list[
         else:
             encoded.append(value)
         kept = [*kept, value][-room:] if room else []
-        assert sum(features.nbytes for features in cache._kept.values()) == cache._bytes <= room * CELL
+        assert sum(kept.result.nbytes for kept in cache._kept._kept.values()) == cache.nbytes <= room * CELL
     assert encoder.seen == encoded
 
 
@@ -132,7 +132,7 @@ def test_a_kept_image_does_not_keep_the_rest_of_its_batch_in_memory() -> None:
 
     found = cache.get_or_encode([str(value) for value in range(8)], images, encode_in_one)
     assert [value_of(features) for features in found] == list(range(8))
-    (kept,) = cache._kept.values()
+    (kept,) = (kept.result for kept in cache._kept._kept.values())
     assert kept.grid.untyped_storage().nbytes() == CELL
     assert kept.tensors["more"].untyped_storage().nbytes() == 0
 
@@ -232,7 +232,7 @@ def test_an_image_that_cannot_be_encoded_costs_the_others_of_its_batch_nothing()
     assert attempts.seen == [1, 2, 3, 1, 2, 3]
     assert ask(cache, refuse_two, 1) == [1]
     assert attempts.seen == [1, 2, 3, 1, 2, 3], "what was good is kept"
-    assert cache._under_way == {}
+    assert cache._kept._under_way == {}
 
 
 def test_one_image_that_is_asked_for_twice_is_one_object() -> None:
@@ -257,8 +257,8 @@ def test_threads_on_many_images_never_get_the_features_of_another_one() -> None:
 
     together(*[lambda seed=seed: work(seed) for seed in range(8)])
     assert wrong == []
-    assert cache._bytes <= 5 * CELL
-    assert cache._under_way == {}
+    assert cache.nbytes <= 5 * CELL
+    assert cache._kept._under_way == {}
 
 
 def test_the_key_is_the_content_and_the_shape_of_an_image() -> None:
@@ -327,7 +327,7 @@ def test_in_float16_features_take_half_the_memory_and_come_back_in_float32_nearl
     (fresh,) = cache.get_or_encode(["a"], [image_of(0)], lambda images: [made])
     (again,) = cache.get_or_encode(["a"], [image_of(0)], lambda images: pytest.fail("encoded twice"))
     floats = (made.grid.numel() + made.tensors["level0"].numel()) * 4
-    assert cache._bytes == made.nbytes - floats // 2
+    assert cache.nbytes == made.nbytes - floats // 2
     for name in ("grid", "level0"):
         ours, theirs, later = (one.grid if name == "grid" else one.tensors[name] for one in (fresh, made, again))
         assert ours.dtype == torch.float32
@@ -355,13 +355,16 @@ class Remembering:
     def put(self, key: str, features: ImageFeatures) -> None:
         self.kept[key] = features
 
+    def __contains__(self, key: str) -> bool:
+        return key in self.kept
+
 
 def test_what_memory_has_no_room_for_is_read_back_instead_of_encoded_again() -> None:
     beside, encoder = Remembering(), Counting()
     cache = FeatureCache(2 * CELL, spill=beside)
     for value in (1, 2, 3, 1, 2, 3):
         assert ask(cache, encoder, value) == [value]
-        assert cache._bytes <= 2 * CELL
+        assert cache.nbytes <= 2 * CELL
     assert encoder.seen == [1, 2, 3]
     assert cache.encoded == 3
 

@@ -28,12 +28,12 @@ def test_the_next_task_without_annotations_is_encoded_and_annotated_ones_are_pas
 
     token, home = studio.account.token, tmp_path / "home"
     parts = assemble(Settings(engine="colour", home=home, label_studio_url=studio.url, label_studio_token=token))
-    parts.engine.segmenter().encode_s = 0.1
+    parts.engine.segmenter()._recent_s = (0.1,)
     address = label_studio.task(first).data["image"]
-    parts.ahead.after(
+    parts.prefetcher.answered(
         body({"id": first, "data": {"image": address}}, context={"result": [key_point(25, 50)]}, project=str(project.id))
     )
-    parts.ahead.wait()
+    parts.prefetcher.wait()
     cache = parts.engine.segmenter()._cache
     assert cache.encoded == 1
     parts.engine.segmenter().look_at(image // 3)
