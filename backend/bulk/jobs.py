@@ -22,7 +22,7 @@ from backend.bulk.work import Flow, Worker, answers
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import Wishes
-from backend.labelstudio.shapes.regions import read_regions
+from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
 from backend.serving.service import EngineSource
 from backend.stores.album import Album

@@ -11,7 +11,7 @@ import numpy as np
 from backend.evaluation.clicks import Clicked, simulate
 from backend.evaluation.metrics import Pair, match
 from backend.evaluation.samples import Sample
-from backend.labelstudio.shapes.regions import DrawnRegion
+from backend.labelstudio.shapes import DrawnRegion
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError

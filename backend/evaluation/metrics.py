@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from backend.labelstudio.shapes.regions import DrawnRegion
+from backend.labelstudio.shapes import DrawnRegion
 from prompts.geometry import BoolArray
 
 MATCH_IOU = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.labelstudio.shapes.regions import DrawnRegion, read_regions
+from backend.labelstudio.shapes import DrawnRegion, read_regions
 from backend.values.errors import RequestError
 from prompts.kinds import Image
 

@@ -12,7 +12,7 @@ from typing import Any
 from pycocotools import mask as coco
 
 from backend.labelstudio.api import LabelStudio, TaskDetails
-from backend.labelstudio.shapes.regions import DrawnRegion, read_regions
+from backend.labelstudio.shapes import DrawnRegion, read_regions
 from backend.values.errors import RequestError
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,10 +11,10 @@ from backend.labelstudio.config import ControlTag, read_config
 from backend.labelstudio.request.context import MESSAGE_SIGN
 from backend.labelstudio.request.drafts import OURS
 from backend.labelstudio.request.request import TaskRequest, is_interactive
-from backend.labelstudio.shapes import FORMS, Shape, bitmask, brush, ellipse, keypoint, polygon, rectangle
+from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
-from prompts.geometry import BoolArray, size_of
+from prompts.geometry import size_of
 
 Json = dict[str, Any]
 Choice = tuple[ControlTag, ControlTag | None, str]
@@ -24,22 +24,13 @@ Names = Mapping[str, Sequence[Sequence[str]]]
 
 NO_NAMES: Names = MappingProxyType({})
 
-_WRITERS: Mapping[str, Callable[[BoolArray], list[Shape]]] = {
-    "brush": brush.write,
-    "polygon": polygon.write,
-    "bitmask": bitmask.write,
-    "ellipse": ellipse.write,
-    "rectangle": rectangle.write,
-    "keypoint": keypoint.write,
-}
-
 
 def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, prefer: str = "", names: Names = NO_NAMES) -> Json:
     """The prediction of one task: each region once, by the first control of the config that has the region's label.
 
-    Controls come in the order of FORMS, but first those that draw the form that the label asks for, or else ``prefer``. The
-    score is the mean of the regions' scores, 0 without regions. Without ``names`` a region's label is its only name. When no
-    control has the label of any region, the annotator is told.
+    Controls come in the order of the table of shapes, but first those that draw the shape that the label asks for, or else
+    ``prefer``. The score is the mean of the regions' scores, 0 without regions. Without ``names`` a region's label is its only
+    name. When no control has the label of any region, the annotator is told.
     """
     result, scores, undrawn = [], [], set()
     for row, region in enumerate(masks):
@@ -113,7 +104,7 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
     """
     shape_control, label_control, label = chosen
     size = size_of(region.mask)
-    for shape in _WRITERS[_form(shape_control)](region.mask):
+    for shape in SHAPES[_form(shape_control)].write(region.mask):
         common = {
             "original_width": size.width,
             "original_height": size.height,
@@ -153,12 +144,12 @@ def _choose(task: TaskRequest, sent: str | None, prefer: str) -> Choice | None:
 
 
 def _outputs(controls: Sequence[ControlTag], prefer: str) -> list[ControlTag]:
-    """The controls that draw regions, best first; those that only prompt (key points, ``smartOnly``, a role) if there are no
+    """The controls that draw regions, best first; those that only prompt (spots, ``smartOnly``, a role) if there are no
     others.
     """
-    forms = sorted(FORMS, key=lambda form: form != prefer)
+    forms = sorted(SHAPES, key=lambda form: form != prefer)
     drawing = sorted(filter(_form, controls), key=lambda control: forms.index(_form(control)))
-    outputs = [control for control in drawing if _form(control) != "keypoint" and not (control.is_smart_only or control.role)]
+    outputs = [control for control in drawing if SHAPES[_form(control)].covers and not (control.is_smart_only or control.role)]
     return outputs or drawing
 
 
@@ -169,7 +160,7 @@ def _only(control: ControlTag) -> str | None:
 def _form(control: ControlTag) -> str:
     """Which shape a control draws: ``brush`` for Brush and BrushLabels; empty when it draws none."""
     form = control.type.removesuffix("labels")
-    return form if form in _WRITERS else ""
+    return form if form in SHAPES else ""
 
 
 def _head(task: TaskRequest, control: ControlTag) -> Json:

@@ -10,9 +10,9 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from backend.labelstudio.naming import Naming, read_naming
-from backend.labelstudio.request.roles import Role, read_role
-from backend.labelstudio.shapes import FORMS
+from backend.labelstudio.naming import ATTRIBUTE, Naming, read_naming
+from backend.labelstudio.shapes import SHAPES
+from backend.labelstudio.shapes.base import Role
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
@@ -232,6 +232,17 @@ def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> Cont
     return ControlTag(found["name"], found["toname"].split(",")[0].strip(), element.tag, entries, found)
 
 
+def read_role(attributes: Mapping[str, str]) -> Role | None:
+    """The role that a tag's attributes give; None when they give none. Raises ConfigError for one that does not exist."""
+    said = attributes.get(ATTRIBUTE, "").strip().lower()
+    if not said:
+        return None
+    try:
+        return Role(said)
+    except ValueError:
+        raise ConfigError(f"the labelling config says {ATTRIBUTE}={said!r}; it can be {', '.join(Role)}") from None
+
+
 def _label_entry(found: Mapping[str, str]) -> LabelEntry:
     phrases = _split(found.get("predicted_values", "")) or _split(found.get("hint", ""))
     return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found), _read_output(found))
@@ -239,8 +250,8 @@ def _label_entry(found: Mapping[str, str]) -> LabelEntry:
 
 def _read_output(found: Mapping[str, str]) -> str:
     said = found.get(OUTPUT_ATTRIBUTE, "").strip().lower()
-    if said and said not in FORMS:
-        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(FORMS)}")
+    if said and said not in SHAPES:
+        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(SHAPES)}")
     return said
 
 

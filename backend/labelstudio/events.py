@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.request import drafts
 from backend.labelstudio.request.marks import RegionMark, examples_of
-from backend.labelstudio.shapes.regions import covers_pixels, size_of_item
+from backend.labelstudio.shapes import covers_pixels, size_of_item
+from backend.labelstudio.shapes.base import mappings
 from backend.values.errors import RequestError
 from backend.values.session import Example
 
@@ -112,8 +112,8 @@ def _address(item: Json, config: LabelConfig, data: Json) -> str:
 
 
 def _each(found: Any) -> list[Json]:
-    return [found] if isinstance(found, Mapping) else list(drafts.mappings(found))
+    return [found] if isinstance(found, Mapping) else list(mappings(found))
 
 
 def _numbers(found: Any) -> tuple[str, ...]:
-    return tuple(str(each.get("id")) for each in drafts.mappings(found))
+    return tuple(str(each.get("id")) for each in mappings(found))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from backend.labelstudio.request.roles import ATTRIBUTE
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary, in_words
 
+ATTRIBUTE = "maskloom"
+"""What a tag or a label is for: a role, or for Choices and Taxonomies ``names``."""
 NAMES = "names"
-"""The value of the attribute ``maskloom`` that makes a ``perRegion`` tag name regions; without it the tag is left alone."""
+"""The value of the attribute that makes a ``perRegion`` tag name regions; without it the tag is left alone."""
 TOP_ATTRIBUTE = "maskloom-top"
 BETWEEN = " / "
 """What stands between the steps of a Taxonomy's path in the name of a region."""

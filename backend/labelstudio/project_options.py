@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from backend.labelstudio.shapes import FORMS
+from backend.labelstudio.shapes import SHAPES
 from backend.options import ANY_LABEL, Mode, Wanted
 from backend.values.errors import ConfigError
 
@@ -93,8 +93,8 @@ def _number(given: Mapping[str, Any], key: str, most: float = 1e9) -> float:
 
 
 def _output(found: Any) -> str:
-    if found is not None and found not in FORMS:
-        raise ConfigError(f"extra parameters: 'output' can be {', '.join(FORMS)}, not {found!r}")
+    if found is not None and found not in tuple(SHAPES):
+        raise ConfigError(f"extra parameters: 'output' can be {', '.join(SHAPES)}, not {found!r}")
     return found or ""
 
 

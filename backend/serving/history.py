@@ -14,7 +14,7 @@ from backend.images import ImageSource
 from backend.labelstudio.request.joining import join, notes_of
 from backend.labelstudio.request.likeness import Wish, nothing_to_compare, wishes
 from backend.labelstudio.request.request import TaskRequest
-from backend.labelstudio.request.roles import Role
+from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import SessionStore
 from backend.values.errors import MaskloomError

@@ -18,7 +18,7 @@ import pytest
 from backend.demo.label_studio import Studio
 from backend.demo.recommended import recommended_config
 from backend.labelstudio.api import LabelStudio, Project
-from backend.labelstudio.shapes.regions import read_regions
+from backend.labelstudio.shapes import read_regions
 from tests.backend.bulk.runs import drawn, picture_folder, same
 from tests.labelstudio.conftest import MASKLOOM, running_backend
 

@@ -9,11 +9,10 @@ from typing import Any
 from backend.labelstudio.config import ImageTag, LabelConfig
 from backend.labelstudio.request import drafts
 from backend.labelstudio.request.marks import RegionMark, mark_of
-from backend.labelstudio.request.roles import OF_REFERENCES, Role
 from backend.labelstudio.request.typed import Sentence, read_sentence
-from backend.labelstudio.shapes import keypoint, label_of, rectangle, region_kind
-from backend.labelstudio.shapes import region_id as _id
-from backend.labelstudio.shapes.keypoint import PointMark
+from backend.labelstudio.shapes import Mark, keypoint, read_smart, rectangle, shape_of
+from backend.labelstudio.shapes.base import OF_REFERENCES, Role, label_of, region_kind
+from backend.labelstudio.shapes.base import region_id as _id
 from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
 
@@ -23,7 +22,6 @@ MESSAGE_SIGN = "\N{WARNING SIGN}"
 MOST_PAGES = 1_000_000
 
 Json = Mapping[str, Any]
-Mark = PointMark | BoxMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ def read_context(items: Sequence[Json], config: LabelConfig, task: Json) -> Cont
     lines = [line for item in here for line in _lines(item)]
     if role in (None, Role.FOR):
         doubtful = _doubtful(drawn, config, task)
-        marks = tuple(mark for item in drawn if item not in doubtful and (mark := _mark(item)) is not None)
-        return Context(image, page, label, marks, tuple(map(rectangle.read, doubtful)), said=read_sentence(lines))
+        marks = tuple(mark for item in drawn if item not in doubtful and (mark := read_smart(item)) is not None)
+        return Context(image, page, label, marks, tuple(map(rectangle.smart, doubtful)), said=read_sentence(lines))
     regions = tuple(mark_of(item, role, label) for item in drawn) if role is not Role.IGNORE else ()
     references = regions if role in OF_REFERENCES else ()
     regions = () if references else regions
@@ -85,7 +83,7 @@ def standing_marks(task: Json, config: LabelConfig, image: str, page: int) -> li
         is_smart = keypoint.sign(item) is not None or (_kind(item) == "rectangle" and _is_smart_only(item, config))
         label = label_of(item) or twins.get(_id(item))
         if is_here and is_smart and config.role_of(item.get("from_name"), label) in (None, Role.FOR):
-            mark = _mark(item)
+            mark = read_smart(item)
             found += [(config.value_of(label) if label else None, mark)] if mark is not None else []
     return found
 
@@ -116,19 +114,10 @@ def _doubtful(drawn: Sequence[Json], config: LabelConfig, task: Json) -> list[Js
 
 
 def _kind(item: Json) -> str:
-    """``keypoint``, ``rectangle`` or ``textarea``; empty for anything that does not prompt by itself."""
-    kind = region_kind(item)
-    return kind if kind in ("keypoint", "rectangle", "textarea") else ""
-
-
-def _mark(item: Json) -> Mark | None:
-    match _kind(item):
-        case "keypoint":
-            return keypoint.read(item)
-        case "rectangle":
-            return rectangle.read(item)
-        case _:
-            return None
+    """``textarea`` or a shape that has a smart tool; empty for anything that does not prompt by itself."""
+    shape = shape_of(item)
+    prompts = item.get("type") == "textarea" or (shape is not None and shape.smart is not None)
+    return region_kind(item) if prompts else ""
 
 
 def _lines(item: Json) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
-Json = Mapping[str, Any]
+from backend.labelstudio.shapes.base import Json, mappings
 
 OURS = "mk_"
 """What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
@@ -57,11 +56,6 @@ def annotator(task: Json) -> str:
     """Whose drafts came along, as Label Studio sends only those of whoever asks; empty when there are none."""
     users = (str(draft["user"]) for draft in mappings(task.get("drafts")) if draft.get("user"))
     return next(users, "")
-
-
-def mappings(found: Any) -> Iterator[Json]:
-    """The objects of a JSON list; nothing when it is no list."""
-    return (item for item in found if isinstance(item, Mapping)) if isinstance(found, list) else iter(())
 
 
 def _is_accepted(region: Json) -> bool:

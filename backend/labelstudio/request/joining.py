@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from backend.labelstudio.request.context import Mark
 from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.shapes import Mark
 from backend.labelstudio.shapes.keypoint import PointMark
 from backend.labelstudio.shapes.rectangle import BoxMark
 

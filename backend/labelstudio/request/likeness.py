@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backend.labelstudio.request.marks import RegionMark
 from backend.labelstudio.request.request import TaskRequest
-from backend.labelstudio.request.roles import Role
+from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
 
 MOST_HERE = 8

@@ -8,21 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from backend.labelstudio.config import LabelConfig
 from backend.labelstudio.request import drafts
-from backend.labelstudio.request.roles import OF_REFERENCES, OF_THE_OBJECT, Role
-from backend.labelstudio.shapes import keypoint, label_of, read_number, read_value, rectangle, region_id, region_kind
-from backend.labelstudio.shapes.keypoint import PointMark
-from backend.labelstudio.shapes.regions import covers_pixels, mask_of, read_points
-from prompts.geometry import BoolArray, FloatArray, Size, ellipse_outline, percent_to_pixels, stroke_mask
-from prompts.kinds import MaskPrompt, PointPrompt, PolygonPrompt, Prompt, ScribblePrompt
+from backend.labelstudio.shapes import SHAPES, keypoint, mask_of, shape_of
+from backend.labelstudio.shapes.base import (
+    OF_REFERENCES,
+    OF_THE_OBJECT,
+    Role,
+    label_of,
+    mappings,
+    read_value,
+    region_id,
+    region_kind,
+)
+from prompts.geometry import BoolArray, Size
+from prompts.kinds import Prompt
 
 Json = Mapping[str, Any]
-
-DOT_PERCENT = 1.0
-"""A key point that shows an example is a dot of this share of the image's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,44 +40,19 @@ class RegionMark:
     def id(self) -> str:
         return region_id(self.item)
 
-    @property
-    def _kind(self) -> str:
-        return region_kind(self.item)
-
     def prompts(self, size: Size) -> Iterator[Prompt]:
         """What it says about the object, in pixels; nothing for a region that covers no pixel.
 
         Raises:
             RequestError: the region cannot be read.
         """
-        if self._kind == "keypoint":
-            yield PointPrompt(self._point(size), self.role is not Role.AGAINST)
-        elif self.role is Role.FOR and self._kind == "rectangle":
-            yield rectangle.read(self.item).prompt(size)
-        elif self.role is Role.FOR and self._kind in ("polygon", "ellipse"):
-            yield PolygonPrompt(self._outline(size))
-        elif (mask := self.mask(size)).any():
-            yield MaskPrompt(mask) if self.role is Role.REFINE else ScribblePrompt(mask, self.role is not Role.AGAINST)
+        said = SHAPES[region_kind(self.item)].prompt(read_value(self.item), size, self.role)
+        if said is not None:
+            yield said
 
     def mask(self, size: Size) -> BoolArray:
         """The pixels ``(H, W)`` that it covers. Raises RequestError when the region cannot be read."""
-        if self._kind == "keypoint":
-            return stroke_mask(np.array([self._point(size)]), DOT_PERCENT * size.width / 100, size)
         return mask_of(self.item, size)
-
-    def _point(self, size: Size) -> tuple[float, float]:
-        value = read_value(self.item)
-        return PointMark(read_number(value, "x"), read_number(value, "y"), True).prompt(size).xy
-
-    def _outline(self, size: Size) -> FloatArray:
-        value = read_value(self.item)
-        if self._kind == "polygon":
-            return percent_to_pixels(read_points(value), size)
-        x, y, across, down = (read_number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
-        scale = np.array([size.width, size.height]) / 100
-        return ellipse_outline(
-            x * scale[0], y * scale[1], across * scale[0], down * scale[1], read_number(value, "rotation", 0)
-        )
 
 
 def mark_of(item: Json, role: Role, label: str | None) -> RegionMark:
@@ -93,7 +70,7 @@ def marks_of_the_object(task: Json, config: LabelConfig, image: str, page: int) 
 
 def reference_marks(task: Json, config: LabelConfig, image: str, page: int) -> list[RegionMark]:
     """The examples that the draft and the annotations show on one image, each once."""
-    holders = (drafts.newest_draft(task), *drafts.mappings(task.get("annotations")))
+    holders = (drafts.newest_draft(task), *mappings(task.get("annotations")))
     found = {
         mark.id or mark.digest: mark
         for holder in reversed(holders)
@@ -105,7 +82,7 @@ def reference_marks(task: Json, config: LabelConfig, image: str, page: int) -> l
 def finished_regions(task: Json, config: LabelConfig, image: str, page: int) -> list[RegionMark]:
     """The regions of the newest draft, or of the annotations without one, that are results: they have a class and no role."""
     draft = drafts.newest_draft(task)
-    holders = [draft] if draft else list(drafts.mappings(task.get("annotations")))
+    holders = [draft] if draft else list(mappings(task.get("annotations")))
     found: dict[str, RegionMark] = {}
     for holder in holders:
         for item, label, role in _labelled(drafts.regions_of(holder), config):
@@ -139,7 +116,7 @@ def _labelled(items: Sequence[Json], config: LabelConfig) -> Iterator[tuple[Json
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
     names = _names_of(items, config)
     for item in items:
-        if covers_pixels(item) or region_kind(item) == "keypoint":
+        if shape_of(item) is not None:
             label = label_of(item) or twins.get(region_id(item))
             role = config.role_of(item.get("from_name"), label)
             yield item, (label if role else names.get(region_id(item), label)), role

@@ -10,10 +10,11 @@ from typing import Any
 
 from backend.labelstudio.config import ImageTag, LabelConfig, lookup, read_config
 from backend.labelstudio.request import drafts
-from backend.labelstudio.request.context import Context, Mark, read_context, standing_marks
+from backend.labelstudio.request.context import Context, read_context, standing_marks
 from backend.labelstudio.request.marks import RegionMark, finished_regions, marks_of_the_object, reference_marks
-from backend.labelstudio.request.roles import Role
 from backend.labelstudio.request.typed import Like
+from backend.labelstudio.shapes import Mark
+from backend.labelstudio.shapes.base import Role, mappings
 from backend.labelstudio.shapes.keypoint import PointMark
 from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
@@ -231,7 +232,7 @@ def _context_items(body: Json) -> list[Json] | None:
     params = body.get("params")
     context = params.get("context") if isinstance(params, Mapping) else None
     result = context.get("result") if isinstance(context, Mapping) else None
-    return list(drafts.mappings(result)) if isinstance(result, list) and result else None
+    return list(mappings(result)) if isinstance(result, list) and result else None
 
 
 def _image_url(tag: ImageTag, data: Json, page: int) -> tuple[str, int | None]:

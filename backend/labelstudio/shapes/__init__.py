@@ -1,66 +1,121 @@
-"""One module for each shape that Label Studio draws: how it is read as a prompt and how a mask is written as it."""
+"""The table of shapes: for each tag that draws on images how it is read, how it is written, and what it says as a prompt.
+
+A tag's shape is one module here and one row of ``SHAPES``; nothing else knows which tags there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, rectangle, vector
+from backend.labelstudio.shapes.base import (
+    Json,
+    Role,
+    ShapeValue,
+    label_of,
+    mappings,
+    read_number,
+    read_value,
+    region_kind,
+)
+from backend.labelstudio.shapes.keypoint import PointMark
+from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
+from prompts.geometry import BoolArray, Size
+from prompts.kinds import Prompt
 
-FORMS = ("brush", "polygon", "bitmask", "ellipse", "rectangle", "keypoint")
-"""The shapes that a mask can be written as, the one that says most about it first."""
-
-FARTHEST_PERCENT = 1e6
-"""No number on an image is larger than this; one that is was not drawn."""
+Mark = PointMark | BoxMark
+"""A smart prompt in percent of the image, whose pixels need not be known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The ``value`` of one result, without its labels, and what an annotator should know about it."""
+    """What one tag draws.
 
-    value: dict[str, Any]
-    note: str = ""
-
-
-def read_value(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The ``value`` of a result, empty when it has none."""
-    value = item.get("value")
-    return value if isinstance(value, Mapping) else {}
-
-
-def region_id(item: Mapping[str, Any]) -> str:
-    """The id of a result, empty when it has none."""
-    found = item.get("id")
-    return found if isinstance(found, str) else ""
-
-
-def region_kind(item: Mapping[str, Any]) -> str:
-    """What a result is, with or without labels: ``brush`` for ``brush`` and ``brushlabels``; empty for ``labels``."""
-    return str(item.get("type")).removesuffix("labels")
-
-
-def label_of(item: Mapping[str, Any]) -> str | None:
-    """The first label of a result, as the page sent it; None when it has none."""
-    value = read_value(item)
-    names = value.get(str(item.get("type"))) or value.get("labels")
-    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
-
-
-def read_number(value: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A number of a result's ``value``.
-
-    Raises:
-        RequestError: it is missing without a default, no number, not finite, or absurdly large.
+    ``read`` makes the mask ``(H, W)`` of a stored region's ``value``; ``write`` the values of a mask, none for an empty one;
+    ``prompt`` says what a drawn region means for the object at hand, None when it covers nothing. ``smart`` reads what the
+    tag's smart tool sends, None for an ordinary region; only some tags have one. A shape that ``covers`` nothing is a spot.
+    ``read``, ``prompt`` and ``smart`` raise RequestError for what cannot be read.
     """
-    found = value.get(key, default)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise RequestError(f"expected a number under '{key}', got {_short(found)}")
-    if not abs(found) <= FARTHEST_PERCENT:
-        raise RequestError(f"expected percents under '{key}', got {_short(found)}")
-    return float(found)
+
+    read: Callable[[Json, Size], BoolArray]
+    write: Callable[[BoolArray], list[ShapeValue]]
+    prompt: Callable[[Json, Size, Role], Prompt | None]
+    smart: Callable[[Json], Mark | None] | None = None
+    covers: bool = True
 
 
-def _short(found: object) -> str:
-    text = repr(found) if not isinstance(found, int) or abs(found) < 1e30 else "a huge number"
-    return text if len(text) <= 60 else text[:57] + "..."
+SHAPES: Mapping[str, Shape] = {
+    "brush": Shape(brush.read, brush.write, brush.prompt),
+    "polygon": Shape(polygon.read, polygon.write, polygon.prompt),
+    "bitmask": Shape(bitmask.read, bitmask.write, bitmask.prompt),
+    "vector": Shape(vector.read, vector.write, vector.prompt),
+    "ellipse": Shape(ellipse.read, ellipse.write, ellipse.prompt),
+    "rectangle": Shape(rectangle.read, rectangle.write, rectangle.prompt, smart=rectangle.smart),
+    "keypoint": Shape(keypoint.read, keypoint.write, keypoint.prompt, smart=keypoint.smart, covers=False),
+}
+"""Each shape under the type of its results without ``labels``; the one that says most about a mask, and is exported as most
+formats, first: a mask is written as the first shape that the labelling config has.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnRegion:
+    """One region: its mask ``(H, W)``, its label, and the score of a prediction (1 for what a person drew)."""
+
+    id: str
+    mask: BoolArray
+    label: str
+    score: float
+
+
+def read_regions(result: Sequence[Json]) -> list[DrawnRegion]:
+    """The regions of one annotation or prediction that cover pixels and have a label; points, texts and relations do not.
+
+    Parts of a region that share an id (a shape and its ``labels`` twin) are one. Raises RequestError for a region that
+    cannot be read.
+    """
+    labels = {str(item.get("id")): label for item in mappings(list(result)) if (label := label_of(item))}
+    seen: set[str] = set()
+    return [region for item in mappings(list(result)) for region in _read(item, labels, seen)]
+
+
+def _read(item: Json, labels: Mapping[str, str], seen: set[str]) -> Iterator[DrawnRegion]:
+    name = str(item.get("id"))
+    if not covers_pixels(item) or name not in labels or name in seen:
+        return
+    seen.add(name)
+    mask, score = mask_of(item, size_of_item(item)), item.get("score")
+    if mask.any():
+        yield DrawnRegion(name, mask, labels[name], float(score) if isinstance(score, int | float) else 1.0)
+
+
+def size_of_item(item: Json) -> Size:
+    """The size of the image that a region was drawn on. Raises RequestError when the region does not tell."""
+    height, width = (round(read_number(item, f"original_{side}")) for side in ("height", "width"))
+    if height < 1 or width < 1:
+        raise RequestError(f"expected a region on an image of at least 1 x 1 pixel, got {width} x {height}")
+    return Size(height, width)
+
+
+def shape_of(item: Json) -> Shape | None:
+    """The shape of a result; None for one that draws nothing (a text, a relation, the ``labels`` twin of a shape)."""
+    return SHAPES.get(region_kind(item))
+
+
+def covers_pixels(item: Json) -> bool:
+    """Whether a result is a region with an area."""
+    shape = shape_of(item)
+    return shape is not None and shape.covers
+
+
+def mask_of(item: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a region. Raises RequestError when it cannot be read or is of another size."""
+    return SHAPES[region_kind(item)].read(read_value(item), size)
+
+
+def read_smart(item: Json) -> Mark | None:
+    """What a smart tool drew; None for an ordinary region. Raises RequestError when it has no usable coordinates."""
+    shape = shape_of(item)
+    return shape.smart(item) if shape is not None and shape.smart is not None else None

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.shapes import FARTHEST_PERCENT, Shape, read_number
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt, mappings, read_number
 from backend.values.errors import RequestError
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, stroke_mask
+from prompts.kinds import Prompt
 
 _HEADER_BITS = 32 + 5 + 4 * 4
 _LONGEST_RUN = 1 << 16
 _RUN_BITS = np.array([3, 4, 8, 16], np.uint64)
 _BLOCK = 1 << 16
 """Bytes of a stream whose items are found in one go, so that the working arrays stay small."""
+MOST_POINTS = 100_000
+"""Of one stroke."""
 
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -160,9 +161,6 @@ def _follow(following: Positions, position: int, offset: int) -> tuple[list[int]
     return visited, position
 
 
-MOST_POINTS = 100_000
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Stroke:
     """One stroke: its path ``(N, 2)`` in percent of the image, its width in percent of the image's width, and whether it paints
@@ -174,19 +172,27 @@ class Stroke:
     erases: bool
 
 
-def write(mask: BoolArray) -> list[Shape]:
+def write(mask: BoolArray) -> list[ShapeValue]:
     """A mask ``(H, W)`` as a brush mask; nothing for an empty mask."""
-    return [Shape({"format": "rle", "rle": rle.encode(mask)})] if mask.any() else []
+    return [ShapeValue({"format": "rle", "rle": encode(mask)})] if mask.any() else []
 
 
-def read_strokes(value: Mapping[str, Any]) -> list[Stroke]:
-    """The strokes of a brush region that the page has not turned into a mask yet, in drawing order.
+def read(value: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a brush region: the one that the server had kept, with the strokes that came since.
 
     Raises:
-        RequestError: a stroke has no usable path or width.
+        RequestError: its mask is corrupt or of another size, a stroke cannot be read, or it has neither.
     """
-    touches = value.get("touches")
-    return [_read_stroke(touch) for touch in touches if isinstance(touch, Mapping)] if isinstance(touches, list) else []
+    painted = decode(value["rle"], size) if isinstance(value.get("rle"), list) else None
+    strokes = [_read_stroke(touch) for touch in mappings(value.get("touches"))]
+    if painted is None and not strokes:
+        raise RequestError("a brush region has neither 'rle' nor strokes; open and submit its annotation again")
+    return paint(strokes, size, painted)
+
+
+def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+    """What it covers is, is not, or roughly is the object."""
+    return area_prompt(read(value, size), role)
 
 
 def paint(strokes: Sequence[Stroke], size: Size, ground: BoolArray | None = None) -> BoolArray:
@@ -198,7 +204,7 @@ def paint(strokes: Sequence[Stroke], size: Size, ground: BoolArray | None = None
     return mask
 
 
-def _read_stroke(touch: Mapping[str, Any]) -> Stroke:
+def _read_stroke(touch: Json) -> Stroke:
     try:
         flat = np.asarray(touch.get("relativePoints"), np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -6,15 +6,16 @@ import math
 
 import numpy as np
 
-from backend.labelstudio.shapes import Shape
-from prompts.geometry import BoolArray, size_of
+from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, read_number
+from prompts.geometry import BoolArray, FloatArray, Size, ellipse_outline, polygon_mask, size_of
+from prompts.kinds import PolygonPrompt, Prompt
 
 LARGEST_RADIUS = 50.0
 _PIXEL_VARIANCE = 1 / 12
 """A pixel is a square, not a point: this is its own variance along each axis."""
 
 
-def write(mask: BoolArray) -> list[Shape]:
+def write(mask: BoolArray) -> list[ShapeValue]:
     """The ellipse with the same centre and second moments as a mask ``(H, W)``; nothing for an empty mask.
 
     A uniform ellipse has the variance r^2 / 4 along an axis of radius r. Radii are percent of the width and the height of
@@ -37,4 +38,22 @@ def write(mask: BoolArray) -> list[Shape]:
         "radiusY": min(float(radii[1 - flat]) * 100 / size.height, LARGEST_RADIUS),
         "rotation": math.degrees(math.atan2(axes[1, flat], axes[0, flat])) % 180,
     }
-    return [Shape(value)]
+    return [ShapeValue(value)]
+
+
+def read(value: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of an ellipse. Raises RequestError when it has no usable coordinates."""
+    return polygon_mask(outline(value, size), size)
+
+
+def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+    """An ellipse around the object is an outline of it; otherwise what it covers counts."""
+    return PolygonPrompt(outline(value, size)) if role is Role.FOR else area_prompt(read(value, size), role)
+
+
+def outline(value: Json, size: Size) -> FloatArray:
+    """Its outline ``(N, 2)`` in pixels. Raises RequestError when it has no usable coordinates."""
+    x, y, radius_x, radius_y = (read_number(value, key) for key in ("x", "y", "radiusX", "radiusY"))
+    across, down = size.width / 100, size.height / 100
+    degrees = read_number(value, "rotation", 0.0)
+    return ellipse_outline(x * across, y * down, radius_x * across, radius_y * down, degrees)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 
-from backend.labelstudio.shapes import Shape, read_number, read_value, region_id
-from prompts.geometry import BoolArray, Size, percent_to_pixels, pixels_to_percent, size_of
-from prompts.kinds import PointPrompt
+from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id
+from prompts.geometry import BoolArray, Size, percent_to_pixels, pixels_to_percent, size_of, stroke_mask
+from prompts.kinds import PointPrompt, Prompt
 
 SLACK_PERCENT = 0.5
 """A click on the very edge may be sent a little outside; it is moved back."""
 WIDTH_PERCENT = 0.5
+DOT_PERCENT = 1.0
+"""A key point that shows an example is a dot of this share of the image's width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class PointMark:
         return PointPrompt((x, y), self.positive)
 
 
-def sign(item: Mapping[str, Any]) -> bool | None:
+def sign(item: Json) -> bool | None:
     """Whether a smart key point is for or against; None for an ordinary key point, which has no ``is_positive``."""
     told = (item.get("is_positive"), read_value(item).get("positive"))
     return next((found for found in told if isinstance(found, bool)), None)
 
 
-def read(item: Mapping[str, Any]) -> PointMark | None:
+def smart(item: Json) -> PointMark | None:
     """A smart key point as a click, or None for an ordinary one.
 
     Raises:
@@ -49,16 +49,30 @@ def read(item: Mapping[str, Any]) -> PointMark | None:
     return None if positive is None else PointMark(read_number(value, "x"), read_number(value, "y"), positive, region_id(item))
 
 
-def write(mask: BoolArray) -> list[Shape]:
+def read(value: Json, size: Size) -> BoolArray:
+    """The dot ``(H, W)`` around an ordinary key point. Raises RequestError when it has no usable coordinates."""
+    return stroke_mask(np.array([_spot(value, True).prompt(size).xy]), DOT_PERCENT * size.width / 100, size)
+
+
+def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+    """An ordinary key point with a role is a click."""
+    return _spot(value, role is not Role.AGAINST).prompt(size)
+
+
+def write(mask: BoolArray) -> list[ShapeValue]:
     """The pixel of a mask ``(H, W)`` that is farthest from its outline; nothing for an empty mask."""
     if not mask.any():
         return []
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(int(depth.argmax()), mask.shape)
     (x, y), *_ = pixels_to_percent(np.array([[column + 0.5, row + 0.5]]), size_of(mask)).tolist()
-    return [Shape({"x": x, "y": y, "width": WIDTH_PERCENT})]
+    return [ShapeValue({"x": x, "y": y, "width": WIDTH_PERCENT})]
 
 
 def _nudge(percent: float) -> float:
     clamped = min(max(percent, 0.0), 100.0)
     return clamped if abs(percent - clamped) <= SLACK_PERCENT else percent
+
+
+def _spot(value: Json, positive: bool) -> PointMark:
+    return PointMark(read_number(value, "x"), read_number(value, "y"), positive)

@@ -17,8 +17,10 @@ from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, make_v
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import nearest_points
 
-from backend.labelstudio.shapes import Shape
-from prompts.geometry import BoolArray, FloatArray, percent_to_pixels, pixels_to_percent, polygon_mask, size_of
+from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt
+from backend.values.errors import RequestError
+from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, pixels_to_percent, polygon_mask, size_of
+from prompts.kinds import PolygonPrompt, Prompt
 
 SMALLEST_SHARE = 0.05
 MOST_POINTS = 100
@@ -33,16 +35,44 @@ Contour = NDArray[Any]
 Raster = NDArray[np.uint8]
 
 
-def write(mask: BoolArray) -> list[Shape]:
+def write(mask: BoolArray) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed rings in percent, largest first; nothing for an empty mask."""
+    rings, note = rings_of(mask)
+    return [ShapeValue({"points": ring.tolist(), "closed": True}, note) for ring in rings]
+
+
+def rings_of(mask: BoolArray) -> tuple[list[FloatArray], str]:
+    """The parts of a mask ``(H, W)`` as rings ``(N, 2)`` in percent, largest first, and a note that tells what is lost."""
     if not mask.any():
-        return []
+        return [], ""
     size, tolerance = size_of(mask), max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(mask.shape))
     rings = [_ring(_simplify(part, tolerance)) for part in _parts(mask)]
     percents = [pixels_to_percent(np.clip(ring, 0, (size.width, size.height)), size) for ring in rings]
     drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size), size) for ring in percents])
-    note = f"polygon IoU {(mask & drawn).sum() / (mask | drawn).sum():.3f}"
-    return [Shape({"points": ring.tolist(), "closed": True}, note) for ring in percents]
+    return percents, f"polygon IoU {(mask & drawn).sum() / (mask | drawn).sum():.3f}"
+
+
+def read(value: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a polygon. Raises RequestError when it has no three corners."""
+    return polygon_mask(outline(value, size), size)
+
+
+def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+    """A polygon around the object is an outline of it; otherwise what it covers counts."""
+    return PolygonPrompt(outline(value, size)) if role is Role.FOR else area_prompt(read(value, size), role)
+
+
+def outline(value: Json, size: Size) -> FloatArray:
+    """The corners ``(N, 2)`` of a polygon in pixels. Raises RequestError when there are no three."""
+    try:
+        points = np.asarray(value.get("points"), np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError("expected pairs of percents under a polygon's 'points'") from error
+    if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] != 2:
+        raise RequestError("a polygon has no three points")
+    if not (np.abs(points) <= FARTHEST_PERCENT).all():
+        raise RequestError("expected percents under a polygon's 'points'")
+    return percent_to_pixels(points, size)
 
 
 def _parts(mask: BoolArray) -> list[Polygon]:

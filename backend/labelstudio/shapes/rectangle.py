@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from backend.labelstudio.shapes import Shape, read_number, read_value, region_id
-from prompts.geometry import BoolArray, Size, bounding_box, mask_box, pixels_to_percent, rotated_rectangle, size_of
-from prompts.kinds import BoxPrompt
+from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, read_number, read_value, region_id
+from prompts.geometry import (
+    BoolArray,
+    FloatArray,
+    Size,
+    bounding_box,
+    mask_box,
+    pixels_to_percent,
+    polygon_mask,
+    rotated_rectangle,
+    size_of,
+)
+from prompts.kinds import BoxPrompt, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +39,23 @@ class BoxMark:
         x0, y0, x1, y1 = bounding_box(rotated_rectangle(self.x, self.y, self.width, self.height, self.degrees))
         return x0 <= x <= x1 and y0 <= y <= y1
 
+    def corners(self, size: Size) -> FloatArray:
+        """Its corners ``(4, 2)`` in pixels."""
+        across, down = size.width / 100, size.height / 100
+        return rotated_rectangle(self.x * across, self.y * down, self.width * across, self.height * down, self.degrees)
+
     def prompt(self, size: Size) -> BoxPrompt:
         """The upright box around the rectangle in pixels, cut at the image's edges when it crosses them.
 
         A turned rectangle becomes its bounding box: engines learn from upright boxes, and each box is an object of its own.
         """
-        across, down = size.width / 100, size.height / 100
-        corners = rotated_rectangle(self.x * across, self.y * down, self.width * across, self.height * down, self.degrees)
-        x0, y0, x1, y1 = bounding_box(corners)
+        x0, y0, x1, y1 = bounding_box(self.corners(size))
         if x1 < 0 or y1 < 0 or x0 > size.width or y0 > size.height:
             return BoxPrompt((x0, y0, x1, y1))
         return BoxPrompt((max(x0, 0.0), max(y0, 0.0), min(x1, float(size.width)), min(y1, float(size.height))))
 
 
-def read(item: Mapping[str, Any]) -> BoxMark:
+def smart(item: Json) -> BoxMark:
     """A rectangle; nothing tells a smart one from an ordinary one.
 
     Raises:
@@ -55,10 +66,20 @@ def read(item: Mapping[str, Any]) -> BoxMark:
     return BoxMark(x, y, width, height, read_number(value, "rotation", 0.0), region_id(item))
 
 
-def write(mask: BoolArray) -> list[Shape]:
+def read(value: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a rectangle. Raises RequestError when it has no usable coordinates."""
+    return polygon_mask(smart({"value": value}).corners(size), size)
+
+
+def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+    """A rectangle around the object is its box; otherwise what it covers counts."""
+    return smart({"value": value}).prompt(size) if role is Role.FOR else area_prompt(read(value, size), role)
+
+
+def write(mask: BoolArray) -> list[ShapeValue]:
     """The bounding box of a mask ``(H, W)``; nothing for an empty mask."""
     box = mask_box(mask)
     if box is None:
         return []
     (x0, y0), (x1, y1) = pixels_to_percent(np.array(box, np.float64), size_of(mask)).tolist()
-    return [Shape({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0})]
+    return [ShapeValue({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0})]

@@ -18,7 +18,7 @@ from backend.bulk.order import Order
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file
 from backend.bulk.values import Answer, Found, Target, decode_mask, encode_mask
-from backend.labelstudio.shapes.regions import read_regions
+from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
 from prompts.geometry import Size, polygon_mask

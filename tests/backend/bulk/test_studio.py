@@ -17,7 +17,7 @@ from backend.bulk.order import Order
 from backend.bulk.run import Progress
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sources import Selection
-from backend.labelstudio.shapes.regions import read_regions
+from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import FAILED
 from backend.values.errors import ConfigError, RemoteError, SetupError
 from backend.values.settings import Settings

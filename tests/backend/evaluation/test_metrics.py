@@ -16,7 +16,7 @@ from backend.evaluation.clicks import MOST_CLICKS, Assumptions, Clicked, estimat
 from backend.evaluation.compare import Clicking, compare
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
 from backend.evaluation.samples import Sample
-from backend.labelstudio.shapes.regions import DrawnRegion
+from backend.labelstudio.shapes import DrawnRegion
 from backend.segmenter import Question
 from backend.values.masks import MaskSet
 from backend.values.session import Round

@@ -15,7 +15,7 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.labelstudio.config import read_config
-from backend.labelstudio.shapes.regions import covers_pixels, mask_of
+from backend.labelstudio.shapes import covers_pixels, mask_of
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, RED, disc, paint, square

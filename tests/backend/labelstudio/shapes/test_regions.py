@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from backend.labelstudio.shapes import bitmask, brush, ellipse, polygon, rectangle
-from backend.labelstudio.shapes.regions import read_regions
+from backend.labelstudio.shapes import bitmask, brush, ellipse, polygon, read_regions, rectangle
 from backend.values.errors import RequestError
 from tests.backend.pictures import disc, square
 

@@ -86,21 +86,21 @@ def test_a_bitmask_is_small() -> None:
 @given(filled_masks)
 def test_a_rectangle_read_again_is_the_box_around_the_mask(mask: BoolArray) -> None:
     (shape,) = rectangle.write(mask)
-    box = rectangle.read({"value": shape.value}).prompt(size_of(mask))
+    box = rectangle.smart({"value": shape.value}).prompt(size_of(mask))
     assert box.xyxy == pytest.approx(mask_box(mask))
 
 
 def test_a_rectangle_turns_around_its_own_corner() -> None:
     value = {"x": 50, "y": 50, "width": 10, "height": 10, "rotation": 45}
     side = 20 / math.sqrt(2)
-    box = rectangle.read({"value": value}).prompt(Size(200, 200))
+    box = rectangle.smart({"value": value}).prompt(Size(200, 200))
     assert box.xyxy == pytest.approx((100 - side, 100, 100 + side, 100 + 2 * side))
 
 
 @given(filled_masks)
 def test_a_key_point_read_again_lies_in_the_mask(mask: BoolArray) -> None:
     (shape,) = keypoint.write(mask)
-    mark = keypoint.read({"is_positive": True, "value": shape.value})
+    mark = keypoint.smart({"is_positive": True, "value": shape.value})
     assert mark is not None
     x, y = mark.prompt(size_of(mask)).xy
     assert mask[int(y), int(x)]

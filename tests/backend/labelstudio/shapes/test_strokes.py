@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.shapes import brush
-from backend.labelstudio.shapes.regions import mask_of
+from backend.labelstudio.shapes import brush, mask_of
 from backend.values.errors import RequestError
 from prompts.geometry import Size
 from tests.backend.labelstudio.captured import body
