@@ -1,25 +1,24 @@
-"""What is known when a request arrives: earlier prompts on the same object, the last answer about it, and examples."""
+"""History: the rounds of prompting about an object and the examples of a project, as one request reads and leaves them."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from backend.images import ImageSource
-from backend.labelstudio.request.joining import join, notes_of
+from backend.labelstudio.request.joining import notes_of
 from backend.labelstudio.request.likeness import Wish, nothing_to_compare, wishes
 from backend.labelstudio.request.request import TaskRequest
 from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
-from backend.stores.sessions import SessionStore
-from backend.values.errors import MaskloomError
+from backend.stores.sessions import Note, Notes, SessionStore
+from backend.values.errors import MaskloomError, StoreError
 from backend.values.session import Example, Round, SessionKey
-from prompts.geometry import BoolArray, size_of
+from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
 
@@ -27,73 +26,52 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
-    """The sessions and the memory bank, read for one request and written after it."""
+class History:
+    """The sessions and the memory bank. A request reads with the first three verbs and leaves something with the last two; a
+    store that cannot be used costs the memory and never the answer.
+    """
 
     sessions: SessionStore
     memory: MemoryBank
     images: ImageSource
 
-    def complete(self, task: TaskRequest) -> TaskRequest:
-        """The request with the earlier prompts that belong to its object."""
-        return join(task, self._notes(task)) if task.interactive else task
+    def notes(self, task: TaskRequest) -> list[Note]:
+        """What this annotator prompted before on the page of a request."""
+        try:
+            return self.sessions.noted(_whose(_page_key(task)))
+        except StoreError as error:
+            log.warning("task %s is answered without its earlier prompts: %s", task.task_id, error)
+            return []
 
     def last_answer(self, task: TaskRequest, version: str, prompts: PromptSet) -> ObjectMemory | None:
         """What the engine of this version answered before these prompts were added to."""
         if not prompts.drawn:
             return None
-        found = (self.sessions.recall(key, version, prompts) for key in _whose(_object_key(task)))
-        return next(filter(None, found), None)
+        try:
+            return self.sessions.recall(_whose(_object_key(task)), version, prompts)
+        except StoreError as error:
+            log.warning("task %s is answered without its last answer: %s", task.task_id, error)
+            return None
 
     def examples(self, task: TaskRequest, image: Image) -> tuple[ReferencePrompt, ...]:
         """What to find more of, or not to find.
 
         Raises:
             RequestError: something is to be found that nothing shows.
+            StoreError: nothing here shows it, and whether something elsewhere does cannot be looked up.
         """
-        self._keep_shown(task, image)
         return tuple(example for wish in wishes(task) for example in self._fulfil(wish, task, image))
 
-    def finished(self, task: TaskRequest, image: Image) -> BoolArray:
-        """The masks ``(M, H, W)`` that the annotation has already, where more of them are wanted."""
-        wanted = task.draft.finished if task.likes or task.references else ()
-        size = size_of(image)
-        return np.stack([mark.mask(size) for mark in wanted]) if wanted else np.zeros((0, *image.shape[:2]), np.bool_)
-
-    def keep(self, task: TaskRequest, version: str, done: Round) -> None:
-        """Remember what was asked and answered; an answer that cannot be remembered is given all the same."""
+    def remember_round(self, task: TaskRequest, seen: Sequence[Note], version: str, done: Round) -> None:
+        """Keep what was asked and answered; ``seen`` are the notes that the request was read with."""
+        notes = Notes(_page_key(task), notes_of(task, seen), seen) if task.marks else None
         try:
-            self.sessions.append(_object_key(task), version, done)
-            if task.marks and task.interactive:
-                self.sessions.note(_page_key(task), notes_of(task, self._notes(task)))
-        except Exception:  # the disk is full, or another process holds the database or has just written the same note
-            log.exception("a round about task %s could not be remembered", task.task_id)
+            self.sessions.remember(_object_key(task), version, done, notes)
+        except StoreError as error:
+            log.warning("a round about task %s is not remembered: %s", task.task_id, error)
 
-    def _notes(self, task: TaskRequest) -> Sequence[Mapping[str, Any]]:
-        found = (self.sessions.noted(key) for key in _whose(_page_key(task)))
-        return next(filter(None, found), [])
-
-    def _fulfil(self, wish: Wish, task: TaskRequest, image: Image) -> Iterator[ReferencePrompt]:
-        masks = [mark.mask(size_of(image)) for mark in wish.here]
-        found = [ReferencePrompt(image, mask, wish.positive) for mask in masks if mask.any()]
-        for example in self.memory.recall(task.project, wish.label, wish.elsewhere) if wish.elsewhere else ():
-            if example.image_url != task.image_url:
-                found.extend(self._shown_elsewhere(example, wish.positive))
-        if not found and wish.positive:
-            raise nothing_to_compare(wish.label)
-        yield from found
-
-    def _shown_elsewhere(self, example: Example, positive: bool) -> Iterator[ReferencePrompt]:
-        try:
-            image = self.images.load(example.image_url, example.project, example.task)
-        except MaskloomError as error:
-            log.warning("an example of task %s cannot be seen again: %s", example.task, error)
-            return
-        if image.shape[:2] == example.mask.shape:
-            yield ReferencePrompt(image, example.mask, positive)
-
-    def _keep_shown(self, task: TaskRequest, image: Image) -> None:
-        """Remember the examples of an image for the project's other tasks, in place of those that it showed before."""
+    def remember_shown(self, task: TaskRequest, image: Image) -> None:
+        """Keep the examples that an image shows for the project's other tasks, in place of those that it showed before."""
         if not task.references and not any(like.label is None for like in task.likes):
             return
         place = repr((task.image_tag, task.item_index, task.task_id, task.annotator))
@@ -102,7 +80,36 @@ class Recollection:
         masks = [(mark, mark.mask(size_of(image))) for mark in shown]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, np.zeros((1, 1), np.bool_))
         examples = [replace(blank, region=mark.id[:50], mask=mask) for mark, mask in masks if mask.any()]
-        self.memory.replace(task.project, draft, examples)
+        try:
+            self.memory.replace(task.project, draft, examples)
+        except StoreError as error:
+            log.warning("the examples of task %s are not remembered: %s", task.task_id, error)
+
+    def _fulfil(self, wish: Wish, task: TaskRequest, image: Image) -> Iterator[ReferencePrompt]:
+        masks = [mark.mask(size_of(image)) for mark in wish.here]
+        found = [ReferencePrompt(image, mask, wish.positive) for mask in masks if mask.any()]
+        try:
+            found.extend(self._elsewhere(wish, task))
+        except StoreError as error:
+            if not found and wish.positive:
+                raise
+            log.warning("task %s is answered without examples of other tasks: %s", task.task_id, error)
+        if not found and wish.positive:
+            raise nothing_to_compare(wish.label)
+        yield from found
+
+    def _elsewhere(self, wish: Wish, task: TaskRequest) -> Iterator[ReferencePrompt]:
+        """Examples on other images of the project; those that cannot be seen again are left out."""
+        for example in self.memory.recall(task.project, wish.label, wish.elsewhere) if wish.elsewhere else ():
+            if example.image_url == task.image_url:
+                continue
+            try:
+                image = self.images.load(example.image_url, example.project, example.task)
+            except MaskloomError as error:
+                log.warning("an example of task %s cannot be seen again: %s", example.task, error)
+                continue
+            if image.shape[:2] == example.mask.shape:
+                yield ReferencePrompt(image, example.mask, wish.positive)
 
 
 def _object_key(task: TaskRequest) -> SessionKey:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sql
 
+from backend.stores.database import Database
+
 PICTURES_KEPT = 24
 
 _metadata = sql.MetaData()
@@ -37,15 +39,15 @@ class Picture:
 class Album:
     """Pictures by run and kind."""
 
-    def __init__(self, database: sql.Engine) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        _metadata.create_all(database)
+        database.create(_metadata)
 
     def offer(self, run: int, kind: str, pictures: Iterable[Picture]) -> None:
         """Keep those of the old and the new pictures that have the lowest ranks; of one item the newest."""
         new = {picture.key: picture for picture in pictures}
         here = sql.and_(_pictures.c.run == run, _pictures.c.kind == kind)
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             old = {row.key: row.rank for row in connection.execute(sql.select(_pictures.c.key, _pictures.c.rank).where(here))}
             ranks = old | {key: picture.rank for key, picture in new.items()}
             kept = set(sorted(ranks, key=lambda key: (ranks[key], key))[:PICTURES_KEPT])
@@ -64,5 +66,5 @@ class Album:
         columns = (_pictures.c.key, _pictures.c.rank, _pictures.c.link, _pictures.c.caption, _pictures.c.jpeg)
         here = sql.and_(_pictures.c.run == run, _pictures.c.kind == kind)
         query = sql.select(*columns).where(here).order_by(_pictures.c.rank, _pictures.c.key)
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             return [Picture(*row) for row in connection.execute(query)]

@@ -14,6 +14,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from backend.stores.database import Database
+
 PAGE = 500
 """Items that are read or written in one statement."""
 
@@ -102,14 +104,14 @@ class Entry:
 class Ledger:
     """Bulk runs in a database; one process at a time works on a run, any number may look."""
 
-    def __init__(self, database: sql.Engine) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        _metadata.create_all(database)
+        database.create(_metadata)
 
     def open(self, identity: RunIdentity) -> int:
         """The number of a run, made unless it is there. Nothing of it is asked for until ``ask`` is called."""
         now = time.time()
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             known = connection.execute(sql.select(_runs.c.id).where(_runs.c.digest == identity.digest)).scalar()
             if known is None:
                 row = {
@@ -143,7 +145,7 @@ class Ledger:
     def close(self, run: int, state: str, note: str = "") -> None:
         """Say how a run stands."""
         values = {"state": state, "note": note, "changed_at": time.time()}
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(values))
 
     def ask(self, run: int, items: Iterable[Item], undone: str = WAITING) -> int:
@@ -152,7 +154,7 @@ class Ledger:
         """
         count = 0
         for page in pages(items, PAGE):
-            with self._database.begin() as connection:
+            with self._database.writing() as connection:
                 self._ask_page(connection, run, list({item.key: item for item in page}.values()), count, undone)
             count += len(page)
         return count
@@ -194,7 +196,7 @@ class Ledger:
                 .order_by(_items.c.place, _items.c.key)
                 .limit(PAGE)
             )
-            with self._database.connect() as connection:
+            with self._database.reading() as connection:
                 rows = connection.execute(query).all()
             if not rows:
                 return
@@ -210,7 +212,7 @@ class Ledger:
             _items.c.run.in_(_same_target(run)), _items.c.key.in_([e.key for e in entries if e.state != FAILED])
         )
         outdated = sql.update(_items).where(replaced, _items.c.state.in_((DONE, SENDING))).values(state=OUTDATED)
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             again = set(connection.scalars(sql.select(_items.c.key).where(anew)))
             connection.execute(outdated)
         self.settle(run, [replace(e, state=REPLACING if e.key in again else SENDING) for e in entries])
@@ -221,13 +223,13 @@ class Ledger:
         0: another machine's clock may be ahead.
         """
         query = sql.select(_items.c.key, _items.c.changed_at).where(_items.c.run == run, _items.c.state == SENDING)
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [row.key for row in rows], max(0.0, time.time() - max((row.changed_at for row in rows), default=0.0))
 
     def arrive(self, run: int, arrived: Sequence[str], lost: Sequence[str]) -> None:
         """Settle what was in doubt: what arrived is done, what was lost is asked for again when the source lists it."""
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             for keys, state in ((arrived, DONE), (lost, PARKED)):
                 for page in pages(keys, PAGE):
                     connection.execute(sql.update(_items).where(_of(run, page)).values(state=state))
@@ -248,14 +250,14 @@ class Ledger:
                 state=sql.bindparam("s"), reason=sql.bindparam("r"), regions=sql.bindparam("g"), changed_at=sql.bindparam("t")
             )
         )
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(statement, rows)
             connection.execute(sql.update(_runs).where(_runs.c.id == run).values(changed_at=now))
 
     def counts(self, run: int) -> Counter[str]:
         """How many items are in which state; all that are not asked for now count as PARKED."""
         query = sql.select(_items.c.state, sql.func.count()).where(_items.c.run == run).group_by(_items.c.state)
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             found: Counter[str] = Counter(dict(connection.execute(query).all()))
         return found + Counter({PARKED: found.pop(OUTDATED, 0)})
 
@@ -267,14 +269,14 @@ class Ledger:
             .order_by(_items.c.place, _items.c.key)
             .execution_options(yield_per=PAGE)
         )
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             for row in connection.execute(query):
                 yield Entry(row.key, row.link, row.state, row.reason, json.loads(row.regions))
 
     def _read_runs(self, which: sql.ColumnElement[bool]) -> list[RunRow]:
         columns = (_runs.c.id, _runs.c.source, _runs.c.target, _runs.c.version, _runs.c.state, _runs.c.note)
         query = sql.select(*columns, _runs.c.started_at, _runs.c.changed_at).where(which).order_by(_runs.c.id.desc())
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             return [RunRow(*row) for row in connection.execute(query)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sql
 from pycocotools import mask as coco
 
+from backend.stores.database import Database
 from backend.values.session import Example
 
 MOST_OF_A_LABEL = 64
@@ -38,13 +39,13 @@ _examples = sql.Table(
 class MemoryBank:
     """Examples by project and label; masks are kept as COCO's run-length code."""
 
-    def __init__(self, database: sql.Engine) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        _metadata.create_all(database)
+        database.create(_metadata)
 
     def replace(self, project: str, annotation: str, examples: Sequence[Example]) -> None:
         """Keep these as all examples of an annotation (or draft), and of each label only the newest."""
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             same = (_examples.c.project == project) & (_examples.c.annotation == annotation)
             connection.execute(sql.delete(_examples).where(same))
             for example in examples:
@@ -57,13 +58,13 @@ class MemoryBank:
     def forget(self, project: str, *, annotations: Collection[str] = (), tasks: Collection[str] = ()) -> None:
         """Forget the examples of annotations and of tasks that were deleted."""
         gone = _examples.c.annotation.in_(annotations) | _examples.c.task.in_(tasks)
-        with self._database.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(sql.delete(_examples).where(_examples.c.project == project, gone))
 
     def recall(self, project: str, label: str | None, most: int) -> list[Example]:
         """The newest examples of a label or, with None, of those that only show."""
         query = sql.select(_examples).where(_examples.c.project == project, _with_label(label))
-        with self._database.connect() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query.order_by(_examples.c.id.desc()).limit(most))
             return [_example(row) for row in rows]
 

@@ -7,21 +7,24 @@ import json
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
-from pathlib import Path
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
-from sqlalchemy.engine import make_url
 
+from backend.stores.database import Database
 from backend.values.session import Round, SessionKey, prompt_digest
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
 
 MOST_ROUNDS = 10_000
 MOST_NOTES = 10_000
+MOST_ROUNDS_READ = 50
 LONGEST_NAME = 300
+
+Note = Mapping[str, Any]
+"""A prompt that was answered, as plain values with its ``id``."""
 
 _metadata = sql.MetaData()
 _rounds = sql.Table(
@@ -45,78 +48,101 @@ _notes = sql.Table(
 )
 
 
-def open_database(url: str) -> sql.Engine:
-    """A database by SQLAlchemy URL; the folder of a SQLite file is made."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    return sql.create_engine(parsed)
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What to keep of the prompts on a page, in the door's own words: those that were answered now take the place of those that
+    were ``seen`` before; what another request has noted since stays.
+    """
+
+    page: SessionKey
+    prompts: Sequence[Note]
+    seen: Sequence[Note] = ()
 
 
 class SessionStore:
-    """Rounds and notes by session key, forgotten after ``keep_hours`` or when there are more than 10,000 of them."""
+    """Rounds and notes by session key, forgotten after ``keep_hours`` or when there are more than 10,000 of them.
 
-    def __init__(self, database: sql.Engine, keep_hours: float) -> None:
+    Every method raises StoreError when the database cannot be used.
+    """
+
+    def __init__(self, database: Database, keep_hours: float) -> None:
         self._database = database
         self._keep_s = keep_hours * 3600
-        _metadata.create_all(database, tables=[_rounds, _notes])
+        database.create(_metadata)
 
-    def append(self, key: SessionKey, space: str, done: Round) -> None:
-        """Remember a round that drew one object and found it; other rounds leave nothing to refine."""
-        if not done.prompts.drawn or len(done.masks) != 1:
+    def remember(self, key: SessionKey, space: str, done: Round, notes: Notes | None = None) -> None:
+        """Keep what was answered and what was prompted, both or nothing. Of rounds only those that drew one object and found it:
+        others leave nothing to refine.
+        """
+        row = _row(key, space, done)
+        if row is None and notes is None:
             return
-        logits = done.masks.low_res_logits[0]
-        row = {
-            "session": _name(key),
-            "made_at": time.time(),
-            "space": space,
-            "prompts": json.dumps(_digests(done.prompts)),
-            "shape": json.dumps(logits.shape),
-            "logits": zlib.compress(np.ascontiguousarray(logits).tobytes(), 1),
-        }
-        with self._database.begin() as connection:
-            number = connection.execute(sql.insert(_rounds), row).inserted_primary_key
-            self._forget(connection, newest=number[0] if number else 0)
+        with self._database.writing() as connection:
+            if row is not None:
+                number = connection.execute(sql.insert(_rounds), row).inserted_primary_key
+                self._forget(connection, newest=number[0] if number else 0)
+            if notes is not None:
+                self._note(connection, notes)
 
-    def recall(self, key: SessionKey, space: str, prompts: PromptSet) -> ObjectMemory | None:
-        """The newest round whose prompts are all still there and have been added to since; None when there is none.
+    def recall(self, keys: Sequence[SessionKey], space: str, prompts: PromptSet) -> ObjectMemory | None:
+        """The newest round whose prompts are all still there and have been added to since; None when there is none. An earlier
+        key comes before a later one.
 
         So a removed prompt takes its round with it, and the same prompts asked again get the same answer.
         """
         now = set(_digests(prompts))
-        query = (
-            sql.select(_rounds)
-            .where(_rounds.c.session == _name(key), _rounds.c.space == space, _rounds.c.made_at > time.time() - self._keep_s)
-            .order_by(_rounds.c.id.desc())
-            .limit(50)
-        )
-        with self._database.connect() as connection:
-            for row in connection.execute(query):
-                if set(json.loads(row.prompts)) < now:
-                    logits = np.frombuffer(zlib.decompress(row.logits), np.float16).reshape(json.loads(row.shape))
-                    return ObjectMemory(logits, space)
+        with self._database.reading() as connection:
+            for key in keys:
+                for row in connection.execute(self._rounds_of(key, space)):
+                    if set(json.loads(row.prompts)) < now:
+                        logits = np.frombuffer(zlib.decompress(row.logits), np.float16).reshape(json.loads(row.shape))
+                        return ObjectMemory(logits, space)
         return None
 
-    def note(self, key: SessionKey, said: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was prompted last, in the door's own words, in place of what was kept before."""
-        row = {"session": _name(key), "made_at": time.time(), "said": json.dumps([dict(each) for each in said])}
-        with self._database.begin() as connection:
-            connection.execute(sql.delete(_notes).where(_notes.c.session == row["session"]))
-            connection.execute(sql.insert(_notes), row)
-            newest_first = sql.select(_notes.c.made_at).order_by(_notes.c.made_at.desc())
-            too_many = _notes.c.made_at <= newest_first.limit(1).offset(MOST_NOTES).scalar_subquery()
-            connection.execute(sql.delete(_notes).where(too_many | (_notes.c.made_at < time.time() - self._keep_s)))
+    def noted(self, keys: Sequence[SessionKey]) -> list[Note]:
+        """What was noted last under the first of the keys that has something; nothing when that is long ago."""
+        with self._database.reading() as connection:
+            return next((found for key in keys if (found := self._noted(connection, key))), [])
 
-    def noted(self, key: SessionKey) -> list[dict[str, Any]]:
-        """What was noted last; nothing when that is long ago."""
+    def _rounds_of(self, key: SessionKey, space: str) -> sql.Select[Any]:
+        here = (_rounds.c.session == _name(key), _rounds.c.space == space, _rounds.c.made_at > time.time() - self._keep_s)
+        return sql.select(_rounds).where(*here).order_by(_rounds.c.id.desc()).limit(MOST_ROUNDS_READ)
+
+    def _noted(self, connection: sql.Connection, key: SessionKey) -> list[Note]:
         fresh = (_notes.c.session == _name(key)) & (_notes.c.made_at > time.time() - self._keep_s)
-        with self._database.connect() as connection:
-            said = connection.execute(sql.select(_notes.c.said).where(fresh)).scalar()
+        said = connection.execute(sql.select(_notes.c.said).where(fresh)).scalar()
         return list(json.loads(said)) if said else []
+
+    def _note(self, connection: sql.Connection, notes: Notes) -> None:
+        """Within one transaction: two quick clicks are noted both, whichever comes first."""
+        known = {note.get("id") for note in (*notes.prompts, *notes.seen)}
+        since = [note for note in self._noted(connection, notes.page) if note.get("id") not in known]
+        said = json.dumps([dict(each) for each in (*notes.prompts, *since)])
+        row = {"session": _name(notes.page), "made_at": time.time(), "said": said}
+        connection.execute(sql.delete(_notes).where(_notes.c.session == row["session"]))
+        connection.execute(sql.insert(_notes), row)
+        newest_first = sql.select(_notes.c.made_at).order_by(_notes.c.made_at.desc())
+        too_many = _notes.c.made_at <= newest_first.limit(1).offset(MOST_NOTES).scalar_subquery()
+        connection.execute(sql.delete(_notes).where(too_many | (_notes.c.made_at < time.time() - self._keep_s)))
 
     def _forget(self, connection: sql.Connection, newest: int) -> None:
         old = (_rounds.c.made_at < time.time() - self._keep_s) | (_rounds.c.id <= newest - MOST_ROUNDS)
         connection.execute(sql.delete(_rounds).where(old))
+
+
+def _row(key: SessionKey, space: str, done: Round) -> dict[str, Any] | None:
+    """A round as it is kept; None for one that leaves nothing to refine."""
+    if not done.prompts.drawn or len(done.masks) != 1:
+        return None
+    logits = done.masks.low_res_logits[0]
+    return {
+        "session": _name(key),
+        "made_at": time.time(),
+        "space": space,
+        "prompts": json.dumps(_digests(done.prompts)),
+        "shape": json.dumps(logits.shape),
+        "logits": zlib.compress(np.ascontiguousarray(logits).tobytes(), 1),
+    }
 
 
 def _name(key: SessionKey) -> str:

@@ -8,7 +8,8 @@
     │   ├── ImageError      the image: missing, refused, too large, broken
     │   └── VideoError      the video: no picture in it, a damaged frame, a frame that it does not have
     ├── SetupError          whoever runs Maskloom: settings, weights, a busy port, a missing program
-    └── RemoteError         another service, Label Studio above all, did not answer as it should
+    ├── RemoteError         another service, Label Studio above all, did not answer as it should
+    └── StoreError          the database of the stores: held by somebody else, damaged, full
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class RemoteError(MaskloomError):
     def is_passing(self) -> bool:
         """Whether the same request may succeed later."""
         return self.status is None or self.status in (408, 425, 429) or self.status >= 500
+
+
+class StoreError(MaskloomError):
+    """What is kept between requests cannot be read or written now; the same may succeed later."""

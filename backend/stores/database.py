@@ -1,0 +1,172 @@
+"""The database of the stores: short transactions that wait a stated time, and a file that is damaged or gone is begun anew."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.engine import make_url
+
+from backend.values.errors import SetupError, StoreError
+
+log = logging.getLogger(__name__)
+
+CLICK_WAIT_S = 0.5
+"""How long a click waits for a database that somebody else holds; then it is answered without memory."""
+PATIENT_WAIT_S = 30.0
+"""How long everything else waits."""
+_DAMAGED = ("malformed", "not a database", "disk i/o error", "file is encrypted")
+_FILES = ("", "-wal", "-shm", "-journal")
+"""What SQLite writes for one database, by what is added to its name."""
+
+
+class Database:
+    """A database by SQLAlchemy URL, for many threads and processes; the folder of a SQLite file is made.
+
+    SQLite writes ahead (``journal_mode=WAL``), so that nobody who reads waits for somebody who writes; of this process one thread
+    writes at a time. A connection lives for one transaction, so that a file that was deleted or replaced is noticed at once.
+
+    A SQLite file that turns out to be damaged is put aside under another name, and tables that are missing are made: the
+    transaction that found it fails with StoreError, the next one goes on. Raises SetupError for a URL that cannot be used.
+    """
+
+    def __init__(self, url: str, wait_s: float = PATIENT_WAIT_S) -> None:
+        self._wait_s = wait_s
+        self._tables: list[sql.MetaData] = []
+        self._one_writes = threading.Lock()
+        self._mending = threading.Lock()
+        self._file: Path | None = None
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "sqlite":
+                self._engine = self._open_sqlite(parsed)
+            else:
+                self._engine = sql.create_engine(parsed, pool_pre_ping=True)
+        except (sql.exc.ArgumentError, ImportError, OSError) as error:
+            raise SetupError(f"the database {_shown(url)} cannot be used: {error}; see MASKLOOM_DATABASE and MASKLOOM_HOME") from error
+
+    def create(self, tables: sql.MetaData) -> None:
+        """Make tables unless they are there. A database that is held by somebody else gets them later, when they are missed."""
+        self._tables.append(tables)
+        for is_last in (False, True):
+            try:
+                with self.writing() as connection:
+                    tables.create_all(connection)
+                return
+            except StoreError as error:
+                if is_last or self._file is None:
+                    log.warning("the tables of the stores cannot be looked for: %s", error)
+
+    @contextmanager
+    def reading(self) -> Iterator[sql.Connection]:
+        """A connection that only reads. Raises StoreError."""
+        with self._explaining(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sql.Connection]:
+        """A transaction that is kept when the block ends well; nobody else writes meanwhile. Raises StoreError."""
+        if not self._one_writes.acquire(timeout=self._wait_s):
+            raise StoreError(f"the database was busy for {self._wait_s:g} s")
+        try:
+            with self._explaining(), self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                yield connection
+        finally:
+            self._one_writes.release()
+
+    def _open_sqlite(self, url: sql.URL) -> sql.Engine:
+        name = url.database
+        if not name or name == ":memory:":
+            return sql.create_engine(url, poolclass=sql.StaticPool, connect_args={"check_same_thread": False})
+        self._file = Path(name)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        engine = sql.create_engine(url, poolclass=sql.NullPool, connect_args={"timeout": self._wait_s})
+        sql.event.listen(engine, "connect", _prepare)
+        sql.event.listen(engine, "begin", _begin)
+        return engine
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Errors of the database in our words, after what can be mended was mended."""
+        try:
+            yield
+        except sql.exc.DBAPIError as error:
+            raise StoreError(self._mended(error)) from error
+        except sql.exc.SQLAlchemyError as error:
+            raise StoreError(f"the database cannot be used: {error}") from error
+
+    def _mended(self, error: sql.exc.DBAPIError) -> str:
+        """What happened, in a sentence."""
+        said = str(error.orig)
+        if "locked" in said:
+            return f"somebody else holds the database {self._file or ''} for longer than {self._wait_s:g} s"
+        if self._file is not None:
+            with self._mending:
+                if any(word in said.lower() for word in _DAMAGED) and _is_damaged(self._file):
+                    return _put_aside(self._file)
+                if "no such table" in said:
+                    self._make_tables()
+                    return f"the tables of {self._file} were missing and have been made anew"
+        return f"the database cannot be used: {said}"
+
+    def _make_tables(self) -> None:
+        try:
+            with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                for tables in self._tables:
+                    tables.create_all(connection)
+        except sql.exc.SQLAlchemyError as error:
+            log.warning("the tables of the stores cannot be made: %s", error)
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    """A new connection of SQLite: transactions begin where we say, readers and writers pass each other."""
+    connection.isolation_level = None
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.OperationalError:  # somebody holds it: what it was set to before stays
+        return
+
+
+def _begin(connection: sql.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _is_damaged(file: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            return connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:
+        return True
+
+
+def _put_aside(file: Path) -> str:
+    """Move a damaged file out of the way; what was done, in a sentence."""
+    aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        for ending in _FILES:
+            part = file.with_name(file.name + ending)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + ending))
+    except OSError as error:
+        return f"the database {file} is damaged and cannot be put aside ({error}); move it away"
+    said = f"the database {file} was damaged; it has been put aside as {aside.name}, and a new one is begun"
+    log.warning("%s", said)
+    return said
+
+
+def _shown(url: str) -> str:
+    """A URL without its password."""
+    try:
+        return make_url(url).render_as_string()
+    except sql.exc.ArgumentError:
+        return "of MASKLOOM_DATABASE"
