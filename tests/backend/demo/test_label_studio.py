@@ -42,6 +42,7 @@ def test_what_is_installed_is_not_installed_again(tmp_path: Path) -> None:
     assert [path.name for path in folder.venv.iterdir()] == ["installed"]
 
 
+@pytest.mark.slow
 def test_an_installation_that_fails_says_what_pip_said_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +54,7 @@ def test_an_installation_that_fails_says_what_pip_said_and_is_tried_again(
     assert not (folder.venv / "installed").exists()
 
 
+@pytest.mark.slow
 def test_an_installation_is_done_in_order_and_then_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = StudioFolder(tmp_path / "state")
     commands = {name: [sys.executable, "-c", f"print('{name} did it')"] for name in ("venv", "pip")}
@@ -67,6 +69,7 @@ def test_an_installation_is_done_in_order_and_then_remembered(tmp_path: Path, mo
     assert heard == []
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_while_starting_is_said_with_its_last_words(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", "raise SystemExit('no database for me')"]
     child = Child(Program("The server", argv, {}, tmp_path / "log"))
@@ -75,6 +78,7 @@ def test_a_server_that_ends_while_starting_is_said_with_its_last_words(tmp_path:
     child.stop()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_said(tmp_path: Path) -> None:
     child = Child(Program("The server", [sys.executable, "-c", "import time; time.sleep(60)"], {}, tmp_path / "log"))
     with pytest.raises(SetupError, match="The server did not answer at http://127"):

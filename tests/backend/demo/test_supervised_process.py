@@ -12,6 +12,7 @@ import pytest
 from backend.demo import supervised_process as child_module
 from backend.demo.supervised_process import Child, Program
 
+pytestmark = pytest.mark.slow
 SLEEPER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
 PATIENT = f"{SLEEPER}; time.sleep(60)"
 DEAF_CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -68,9 +69,7 @@ def test_stopping_ends_what_a_program_started_and_could_not_end(tmp_path: Path, 
     wait_for(child.pid, 0)
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(PATIENT, id="polite"), pytest.param(DEAF, id="deaf to SIGTERM", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("code", [PATIENT, DEAF], ids=["polite", "deaf to SIGTERM"])
 def test_a_program_ends_when_its_parent_is_killed(code: str, tmp_path: Path) -> None:
     parent = (
         "import sys, time; from pathlib import Path; from backend.demo.supervised_process import Child, Program\n"

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engines.sam import detectors as detecting
-from backend.engines.sam import detectors as grounders
-from backend.engines.sam import detectors as grounding_dino
-from backend.engines.sam import detectors as omdet
-from backend.engines.sam import detectors as owlv2
+from backend.engines.sam import detectors
 from backend.engines.sam.text_grounding import Boxes, Grounder
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
@@ -36,8 +32,8 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(autouse=True)
 def _low_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models are sure of nothing."""
-    for module in (omdet, owlv2, grounding_dino):
-        monkeypatch.setattr(module, "THRESHOLD", 0.001)
+    for name in ("OMDET_THRESHOLD", "OWLV2_THRESHOLD", "GROUNDING_DINO_THRESHOLD"):
+        monkeypatch.setattr(detectors, name, 0.001)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +64,7 @@ def detect(grounder: Grounder, pixels: torch.Tensor, phrases: list[str]) -> Boxe
 def test_boxes_lie_on_the_image_and_bear_the_phrases(
     name: str, shape: tuple[int, int], folder_of: Callable[[str], Path]
 ) -> None:
-    found = detect(grounders.load(folder_of(name), CPU), picture(*shape), PHRASES)
+    found = detect(detectors.load_detector(folder_of(name), CPU), picture(*shape), PHRASES)
     assert found.xyxy.shape == (len(found.scores), 4)
     assert len(found.phrases) == len(found.scores)
     assert set(found.phrases) <= set(PHRASES)
@@ -81,7 +77,7 @@ def test_boxes_lie_on_the_image_and_bear_the_phrases(
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_no_phrases_are_no_boxes_and_the_same_question_has_the_same_answer(name: str, folder_of: Callable[[str], Path]) -> None:
-    grounder = grounders.load(folder_of(name), CPU)
+    grounder = detectors.load_detector(folder_of(name), CPU)
     assert len(detect(grounder, picture(64, 64), []).scores) == 0
     first, second = (detect(grounder, picture(64, 64), PHRASES) for _ in range(2))
     assert np.array_equal(first.xyxy, second.xyxy)
@@ -107,12 +103,12 @@ def test_omdet_finds_what_its_processor_finds(folder_of: Callable[[str], Path]) 
     own = output.decoder_class_logits[0, :, : len(PHRASES)].sigmoid().amax(dim=1).numpy()
     middle, half = output.decoder_coord_logits[0, :, :2].numpy(), output.decoder_coord_logits[0, :, 2:].numpy() / 2
     boxes = np.clip(np.concatenate([middle - half, middle + half], axis=1) * [90, 30, 90, 30], 0, [90, 30, 90, 30])
-    found = detect(grounders.load(folder, CPU), pixels, PHRASES)
+    found = detect(detectors.load_detector(folder, CPU), pixels, PHRASES)
     for box, score in zip(found.xyxy, found.scores, strict=True):
         row = int(np.abs(boxes - box).sum(axis=1).argmin())
         assert score == pytest.approx(float(own[row]), abs=1e-4)
         assert np.allclose(box, boxes[row], atol=0.05)
-    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1) & (own > omdet.THRESHOLD)
+    visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1) & (own > detectors.OMDET_THRESHOLD)
     assert bool(visible.any()) == bool(len(found.scores))
 
 
@@ -132,7 +128,7 @@ def test_grounding_dino_finds_what_its_processor_finds(name: str, folder_of: Cal
     (result,) = processor.post_process_grounded_object_detection(output, inputs["input_ids"], -1.0, 0.0, [(40, 60)])
     boxes = np.clip(result["boxes"].numpy(), 0, [60, 40, 60, 40])
     visible = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(axis=1)
-    grounder = grounding_dino.GroundingDino(model, hf.AutoTokenizer.from_pretrained(folder), SIDE, 2 * SIDE)
+    grounder = detectors.GroundingDino(model, hf.AutoTokenizer.from_pretrained(folder), SIDE, 2 * SIDE)
     found = detect(grounder, pixels, ["dog"])
     for box, score in zip(found.xyxy, found.scores, strict=True):
         row = int(np.abs(boxes - box).sum(axis=1).argmin())
@@ -147,7 +143,7 @@ def test_owlv2_finds_what_its_processor_finds(folder_of: Callable[[str], Path]) 
     import transformers as hf
 
     folder, pixels = folder_of("owlv2"), picture(SIDE, SIDE)
-    grounder = grounders.load(folder, CPU)
+    grounder = detectors.load_detector(folder, CPU)
     tokens = hf.AutoTokenizer.from_pretrained(folder)(PHRASES, padding="max_length", max_length=16, return_tensors="pt")
     images = hf.Owlv2ImageProcessor(size={"height": SIDE, "width": SIDE})
     values = images(pixels.numpy(), return_tensors="pt")["pixel_values"]
@@ -162,7 +158,7 @@ def test_owlv2_finds_what_its_processor_finds(folder_of: Callable[[str], Path]) 
 
 def test_owlv2_s_boxes_are_relative_to_the_longer_side(folder_of: Callable[[str], Path]) -> None:
     """Its images are padded to a square at the right and the bottom."""
-    grounder = grounders.load(folder_of("owlv2"), CPU)
+    grounder = detectors.load_detector(folder_of("owlv2"), CPU)
     model = grounder._model  # type: ignore[attr-defined]
 
     def one_box(**_: object) -> SimpleNamespace:
@@ -175,7 +171,7 @@ def test_owlv2_s_boxes_are_relative_to_the_longer_side(folder_of: Callable[[str]
 
 
 def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str], Path]) -> None:
-    grounder = grounders.load(folder_of("grounding_dino"), CPU)
+    grounder = detectors.load_detector(folder_of("grounding_dino"), CPU)
     read, owners = grounder._tokens(["Red cup", "dog"])  # type: ignore[attr-defined]
     words = grounder._tokenizer.convert_ids_to_tokens(read["input_ids"][0])  # type: ignore[attr-defined]
     spelt = ["".join(word.removeprefix("##") for word, mine in zip(words, owner, strict=True) if mine) for owner in owners]
@@ -185,7 +181,7 @@ def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str],
 @pytest.mark.parametrize("name", ["grounding_dino", "mm_grounding_dino"])
 def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, folder_of: Callable[[str], Path]) -> None:
     """The network of this test reads 64 tokens; a vocabulary that was longer failed, and so did a phrase without a token."""
-    grounder = grounders.load(folder_of(name), CPU)
+    grounder = detectors.load_detector(folder_of(name), CPU)
     phrases = ["red cup", *(f"{letter}{letter}{letter}" for letter in "abcdefghijklmnopqrs"), "...", "x " * 70]
     texts = grounder._texts(phrases)  # type: ignore[attr-defined]
     assert [phrase for text in texts for phrase in text] == phrases
@@ -193,19 +189,19 @@ def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, fold
     assert len(texts) == 3
     together = detect(grounder, picture(64, 64), phrases)
     alone = [detect(grounder, picture(64, 64), text) for text in texts]
-    assert len(together.scores) == min(sum(len(one.scores) for one in alone), detecting.MOST_BOXES)
+    assert len(together.scores) == min(sum(len(one.scores) for one in alone), detectors.MOST_BOXES)
     assert (np.diff(together.scores) <= 0).all()
     assert together.scores[0] == max(one.scores.max() for one in alone if len(one.scores))
 
 
 def test_of_more_boxes_than_can_be_used_the_surest_stay_whatever_their_phrase_and_place() -> None:
     """Those of the first phrases stayed, and of all the first of the network's rows: a sure box near the end was lost."""
-    count, most = 900, detecting.MOST_BOXES
+    count, most = 900, detectors.MOST_BOXES
     centred = torch.tensor([[(k % 30 + 0.5) / 30, (k // 30 + 0.5) / 30, 0.02, 0.02] for k in range(count)])
     scores = torch.full((count, 2), 0.0)
     scores[:, 0] = 0.4
     scores[-5:, 1] = torch.tensor([0.5, 0.9, 0.6, 0.7, 0.8])
-    found = detecting.boxes_of(centred, scores, ["a", "b"], 0.3, (300, 300))
+    found = detectors.boxes_of(centred, scores, ["a", "b"], 0.3, (300, 300))
     assert len(found.scores) == most
     assert found.phrases == ("b",) * 5 + ("a",) * (most - 5)
     assert np.allclose(found.scores[:5], [0.9, 0.8, 0.7, 0.6, 0.5])
@@ -214,7 +210,7 @@ def test_of_more_boxes_than_can_be_used_the_surest_stay_whatever_their_phrase_an
 def test_of_two_boxes_of_one_phrase_at_the_same_place_the_better_stays() -> None:
     centred = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.52, 0.5, 0.4, 0.4], [0.2, 0.2, 0.1, 0.1]])
     scores = torch.tensor([[0.5, 0.0], [0.9, 0.0], [0.0, 0.7]])
-    found = detecting.boxes_of(centred, scores, ["a", "b"], 0.3, (100, 50))
+    found = detectors.boxes_of(centred, scores, ["a", "b"], 0.3, (100, 50))
     assert found.phrases == ("a", "b")
     assert np.allclose(found.xyxy, [[32, 15, 72, 35], [15, 7.5, 25, 12.5]], atol=1e-4)
     assert np.allclose(found.scores, [0.9, 0.7])
@@ -223,4 +219,4 @@ def test_of_two_boxes_of_one_phrase_at_the_same_place_the_better_stays() -> None
 def test_a_model_that_is_no_detector_is_a_setup_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(SetupError, match="known detectors are omdet-turbo"):
-        grounders.load(tmp_path, CPU)
+        detectors.load_detector(tmp_path, CPU)
