@@ -33,7 +33,7 @@ from backend.stores.sessions import SessionStore, open_database
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
-from prompts.kinds import Image
+from prompts.kinds import KeyedImage
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def media_options(settings: Settings) -> MediaOptions:
     )
 
 
-def image_files(settings: Settings) -> Callable[[Path], Image]:
+def image_files(settings: Settings) -> Callable[[Path], KeyedImage]:
     """Reads image files of the user's own machine, wherever they lie."""
     media = Media(replace(media_options(settings), local_roots=(Path("/"),)))
     return lambda path: media.load(str(path.expanduser().resolve()), project="", task_id=None)

@@ -11,19 +11,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
+from typing import assert_never
 
 import torch
 
 from backend.engines.base import Engine, OffersAlternatives
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.features import FeatureCache, ImageFeatures, image_key
+from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.session import Round
-from prompts.geometry import size_of
-from prompts.kinds import Image, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
+from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
+from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 
@@ -133,33 +132,6 @@ class EncodeQueue:
 log = logging.getLogger(__name__)
 
 
-class Find(StrEnum):
-    """What to look for on an image about which nothing was said."""
-
-    NAMED = "named"
-    """Everything that the vocabulary names."""
-    EVERYTHING = "everything"
-    """Everything that can be told apart; the vocabulary names it afterwards."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """What is asked about one image.
-
-    Without prompts ``find`` says what to look for. ``armed_label`` is the label that the annotator
-    has selected. ``memory`` is the last round about the same object. A click that may mean several things is answered with at
-    most ``alternatives`` masks, by engines that can tell.
-    """
-
-    image: Image
-    prompts: PromptSet
-    vocabulary: Vocabulary = field(default_factory=Vocabulary)
-    armed_label: str | None = None
-    memory: ObjectMemory | None = None
-    find: Find = Find.NAMED
-    alternatives: int = 1
-
-
 Held = Mapping[str, ImageFeatures]
 """Encoded images by their keys."""
 NOTHING: Held = MappingProxyType({})
@@ -182,7 +154,7 @@ class Segmenter:
         """
         return min(self._recent_s, default=math.inf)
 
-    def look_at(self, image: Image) -> None:
+    def look_at(self, image: KeyedImage) -> None:
         """Encode an image for later. Raises what the engine raises."""
         self._features([image])
 
@@ -196,13 +168,13 @@ class Segmenter:
         with self._device, torch.inference_mode():
             return rank_names(masks, vocabulary, self.engine.space)
 
-    def _encode_together(self, images: Sequence[Image]) -> Held:
+    def _encode_together(self, images: Sequence[KeyedImage]) -> Held:
         """The features of all images of a longer batch, held until it is answered even where the cache has no room for so many;
         whatever fails here fails again for its own question.
         """
         if len(images) > 1:
             with contextlib.suppress(Exception):
-                return dict(zip(map(image_key, images), self._features(images), strict=True))
+                return dict(zip((image.key for image in images), self._features(images), strict=True))
         return NOTHING
 
     def _answer_or_error(self, question: Question, held: Held) -> Round | MaskloomError:
@@ -213,32 +185,51 @@ class Segmenter:
         except PromptError as error:
             return RequestError(str(error))
         except Exception as error:
-            log.exception("the engine %s failed on an image of %s", self.engine.version, question.image.shape)
+            log.exception("the engine %s failed on an image of %s", self.engine.version, question.image.size)
             return MaskloomError(f"the engine {self.engine.name} failed: {type(error).__name__}: {error}")
 
     def _answer(self, question: Question, held: Held) -> Round:
-        question.prompts.check_against(size_of(question.image))
-        prompts = _prompts_of(question)
-        space, decoder = self.engine.space, self.engine.decoder
+        match question:
+            case ForPrompts():
+                return Round(question.prompts, self._decode_prompts(question, held))
+            case ForNames():
+                prompts = ask_for(question.vocabulary)
+                masks = self._decode(question, prompts, None, held) if len(prompts) else MaskSet.empty(question.image.size)
+                return Round(PromptSet(), masks)
+            case ForEverything():
+                return Round(PromptSet(), self._decode(question, PromptSet(), None, held))
+            case _:
+                assert_never(question)
+
+    def _decode_prompts(self, question: ForPrompts, held: Held) -> MaskSet:
+        question.prompts.check_against(question.image.size)
+        memory = question.memory if question.memory and question.memory.space == self.engine.version else None
+        decoder = self.engine.decoder
+        if not isinstance(decoder, OffersAlternatives) or memory is not None or not _may_mean_several_things(question):
+            return self._decode(question, question.prompts, memory, held)
+        (features,) = self._features([question.image], held)
+        with self._device, torch.inference_mode():
+            best_first = suppress_duplicates(decoder.decode_alternatives(features, question.prompts))
+            masks = best_first[list(range(len(best_first)))[: question.alternatives]]
+            return label_masks(masks, question.vocabulary, question.armed_label, self.engine.space)
+
+    def _decode(self, question: Question, prompts: PromptSet, memory: ObjectMemory | None, held: Held) -> MaskSet:
+        """The named masks for prompts; without any, everything that the decoder can find."""
         references = [reference.image for reference in prompts.of(ReferencePrompt)]
         features, *reference_features = self._features([question.image, *references], held)
-        memory = question.memory if question.memory and question.memory.space == self.engine.version else None
+        armed = question.armed_label if isinstance(question, ForPrompts) else None
+        space = self.engine.space
         with self._device, torch.inference_mode():
             queries = space.embed(prompts, features, reference_features)
-            if isinstance(decoder, OffersAlternatives) and memory is None and _may_mean_several_things(question):
-                best_first = suppress_duplicates(decoder.decode_alternatives(features, prompts))
-                masks = best_first[list(range(len(best_first)))[: question.alternatives]]
-            else:
-                masks = decoder.decode(features, prompts, queries, memory)
-            labelled = label_masks(masks, question.vocabulary, question.armed_label, space)
-        return Round(question.prompts, labelled if prompts.drawn else suppress_duplicates(labelled))
+            masks = self.engine.decoder.decode(features, prompts, queries, memory)
+            labelled = label_masks(masks, question.vocabulary, armed, space)
+        return labelled if prompts.drawn else suppress_duplicates(labelled)
 
-    def _features(self, images: Sequence[Image], held: Held = NOTHING) -> list[ImageFeatures]:
-        keys = [image_key(image) for image in images]
-        wanted = {key: image for key, image in zip(keys, images, strict=True) if key not in held}
+    def _features(self, images: Sequence[KeyedImage], held: Held = NOTHING) -> list[ImageFeatures]:
+        wanted = {image.key: image.pixels for image in images if image.key not in held}
         fresh = self._cache.get_or_encode(list(wanted), list(wanted.values()), self._queue)
         others = dict(zip(wanted, fresh, strict=True))
-        return [held[key] if key in held else others[key] for key in keys]
+        return [held[image.key] if image.key in held else others[image.key] for image in images]
 
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """Called by the queue, which holds the device."""
@@ -250,16 +241,10 @@ class Segmenter:
         return encoded
 
 
-def _may_mean_several_things(question: Question) -> bool:
+def _may_mean_several_things(question: ForPrompts) -> bool:
     """Whether several answers are wanted, and nothing is known but one click inside something."""
     points, is_alone = question.prompts.of(PointPrompt), len(question.prompts) == 1
     return question.alternatives > 1 and is_alone and any(point.positive for point in points)
-
-
-def _prompts_of(question: Question) -> PromptSet:
-    if len(question.prompts) or question.find is Find.EVERYTHING:
-        return question.prompts
-    return ask_for(question.vocabulary)
 
 
 def ask_for(vocabulary: Vocabulary) -> PromptSet:

@@ -22,13 +22,14 @@ from pycocotools import mask as coco
 
 from backend.engines.base import Engine
 from backend.engines.catalogue import find_engine
-from backend.segmenter import Find, Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.placement import Placement
-from backend.values.session import Round
+from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.geometry import BoolArray, ellipse_outline, polygon_mask, size_of, stroke_mask
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -84,7 +85,7 @@ def questions(scene: Scene) -> dict[str, tuple[Prompt, ...]]:
     click, second, beside = PointPrompt(scene.at(0.5, 0.5)), PointPrompt(scene.at(0.6, 0.4)), scene.at(0.1, 0.1)
     box, small = scene.box(0.25, 0.2, 0.75, 0.85), scene.box(0.05, 0.1, 0.3, 0.5)
     text, other_text = TextPrompt(scene.names[0]), TextPrompt(scene.names[1])
-    reference = ReferencePrompt(scene.other, disc(scene.other, 0.5))
+    reference = ReferencePrompt(KeyedImage.of(scene.other), disc(scene.other, 0.5))
     scribble = ScribblePrompt(scene.stroke((0.4, 0.45), (0.55, 0.55), (0.6, 0.5)))
     return {
         "text": (text,),
@@ -104,7 +105,10 @@ def questions(scene: Scene) -> dict[str, tuple[Prompt, ...]]:
         "mask": (MaskPrompt(disc(scene.image, 0.4)),),
         "reference": (reference,),
         "reference and click": (reference, click),
-        "text and negative reference": (text, ReferencePrompt(scene.other, disc(scene.other, 0.5), positive=False)),
+        "text and negative reference": (
+            text,
+            ReferencePrompt(KeyedImage.of(scene.other), disc(scene.other, 0.5), positive=False),
+        ),
         "negative click": (PointPrompt(beside, positive=False),),
     }
 
@@ -130,19 +134,19 @@ def run_lengths(mask: BoolArray) -> dict[str, Any]:
 
 def answers(engine: Engine, scene: Scene) -> Iterator[tuple[str, Answer]]:
     """The answers of an engine to every question about a scene, to its names, to "everything", and to a second round."""
-    segmenter = Segmenter(engine, FeatureCache(1 << 28))
+    image, segmenter = KeyedImage.of(scene.image), Segmenter(engine, FeatureCache(1 << 28))
     for kind, prompts in questions(scene).items():
-        answer, logits = masks_of(segmenter, Question(scene.image, PromptSet(prompts)))
+        answer, logits = masks_of(segmenter, ForPrompts(image, PromptSet(prompts)))
         yield kind, answer
         if logits is not None and kind in ("click", "box"):
             more = PromptSet((*prompts, PointPrompt(scene.at(0.45, 0.6))))
             memory = ObjectMemory(logits, engine.version)
-            yield f"{kind}, then another click", masks_of(segmenter, Question(scene.image, more, memory=memory))[0]
+            yield f"{kind}, then another click", masks_of(segmenter, ForPrompts(image, more, memory=memory))[0]
     vocabulary = Vocabulary.from_names(list(scene.names))
-    yield "names", masks_of(segmenter, Question(scene.image, PromptSet(), vocabulary))[0]
-    yield "everything", masks_of(segmenter, Question(scene.image, PromptSet(), vocabulary, find=Find.EVERYTHING))[0]
+    yield "names", masks_of(segmenter, ForNames(image, vocabulary))[0]
+    yield "everything", masks_of(segmenter, ForEverything(image, vocabulary))[0]
     click = PromptSet((PointPrompt(scene.at(0.5, 0.5)),))
-    yield "alternatives of a click", masks_of(segmenter, Question(scene.image, click, vocabulary, alternatives=3))[0]
+    yield "alternatives of a click", masks_of(segmenter, ForPrompts(image, click, vocabulary, alternatives=3))[0]
 
 
 def photo(name: str) -> Pixels:

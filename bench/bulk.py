@@ -35,13 +35,14 @@ from backend.bulk.values import Answer, Target
 from backend.bulk.work import Flow, Worker, answers
 from backend.images import Media, MediaOptions
 from backend.labelstudio.shapes import brush as rle
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.stores.ledger import Item, RunIdentity, pages
 from backend.values.errors import MaskloomError
+from backend.values.session import ForNames
 from backend.values.settings import Settings
 from bench.rle import find_sdk
 from prompts.geometry import BoolArray
-from prompts.kinds import PromptSet
+from prompts.kinds import KeyedImage
 from prompts.phrases import Vocabulary
 
 TURN = 50
@@ -93,7 +94,7 @@ def bare(bench: Bench) -> Spent:
     images = [image for each in loaded if not isinstance(each, Answer) for image in each.images]
     started = Spent.now()
     for image in images:
-        bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
+        bench.segmenter.segment([ForNames(image, bench.vocabulary)])
     return started.since()
 
 
@@ -128,7 +129,7 @@ def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[i
         for item in bench.items:
             body = http.get(f"/{item.key}").raise_for_status().content
             image = np.array(PillowImage.open(io.BytesIO(body)).convert("RGB"))
-            (done,) = bench.segmenter.segment([Question(image, PromptSet(), bench.vocabulary)])
+            (done,) = bench.segmenter.segment([ForNames(KeyedImage.of(image), bench.vocabulary)])
             if isinstance(done, MaskloomError):
                 raise done
             result = [{"label": region.label, "rle": encode(region.mask)} for region in done.masks]

@@ -29,12 +29,13 @@ from backend.engines.sam.networks import FramedPrompts, PromptableNetwork
 from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.sam3 import Sam3Network
 from backend.engines.sam.text_grounding import Decoding, MapFinder, MapLikeFinder
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.placement import DeviceName, DtypeName, Placement
+from backend.values.session import ForPrompts
 from bench.random_models import NAMES, Built, build
 from prompts.geometry import size_of
-from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
+from prompts.kinds import BoxPrompt, KeyedImage, PointPrompt, PromptSet
 
 HEIGHT, WIDTH = 768, 1024
 BATCHES = (1, 2, 4, 8, 16)
@@ -119,18 +120,18 @@ def rows_of(name: str, device: torch.device, dtype: torch.dtype, runs: int) -> l
     network = built.network
     engine, decoding = engine_around(network)
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    segmenter = Segmenter(engine, FeatureCache(1 << 30))
+    keyed, segmenter = KeyedImage.of(image), Segmenter(engine, FeatureCache(1 << 30))
     (features,) = engine.decoder.encode_images([image])
     framed = framed_clicks(network)
     clicks = PromptSet((PointPrompt((512, 300)), PointPrompt((300, 225), positive=False)))
     boxes = PromptSet(tuple(BoxPrompt((x, y, x + 200, y + 150)) for x in (0, 250, 500, 750) for y in (0, 190, 380, 570)))
-    segmenter.segment([Question(image, clicks)])
+    segmenter.segment([ForPrompts(keyed, clicks)])
     rows = [
         measure("encode one image", lambda: engine.decoder.encode_images([image]), runs, device),
         measure("bare decoder forward, one object", lambda: network.decode(features.tensors, framed), runs * 4, device),
-        measure("second click through Maskloom", lambda: segmenter.segment([Question(image, clicks)]), runs * 4, device),
+        measure("second click through Maskloom", lambda: segmenter.segment([ForPrompts(keyed, clicks)]), runs * 4, device),
         measure("plain transformers call per click", lambda: plain_call(built, image), runs, device),
-        measure("16 boxes through Maskloom", lambda: segmenter.segment([Question(image, boxes)]), runs, device),
+        measure("16 boxes through Maskloom", lambda: segmenter.segment([ForPrompts(keyed, boxes)]), runs, device),
         measure(
             f"everything, {POINTS_PER_SIDE} x {POINTS_PER_SIDE} points", lambda: _everything(decoding, features), 1, device
         ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,34 @@ from prompts.geometry import BoolArray, FloatArray, Size, box_mask, polygon_mask
 
 Image = NDArray[np.uint8]
 """An upright RGB image, ``(H, W, 3)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedImage:
+    """The ``pixels (H, W, 3)`` of an upright RGB image, which nobody may change, and the ``key`` of their content.
+
+    Whoever reads a file has a digest of it at hand, so that nobody needs to hash pixels.
+    """
+
+    pixels: Image = field(compare=False, repr=False)
+    key: str
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(f"expected uint8 pixels (H, W, 3), got {self.pixels.dtype} of shape {self.pixels.shape}")
+
+    @classmethod
+    def of(cls, pixels: Image) -> KeyedImage:
+        """An image that comes without a key: its pixels are hashed, 72 MB of them for 24 megapixels."""
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).data, usedforsecurity=False)  # processors have instructions for it
+        digest.update(repr(pixels.shape).encode())
+        view = pixels.view()
+        view.setflags(write=False)
+        return cls(view, digest.hexdigest()[:32])
+
+    @property
+    def size(self) -> Size:
+        return size_of(self.pixels)
 
 
 class PromptError(ValueError):
@@ -91,16 +120,16 @@ class MaskPrompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferencePrompt:
-    """A region ``mask (H, W)`` of ``image (H, W, 3)``, another image or the same one: "like this one there"."""
+    """A region ``mask (H, W)`` of an ``image``, another one or the same: "like this one there"."""
 
-    image: Image
+    image: KeyedImage
     mask: BoolArray
     positive: bool = True
 
     def __post_init__(self) -> None:
         _check_mask(self.mask)
-        if size_of(self.image) != size_of(self.mask):
-            raise PromptError(f"expected a mask as large as its image {self.image.shape[:2]}, got {self.mask.shape}")
+        if self.image.size != size_of(self.mask):
+            raise PromptError(f"expected a mask as large as its image {self.image.pixels.shape[:2]}, got {self.mask.shape}")
 
 
 Prompt = TextPrompt | PointPrompt | BoxPrompt | ScribblePrompt | PolygonPrompt | MaskPrompt | ReferencePrompt

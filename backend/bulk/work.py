@@ -20,14 +20,14 @@ from backend.images import ImageSource
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.serving.preannotation import names_of, question_about
 from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
-from backend.values.session import Round
+from backend.values.session import Question, Round
 from prompts.geometry import mask_box
-from prompts.kinds import Image, PromptError
+from prompts.kinds import KeyedImage, PromptError
 
 ASKED_EVERY_S = 5.0
 _QUERY = ("--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
@@ -79,7 +79,7 @@ class Loaded:
 
     item: Item
     requests: Sequence[TaskRequest]
-    images: Sequence[Image]
+    images: Sequence[KeyedImage]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +160,7 @@ class Worker:
             done.masks[0].size,
             [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
             write_together(predictions, version) if predictions else {},
-            thumbnail(loaded.images[0], done.masks[0].masks),
+            thumbnail(loaded.images[0].pixels, done.masks[0].masks),
         )
 
 
@@ -171,7 +171,7 @@ class PatientImages:
         self._images = images
         self._wait_until_up = wait_until_up
 
-    def load(self, url: str, project: str, task_id: str | None) -> Image:
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
         try:
             return self._images.load(url, project, task_id)
         except RemoteError:

@@ -59,7 +59,7 @@ def judge(trial: Trial, assumed: Assumptions, settings: Settings, report: Path, 
 def _compared(trial: Trial, parts: BulkParts) -> Comparison:
     def load(sample: Sample) -> Image:
         address = str(parts.root / sample.image) if parts.root else sample.image
-        return parts.images.load(address, "" if parts.root else trial.truth, sample.key)
+        return parts.images.load(address, "" if parts.root else trial.truth, sample.key).pixels
 
     clicking = Clicking(parts.engine.segmenter(), trial.clicks) if trial.clicks else None
     return compare(_samples(trial, parts), load, clicking)

@@ -17,10 +17,12 @@ from backend.cli.terminal import say
 from backend.pictures import PALETTE, paint_masks, write_name
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet
-from prompts.geometry import BoolArray, FloatArray, Size, mask_box, size_of
+from backend.values.session import ForPrompts
+from prompts.geometry import BoolArray, FloatArray, Size, mask_box
 from prompts.kinds import (
     BoxPrompt,
     Image,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -34,7 +36,7 @@ from prompts.phrases import read_phrases
 if TYPE_CHECKING:
     from backend.segmenter import Segmenter
 
-LoadImage = Callable[[Path], Image]
+LoadImage = Callable[[Path], KeyedImage]
 
 
 def segment(
@@ -117,7 +119,7 @@ class PhotoPrompts:
         if self.reference_mask is None:
             raise RequestError("--reference shows an image; say with --reference-mask which region of it is meant")
         image = load(path)
-        return ReferencePrompt(image, _mask(load(self.reference_mask), size_of(image)))
+        return ReferencePrompt(image, _mask(load(self.reference_mask), image.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +169,11 @@ class PhotoAnswer:
 
 def segment_photo(path: Path, prompts: PhotoPrompts, load: LoadImage, segmenter: Segmenter) -> PhotoAnswer:
     """The masks that prompts ask for on one photo. Raises RequestError for prompts and images that cannot be used."""
-    from backend.segmenter import Question
-
     image = load(path)
-    (done,) = segmenter.segment([Question(image, prompts.read(size_of(image), load))])
+    (done,) = segmenter.segment([ForPrompts(image, prompts.read(image.size, load))])
     if isinstance(done, MaskloomError):
         raise done
-    return PhotoAnswer(image, done.masks)
+    return PhotoAnswer(image.pixels, done.masks)
 
 
 def _numbers(text: str, option: str) -> list[float]:
@@ -204,13 +204,13 @@ def _four(text: str, option: str) -> tuple[float, float, float, float]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _mask(picture: Image, size: Size) -> BoolArray:
+def _mask(picture: KeyedImage, size: Size) -> BoolArray:
     """A picture as a mask: every pixel that is not black."""
-    if size_of(picture) != size:
+    if picture.size != size:
         raise RequestError(
-            f"expected a mask of {size.width} x {size.height} pixels, got {picture.shape[1]} x {picture.shape[0]}"
+            f"expected a mask of {size.width} x {size.height} pixels, got {picture.size.width} x {picture.size.height}"
         )
-    mask: BoolArray = np.any(picture, axis=2)
+    mask: BoolArray = np.any(picture.pixels, axis=2)
     return mask
 
 

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from backend.evaluation.metrics import Pair
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
+from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, PointPrompt, PromptSet
+from prompts.kinds import Image, KeyedImage, PointPrompt, PromptSet
 from prompts.memory import ObjectMemory
 
 MOST_CLICKS = 20
@@ -32,13 +33,13 @@ class Clicked:
 
 def simulate(segmenter: Segmenter, image: Image, truth: BoolArray, enough: float) -> Clicked:
     """Click a region ``(H, W)`` of an image until ``enough`` IoU or 20 clicks; each round remembers the last one."""
-    mask = np.zeros_like(truth)
+    mask, keyed = np.zeros_like(truth), KeyedImage.of(image)
     clicks: list[PointPrompt] = []
     reached: list[float] = []
     memory: ObjectMemory | None = None
     while len(clicks) < MOST_CLICKS and (not reached or reached[-1] < enough):
         clicks.append(next_click(mask, truth))
-        (done,) = segmenter.segment([Question(image, PromptSet(tuple(clicks)), memory=memory)])
+        (done,) = segmenter.segment([ForPrompts(keyed, PromptSet(tuple(clicks)), memory=memory)])
         if isinstance(done, MaskloomError):
             raise done
         mask = done.masks.masks[0] if len(done.masks) else np.zeros_like(truth)

@@ -83,4 +83,4 @@ class Reviewing:
                     raise
                 log.info("task %d is not compared with others: %s", each.task, error)
                 continue
-            yield str(each.task), difference_hash(image)
+            yield str(each.task), difference_hash(image.pixels)

@@ -11,7 +11,7 @@ from backend.disk_cache import Codec, DiskCache
 from backend.images.decode import decode_image
 from backend.images.fetch import Fetched, Validators
 from backend.single_flight import Bounds, SingleFlight
-from prompts.kinds import Image
+from prompts.kinds import Image, KeyedImage
 
 
 def image_cache(folder: Path, most_bytes: int) -> DiskCache[Fetched]:
@@ -43,9 +43,10 @@ class DecodedImages:
         """What is in memory now."""
         return self._images.nbytes
 
-    def decode(self, body: bytes) -> Image:
-        """The image ``(H, W, 3)`` of a file. Raises ImageError when it cannot be decoded."""
-        return self._images.do(hashlib.blake2b(body, digest_size=20).hexdigest(), lambda: self._decoded(body))
+    def decode(self, body: bytes) -> KeyedImage:
+        """The image of a file. Raises ImageError when it cannot be decoded."""
+        key = hashlib.blake2b(body, digest_size=20).hexdigest()
+        return KeyedImage(self._images.do(key, lambda: self._decoded(body)), key)
 
     def _decoded(self, body: bytes) -> Image:
         image = decode_image(body, self._most_pixels)

@@ -12,7 +12,7 @@ from backend.images.limits import MediaOptions, too_large
 from backend.images.sites import Folders, Sites, read_file
 from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import ImageError, RemoteError
-from prompts.kinds import Image
+from prompts.kinds import KeyedImage
 
 UNVOUCHED_LIFETIME_S = 60.0
 """How long a file is used again that came without validators, so that its server cannot be asked whether it changed."""
@@ -21,8 +21,8 @@ UNVOUCHED_LIFETIME_S = 60.0
 class ImageSource(Protocol):
     """Whoever gives the images of tasks: these over the network and from disk, or a source that wraps them."""
 
-    def load(self, url: str, project: str, task_id: str | None) -> Image:
-        """The image ``(H, W, 3)`` upright RGB. Raises ImageError or RemoteError where it cannot be had."""
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
+        """The upright image with its key. Raises ImageError or RemoteError where it cannot be had."""
         ...
 
     def close(self) -> None:
@@ -40,15 +40,15 @@ class Media:
         self._cache = image_cache(options.cache_dir, options.cache_bytes)
         self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
         self._fetcher = Fetcher(options)
-        self._flights: SingleFlight[Image] = SingleFlight(Bounds(0, lambda image: image.nbytes))
+        self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: image.pixels.nbytes))
         _keep_addresses_out_of_logs()
 
     def register(self, project: str, hostname: str | None, access_token: str | None) -> None:
         """What Label Studio said of itself for a project in /setup."""
         self._sites.register(project, hostname, access_token)
 
-    def load(self, url: str, project: str, task_id: str | None) -> Image:
-        """The image ``(H, W, 3)`` upright RGB, an array of the caller's own.
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
+        """The upright image, with a key of its file's content; its pixels are shared and cannot be written to.
 
         Raises:
             ImageError: the address is not allowed, or there is no whole image of an allowed size.
@@ -57,7 +57,7 @@ class Media:
         task = "an image" if task_id is None else f"the image of task {task_id}"
         try:
             source = locate(url, self._folders, self._sites.of(project), task_id)
-            return self._flights.do(source.key, lambda: self._open(source)).copy()
+            return self._flights.do(source.key, lambda: self._open(source))
         except ImageError as error:
             raise ImageError(f"{task} cannot be had, {shown(url)}: {error}") from error
         except RemoteError as error:
@@ -67,7 +67,7 @@ class Media:
         """Close the connections."""
         self._fetcher.close()
 
-    def _open(self, source: Source) -> Image:
+    def _open(self, source: Source) -> KeyedImage:
         match source:
             case Inline():
                 if len(source.body) > self._options.max_bytes:
@@ -78,7 +78,7 @@ class Media:
             case Remote():
                 return self._open_remote(source)
 
-    def _open_remote(self, remote: Remote) -> Image:
+    def _open_remote(self, remote: Remote) -> KeyedImage:
         age_s, kept = self._cache.age_s(remote.key), self._cache.get(remote.key)
         if kept and (remote.lasting or (not kept.validators and age_s < UNVOUCHED_LIFETIME_S)):
             return self._decoded.decode(kept.body)

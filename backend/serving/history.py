@@ -19,7 +19,7 @@ from backend.stores.sessions import Note, Notes, SessionStore
 from backend.values.errors import MaskloomError, StoreError
 from backend.values.session import Example, Round, SessionKey
 from prompts.geometry import size_of
-from prompts.kinds import Image, PromptSet, ReferencePrompt
+from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class History:
             log.warning("task %s is answered without its last answer: %s", task.task_id, error)
             return None
 
-    def examples(self, task: TaskRequest, image: Image) -> tuple[ReferencePrompt, ...]:
+    def examples(self, task: TaskRequest, image: KeyedImage) -> tuple[ReferencePrompt, ...]:
         """What to find more of, or not to find.
 
         Raises:
@@ -70,14 +70,14 @@ class History:
         except StoreError as error:
             log.warning("a round about task %s is not remembered: %s", task.task_id, error)
 
-    def remember_shown(self, task: TaskRequest, image: Image) -> None:
+    def remember_shown(self, task: TaskRequest, image: KeyedImage) -> None:
         """Keep the examples that an image shows for the project's other tasks, in place of those that it showed before."""
         if not task.references and not any(like.label is None for like in task.likes):
             return
         place = repr((task.image_tag, task.item_index, task.task_id, task.annotator))
         draft = "draft " + hashlib.blake2b(place.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
-        masks = [(mark, mark.mask(size_of(image))) for mark in shown]
+        masks = [(mark, mark.mask(image.size)) for mark in shown]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, np.zeros((1, 1), np.bool_))
         examples = [replace(blank, region=mark.id[:50], mask=mask) for mark, mask in masks if mask.any()]
         try:
@@ -85,8 +85,8 @@ class History:
         except StoreError as error:
             log.warning("the examples of task %s are not remembered: %s", task.task_id, error)
 
-    def _fulfil(self, wish: Wish, task: TaskRequest, image: Image) -> Iterator[ReferencePrompt]:
-        masks = [mark.mask(size_of(image)) for mark in wish.here]
+    def _fulfil(self, wish: Wish, task: TaskRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
+        masks = [mark.mask(image.size) for mark in wish.here]
         found = [ReferencePrompt(image, mask, wish.positive) for mask in masks if mask.any()]
         try:
             found.extend(self._elsewhere(wish, task))
@@ -108,7 +108,7 @@ class History:
             except MaskloomError as error:
                 log.warning("an example of task %s cannot be seen again: %s", example.task, error)
                 continue
-            if image.shape[:2] == example.mask.shape:
+            if image.size == size_of(example.mask):
                 yield ReferencePrompt(image, example.mask, wish.positive)
 
 

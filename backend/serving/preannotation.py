@@ -5,18 +5,18 @@ from __future__ import annotations
 from backend.labelstudio.answer import Names
 from backend.labelstudio.request.request import TaskRequest
 from backend.options import Mode, Wanted
-from backend.segmenter import Find, Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.masks import MaskSet
-from prompts.kinds import Image, PromptSet
+from backend.values.session import ForEverything, ForNames
+from prompts.kinds import KeyedImage
 
 
-def question_about(task: TaskRequest, image: Image, wanted: Wanted) -> Question:
-    """The question about one image ``(H, W, 3)`` of a task on which nothing was drawn or typed.
+def question_about(task: TaskRequest, image: KeyedImage, wanted: Wanted) -> ForNames | ForEverything:
+    """The question about one image of a task on which nothing was drawn or typed.
 
     What is answered is ``wanted.apply`` of the masks, written in ``wanted.form`` with ``names_of`` them.
     """
-    find = Find.EVERYTHING if wanted.mode is Mode.EVERYTHING else Find.NAMED
-    return Question(image, PromptSet(), task.vocabulary, find=find)
+    return ForEverything(image, task.vocabulary) if wanted.mode is Mode.EVERYTHING else ForNames(image, task.vocabulary)
 
 
 def names_of(masks: MaskSet, task: TaskRequest, segmenter: Segmenter) -> Names:

@@ -14,13 +14,12 @@ from backend.labelstudio.answer import write_empty, write_message, write_predict
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.request.likeness import label_to_answer
 from backend.labelstudio.request.request import TaskRequest, read_predict
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.serving.history import Recollection
 from backend.serving.preannotation import names_of, question_about
 from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import MaskloomError
-from backend.values.session import Round
-from prompts.geometry import size_of
+from backend.values.session import ForPrompts, Question, Round
 from prompts.kinds import PromptError, PromptSet
 
 log = logging.getLogger(__name__)
@@ -108,14 +107,15 @@ class Service:
             image = self.images.load(task.image_url, task.project, task.task_id or None)
             task = self.known.complete(task)
             examples = self.known.examples(task, image)
-            prompts = PromptSet((*task.prompts(size_of(image)).prompts, *examples))
+            prompts = PromptSet((*task.prompts(image.size).prompts, *examples))
             if task.interactive and not len(prompts):
                 return write_message(task, NOTHING_MARKED, version) if task.asks_for_marked else write_empty(version)
             memory = self.known.last_answer(task, version, prompts)
             armed = label_to_answer(task)
             wanted = self.wishes.of(task.project)
-            question = replace(question_about(task, image, wanted), prompts=prompts, armed_label=armed, memory=memory)
-            question = replace(question, alternatives=wanted.alternatives)
+            question: Question = question_about(task, image, wanted)
+            if len(prompts):
+                question = ForPrompts(image, prompts, task.vocabulary, armed, memory, wanted.alternatives)
             done, segmenter = self._segment(question)
             version = segmenter.engine.version
             self.known.keep(task, version, done)

@@ -50,7 +50,9 @@ class Database:
             else:
                 self._engine = sql.create_engine(parsed, pool_pre_ping=True)
         except (sql.exc.ArgumentError, ImportError, OSError) as error:
-            raise SetupError(f"the database {_shown(url)} cannot be used: {error}; see MASKLOOM_DATABASE and MASKLOOM_HOME") from error
+            raise SetupError(
+                f"the database {_shown(url)} cannot be used: {error}; see MASKLOOM_DATABASE and MASKLOOM_HOME"
+            ) from error
 
     def create(self, tables: sql.MetaData) -> None:
         """Make tables unless they are there. A database that is held by somebody else gets them later, when they are missed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,13 +69,6 @@ def _halve(tensor: Tensor) -> Tensor:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size() else tensor
-
-
-def image_key(image: Image) -> str:
-    """A key of an image's content; SHA-256, for which most processors have instructions."""
-    digest = hashlib.sha256(np.ascontiguousarray(image).data, usedforsecurity=False)
-    digest.update(repr(image.shape).encode())
-    return digest.hexdigest()[:32]
 
 
 class Spill(Protocol):

@@ -1,15 +1,57 @@
-"""Rounds of prompting about one object, and whose they are."""
+"""What is asked about an image and what was answered: questions, rounds of prompting about one object, and whose they are."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from backend.values.masks import MaskSet
 from prompts.geometry import BoolArray
-from prompts.kinds import Prompt, PromptSet
+from prompts.kinds import KeyedImage, Prompt, PromptError, PromptSet
+from prompts.memory import ObjectMemory
+from prompts.phrases import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForPrompts:
+    """Asks for what at least one prompt says.
+
+    Masks are named with the ``vocabulary``, or all with ``armed_label``, the label that the annotator has selected. ``memory``
+    is the last round about the same object. A click that may mean several things is answered with at most ``alternatives``
+    masks, by engines that can tell. Raises PromptError without a prompt.
+    """
+
+    image: KeyedImage
+    prompts: PromptSet
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    armed_label: str | None = None
+    memory: ObjectMemory | None = None
+    alternatives: int = 1
+
+    def __post_init__(self) -> None:
+        if not len(self.prompts):
+            raise PromptError("expected at least one prompt, got none")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForNames:
+    """Asks for everything that a vocabulary names; nothing is named by an empty one."""
+
+    image: KeyedImage
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForEverything:
+    """Asks for everything that can be told apart; the vocabulary names it afterwards."""
+
+    image: KeyedImage
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+
+
+Question = ForPrompts | ForNames | ForEverything
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engines.catalogue import find_engine
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, Prompt, PromptSet
+from prompts.kinds import Image, KeyedImage, Prompt, PromptSet
 from prompts.memory import ObjectMemory
 
 Logits = NDArray[np.float16]
@@ -31,7 +31,7 @@ class Annotator:
     def ask(self, image: Image, prompts: Sequence[Prompt], before: Logits | None = None) -> MaskSet:
         """The masks for prompts on an image, after an answer with these low-resolution logits. Raises the engine's error."""
         memory = ObjectMemory(before, self.version) if before is not None else None
-        (done,) = self._segmenter.segment([Question(image, PromptSet(tuple(prompts)), memory=memory)])
+        (done,) = self._segmenter.segment([ForPrompts(KeyedImage.of(image), PromptSet(tuple(prompts)), memory=memory)])
         if not isinstance(done, Round):
             raise done
         return done.masks

@@ -13,7 +13,7 @@ from bench.quality.asking import Annotator, Logits, as_logits, last_of, merged
 from bench.quality.cases import VIDEO, Asked, Object
 from bench.quality.measures import XY, boundary_f, clicks_needed, f1, iou, next_click
 from prompts.geometry import BoolArray, mask_box, size_of
-from prompts.kinds import BoxPrompt, Image, PointPrompt, ReferencePrompt, TextPrompt
+from prompts.kinds import BoxPrompt, Image, KeyedImage, PointPrompt, ReferencePrompt, TextPrompt
 from train.data import VOID, Photo
 
 CAP = 20
@@ -185,7 +185,7 @@ def reference(annotator: Annotator, pairs: Sequence[tuple[Asked, Asked]]) -> Out
     outcome = Outcome("one-shot reference", len(pairs))
     values: dict[str, list[float]] = defaultdict(list)
     for there, here in pairs:
-        answer = annotator.ask(here.photo.image, [ReferencePrompt(there.photo.image, there.mask)])
+        answer = annotator.ask(here.photo.image, [ReferencePrompt(KeyedImage.of(there.photo.image), there.mask)])
         mask, void = merged(answer), here.photo.ids == VOID
         values["maskloom"].append(iou(mask, here.mask, void))
         values["middle rectangle"].append(iou(baselines.middle(size_of(here.mask), 0.6), here.mask, void))
@@ -222,7 +222,7 @@ def _follower(annotator: Annotator) -> Callable[[Sequence[Photo]], list[BoolArra
     def follow(frames: Sequence[Photo]) -> list[BoolArray]:
         start = frames[0].ids == 1
         before: Logits | None = as_logits(start)
-        shown = ReferencePrompt(frames[0].image, start)
+        shown = ReferencePrompt(KeyedImage.of(frames[0].image), start)
         answers: list[BoolArray] = []
         for frame in frames[1:]:
             answer = annotator.ask(frame.image, [shown], before)

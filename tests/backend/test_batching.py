@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from backend.engines import colour
 from backend.engines.base import Engine
-from backend.segmenter import Batching, EncodeQueue, Question, Segmenter
+from backend.segmenter import Batching, EncodeQueue, Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from prompts.geometry import Size
-from prompts.kinds import PointPrompt, PromptSet
+from prompts.kinds import KeyedImage, PointPrompt, PromptSet
 from tests.backend.pictures import Picture, disc, paint
 
 Image = NDArray[np.uint8]
@@ -146,7 +146,8 @@ def test_users_on_different_images_are_answered_as_if_alone_from_one_encoding_ba
     segmenter = Segmenter(Engine("c", "c-1", space, decoder), FeatureCache(1 << 26), Batching(users, LONG))  # type: ignore[arg-type]
     pictures = [ball(20 + 10 * user) for user in range(users)]
     questions = [
-        Question(picture.image, PromptSet((PointPrompt((20 + 10 * user, 40)),))) for user, picture in enumerate(pictures)
+        ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((20 + 10 * user, 40)),)))
+        for user, picture in enumerate(pictures)
     ]
     answers: dict[int, Round] = {}
 
@@ -169,6 +170,6 @@ def test_users_on_different_images_are_answered_as_if_alone_from_one_encoding_ba
 def test_users_on_the_same_image_share_one_encoding() -> None:
     space, decoder = colour.build(None).space, Watched()
     segmenter = Segmenter(Engine("c", "c-1", space, decoder), FeatureCache(1 << 26), Batching(8, 0.2))  # type: ignore[arg-type]
-    question = Question(ball(40).image, PromptSet((PointPrompt((40, 40)),)))
+    question = ForPrompts(KeyedImage.of(ball(40).image), PromptSet((PointPrompt((40, 40)),)))
     together(*[lambda: segmenter.segment([question])] * 6)
     assert decoder.batches == [1]

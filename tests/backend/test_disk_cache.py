@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from backend.assemble import Parts, assemble
 from backend.disk_cache import Codec, DiskCache
 from backend.engines import colour
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from backend.values.settings import Settings
 from prompts.geometry import Size
-from prompts.kinds import PromptSet, TextPrompt
+from prompts.kinds import KeyedImage, PromptSet, TextPrompt
 from tests.backend.pictures import two_red_discs, two_shapes
 
 ROOM = 1 << 20
@@ -238,7 +238,7 @@ def test_answers_from_spilled_features_are_those_from_fresh_ones(tmp_path: Path)
     cache = FeatureCache(1, spill=spill_in(tmp_path, engine.version, 64 << 20))
     plain, spilling = Segmenter(engine, FeatureCache(1)), Segmenter(engine, cache)
     for picture in (two_shapes(), two_red_discs(), two_shapes()):
-        question = Question(picture.image, PromptSet((TextPrompt("red"), TextPrompt("blue"))))
+        question = ForPrompts(KeyedImage.of(picture.image), PromptSet((TextPrompt("red"), TextPrompt("blue"))))
         (truth,), (answer,) = plain.segment([question]), spilling.segment([question])
         assert isinstance(truth, Round)
         assert isinstance(answer, Round)

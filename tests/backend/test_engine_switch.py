@@ -12,9 +12,8 @@ from fastapi.testclient import TestClient
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.engines.catalogue import EnginePreset
-from backend.segmenter import Question
 from backend.values.errors import MaskloomError
-from backend.values.session import Round
+from backend.values.session import Question, Round
 from backend.values.settings import Settings
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, key_point, predict, task

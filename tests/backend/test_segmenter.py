@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 from typing import Any
@@ -11,17 +12,20 @@ import pytest
 
 from backend.engines import colour
 from backend.engines.base import MaskDecoder
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.session import Round
+from backend.values.session import ForNames, ForPrompts, Question, Round
+from prompts.geometry import Size
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
     Prompt,
+    PromptError,
     PromptSet,
     ReferencePrompt,
     ScribblePrompt,
@@ -40,7 +44,11 @@ def segmenter() -> Segmenter:
 def ask(
     segmenter: Segmenter, picture: Picture, *prompts: Prompt, vocabulary: Vocabulary | None = None, armed: str | None = None
 ) -> Round:
-    question = Question(picture.image, PromptSet(prompts), vocabulary or Vocabulary(), armed)
+    question = ForPrompts(KeyedImage.of(picture.image), PromptSet(prompts), vocabulary or Vocabulary(), armed)
+    return answer(segmenter, question)
+
+
+def answer(segmenter: Segmenter, question: Question) -> Round:
     (done,) = segmenter.segment([question])
     assert isinstance(done, Round), done
     return done
@@ -70,7 +78,7 @@ class Repeating:
 def test_what_a_click_may_mean_is_offered_once_though_the_engine_finds_it_twice() -> None:
     engine, picture = colour.build(None), two_red_discs()
     repeating = Segmenter(replace(engine, decoder=Repeating(engine.decoder)), FeatureCache(1 << 26))
-    (done,) = repeating.segment([Question(picture.image, PromptSet((PointPrompt((90, 40)),)), alternatives=3)])
+    (done,) = repeating.segment([ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((90, 40)),)), alternatives=3)])
     assert isinstance(done, Round)
     small, both = picture.shapes["small"], picture.shapes["large"] | picture.shapes["small"]
     assert sorted(done.masks.masks.sum(axis=(1, 2)).tolist()) == [small.sum(), both.sum()]
@@ -142,7 +150,7 @@ def test_a_negative_phrase_is_a_veto(segmenter: Segmenter) -> None:
 
 def test_a_region_of_another_image_finds_its_like(segmenter: Segmenter) -> None:
     there, here = two_shapes(), two_red_discs()
-    done = ask(segmenter, here, ReferencePrompt(there.image, there.shapes["blue square"]))
+    done = ask(segmenter, here, ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"]))
     assert len(done.masks) == 1
     assert np.array_equal(done.masks.masks[0], here.shapes["blue square"])
 
@@ -152,7 +160,7 @@ def test_without_prompts_the_vocabulary_is_the_prompt_and_aliases_answer_under_t
     vocabulary = Vocabulary(
         (LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"]), LabelPhrases.of("Leaf", ["green"]))
     )
-    done = ask(segmenter, picture, vocabulary=vocabulary)
+    done = answer(segmenter, ForNames(KeyedImage.of(picture.image), vocabulary))
     found = dict(zip(done.masks.labels, done.masks.masks, strict=True))
     assert set(found) == {"Ball", "Box"}
     assert np.array_equal(found["Ball"], picture.shapes["red disc"])
@@ -161,7 +169,7 @@ def test_without_prompts_the_vocabulary_is_the_prompt_and_aliases_answer_under_t
 
 def test_two_labels_for_one_region_leave_one_mask(segmenter: Segmenter) -> None:
     vocabulary = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Sun", ["darkred"])))
-    done = ask(segmenter, two_shapes(), vocabulary=vocabulary)
+    done = answer(segmenter, ForNames(KeyedImage.of(two_shapes().image), vocabulary))
     assert done.masks.labels == ("Ball",)
 
 
@@ -179,7 +187,9 @@ def test_memory_of_the_last_round_stays_in_the_answer(segmenter: Segmenter) -> N
     picture = two_shapes()
     first = ask(segmenter, picture, PointPrompt((30, 40)))
     memory = ObjectMemory(first.masks.low_res_logits[0], segmenter.engine.version)
-    (second,) = segmenter.segment([Question(picture.image, PromptSet((PointPrompt((80, 30)),)), memory=memory)])
+    (second,) = segmenter.segment(
+        [ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((80, 30)),)), memory=memory)]
+    )
     assert isinstance(second, Round)
     assert np.array_equal(second.masks.masks[0], picture.shapes["red disc"] | picture.shapes["blue square"])
 
@@ -190,7 +200,7 @@ def test_memory_is_of_the_object_that_is_drawn_on_it(segmenter: Segmenter) -> No
     first = ask(segmenter, picture, boxes[1])
     memory = ObjectMemory(first.masks.low_res_logits[0], segmenter.engine.version)
     prompts = PromptSet((*boxes, PointPrompt((80, 30))))
-    (done,) = segmenter.segment([Question(picture.image, prompts, memory=memory)])
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), prompts, memory=memory)])
     assert isinstance(done, Round)
     _, disc_again, square_alone = done.masks.masks
     assert np.array_equal(disc_again, picture.shapes["red disc"])
@@ -207,7 +217,7 @@ def test_a_negative_click_beside_a_word_takes_the_instance_under_it_away(segment
 def test_memory_of_another_engine_is_not_read(segmenter: Segmenter) -> None:
     picture = two_shapes()
     memory = ObjectMemory(np.ones((80, 120), np.float16), "another engine")
-    (done,) = segmenter.segment([Question(picture.image, PromptSet((PointPrompt((80, 30)),)), memory=memory)])
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((80, 30)),)), memory=memory)])
     assert isinstance(done, Round)
     assert np.array_equal(done.masks.masks[0], picture.shapes["blue square"])
 
@@ -228,7 +238,7 @@ def test_a_batch_is_encoded_once_even_where_the_cache_has_no_room_for_it() -> No
     segmenter = Segmenter(colour.build(None), cache)
     vocabulary = Vocabulary((LabelPhrases.of("red"), LabelPhrases.of("blue")))
     images = [np.roll(two_shapes().image, shift, axis=1) for shift in range(4)]
-    rounds = segmenter.segment([Question(image, PromptSet(), vocabulary) for image in images])
+    rounds = segmenter.segment([ForNames(KeyedImage.of(image), vocabulary) for image in images])
     assert [len(done.masks) for done in rounds if isinstance(done, Round)] == [2] * 4
     assert cache.encoded == 4
 
@@ -238,9 +248,12 @@ def test_an_image_of_a_batch_that_also_shows_an_example_is_not_encoded_again() -
     cache = FeatureCache(1)
     segmenter = Segmenter(colour.build(None), cache)
     there, here = two_shapes(), two_red_discs()
-    example = ReferencePrompt(there.image, there.shapes["blue square"])
+    example = ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"])
     text = PromptSet((TextPrompt("red"),))
-    questions = [Question(here.image, PromptSet((example,))), Question(two_red_discs().image[:, ::-1].copy(), text)]
+    questions = [
+        ForPrompts(KeyedImage.of(here.image), PromptSet((example,))),
+        ForPrompts(KeyedImage.of(two_red_discs().image[:, ::-1].copy()), text),
+    ]
     rounds = segmenter.segment(questions)
     assert [len(done.masks) for done in rounds if isinstance(done, Round)] == [1, 2]
     assert cache.encoded == 3
@@ -248,8 +261,8 @@ def test_an_image_of_a_batch_that_also_shows_an_example_is_not_encoded_again() -
 
 def test_a_question_that_cannot_be_answered_costs_only_itself(segmenter: Segmenter) -> None:
     picture = two_shapes()
-    good = Question(picture.image, PromptSet((PointPrompt((30, 40)),)))
-    bad = Question(picture.image, PromptSet((PointPrompt((3000, 40)),)))
+    good = ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((30, 40)),)))
+    bad = ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((3000, 40)),)))
     first, second, third = segmenter.segment([good, bad, good])
     assert isinstance(first, Round)
     assert isinstance(third, Round)
@@ -262,7 +275,7 @@ def test_an_engine_that_breaks_costs_only_the_question(segmenter: Segmenter, mon
         raise ZeroDivisionError("no")
 
     monkeypatch.setattr(segmenter.engine.decoder, "decode", explode)
-    (answer,) = segmenter.segment([Question(two_shapes().image, PromptSet((TextPrompt("red"),)))])
+    (answer,) = segmenter.segment([ForPrompts(KeyedImage.of(two_shapes().image), PromptSet((TextPrompt("red"),)))])
     assert isinstance(answer, MaskloomError)
     assert "ZeroDivisionError" in str(answer)
 
@@ -286,3 +299,14 @@ def test_eight_threads_on_sixteen_images_get_no_answer_for_the_wrong_image() -> 
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_an_empty_vocabulary_names_nothing_and_the_image_is_not_even_encoded(segmenter: Segmenter) -> None:
+    done = answer(segmenter, ForNames(KeyedImage.of(two_shapes().image), Vocabulary()))
+    assert (len(done.masks), done.masks.size) == (0, Size(80, 120))
+    assert segmenter.encode_s == math.inf
+
+
+def test_a_question_for_prompts_without_a_prompt_is_refused() -> None:
+    with pytest.raises(PromptError, match="expected at least one prompt, got none"):
+        ForPrompts(KeyedImage.of(two_shapes().image), PromptSet())

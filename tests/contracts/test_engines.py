@@ -12,14 +12,15 @@ import torch
 
 from backend.engines.base import Engine
 from backend.engines.catalogue import ENGINES, BundlePreset, EnginePreset, find_engine
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
-from backend.values.session import Round
+from backend.values.session import ForNames, ForPrompts, Round
 from prompts.geometry import Size
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -47,14 +48,17 @@ DRAWN: dict[str, tuple[Prompt, ...]] = {
     "polygon": (PolygonPrompt(np.array([[72.0, 22], [108, 22], [108, 58], [72, 58]])),),
     "mask": (MaskPrompt(square(80, 120, 78, 28, 24)),),
     "text and point": (TextPrompt("blue square"), PointPrompt((85, 40))),
-    "reference and point": (ReferencePrompt(THERE.image, THERE.shapes["blue square"]), PointPrompt((85, 40))),
+    "reference and point": (ReferencePrompt(KeyedImage.of(THERE.image), THERE.shapes["blue square"]), PointPrompt((85, 40))),
 }
 SAID: dict[str, tuple[Prompt, ...]] = {
     "text": (TextPrompt("blue square"),),
     "two texts": (TextPrompt("blue square"), TextPrompt("red disc")),
     "text and negative text": (TextPrompt("blue square"), TextPrompt("red disc", positive=False)),
-    "reference": (ReferencePrompt(THERE.image, THERE.shapes["blue square"]),),
-    "text and negative reference": (TextPrompt("blue"), ReferencePrompt(THERE.image, THERE.shapes["large"], positive=False)),
+    "reference": (ReferencePrompt(KeyedImage.of(THERE.image), THERE.shapes["blue square"]),),
+    "text and negative reference": (
+        TextPrompt("blue"),
+        ReferencePrompt(KeyedImage.of(THERE.image), THERE.shapes["large"], positive=False),
+    ),
 }
 
 
@@ -77,7 +81,7 @@ def segmenter(request: pytest.FixtureRequest) -> Segmenter:
 
 
 def ask(segmenter: Segmenter, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
-    (done,) = segmenter.segment([Question(HERE.image, PromptSet(prompts), memory=memory)])
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(HERE.image), PromptSet(prompts), memory=memory)])
     assert isinstance(done, Round), done
     return done.masks
 
@@ -127,7 +131,9 @@ def test_two_boxes_give_two_masks_in_their_order(segmenter: Segmenter) -> None:
 
 
 def test_a_batch_is_answered_like_its_questions_one_by_one(segmenter: Segmenter) -> None:
-    questions = [Question(picture.image, PromptSet((PointPrompt((85, 40)),))) for picture in (HERE, THERE, HERE)]
+    questions = [
+        ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((85, 40)),))) for picture in (HERE, THERE, HERE)
+    ]
     together = segmenter.segment(questions)
     for question, done in zip(questions, together, strict=True):
         (alone,) = Segmenter(segmenter.engine, FeatureCache(1)).segment([question])
@@ -148,7 +154,7 @@ def test_images_of_odd_shapes_are_answered(segmenter: Segmenter, shape: tuple[in
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
     centre = PointPrompt((shape[1] / 2, shape[0] / 2))
     for prompts in ((centre,), (TextPrompt("blue square"),), (BoxPrompt((0, 0, shape[1], shape[0])),)):
-        (done,) = segmenter.segment([Question(image, PromptSet(prompts))])
+        (done,) = segmenter.segment([ForPrompts(KeyedImage.of(image), PromptSet(prompts))])
         assert isinstance(done, Round), done
         assert done.masks.size == Size(*shape)
 
@@ -162,6 +168,6 @@ def test_embeddings_are_unit_vectors_of_the_engine_s_space(segmenter: Segmenter)
 
 def test_a_vocabulary_of_labels_is_answered_in_those_labels(segmenter: Segmenter) -> None:
     vocabulary = Vocabulary.from_names(["blue square", "red disc", "giraffe"])
-    (done,) = segmenter.segment([Question(HERE.image, PromptSet(), vocabulary)])
+    (done,) = segmenter.segment([ForNames(KeyedImage.of(HERE.image), vocabulary)])
     assert isinstance(done, Round)
     assert set(done.masks.labels) <= set(vocabulary.labels)

@@ -38,7 +38,7 @@ def upload(label_studio: LabelStudio, tmp_path: Path) -> str:
 
 def test_an_upload_is_the_image_that_was_uploaded(media: Media, upload: str, studio: Studio) -> None:
     for address in (upload, studio.url + upload):
-        assert np.array_equal(media.load(address, "1", "7"), three_shapes().image)
+        assert np.array_equal(media.load(address, "1", "7").pixels, three_shapes().image)
 
 
 def test_a_local_file_comes_through_label_studio(media: Media, studio: Studio, label_studio: LabelStudio) -> None:
@@ -51,7 +51,7 @@ def test_a_local_file_comes_through_label_studio(media: Media, studio: Studio, l
         "/data/local-files/?d=some folder/a ü.png",
         f"{studio.url}/data/local-files/?d=some%20folder/a%20%C3%BC.png",
     ):
-        assert np.array_equal(media.load(address, "1", "7"), three_shapes().image)
+        assert np.array_equal(media.load(address, "1", "7").pixels, three_shapes().image)
 
 
 def test_what_label_studio_does_not_have_is_an_image_error(media: Media) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prompts.geometry import Size, box_mask
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -40,7 +41,7 @@ SQUARE = box_mask((2, 2, 6, 6), SIZE)
         lambda: PolygonPrompt(np.array([[0, 0], [1, NAN], [2, 2]])),
         lambda: ScribblePrompt(np.zeros((4, 4), np.uint8)),  # type: ignore[arg-type]
         lambda: MaskPrompt(np.zeros((4, 4, 1), np.bool_)),
-        lambda: ReferencePrompt(IMAGE, np.zeros((30, 20), np.bool_)),
+        lambda: ReferencePrompt(KeyedImage.of(IMAGE), np.zeros((30, 20), np.bool_)),
     ],
 )
 def test_a_prompt_that_means_nothing_is_refused(make: object) -> None:
@@ -150,3 +151,12 @@ def test_no_drawn_prompt_is_asked_twice(clicks: list[tuple[float, float, bool]],
     asked = [id(prompt) for group in prompts.objects() for prompt in group.prompts]
     assert len(asked) == len(set(asked))
     assert {id(box) for box in prompts.of(BoxPrompt)} <= set(asked)
+
+
+def test_the_key_is_the_content_and_the_shape_of_an_image() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert KeyedImage.of(image) == KeyedImage.of(image.copy())
+    assert KeyedImage.of(image) == KeyedImage.of(np.asfortranarray(image))
+    changed = image.copy()
+    changed[1, 3, 2] ^= 1
+    assert len({KeyedImage.of(image), KeyedImage.of(changed), KeyedImage.of(image.reshape(4, 2, 3))}) == 3

@@ -12,6 +12,7 @@ from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, FloatArray, size_of
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -96,7 +97,7 @@ def test_whatever_is_drawn_on_blue_means_blue(prompt: Prompt) -> None:
 
 def test_a_phrase_a_click_and_a_region_of_another_image_are_the_same_row() -> None:
     other = np.full((8, 9, 3), RED, np.uint8)
-    reference = ReferencePrompt(other, np.ones((8, 9), np.bool_))
+    reference = ReferencePrompt(KeyedImage.of(other), np.ones((8, 9), np.bool_))
     queries = embed(TextPrompt("red"), PointPrompt((5.0, 5.0)), reference, references=(Colours(other),))
     for rows in (queries.text, queries.visual, queries.reference):
         assert torch.allclose(rows, meaning(RED), atol=1e-6)
@@ -122,9 +123,9 @@ def test_references_are_read_in_their_own_images_and_kept_apart_by_sign() -> Non
     images = [np.full((4, 5, 3), colour, np.uint8) for colour in (BLUE, LIME, RED)]
     whole = np.ones((4, 5), np.bool_)
     queries = embed(
-        ReferencePrompt(images[0], whole),
-        ReferencePrompt(images[1], whole, positive=False),
-        ReferencePrompt(images[2], whole),
+        ReferencePrompt(KeyedImage.of(images[0]), whole),
+        ReferencePrompt(KeyedImage.of(images[1]), whole, positive=False),
+        ReferencePrompt(KeyedImage.of(images[2]), whole),
         references=tuple(Colours(image) for image in images),
     )
     assert torch.allclose(queries.reference, torch.cat([meaning(BLUE), meaning(RED)]), atol=1e-6)
@@ -133,14 +134,14 @@ def test_references_are_read_in_their_own_images_and_kept_apart_by_sign() -> Non
 
 def test_an_empty_reference_region_says_nothing() -> None:
     image = np.zeros((4, 5, 3), np.uint8)
-    queries = embed(ReferencePrompt(image, np.zeros((4, 5), np.bool_)), references=(Colours(image),))
+    queries = embed(ReferencePrompt(KeyedImage.of(image), np.zeros((4, 5), np.bool_)), references=(Colours(image),))
     assert queries.reference.shape == (0, 4)
 
 
 def test_references_without_their_features_are_an_error() -> None:
     image = np.zeros((4, 5, 3), np.uint8)
     with pytest.raises(ValueError, match="zip"):
-        embed(ReferencePrompt(image, np.ones((4, 5), np.bool_)))
+        embed(ReferencePrompt(KeyedImage.of(image), np.ones((4, 5), np.bool_)))
 
 
 def test_a_label_means_the_mean_of_its_phrases() -> None:

@@ -196,7 +196,7 @@ class ExemplarFinder:
 
     def _on_canvas(self, features: ImageFeatures, likeness: Likeness, phrase: str) -> list[Finding]:
         prompt, target = likeness.prompt, features.tensors["pixels"].numpy()
-        canvas, box, seam = share_canvas(prompt.image, box_of(prompt.mask).tolist(), target)
+        canvas, box, seam = share_canvas(prompt.image.pixels, box_of(prompt.mask).tolist(), target)
         (embeddings,) = self._chunks.run([canvas], self._encode)
         found = self._network.find(embeddings, phrase, exemplars_of([box], [1], canvas.shape[:2]))
         right = found.logits[:, :, round(seam * found.logits.shape[-1] / canvas.shape[1]) :]

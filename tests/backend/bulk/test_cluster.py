@@ -24,7 +24,7 @@ from backend.bulk.sources import FolderSource
 from backend.bulk.work import AwayError, Flow
 from backend.demo.photos import find_examples
 from backend.values.settings import Settings
-from prompts.kinds import Image
+from prompts.kinds import KeyedImage
 from tests.backend.bulk.runs import picture_folder
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
@@ -130,7 +130,7 @@ def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_fi
 class Away:
     """The images of a Label Studio that does not come back."""
 
-    def load(self, url: str, project: str, task_id: str | None) -> Image:
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
         raise AwayError("Label Studio did not answer for 600 s")
 
     def close(self) -> None: ...

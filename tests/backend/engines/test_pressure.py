@@ -20,14 +20,14 @@ from backend.engines.sam import engine as networks
 from backend.engines.sam.detectors import Detector
 from backend.engines.sam.dino import Dino
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates, PromptableNetwork
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache
 from backend.values.placement import Placement
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
-from prompts.kinds import BoxPrompt, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
+from prompts.kinds import BoxPrompt, KeyedImage, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
 from prompts.retreat import retreating
 from tests.backend.engines import tiny_bundles, tiny_models
 from tests.backend.pictures import two_red_discs, two_shapes
@@ -72,7 +72,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(engine: Engine, *prompts: Any) -> Round:
-    (done,) = Segmenter(engine, FeatureCache(1 << 26)).segment([Question(two_shapes().image, PromptSet(prompts))])
+    (done,) = Segmenter(engine, FeatureCache(1 << 26)).segment(
+        [ForPrompts(KeyedImage.of(two_shapes().image), PromptSet(prompts))]
+    )
     assert isinstance(done, Round), done
     return done
 
@@ -180,7 +182,7 @@ def test_a_dino_whose_device_is_full_goes_on_with_the_cpu(tmp_path: Path, monkey
 def test_a_sam3_whose_device_is_full_finds_words_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = find_engine("sam3").load(tiny_bundles.write_bundle("sam3", tmp_path), Placement("cpu", "float32"))
     here, there = two_shapes(), two_red_discs()
-    prompts = (TextPrompt("blue"), ReferencePrompt(there.image, there.shapes["blue square"]))
+    prompts = (TextPrompt("blue"), ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"]))
     (features,) = engine.decoder.encode_images([here.image])
     network = engine.decoder._parts.decoding.network  # type: ignore[attr-defined]
     truth = network.find(features.tensors, "blue")

@@ -17,9 +17,8 @@ from backend.evaluation.compare import Clicking, compare
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
 from backend.evaluation.samples import Sample
 from backend.labelstudio.shapes import DrawnRegion
-from backend.segmenter import Question
 from backend.values.masks import MaskSet
-from backend.values.session import Round
+from backend.values.session import Question, Round
 from prompts.geometry import BoolArray
 from tests.backend.bulk.runs import parts_for
 from tests.backend.pictures import disc, square, two_shapes

@@ -12,7 +12,7 @@ from backend.evaluation.review import Reviewing
 from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.labelstudio.api import Project as ProjectRow
 from backend.values.errors import ImageError, RemoteError
-from prompts.kinds import Image
+from prompts.kinds import KeyedImage
 from tests.backend.bulk.studio_double import CONFIG
 from tests.backend.evaluation.test_rank import brush
 
@@ -46,11 +46,11 @@ class Images:
     def __init__(self, trouble: Exception | None = None) -> None:
         self._trouble = trouble
 
-    def load(self, url: str, project: str, task_id: str | None) -> Image:
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
         if url == "1" and self._trouble is not None:
             raise self._trouble
         picture = np.random.default_rng(int(url) % 2).integers(0, 255, (9, 9, 3))
-        return np.kron(picture, np.ones((8, 8, 1))).astype(np.uint8)
+        return KeyedImage.of(np.kron(picture, np.ones((8, 8, 1))).astype(np.uint8))
 
 
 def reviewing(studio: Studio, version: str | None = None, trouble: Exception | None = None) -> Reviewing:

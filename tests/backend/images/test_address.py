@@ -42,7 +42,7 @@ def test_a_broken_data_address_is_refused(address: str) -> None:
 
 def test_a_data_address_is_an_image(make_media: MakeMedia, png: bytes, pixels: NDArray[np.uint8]) -> None:
     image = make_media().load("data:image/png;base64," + base64.b64encode(png).decode(), "1", "7")
-    assert np.array_equal(image, pixels)
+    assert np.array_equal(image.pixels, pixels)
 
 
 def test_a_data_address_above_the_byte_limit_is_refused(make_media: MakeMedia, png: bytes) -> None:
@@ -57,7 +57,7 @@ def test_a_path_of_label_studio_is_fetched_there_with_the_token(
 ) -> None:
     studio.serve("/" + path.lstrip("/"), png)
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
-    assert np.array_equal(media.load(path, "1", "7"), pixels)
+    assert np.array_equal(media.load(path, "1", "7").pixels, pixels)
     assert studio.sent("Authorization") == [f"Token {LEGACY_TOKEN}"]
 
 
@@ -65,8 +65,8 @@ def test_label_studio_is_asked_with_what_setup_announced(make_media: MakeMedia, 
     studio.serve("/data/upload/1/a.png", png)
     media = make_media()
     media.register("1", studio.url, LEGACY_TOKEN)
-    assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
-    assert media.load(studio.url + "/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert media.load("/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
+    assert media.load(studio.url + "/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
 
 
 def test_without_any_address_of_label_studio_the_message_says_which_variable_to_set(make_media: MakeMedia) -> None:
@@ -82,7 +82,7 @@ def test_the_name_that_label_studio_gives_itself_leads_to_the_address_that_we_re
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
     media.register("1", "http://label.example.org", "other")
     for name in ("http://label.example.org", "http://localhost:8080"):
-        assert media.load(f"{name}/data/local-files/?d=sub/a%20b.png", "1", "7").shape == (5, 7, 3)
+        assert media.load(f"{name}/data/local-files/?d=sub/a%20b.png", "1", "7").pixels.shape == (5, 7, 3)
     assert {path for path, _ in studio.requests} == {"/data/local-files/?d=sub/a%20b.png"}
 
 
@@ -125,7 +125,7 @@ def test_an_object_of_cloud_storage_is_signed_by_label_studio_and_read_without_o
     server.serve("/bucket/cat.png", png)
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
     for uri in ("s3://bucket/cat ü.png", "gs://bucket/cat.png", "azure-blob://bucket/cat.png"):
-        assert np.array_equal(media.load(uri, "1", "42"), pixels)
+        assert np.array_equal(media.load(uri, "1", "42").pixels, pixels)
         assert base64.urlsafe_b64decode(asked[-1].partition("?fileuri=")[2].replace("%3D", "=")).decode() == uri
     assert studio.sent("Authorization") == [f"Token {LEGACY_TOKEN}"] * 3
     assert server.sent("Authorization") == [None] * 3

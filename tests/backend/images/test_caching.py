@@ -33,7 +33,7 @@ def test_an_upload_is_fetched_once_for_ever_and_by_all_processes(
     for _ in range(2):
         media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
         for _ in range(3):
-            assert np.array_equal(media.load("/data/upload/1/a.png", "1", "7"), pixels)
+            assert np.array_equal(media.load("/data/upload/1/a.png", "1", "7").pixels, pixels)
     assert studio.count("/data/upload/1/a.png") == 1
 
 
@@ -50,12 +50,12 @@ def test_an_image_with_an_etag_is_asked_for_again_and_sent_only_when_it_changed(
     server.pages["/a.png"] = page
     media = make_media()
     url = server.url + "/a.png"
-    assert [media.load(url, "1", "7").shape for _ in range(3)] == [(5, 7, 3)] * 3
+    assert [media.load(url, "1", "7").pixels.shape for _ in range(3)] == [(5, 7, 3)] * 3
     assert server.sent("If-None-Match") == [None, '"1"', '"1"']
     version[0] = '"2"'
-    assert media.load(url, "1", "7").shape == (9, 9, 3)
+    assert media.load(url, "1", "7").pixels.shape == (9, 9, 3)
     assert server.sent("If-None-Match")[3:] == ['"1"']
-    assert media.load(url, "1", "7").shape == (9, 9, 3)
+    assert media.load(url, "1", "7").pixels.shape == (9, 9, 3)
     assert server.sent("If-None-Match")[4:] == ['"2"']
 
 
@@ -66,7 +66,7 @@ def test_an_image_with_a_date_is_asked_for_again(make_media: MakeMedia, server: 
     )
     media = make_media()
     for _ in range(2):
-        assert media.load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+        assert media.load(server.url + "/a.png", "1", "7").pixels.shape == (5, 7, 3)
     assert server.sent("If-Modified-Since") == [None, date]
 
 
@@ -81,7 +81,7 @@ def test_an_image_without_either_is_used_again_for_a_minute(
     (kept,) = (tmp_path / "cache").iterdir()
     os.utime(kept, (time.time(), time.time() - 61))
     server.serve("/a.png", png_of(9))
-    assert media.load(server.url + "/a.png", "1", "7").shape == (9, 9, 3)
+    assert media.load(server.url + "/a.png", "1", "7").pixels.shape == (9, 9, 3)
 
 
 def test_an_answer_of_unchanged_that_nobody_asked_for_is_an_error(make_media: MakeMedia, server: Server) -> None:
@@ -97,7 +97,9 @@ def test_threads_that_want_one_image_at_once_cause_one_request(
     server.pages["/a.png"] = lambda request: Answer(png, status=200 if released.wait(20) else 404)
     media = make_media(cache_bytes=0)
     images: list[NDArray[np.uint8]] = []
-    pool = [threading.Thread(target=lambda: images.append(media.load(server.url + "/a.png", "1", "7"))) for _ in range(8)]
+    pool = [
+        threading.Thread(target=lambda: images.append(media.load(server.url + "/a.png", "1", "7").pixels)) for _ in range(8)
+    ]
     for thread in pool:
         thread.start()
     time.sleep(0.5)
@@ -133,7 +135,7 @@ def test_a_failed_fetch_fails_every_waiter_with_its_own_task_and_is_tried_next_t
     assert server.count("/a.png") == 1
     assert all(f"image of task {task} " in told[task] for task in map(str, range(5)))
     server.serve("/a.png", png)
-    assert media.load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+    assert media.load(server.url + "/a.png", "1", "7").pixels.shape == (5, 7, 3)
 
 
 def test_a_broken_image_is_not_kept(make_media: MakeMedia, studio: Studio, png: bytes) -> None:
@@ -142,7 +144,7 @@ def test_a_broken_image_is_not_kept(make_media: MakeMedia, studio: Studio, png: 
     with pytest.raises(Exception, match="broken or cut short"):
         media.load("/data/upload/1/a.png", "1", "7")
     studio.serve("/data/upload/1/a.png", png)
-    assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert media.load("/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
 
 
 def test_a_damaged_cache_file_is_fetched_again(make_media: MakeMedia, studio: Studio, png: bytes, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_a_damaged_cache_file_is_fetched_again(make_media: MakeMedia, studio: St
     media.load("/data/upload/1/a.png", "1", "7")
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:-5])
-    assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert media.load("/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
     assert studio.count("/data/upload/1/a.png") == 2
 
 
@@ -174,7 +176,7 @@ def test_a_cache_folder_that_cannot_be_used_costs_only_speed(
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN, cache_dir=folder)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+            assert media.load("/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(folder) in caplog.text
 
@@ -196,8 +198,8 @@ def test_the_same_path_of_two_label_studios_is_two_images(make_media: MakeMedia,
         media = make_media()
         media.register("1", studio.url, LEGACY_TOKEN)
         media.register("2", other.url, LEGACY_TOKEN)
-        assert media.load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
-        assert media.load("/data/upload/1/a.png", "2", "7").shape == (9, 9, 3)
+        assert media.load("/data/upload/1/a.png", "1", "7").pixels.shape == (5, 7, 3)
+        assert media.load("/data/upload/1/a.png", "2", "7").pixels.shape == (9, 9, 3)
     finally:
         other.close()
 

@@ -28,7 +28,7 @@ def test_an_image_of_the_web_is_fetched_without_any_token(
 ) -> None:
     server.serve("/a.png", png)
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN, user_agent="maskloom/test")
-    assert np.array_equal(media.load(server.url + "/a.png", "1", "7"), pixels)
+    assert np.array_equal(media.load(server.url + "/a.png", "1", "7").pixels, pixels)
     assert server.sent("Authorization") == [None]
     assert server.sent("User-Agent") == ["maskloom/test"]
     assert studio.requests == []
@@ -41,7 +41,7 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(
     studio.pages["/data/upload/1/a.png"] = lambda request: Answer(status=status, headers={"Location": server.url + "/b.png"})
     server.serve("/b.png", png)
     media = make_media(label_studio_url=studio.url, token=LEGACY_TOKEN)
-    assert np.array_equal(media.load("/data/upload/1/a.png", "1", "7"), pixels)
+    assert np.array_equal(media.load("/data/upload/1/a.png", "1", "7").pixels, pixels)
     assert studio.sent("Authorization") == [f"Token {LEGACY_TOKEN}"]
     assert server.sent("Authorization") == [None]
 
@@ -49,7 +49,11 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(
 def test_a_redirect_within_label_studio_keeps_the_token(make_media: MakeMedia, studio: Studio, png: bytes) -> None:
     studio.pages["/data/upload/1/a.png"] = lambda request: Answer(status=302, headers={"Location": "/media/a.png"})
     studio.serve("/media/a.png", png)
-    assert make_media(label_studio_url=studio.url, token=LEGACY_TOKEN).load("/data/upload/1/a.png", "1", "7").shape == (5, 7, 3)
+    assert make_media(label_studio_url=studio.url, token=LEGACY_TOKEN).load("/data/upload/1/a.png", "1", "7").pixels.shape == (
+        5,
+        7,
+        3,
+    )
     assert studio.sent("Authorization") == [f"Token {LEGACY_TOKEN}"] * 2
 
 
@@ -117,7 +121,7 @@ def test_a_busy_server_is_asked_again(
     status: int, make_media: MakeMedia, server: Server, png: bytes, pixels: NDArray[np.uint8]
 ) -> None:
     server.pages["/a.png"] = one_after_the_other(Answer(status=status), Answer(status=status), Answer(png))
-    assert np.array_equal(make_media().load(server.url + "/a.png", "1", "7"), pixels)
+    assert np.array_equal(make_media().load(server.url + "/a.png", "1", "7").pixels, pixels)
     assert server.count("/a.png") == 3
 
 
@@ -173,7 +177,7 @@ def test_a_server_that_comes_back_in_time_is_read(make_media: MakeMedia, server:
 
     pages = itertools.chain([hang_up, hang_up], itertools.repeat(lambda request: Answer(png)))
     server.pages["/a.png"] = lambda request: next(pages)(request)
-    assert make_media().load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+    assert make_media().load(server.url + "/a.png", "1", "7").pixels.shape == (5, 7, 3)
     assert server.count("/a.png") == 3
 
 
@@ -229,7 +233,7 @@ def test_a_body_that_ends_before_its_length_is_fetched_again(
 ) -> None:
     cut = Answer(png[:-10], content_length=len(png))
     server.pages["/a.png"] = one_after_the_other(cut, cut, Answer(png))
-    assert np.array_equal(make_media().load(server.url + "/a.png", "1", "7"), pixels)
+    assert np.array_equal(make_media().load(server.url + "/a.png", "1", "7").pixels, pixels)
 
 
 def test_a_body_that_always_ends_too_early_is_an_error_and_is_not_kept(
@@ -240,7 +244,7 @@ def test_a_body_that_always_ends_too_early_is_an_error_and_is_not_kept(
     with pytest.raises(RemoteError, match=rf"received {len(png) - 10} bytes, expected {len(png)}"):
         media.load(server.url + "/a.png", "1", "7")
     server.serve("/a.png", png)
-    assert media.load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+    assert media.load(server.url + "/a.png", "1", "7").pixels.shape == (5, 7, 3)
 
 
 def test_a_body_of_unknown_length_that_was_cut_is_a_broken_image(make_media: MakeMedia, server: Server, png: bytes) -> None:
@@ -273,7 +277,7 @@ def test_a_body_above_the_limit_by_one_byte_is_refused_and_one_at_the_limit_is_r
     make_media: MakeMedia, server: Server, png: bytes
 ) -> None:
     server.serve("/a.png", png)
-    assert make_media(max_bytes=len(png), cache_bytes=0).load(server.url + "/a.png", "1", "7").shape == (5, 7, 3)
+    assert make_media(max_bytes=len(png), cache_bytes=0).load(server.url + "/a.png", "1", "7").pixels.shape == (5, 7, 3)
     with pytest.raises(ImageError, match="larger than the limit"):
         make_media(max_bytes=len(png) - 1, cache_bytes=0).load(server.url + "/a.png", "1", "7")
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.values.features import FeatureCache, ImageFeatures, image_key
+from backend.values.features import FeatureCache, ImageFeatures
 from prompts.geometry import Size
+from prompts.kinds import KeyedImage
 
 Image = NDArray[np.uint8]
 CELL = 4 * 2 * 2 * 4
@@ -52,7 +53,7 @@ class Counting:
 def ask(cache: FeatureCache, encoder: Callable[[Sequence[Image]], Sequence[ImageFeatures]], *values: int) -> list[int]:
     """What the cache answers for images of these values, as values."""
     images = [image_of(value) for value in values]
-    return [value_of(found) for found in cache.get_or_encode([image_key(image) for image in images], images, encoder)]
+    return [value_of(found) for found in cache.get_or_encode([KeyedImage.of(image).key for image in images], images, encoder)]
 
 
 def together(*work: Callable[[], object], release: threading.Event | None = None) -> None:
@@ -259,15 +260,6 @@ def test_threads_on_many_images_never_get_the_features_of_another_one() -> None:
     assert wrong == []
     assert cache.nbytes <= 5 * CELL
     assert cache._kept._under_way == {}
-
-
-def test_the_key_is_the_content_and_the_shape_of_an_image() -> None:
-    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert image_key(image) == image_key(image.copy())
-    assert image_key(image) == image_key(np.asfortranarray(image))
-    changed = image.copy()
-    changed[1, 3, 2] ^= 1
-    assert len({image_key(image), image_key(changed), image_key(image.reshape(4, 2, 3))}) == 3
 
 
 def quarters() -> ImageFeatures:

@@ -15,6 +15,7 @@ from backend.values.masks import MaskSet, overlaps
 from prompts.geometry import size_of
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -115,7 +116,7 @@ def test_a_remembered_mask_is_found_again_without_a_prompt() -> None:
 def test_a_reference_and_a_memory_ask_for_that_one_object() -> None:
     first = decode(DISC_BOX)
     memory = ObjectMemory(first.low_res_logits[0], engine().version)
-    assert len(decode(ReferencePrompt(PICTURE.image, DISC), memory=memory, references=1)) == 1
+    assert len(decode(ReferencePrompt(KeyedImage.of(PICTURE.image), DISC), memory=memory, references=1)) == 1
 
 
 def test_without_any_prompt_nothing_is_found() -> None:

@@ -13,7 +13,7 @@ from backend.engines.sam.sam3 import MOST_FOUND, Concepts, ExemplarFinder, Exemp
 from backend.engines.sam.transforms import SquashFrame
 from backend.values.features import ImageFeatures
 from prompts.geometry import Size
-from prompts.kinds import ReferencePrompt
+from prompts.kinds import KeyedImage, ReferencePrompt
 from prompts.sampler import Prototypes
 from tests.backend.pictures import square
 
@@ -65,7 +65,7 @@ def test_of_a_canvas_only_the_target_is_answered() -> None:
     network, pixels = TwoOnACanvas(), np.zeros((30, 40, 3), np.uint8)
     target = ImageFeatures(Size(30, 40), torch.zeros(1, 1, 1), {"pixels": torch.from_numpy(pixels)})
     nowhere = Prototypes(torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(1, 1, 1), np.zeros((1, 1), np.bool_))
-    example = ReferencePrompt(pixels.copy(), square(30, 40, 5, 5, 30))
+    example = ReferencePrompt(KeyedImage.of(pixels.copy()), square(30, 40, 5, 5, 30))
     elsewhere = ImageFeatures(Size(30, 40), torch.zeros(1, 1, 1))
     finder = ExemplarFinder(network, Nothing())  # type: ignore[arg-type]
     left, right = finder.find_like(target, [Likeness(example, elsewhere, nowhere, None)], ["cup"])

@@ -17,13 +17,14 @@ from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.text_grounding import Boxes, BoxFinder, Decoding, MapFinder, MapLikeFinder
 from backend.engines.sam.transforms import PadFrame, SquashFrame
 from backend.labelstudio.project_options import read_extra_params
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import Round
+from backend.values.session import ForNames, ForPrompts, Round
 from prompts.geometry import BoolArray
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -57,7 +58,7 @@ def segmenter(request: pytest.FixtureRequest) -> Segmenter:
 
 
 def ask(segmenter: Segmenter, picture: Picture, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
-    (done,) = segmenter.segment([Question(picture.image, PromptSet(prompts), memory=memory)])
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), PromptSet(prompts), memory=memory)])
     assert isinstance(done, Round), done
     return done.masks
 
@@ -177,7 +178,7 @@ def test_what_the_network_takes_for_no_object_is_not_found_but_can_be_drawn(grou
     """Whether an object is there was predicted, carried along, and looked at by nobody."""
     picture, there = two_shapes(), two_red_discs()
     doubting, trusting = (segmenter_around(ColourNetwork(presence=logit), grounder) for logit in (-0.5, 0.0))
-    reference = ReferencePrompt(there.image, there.shapes["blue square"])
+    reference = ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"])
     for said in ([TextPrompt("red disc")], [reference], []):
         assert len(ask(doubting, picture, *said)) == 0
         assert len(ask(trusting, picture, *said)) >= 1
@@ -193,7 +194,7 @@ def test_an_absent_thing_gives_no_row(segmenter: Segmenter) -> None:
 
 def test_a_region_of_another_image_finds_its_like_and_nothing_else(segmenter: Segmenter) -> None:
     there, here = two_shapes(), two_red_discs()
-    masks = ask(segmenter, here, ReferencePrompt(there.image, there.shapes["blue square"]))
+    masks = ask(segmenter, here, ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"]))
     assert len(masks) == 1
     assert iou(masks.masks[0], here.shapes["blue square"]) > 0.85
 
@@ -201,7 +202,7 @@ def test_a_region_of_another_image_finds_its_like_and_nothing_else(segmenter: Se
 def test_a_region_of_another_image_that_has_no_like_here_finds_nothing(segmenter: Segmenter) -> None:
     there = two_shapes()
     here = paint({"red disc": (disc(80, 120, 30, 40, 18), RED)})
-    assert len(ask(segmenter, here, ReferencePrompt(there.image, there.shapes["blue square"]))) == 0
+    assert len(ask(segmenter, here, ReferencePrompt(KeyedImage.of(there.image), there.shapes["blue square"]))) == 0
 
 
 def test_a_negative_word_is_a_veto(segmenter: Segmenter) -> None:
@@ -216,7 +217,11 @@ def test_a_negative_reference_is_a_veto(segmenter: Segmenter) -> None:
     there, here = two_shapes(), two_red_discs()
     found = ask(segmenter, here, TextPrompt("red"), TextPrompt("blue"))
     assert len(found) == 3
-    prompts = (TextPrompt("red"), TextPrompt("blue"), ReferencePrompt(there.image, there.shapes["red disc"], positive=False))
+    prompts = (
+        TextPrompt("red"),
+        TextPrompt("blue"),
+        ReferencePrompt(KeyedImage.of(there.image), there.shapes["red disc"], positive=False),
+    )
     assert set(ask(segmenter, here, *prompts).labels) == {"blue"}
 
 
@@ -231,10 +236,12 @@ def test_without_prompts_and_labels_everything_is_found_once(segmenter: Segmente
 
 def test_what_is_found_is_named_in_the_project_s_labels(segmenter: Segmenter) -> None:
     vocabulary = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box", ["blue"])))
-    (done,) = segmenter.segment([Question(two_shapes().image, PromptSet(), vocabulary)])
+    (done,) = segmenter.segment([ForNames(KeyedImage.of(two_shapes().image), vocabulary)])
     assert isinstance(done, Round)
     assert sorted(done.masks.labels, key=str) == ["Ball", "Box"]
-    (click,) = segmenter.segment([Question(two_shapes().image, PromptSet((PointPrompt((85, 40)),)), vocabulary)])
+    (click,) = segmenter.segment(
+        [ForPrompts(KeyedImage.of(two_shapes().image), PromptSet((PointPrompt((85, 40)),)), vocabulary)]
+    )
     assert isinstance(click, Round)
     assert click.masks.labels == ("Box",)
 
@@ -301,7 +308,7 @@ def test_out_of_memory_means_smaller_chunks_and_the_same_answer(caplog: pytest.L
 def test_two_images_side_by_side_do_not_mix() -> None:
     segmenter = segmenter_around(ColourNetwork())
     first, second = two_shapes(), paint({"it": (square(90, 160, 10, 10, 30), BLUE)})
-    questions = [Question(picture.image, PromptSet((TextPrompt("blue"),))) for picture in (first, second)]
+    questions = [ForPrompts(KeyedImage.of(picture.image), PromptSet((TextPrompt("blue"),))) for picture in (first, second)]
     one, two = segmenter.segment(questions)
     assert isinstance(one, Round)
     assert isinstance(two, Round)
@@ -312,7 +319,7 @@ def test_two_images_side_by_side_do_not_mix() -> None:
 def test_least_scores_by_label_hold_for_what_a_detector_finds_and_for_what_the_map_finds() -> None:
     """The detector's square is "thing", the map's disc "red"; each has its own least score, and ``*`` is for all others."""
     vocabulary = Vocabulary((LabelPhrases.of("Box", ["thing"]), LabelPhrases.of("Ball", ["red"])))
-    (done,) = segmenter_around(ColourNetwork(), OneBox()).segment([Question(two_shapes().image, PromptSet(), vocabulary)])
+    (done,) = segmenter_around(ColourNetwork(), OneBox()).segment([ForNames(KeyedImage.of(two_shapes().image), vocabulary)])
     assert isinstance(done, Round)
     score = dict(zip(done.masks.labels, done.masks.scores.tolist(), strict=True))
     assert set(score) == {"Box", "Ball"}
@@ -330,20 +337,20 @@ def test_least_scores_by_label_hold_for_what_a_detector_finds_and_for_what_the_m
 def test_all_candidates_of_one_click_are_offered_where_they_are_wanted(segmenter: Segmenter) -> None:
     picture = two_shapes()
     click = PromptSet((PointPrompt((30, 40)),))
-    (several,) = segmenter.segment([Question(picture.image, click, alternatives=3)])
+    (several,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), click, alternatives=3)])
     assert isinstance(several, Round)
     areas = several.masks.masks.sum(axis=(1, 2)).tolist()
     assert len(areas) == 3, "a cell, the disc, the image"
     assert several.masks.scores.tolist() == sorted(several.masks.scores.tolist(), reverse=True)
     assert iou(several.masks.masks[0], picture.shapes["red disc"]) > 0.9
     assert max(areas) == picture.image.shape[0] * picture.image.shape[1]
-    (two,) = segmenter.segment([Question(picture.image, click, alternatives=2)])
+    (two,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), click, alternatives=2)])
     assert isinstance(two, Round)
     assert len(two.masks) == 2
 
 
 @pytest.mark.parametrize("prompts", [(PointPrompt((30, 40)), PointPrompt((32, 42))), (BoxPrompt((12, 22, 48, 58)),)])
 def test_what_is_clear_has_no_alternatives(segmenter: Segmenter, prompts: tuple[Prompt, ...]) -> None:
-    (done,) = segmenter.segment([Question(two_shapes().image, PromptSet(prompts), alternatives=3)])
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(two_shapes().image), PromptSet(prompts), alternatives=3)])
     assert isinstance(done, Round)
     assert len(done.masks) == 1

@@ -9,7 +9,7 @@ from torch import Tensor
 from backend.engines.sam.references import Likeness, reference_map
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, Size
-from prompts.kinds import ReferencePrompt
+from prompts.kinds import KeyedImage, ReferencePrompt
 from prompts.sampler import prototypes_of
 from tests.backend.pictures import square
 
@@ -26,7 +26,7 @@ def likeness_of(mask: BoolArray, clip: Tensor, dino: Tensor | None = None) -> Li
     features = ImageFeatures(Size(*shape), clip, {} if dino is None else {"dino": dino})
     inside, alike = prototypes_of(clip, mask), None if dino is None else prototypes_of(dino, mask)
     assert inside is not None
-    return Likeness(ReferencePrompt(np.zeros((*shape, 3), np.uint8), mask), features, inside, alike)
+    return Likeness(ReferencePrompt(KeyedImage.of(np.zeros((*shape, 3), np.uint8)), mask), features, inside, alike)
 
 
 def test_a_patch_that_is_rather_like_something_else_on_the_reference_image_is_none() -> None:

@@ -13,12 +13,12 @@ from backend.engines.base import Engine, OffersAlternatives
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.refine import RefiningDecoder, refine_masks, refined
 from backend.engines.sam.text_grounding import Decoding
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.placement import Placement
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from prompts.geometry import size_of
-from prompts.kinds import PointPrompt, PromptSet
+from prompts.kinds import KeyedImage, PointPrompt, PromptSet
 from tests.backend.engines import tiny_models
 from tests.backend.engines.colour_network import ColourNetwork
 from tests.backend.pictures import square, two_shapes
@@ -99,7 +99,7 @@ def test_what_else_a_click_may_mean_is_refined_where_the_engine_can_tell(tmp_pat
 def test_an_engine_keeps_its_names_scores_and_memory() -> None:
     base = colour.build(None)
     refining = Engine(base.name, base.version, base.space, RefiningDecoder(base.decoder, Decoding(TrueEdges())))
-    question = Question(two_shapes().image, PromptSet((PointPrompt((85, 40)),)))
+    question = ForPrompts(KeyedImage.of(two_shapes().image), PromptSet((PointPrompt((85, 40)),)))
     (plain,) = Segmenter(base, FeatureCache(1 << 26)).segment([question])
     (fine,) = Segmenter(refining, FeatureCache(1 << 26)).segment([question])
     assert isinstance(plain, Round)
@@ -112,7 +112,7 @@ def test_an_engine_keeps_its_names_scores_and_memory() -> None:
 def test_any_engine_can_be_refined_by_a_network_in_a_folder(tmp_path: Path) -> None:
     engine = refined(colour.build(None), tiny_models.write_sam(tmp_path), Placement("cpu", "float32"))
     (done,) = Segmenter(engine, FeatureCache(1 << 26)).segment(
-        [Question(two_shapes().image, PromptSet((PointPrompt((85, 40)),)))]
+        [ForPrompts(KeyedImage.of(two_shapes().image), PromptSet((PointPrompt((85, 40)),)))]
     )
     assert isinstance(done, Round)
     assert len(done.masks) == 1

@@ -14,12 +14,12 @@ from backend.engines.catalogue import find_engine
 from backend.engines.sam.engine import load_network
 from backend.engines.sam.networks import Geometry, decode_objects
 from backend.engines.sam.sam3 import EXEMPLARS_ALONE, Concepts, Exemplars, Sam3Network, exemplars_of, share_canvas
-from backend.segmenter import Question, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.placement import Placement
-from backend.values.session import Round
+from backend.values.session import ForPrompts, Round
 from prompts.geometry import size_of
-from prompts.kinds import PromptSet, ReferencePrompt
+from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 from tests.backend.engines import tiny_bundles, tiny_models
 from tests.backend.engines.tiny_models import SAM3_SIDE
 
@@ -153,8 +153,8 @@ def test_regions_of_the_image_itself_are_exemplars_of_their_signs(tmp_path: Path
     monkeypatch.setattr(Sam3Network, "find", find)
     image, mask, other = picture((40, 80)), np.zeros((40, 80), np.bool_), np.zeros((40, 80), np.bool_)
     mask[10:20, 40:60] = other[30:40, 0:8] = True
-    shown = (ReferencePrompt(image, mask), ReferencePrompt(image, other, positive=False))
-    (done,) = Segmenter(engine, FeatureCache(1 << 28)).segment([Question(image, PromptSet(shown))])
+    shown = (ReferencePrompt(KeyedImage.of(image), mask), ReferencePrompt(KeyedImage.of(image), other, positive=False))
+    (done,) = Segmenter(engine, FeatureCache(1 << 28)).segment([ForPrompts(KeyedImage.of(image), PromptSet(shown))])
     assert isinstance(done, Round), done
     ((phrase, labels, boxes),) = asked
     assert (phrase, labels) == (EXEMPLARS_ALONE, [1, 0])

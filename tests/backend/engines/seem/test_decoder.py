@@ -16,6 +16,7 @@ from backend.engines.seem.frame import InputSize
 from backend.values.masks import MaskSet, overlaps
 from prompts.kinds import (
     BoxPrompt,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -153,23 +154,23 @@ def test_a_negative_phrase_competes(engine_of: Callable[[str], Engine], photo: I
 
 
 def test_a_region_of_another_image_finds_what_looks_like_it(engine: Engine, photo: Image, other_photo: Image, ask: Ask) -> None:
-    reference = ReferencePrompt(other_photo, region(other_photo, slice(10, 60), slice(10, 60)))
+    reference = ReferencePrompt(KeyedImage.of(other_photo), region(other_photo, slice(10, 60), slice(10, 60)))
     found = ask(engine, photo, reference)
     assert found.masks.shape[1:] == photo.shape[:2]
     assert (found.scores >= 0.5).all()
     assert set(found.labels) <= {None}
-    against = ReferencePrompt(other_photo, reference.mask, positive=False)
+    against = ReferencePrompt(KeyedImage.of(other_photo), reference.mask, positive=False)
     assert len(ask(engine, photo, reference, against)) == 0
 
 
 def test_an_empty_reference_region_asks_for_nothing(engine: Engine, photo: Image, ask: Ask) -> None:
-    assert len(ask(engine, photo, ReferencePrompt(photo, np.zeros(photo.shape[:2], np.bool_)))) == 0
+    assert len(ask(engine, photo, ReferencePrompt(KeyedImage.of(photo), np.zeros(photo.shape[:2], np.bool_)))) == 0
 
 
 def test_only_the_demo_composes_a_reference_with_a_phrase(
     engine_of: Callable[[str], Engine], photo: Image, other_photo: Image, ask: Ask
 ) -> None:
-    reference = ReferencePrompt(other_photo, region(other_photo, slice(10, 60), slice(10, 60)))
+    reference = ReferencePrompt(KeyedImage.of(other_photo), region(other_photo, slice(10, 60), slice(10, 60)))
     alone, composed = (ask(engine_of("focaldw_demo"), photo, *said) for said in ([reference], [reference, TextPrompt("sky")]))
     assert set(composed.labels) == {"sky"}
     assert composed.embeddings.shape != alone.embeddings.shape or np.abs(composed.embeddings - alone.embeddings).max() > 0.01
@@ -267,4 +268,4 @@ def test_masks_and_memory_out_of_a_store_are_read_only_and_used_as_well(
     for array in (mask, logits):
         array.flags.writeable = False
     memory = ObjectMemory(logits, engine.space.name)
-    assert len(ask(engine, photo, ScribblePrompt(mask), ReferencePrompt(photo, mask), memory=memory)) == 1
+    assert len(ask(engine, photo, ScribblePrompt(mask), ReferencePrompt(KeyedImage.of(photo), mask), memory=memory)) == 1

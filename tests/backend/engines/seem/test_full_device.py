@@ -15,7 +15,7 @@ from backend.engines.seem.frame import SeemImage, SeemNetwork
 from backend.engines.seem.space import SeemQueries, Sight
 from backend.values.masks import MaskSet
 from prompts.encoders.seem import SeemTextEncoder
-from prompts.kinds import BoxPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
+from prompts.kinds import BoxPrompt, KeyedImage, Prompt, PromptSet, ReferencePrompt, TextPrompt
 
 ELSEWHERE, CPU = torch.device("meta"), torch.device("cpu")
 BOX = BoxPrompt((30.0, 20.0, 70.0, 50.0))
@@ -117,7 +117,7 @@ def test_words_and_reference_regions_are_read_on_the_cpu_when_they_do_not_fit(
 ) -> None:
     region = np.zeros(photo.shape[:2], np.bool_)
     region[20:50, 30:70] = True
-    said = [TextPrompt("dog"), ReferencePrompt(photo, region)]
+    said = [TextPrompt("dog"), ReferencePrompt(KeyedImage.of(photo), region)]
     truth = ask(engine, photo, *said)
     engine.space._text._recall.cache_clear()
     reading, looking = FullFor(monkeypatch, SeemTextEncoder), FullFor(monkeypatch, Sight)
@@ -128,8 +128,8 @@ def test_words_and_reference_regions_are_read_on_the_cpu_when_they_do_not_fit(
 
 
 def test_tokens_that_were_read_elsewhere_follow_the_decoder(engine: Engine, photo: np.ndarray) -> None:
-    here = ReferencePrompt(photo, np.ones(photo.shape[:2], np.bool_))
-    said = PromptSet((TextPrompt("dog"), here, ReferencePrompt(photo, here.mask, positive=False)))
+    here = ReferencePrompt(KeyedImage.of(photo), np.ones(photo.shape[:2], np.bool_))
+    said = PromptSet((TextPrompt("dog"), here, ReferencePrompt(KeyedImage.of(photo), here.mask, positive=False)))
     (features,) = engine.decoder.encode_images([photo])
     moved = engine.space.embed(said, features, [features, features]).on(ELSEWHERE)
     for tokens in (moved.read, moved.shown, moved.negative_shown):
