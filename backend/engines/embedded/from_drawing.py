@@ -156,14 +156,14 @@ def _union(boxes: list[tuple[float, float, float, float]]) -> tuple[float, float
 
 def _scaled(prompt: Prompt, canvas: Canvas) -> Prompt:
     """A drawn prompt in canvas pixels."""
-    factor = canvas.scale
+    across, down = canvas.scale
     match prompt:
         case PointPrompt(xy=(x, y)):
-            return PointPrompt((x * factor, y * factor), prompt.positive)
+            return PointPrompt((x * across, y * down), prompt.positive)
         case BoxPrompt(xyxy=(x0, y0, x1, y1)):
-            return BoxPrompt((x0 * factor, y0 * factor, x1 * factor, y1 * factor))
+            return BoxPrompt((x0 * across, y0 * down, x1 * across, y1 * down))
         case PolygonPrompt():
-            return PolygonPrompt(prompt.points * factor)
+            return PolygonPrompt(prompt.points * (across, down))
         case ScribblePrompt():
             return ScribblePrompt(_resized(prompt.mask, canvas.size), prompt.positive)
         case MaskPrompt():

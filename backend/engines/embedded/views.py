@@ -170,9 +170,9 @@ class Canvas:
         return size_of(self.pixels)
 
     @property
-    def scale(self) -> float:
-        """Canvas pixels for one pixel of the image."""
-        return self.size.width / self.features.size.width
+    def scale(self) -> tuple[float, float]:
+        """Canvas pixels for one pixel of the image, across and down: the sides are rounded to whole pixels each by itself."""
+        return self.size.width / self.features.size.width, self.size.height / self.features.size.height
 
 
 @dataclass(frozen=True, slots=True, eq=False)
