@@ -121,7 +121,7 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """Remember how to reach the project's Label Studio, and what its extra parameters ask for; never loads the model."""
         project = str(body.project or "").partition(".")[0]
         parts.media.register(project, body.hostname, body.access_token)
-        parts.service.wishes.register(project, body.extra_params)
+        parts.options.register(project, body.extra_params)
         base = read_base(body.hostname or "")
         if base is not None and is_loopback(base) and not hinted.is_set():
             hinted.set()

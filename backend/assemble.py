@@ -22,14 +22,17 @@ from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import Wishes
 from backend.segmenter import Batching, Segmenter
-from backend.serving.history import Recollection
+from backend.serving.history import History
+from backend.serving.interact import Interactor
+from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.service import Service
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
+from backend.stores.database import CLICK_WAIT_S, Database
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
-from backend.stores.sessions import SessionStore, open_database
+from backend.stores.sessions import SessionStore
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
@@ -108,6 +111,7 @@ class Parts:
     engine: EngineHandle
     media: Media
     service: Service
+    options: Wishes
     jobs: Jobs
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
@@ -117,22 +121,19 @@ def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
     engine = EngineHandle(find_engine(settings.engine), settings)
     media = Media(media_options(settings))
-    database = open_database(settings.database_url)
+    database = Database(settings.database_url)
     wishes = Wishes()
     kit = Kit(Ledger(database), Album(database), media, engine, wishes, lambda: label_studio(settings))
     jobs = Jobs(kit)
-    memory = MemoryBank(database)
+    for_clicks = Database(settings.database_url, CLICK_WAIT_S)
+    memory = MemoryBank(for_clicks)
+    history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
     service = Service(
-        engine=engine,
-        images=media,
-        known=Recollection(SessionStore(database, settings.session_hours), memory, media),
-        wishes=wishes,
-        deadline_s=settings.predict_deadline_s,
-        hand_over=jobs.hand_over,
+        engine, Preannotator(engine, media, wishes), Interactor(engine, media, wishes, history), hand_over=jobs.hand_over
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    return Parts(settings, engine, media, service, jobs, AnnotationEvents(memory), prefetcher)
+    return Parts(settings, engine, media, service, wishes, jobs, AnnotationEvents(memory), prefetcher)
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:
@@ -177,7 +178,7 @@ def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> 
     """
     cache_mib = min(settings.feature_cache_mib, BULK_CACHE_MIB)
     settings = settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
-    database = open_database(settings.database_url)
+    database = Database(settings.database_url)
     sys.setswitchinterval(TURN_S)
     return BulkParts(
         settings,

@@ -24,7 +24,7 @@ from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import Wishes
 from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
-from backend.serving.service import EngineSource
+from backend.serving.base import EngineSource
 from backend.stores.album import Album
 from backend.stores.ledger import Item, Ledger
 from backend.values.errors import MaskloomError, RequestError

@@ -50,8 +50,15 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, pref
 
 
 def write_empty(model_version: str) -> Json:
-    """The answer for a task that cannot be answered; Label Studio expects one for each task."""
+    """The answer that there is nothing."""
     return {"result": [], "score": 0.0, "model_version": model_version}
+
+
+def write_failure(text: str, model_version: str) -> Json:
+    """The answer for a task that has none because something failed. Label Studio (1.23) logs an answer without a ``result`` and
+    stores nothing, so that the task still counts as one without a prediction; an empty ``result`` it would store for good.
+    """
+    return {"error": text, "score": 0.0, "model_version": model_version}
 
 
 def write_together(parts: Sequence[Json], model_version: str) -> Json:
@@ -62,15 +69,17 @@ def write_together(parts: Sequence[Json], model_version: str) -> Json:
 
 
 def write_refusal(body: Any, text: str, model_version: str) -> Json:
-    """The answer to an interactive request that could not be read: a sentence in the first TextArea of its first image, if its
-    labelling config has one.
+    """The answer to a request that could not be read: a failure or, to an interactive one, a sentence in the first TextArea of
+    its first image, if its labelling config has one.
     """
+    if not is_interactive(body):
+        return write_failure(text, model_version)
     try:
         config = read_config(str(body.get("label_config")))
     except RequestError:
         return write_empty(model_version)
     images = [image.name for image in config.images if config.text_areas_of(image.name)]
-    if not images or not is_interactive(body):
+    if not images:
         return write_empty(model_version)
     area = _message_area(config.text_areas_of(images[0]))
     return _message(area, images[0], text, model_version)

@@ -6,24 +6,18 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from backend.background import Worker
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
-from backend.segmenter import Segmenter
+from backend.serving.base import EngineSource
 
 MOST_WAITING = 8
 MOST_KNOWN = 1_000
 
 Json = Mapping[str, Any]
-
-
-class EngineSource(Protocol):
-    """The engine of this process."""
-
-    def segmenter(self) -> Segmenter: ...
 
 
 class Prefetcher:

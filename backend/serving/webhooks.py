@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 from backend.background import Worker
 from backend.labelstudio.events import Accepted, Gone, read_event
 from backend.stores.memory import MemoryBank
-from backend.values.errors import RequestError
+from backend.values.errors import RequestError, StoreError
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 256
 MOST_BYTES = 64 << 20
 """Of all events that wait."""
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+"""Before an event is tried again while the store cannot be used: Label Studio sends it once and believes that it was heard."""
 
 
 class AnnotationEvents:
@@ -22,7 +25,8 @@ class AnnotationEvents:
 
     def __init__(self, memory: MemoryBank) -> None:
         self._memory = memory
-        self._worker: Worker[bytes] = Worker("webhooks", self._remember, MOST_WAITING, MOST_BYTES, len)
+        self._is_closing = threading.Event()
+        self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
     def enqueue(self, body: bytes) -> None:
         """Keep an event for later; one that is too large, alone or with those that wait, or one too many is left out."""
@@ -34,8 +38,18 @@ class AnnotationEvents:
         self._worker.wait()
 
     def close(self, patience_s: float) -> None:
-        """Read what waits, and take nothing more."""
+        """Read what waits, and take nothing more; no pauses are made any more."""
+        self._is_closing.set()
         self._worker.close(patience_s)
+
+    def _persist(self, body: bytes) -> None:
+        for pause_s in PAUSES_S:
+            try:
+                return self._remember(body)
+            except StoreError as error:
+                log.warning("an event is tried again in %g s: %s", pause_s, error)
+                self._is_closing.wait(pause_s)
+        return self._remember(body)
 
     def _remember(self, body: bytes) -> None:
         try:

@@ -30,8 +30,8 @@ _FILES = ("", "-wal", "-shm", "-journal")
 class Database:
     """A database by SQLAlchemy URL, for many threads and processes; the folder of a SQLite file is made.
 
-    SQLite writes ahead (``journal_mode=WAL``), so that nobody who reads waits for somebody who writes; of this process one thread
-    writes at a time. A connection lives for one transaction, so that a file that was deleted or replaced is noticed at once.
+    SQLite writes ahead (``journal_mode=WAL``), so that nobody who reads waits for somebody who writes; of this process one
+    thread writes at a time. A connection lives for one transaction, so that a deleted or replaced file is noticed at once.
 
     A SQLite file that turns out to be damaged is put aside under another name, and tables that are missing are made: the
     transaction that found it fails with StoreError, the next one goes on. Raises SetupError for a URL that cannot be used.
@@ -113,17 +113,18 @@ class Database:
             with self._mending:
                 if any(word in said.lower() for word in _DAMAGED) and _is_damaged(self._file):
                     return _put_aside(self._file)
-                if "no such table" in said:
-                    self._make_tables()
-                    return f"the tables of {self._file} were missing and have been made anew"
+                if "no such table" in said or "unable to open" in said:
+                    self._make_tables(self._file)
+                    return f"the database {self._file} was gone ({said}) and has been made anew"
         return f"the database cannot be used: {said}"
 
-    def _make_tables(self) -> None:
+    def _make_tables(self, file: Path) -> None:
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
                 for tables in self._tables:
                     tables.create_all(connection)
-        except sql.exc.SQLAlchemyError as error:
+        except (sql.exc.SQLAlchemyError, OSError) as error:
             log.warning("the tables of the stores cannot be made: %s", error)
 
 

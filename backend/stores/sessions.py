@@ -71,8 +71,8 @@ class SessionStore:
         database.create(_metadata)
 
     def remember(self, key: SessionKey, space: str, done: Round, notes: Notes | None = None) -> None:
-        """Keep what was answered and what was prompted, both or nothing. Of rounds only those that drew one object and found it:
-        others leave nothing to refine.
+        """Keep what was answered and what was prompted, both or nothing. Of rounds only those that drew one object and found
+        it: others leave nothing to refine.
         """
         row = _row(key, space, done)
         if row is None and notes is None:

@@ -95,11 +95,6 @@ class Settings(BaseSettings):
         description="Refuse to fetch models. The engines of `maskloom fetch` never use the network.",
     )
 
-    predict_deadline_s: float = Field(
-        default=75,
-        gt=0,
-        description="After this long a batch is cut, so that Label Studio (which waits 100 s) asks task by task.",
-    )
     session_hours: float = Field(default=24, gt=0, description="How long a round of prompting is remembered.")
     basic_auth_user: str | None = Field(
         default=None,

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from backend.assemble import Parts
 from backend.labelstudio.shapes import brush as rle
 from backend.stores.sessions import SessionStore
+from backend.values.errors import StoreError
 from prompts.geometry import Size
 from tests.backend.annotator import (
     HEIGHT,
@@ -87,9 +88,10 @@ def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(
     ann: Annotator, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
-        raise OSError("database or disk is full")
+        raise StoreError("database or disk is full")
 
-    monkeypatch.setattr(SessionStore, "note", fail)
+    for verb in ("remember", "recall", "noted"):
+        monkeypatch.setattr(SessionStore, verb, fail)
     assert found(ann.ask(click(35, 45))) == [("Ball", "left")]
 
 
@@ -182,8 +184,12 @@ def test_the_same_click_again_is_answered_under_new_ids(ann: Annotator) -> None:
     assert first["id"] != again["id"]
 
 
-def test_an_answer_without_regions_is_not_kept(client: TestClient, folder: Path) -> None:
+def test_a_failure_is_no_empty_answer_and_is_not_kept(client: TestClient, folder: Path) -> None:
+    """Label Studio stores nothing of a failure, and asks again; an empty prediction it would have kept for good."""
     late = folder / "late.png"
-    assert pre_annotate(client, late, None) == []
+    body = {"tasks": [{"id": 1, "data": {"image": str(late)}}], "project": "1.17", "label_config": BRUSH_AND_BOX}
+    (failure,) = client.post("/predict", json=body).json()["results"]
+    assert "result" not in failure
+    assert "there is no such file" in failure["error"]
     (folder / "a.png").rename(late)
     assert len(pre_annotate(client, late, None)) == 3

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.bulk import run as run_module
+from backend.serving import service
 from backend.values.settings import Settings
 from tests.backend.bulk.studio_double import CONFIG, TOKEN, StudioDouble, running
 from tests.backend.test_engine_switch import OTHER
@@ -152,9 +153,12 @@ def test_without_a_token_jobs_say_what_to_set(tmp_path: Path) -> None:
         assert "MASKLOOM_LABEL_STUDIO_TOKEN" in response.json()["error"]
 
 
-def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDouble, tmp_path: Path) -> None:
+def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(
+    double: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Label Studio stores nothing of an empty answer to several tasks; the job writes every prediction, each once."""
-    settings = settings_for(double, tmp_path, predict_deadline_s=1e-9)
+    monkeypatch.setattr(service, "DEADLINE_S", 1e-9)
+    settings = settings_for(double, tmp_path)
     tasks = [{"id": task, "data": data} for task, data in double.tasks.items()]
     body = {"tasks": tasks, "project": "1.1795211212", "label_config": CONFIG, "params": {"context": None}}
     with TestClient(create_app(assemble(settings))) as client:
@@ -173,10 +177,13 @@ def test_a_selection_past_its_deadline_goes_to_a_job_as_a_whole(double: StudioDo
     assert all(len(prediction["result"]) == 2 for prediction in double.predictions)
 
 
-def test_a_selection_that_goes_to_a_job_keeps_the_extra_parameters_of_the_setup(double: StudioDouble, tmp_path: Path) -> None:
+def test_a_selection_that_goes_to_a_job_keeps_the_extra_parameters_of_the_setup(
+    double: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "DEADLINE_S", 1e-9)
     tasks = [{"id": task, "data": data} for task, data in double.tasks.items()]
     body = {"tasks": tasks, "project": "1.1795211212", "label_config": CONFIG, "params": {"context": None}}
-    with TestClient(create_app(assemble(settings_for(double, tmp_path, predict_deadline_s=1e-9)))) as client:
+    with TestClient(create_app(assemble(settings_for(double, tmp_path)))) as client:
         client.post("/setup", json={"project": "1.1795211212", "schema": CONFIG, "extra_params": {"max_regions": 1}})
         assert client.post("/predict", json=body).json() == {"results": []}
         assert ended(client, client.get("/jobs").json()[0]["id"])["done"] == 12

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 
 from backend.serving import webhooks
 from backend.serving.webhooks import AnnotationEvents
+from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
-from backend.stores.sessions import open_database
 from backend.values.session import Example
 from tests.backend.labelstudio.test_events import event
 
@@ -21,7 +23,7 @@ class SlowBank(MemoryBank):
     """A bank that waits until it may go on, and counts."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(open_database(f"sqlite:///{folder / 'store.sqlite'}"))
+        super().__init__(Database(f"sqlite:///{folder / 'store.sqlite'}"))
         self.may_go_on = threading.Event()
         self.replaced = 0
 
@@ -60,11 +62,28 @@ def test_broken_events_harm_no_other(bank: SlowBank) -> None:
     assert bank.replaced == 1
 
 
+def test_an_accepted_annotation_outlasts_a_database_that_another_process_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Label Studio was told 201 and does not send an event twice; it was lost after five seconds."""
+    monkeypatch.setattr(webhooks, "PAUSES_S", (0.05,) * 200)
+    bank = MemoryBank(Database(f"sqlite:///{tmp_path / 'store.sqlite'}", wait_s=0.05))
+    stranger = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    stranger.execute("BEGIN EXCLUSIVE")
+    taking = AnnotationEvents(bank)
+    taking.enqueue(CREATED)
+    while caplog.text.count("tried again") < 3:
+        time.sleep(0.01)
+    stranger.execute("ROLLBACK")
+    taking.wait()
+    assert len(bank.recall("1", "Cat", 5)) == 1
+
+
 @pytest.mark.parametrize(
     "gone", [{"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}]}, {"action": "TASKS_DELETED", "tasks": [{"id": 1}]}]
 )
 def test_a_deleted_annotation_and_those_of_a_deleted_task_are_forgotten(tmp_path: Path, gone: dict[str, Any]) -> None:
-    bank = MemoryBank(open_database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    bank = MemoryBank(Database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
     taking = AnnotationEvents(bank)
     taking.enqueue(CREATED)
     taking.wait()

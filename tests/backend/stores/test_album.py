@@ -9,7 +9,7 @@ import pytest
 
 from backend.stores import album
 from backend.stores.album import Album, Picture
-from backend.stores.sessions import open_database
+from backend.stores.database import Database
 
 BASE = Picture("k", 0.5, "http://studio/1", "a caption", b"\xff\xd8jpeg")
 
@@ -17,7 +17,7 @@ BASE = Picture("k", 0.5, "http://studio/1", "a caption", b"\xff\xd8jpeg")
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Album:
     monkeypatch.setattr(album, "PICTURES_KEPT", 3)
-    return Album(open_database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    return Album(Database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
 
 
 def pictures(*ranks: float) -> list[Picture]:

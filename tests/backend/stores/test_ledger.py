@@ -6,23 +6,22 @@ import time
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sql
 
 from backend.stores import ledger as ledger_module
 from backend.stores.album import PICTURES_KEPT, Album, Picture
+from backend.stores.database import Database
 from backend.stores.ledger import AGAIN, DONE, FAILED, PAGE, PARKED, SENDING, WAITING, Entry, Item, Ledger, RunIdentity
-from backend.stores.sessions import open_database
 
 IDENTITY = RunIdentity("here", "there", "colour-1", "0" * 64)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> sql.Engine:
-    return open_database(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
 
 
 @pytest.fixture
-def ledger(database: sql.Engine) -> Ledger:
+def ledger(database: Database) -> Ledger:
     return Ledger(database)
 
 
@@ -157,12 +156,12 @@ def test_another_process_sees_the_same(ledger: Ledger, tmp_path: Path) -> None:
     ledger.ask(run, items(2))
     ledger.settle(run, [entry("00000.png", FAILED, "no such file")])
     ledger.close(run, "broken", "the disk is full")
-    other = Ledger(open_database(f"sqlite:///{tmp_path / 'ledger.sqlite'}"))
+    other = Ledger(Database(f"sqlite:///{tmp_path / 'ledger.sqlite'}"))
     assert [(found.key, found.reason) for found in other.entries(run, FAILED)] == [("00000.png", "no such file")]
     assert [(row.state, row.note) for row in other.runs()] == [("broken", "the disk is full")]
 
 
-def test_an_album_keeps_the_lowest_ranks_of_all_that_were_offered(database: sql.Engine) -> None:
+def test_an_album_keeps_the_lowest_ranks_of_all_that_were_offered(database: Database) -> None:
     album = Album(database)
     ranks = [(7919 * number % 101) / 101 for number in range(100)]
     for start in range(0, 100, 9):
@@ -171,7 +170,7 @@ def test_an_album_keeps_the_lowest_ranks_of_all_that_were_offered(database: sql.
     assert album.pictures(2, "sample") == []
 
 
-def test_an_album_has_the_newest_picture_of_an_item(database: sql.Engine) -> None:
+def test_an_album_has_the_newest_picture_of_an_item(database: Database) -> None:
     album = Album(database)
     album.offer(1, "unsure", [picture("a", 0.2)])
     album.offer(1, "unsure", [picture("a", 0.7)])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from backend.stores import memory
+from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
-from backend.stores.sessions import open_database
 from backend.values.session import Example
 from tests.backend.pictures import disc
 
@@ -24,7 +24,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def bank(url: str) -> MemoryBank:
-    return MemoryBank(open_database(url))
+    return MemoryBank(Database(url))
 
 
 def regions(found: list[Example]) -> list[str]:
@@ -33,7 +33,7 @@ def regions(found: list[Example]) -> list[str]:
 
 def test_what_was_accepted_comes_back_to_the_pixel_after_a_restart(bank: MemoryBank, url: str) -> None:
     bank.replace("1", "70", [CAT])
-    (found,) = MemoryBank(open_database(url)).recall("1", "Cat", 5)
+    (found,) = MemoryBank(Database(url)).recall("1", "Cat", 5)
     assert np.array_equal(found.mask, CAT.mask)
     assert replace(found, mask=CAT.mask) == CAT or (found.task, found.image_url, found.label) == ("7", "/a.png", "Cat")
 

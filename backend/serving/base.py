@@ -1,0 +1,93 @@
+"""What both verbs share: the engine that answers, what was found before it is written, and what a failure is called."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend.labelstudio.answer import Names, write_failure, write_message, write_prediction, write_together
+from backend.labelstudio.request.request import TaskRequest
+from backend.segmenter import Segmenter
+from backend.values.errors import MaskloomError
+from backend.values.masks import MaskSet
+from backend.values.session import Question, Round
+from prompts.kinds import PromptError
+
+log = logging.getLogger(__name__)
+
+Answer = dict[str, Any]
+
+
+class EngineSource(Protocol):
+    """The engine, loaded when it is first needed; its version can be told before."""
+
+    @property
+    def version(self) -> str: ...
+
+    def segmenter(self) -> Segmenter: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions."""
+
+    task: TaskRequest
+    masks: MaskSet
+    names: Names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """What is answered to a request, not written yet: each who asks the same gets it written anew, under ids of its own.
+    ``message`` is for the annotator, ``failure`` says why there is no answer.
+    """
+
+    version: str
+    found: tuple[Found, ...] = ()
+    form: str = ""
+    message: str = ""
+    failure: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        masks = (each.masks for each in self.found)
+        return 1000 + sum(m.masks.nbytes + m.low_res_logits.nbytes + m.embeddings.nbytes for m in masks)
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        return not self.failure and any(len(each.masks) for each in self.found)
+
+    def write(self, task: TaskRequest) -> Answer:
+        """The answer in Label Studio's words."""
+        if task.interactive and (self.failure or self.message):
+            return write_message(task, self.failure or self.message, self.version)
+        if self.failure:
+            return write_failure(self.failure, self.version)
+        parts = [write_prediction(each.task, each.masks, self.version, self.form, each.names) for each in self.found]
+        return write_together(parts, self.version)
+
+
+def segment(engine: EngineSource, question: Question) -> tuple[Round, Segmenter]:
+    """The round and the segmenter that gave it: its engine may have been switched a moment ago. Raises MaskloomError."""
+    segmenter = engine.segmenter()
+    (done,) = segmenter.segment([question])
+    if isinstance(done, MaskloomError):
+        raise done
+    return done, segmenter
+
+
+def names_of(masks: MaskSet, task: TaskRequest, segmenter: Segmenter) -> Names:
+    """For each tag of the labelling config that names regions the names of every row, the likeliest first."""
+    namings = task.config.namings_of(task.image_tag)
+    return {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in namings}
+
+
+def failure_of(error: Exception, task: TaskRequest) -> str:
+    """Why a task has no answer, in a sentence; the log says more of what nobody expected."""
+    if isinstance(error, MaskloomError | PromptError):
+        log.warning("task %s of project %s: %s", task.task_id, task.project, error)
+        return str(error)
+    log.error("task %s of project %s", task.task_id, task.project, exc_info=error)
+    return f"Maskloom failed on this task ({type(error).__name__}); its log says more"

@@ -1,0 +1,62 @@
+"""Pre-annotation: what the label names of a project find on all images of a task, before anybody has drawn anything."""
+
+from __future__ import annotations
+
+import logging
+
+from backend.images import ImageSource
+from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.request.request import TaskRequest
+from backend.options import Mode, Wanted
+from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
+from backend.single_flight import Bounds, SingleFlight
+from backend.values.session import ForEverything, ForNames
+from prompts.kinds import KeyedImage
+
+log = logging.getLogger(__name__)
+
+MOST_KEPT_BYTES = 64 << 20
+KEPT_LIFETIME_S = 600.0
+"""When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
+
+
+def question_about(task: TaskRequest, image: KeyedImage, wanted: Wanted) -> ForNames | ForEverything:
+    """The question about an image of a task that asks for pre-annotations.
+
+    Whoever asks answers with ``wanted.apply`` of the masks and with ``names_of`` them.
+    """
+    return ForEverything(image, task.vocabulary) if wanted.mode is Mode.EVERYTHING else ForNames(image, task.vocabulary)
+
+
+class Preannotator:
+    """Answers tasks by the names of their labels. Identical requests at the same time are answered together, and what was found
+    is kept for a while.
+    """
+
+    def __init__(self, engine: EngineSource, images: ImageSource, options: Wishes) -> None:
+        self._engine = engine
+        self._images = images
+        self._options = options
+        self._known: SingleFlight[Finding] = SingleFlight(
+            Bounds(MOST_KEPT_BYTES, lambda known: known.nbytes, KEPT_LIFETIME_S, lambda known: known.is_worth_keeping)
+        )
+
+    def find(self, task: TaskRequest) -> Finding:
+        """What is found on the images of a task; a failure only where none of them can be answered."""
+        key = f"{self._engine.version}/{self._options.of(task.project)}/{task.fingerprint()}"
+        return self._known.do(key, lambda: self._find(task))
+
+    def _find(self, task: TaskRequest) -> Finding:
+        found: list[Found] = []
+        failures: list[str] = []
+        version, wanted = self._engine.version, self._options.of(task.project)
+        for each in task.images():
+            try:
+                image = self._images.load(each.image_url, each.project, each.task_id or None)
+                done, segmenter = segment(self._engine, question_about(each, image, wanted))
+                masks = wanted.apply(done.masks)
+                found.append(Found(each, masks, names_of(masks, each, segmenter)))
+                version = segmenter.engine.version
+            except Exception as error:
+                failures.append(failure_of(error, each))
+        return Finding(version, tuple(found), wanted.form, failure="" if found else failures[0])
