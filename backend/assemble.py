@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 from backend import __version__
-from backend.bulk.jobs import Jobs, Kit
-from backend.bulk.work import GpuWatch, PatientImages, wait_for
+from backend.bulk.jobs import Jobs
+from backend.bulk.run import BulkContext
+from backend.bulk.work import PatientImages, wait_for
 from backend.disk_cache import Codec, DiskCache
 from backend.engines.base import Engine
 from backend.engines.catalogue import BundlePreset, EnginePreset, find_engine, find_refiner
@@ -123,8 +124,8 @@ def assemble(settings: Settings) -> Parts:
     media = Media(media_options(settings))
     database = Database(settings.database_url)
     wishes = Wishes()
-    kit = Kit(Ledger(database), Album(database), media, engine, wishes, lambda: label_studio(settings))
-    jobs = Jobs(kit)
+    context = BulkContext(engine, media, Ledger(database), Album(database), lambda: label_studio(settings))
+    jobs = Jobs(context, wishes)
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
     memory = MemoryBank(for_clicks)
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
@@ -151,43 +152,25 @@ def batching(settings: Settings) -> Batching:
     return Batching(settings.encode_batch or (GPU_ENCODE_BATCH if has_gpu else 1))
 
 
-@dataclass(frozen=True, slots=True)
-class BulkParts:
-    """What a bulk run consists of; ``root`` is the folder of its images, None when they are tasks of a project."""
-
-    settings: Settings
-    root: Path | None
-    engine: EngineHandle
-    images: ImageSource
-    ledger: Ledger
-    album: Album
-    gpu: GpuWatch
-
-    def studio(self) -> LabelStudio:
-        """Label Studio by the settings. Raises SetupError when they do not say where it is."""
-        return label_studio(self.settings)
-
-    def close(self) -> None:
-        """End the connections over which images came."""
-        self.images.close()
-
-
-def bulk_parts(settings: Settings, root: Path | None, stop: threading.Event) -> BulkParts:
-    """The parts of a bulk run. Each image is used once there, so that encoded images take little memory, and none on disk; and
+def bulk_settings(settings: Settings) -> Settings:
+    """The same for bulk runs. Each image is used once there, so that encoded images take little memory, and none on disk; and
     nobody else asks, so that no batch waits for others.
     """
     cache_mib = min(settings.feature_cache_mib, BULK_CACHE_MIB)
-    settings = settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
+    return settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
+
+
+def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -> BulkContext:
+    """What bulk runs over a folder or, where ``root`` is None, over the tasks of projects share."""
+    settings = bulk_settings(settings)
     database = Database(settings.database_url)
     sys.setswitchinterval(TURN_S)
-    return BulkParts(
-        settings,
-        root,
-        EngineHandle(find_engine(settings.engine), settings),
-        bulk_images(settings, root, stop),
-        Ledger(database),
-        Album(database),
-        GpuWatch(),
+    return BulkContext(
+        engine=EngineHandle(find_engine(settings.engine), settings),
+        images=bulk_images(settings, root, stop),
+        ledger=Ledger(database),
+        album=Album(database),
+        studio=lambda: label_studio(settings),
     )
 
 

@@ -10,8 +10,8 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from backend.bulk.jobs import Job, Jobs
-from backend.bulk.order import Order
 from backend.bulk.sources import Selection
+from backend.bulk.spec import JobSpec
 
 
 class JobBody(BaseModel):
@@ -30,10 +30,18 @@ class JobBody(BaseModel):
     limit: int | None = Field(None, ge=1)
     force: bool = Field(False, description="Do anew what is done, and replace it.")
 
-    def order(self) -> Order:
+    def spec(self) -> JobSpec:
         chosen = Selection(self.view, self.unlabelled, self.only_missing, None if self.tasks is None else frozenset(self.tasks))
         params = "" if self.params is None else json.dumps(self.params)
-        return Order(str(self.project), labels=self.labels, min_score=self.min_score, params=params, selection=chosen)
+        return JobSpec(
+            str(self.project),
+            labels=self.labels,
+            min_score=self.min_score,
+            params=params,
+            selection=chosen,
+            limit=self.limit,
+            again=self.force,
+        )
 
 
 class JobStand(BaseModel):
@@ -65,7 +73,7 @@ def jobs_router(jobs: Jobs) -> APIRouter:
     @router.post("", status_code=202)
     def start(body: JobBody) -> JobStand:
         """Queue predictions for a project; answers at once."""
-        return JobStand.of(jobs.start(body.order(), body.limit, body.force))
+        return JobStand.of(jobs.start(body.spec()))
 
     @router.get("")
     def all_jobs() -> list[JobStand]:
@@ -79,7 +87,7 @@ def jobs_router(jobs: Jobs) -> APIRouter:
 
     @router.delete("/{job_id}")
     def cancel(job_id: str) -> JobStand:
-        """Let a job end after what is under way; the same order goes on later."""
+        """Let a job end after what is under way; the same job started again goes on later."""
         return JobStand.of(jobs.cancel(job_id))
 
     @router.get("/{job_id}/report", response_class=HTMLResponse)

@@ -26,13 +26,13 @@ import httpx
 import numpy as np
 from PIL import Image as PillowImage
 
-from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.order import Filled, Order, fill
-from backend.bulk.recipe import Form
-from backend.bulk.run import Plan, Run
+from backend.assemble import bulk_context
+from backend.bulk.recipe import FolderRecipe, TaskRecipe
+from backend.bulk.run import BulkContext, Run
 from backend.bulk.sources import FolderSource
-from backend.bulk.values import Answer, Target
-from backend.bulk.work import Flow, Worker, answers
+from backend.bulk.spec import BulkJob, JobSpec, resolve
+from backend.bulk.values import Form, ItemResult, Target
+from backend.bulk.work import PipelineLimits, Worker, process
 from backend.images import Media, MediaOptions
 from backend.labelstudio.shapes import brush as rle
 from backend.segmenter import Segmenter
@@ -50,23 +50,23 @@ TURN = 50
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured: items of a folder, the parts, and the filled order over them."""
+    """What is measured: items of a folder, and the job over them."""
 
-    parts: BulkParts
-    filled: Filled
+    context: BulkContext
+    job: BulkJob
     items: Sequence[Item]
     work: Path
 
     @property
     def segmenter(self) -> Segmenter:
-        return self.parts.engine.segmenter()
+        return self.context.engine.segmenter()
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.filled.recipe.labels)
+        return Vocabulary(self.job.recipe.labels)
 
     def worker(self) -> Worker:
-        return Worker(self.parts.images, self.parts.engine.segmenter, self.filled.recipe)
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Spent:
 def bare(bench: Bench) -> Spent:
     """Encode and decode alone."""
     loaded = [bench.worker().load(item) for item in bench.items]
-    images = [image for each in loaded if not isinstance(each, Answer) for image in each.images]
+    images = [image for each in loaded if not isinstance(each, ItemResult) for image in each.images]
     started = Spent.now()
     for image in images:
         bench.segmenter.segment([ForNames(image, bench.vocabulary)])
@@ -100,13 +100,12 @@ def bare(bench: Bench) -> Spent:
 
 def pipeline(bench: Bench) -> Spent:
     """A whole run from files to a file."""
-    worker, version = bench.worker(), bench.parts.engine.version
+    worker, version = bench.worker(), bench.context.engine.version
     identity = RunIdentity("bench", "bench", version, str(time.monotonic_ns()))
-    plan = Plan(_Some(bench.filled.source, bench.items), bench.filled.sink, identity)
-    run = Run(bench.parts.ledger, bench.parts.album, plan)
+    run = Run(bench.context, replace(bench.job, source=_Some(bench.items), identity=identity))
     started = Spent.now()
-    run.work(lambda items: answers(worker, items, version, Flow(batch=1)))
-    bench.filled.sink.finish()
+    run.work(lambda items: process(worker, items, version, PipelineLimits(batch=1)))
+    bench.job.sink.finish()
     return started.since()
 
 
@@ -114,7 +113,6 @@ def pipeline(bench: Bench) -> Spent:
 class _Some:
     """Some of a folder's items."""
 
-    source: object
     some: Sequence[Item]
     name: str = "bench"
 
@@ -140,14 +138,16 @@ def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[i
 def pipeline_over_http(bench: Bench, url: str) -> Spent:
     """The same downloads and uploads, overlapping."""
     options = MediaOptions(cache_dir=bench.work / "cache", cache_bytes=0)
-    worker = Worker(Media(options), bench.parts.engine.segmenter, bench.filled.recipe)
-    version = bench.parts.engine.version
+    assert isinstance(bench.job.recipe, FolderRecipe)
+    recipe = TaskRecipe(bench.job.recipe.label_config)
+    worker = Worker(Media(options), bench.context.engine.segmenter, recipe)
+    version = bench.context.engine.version
     items = [Item(item.key, {"id": item.key, "data": {"image": f"{url}/{item.key}"}}, "") for item in bench.items]
     sink = _HttpSink(httpx.Client(base_url=url, trust_env=False))
     identity = RunIdentity("bench", "http", version, str(time.monotonic_ns()))
-    run = Run(bench.parts.ledger, bench.parts.album, Plan(_Some(None, items), sink, identity))
+    run = Run(bench.context, BulkJob(_Some(items), sink, recipe, identity))
     started = Spent.now()
-    run.work(lambda found: answers(worker, found, version, Flow(batch=1)))
+    run.work(lambda found: process(worker, found, version, PipelineLimits(batch=1)))
     return started.since()
 
 
@@ -165,8 +165,8 @@ class _HttpSink:
     def remove(self, keys: Sequence[str]) -> None:
         """Nothing is done anew."""
 
-    def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
-        self.http.post("/predictions", json=[dict(answer.prediction) for answer in answers]).raise_for_status()
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        self.http.post("/predictions", json=[dict(result.prediction) for result in results]).raise_for_status()
         return {}
 
     def finish(self) -> str:
@@ -207,15 +207,15 @@ def slow_server(folder: Path, delay_s: float) -> Iterator[str]:
 
 
 def prepare(arguments: argparse.Namespace, work: Path) -> Bench:
-    """The parts over the first images of the folder, with the model loaded and warm."""
+    """The context over the first images of the folder, with the model loaded and warm."""
     root = arguments.folder.resolve()
-    parts = bulk_parts(Settings(home=work / "home", feature_cache_mib=1), root, threading.Event())
-    order = Order(str(root), Target.IMPORT, work / "import.json", labels=arguments.labels)
-    filled = fill(order, parts.engine.version, parts.studio, threading.Event())
-    assert isinstance(filled.source, FolderSource)
-    bench = Bench(parts, filled, list(filled.source.items())[: arguments.count], work)
+    context = bulk_context(Settings(home=work / "home", feature_cache_mib=1), root, threading.Event())
+    spec = JobSpec(str(root), Target.IMPORT, work / "import.json", labels=arguments.labels)
+    job = resolve(spec, context.engine.version, context.studio, threading.Event())
+    assert isinstance(job.source, FolderSource)
+    bench = Bench(context, job, list(job.source.items())[: arguments.count], work)
     for item in bench.items[:3]:
-        list(answers(bench.worker(), [item], parts.engine.version, Flow()))
+        list(process(bench.worker(), [item], context.engine.version, PipelineLimits()))
     return bench
 
 
@@ -260,9 +260,8 @@ def main() -> None:
             "pipeline over http": lambda some: pipeline_over_http(some, url),
         }
         measured = measure(bench, {name: ways[name.strip()] for name in arguments.ways.split(",")})
-    print(
-        f"{len(bench.items)} images, engine {bench.parts.engine.version}, delay {arguments.delay_ms:g} ms, naive loop: {which}"
-    )
+    engine = bench.context.engine.version
+    print(f"{len(bench.items)} images, engine {engine}, delay {arguments.delay_ms:g} ms, naive loop: {which}")
     rows = {
         name: {"images_per_s": len(bench.items) / each.seconds, "cpu_s_per_image": each.cpu_s / len(bench.items)}
         for name, each in measured.items()

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.assemble import EngineHandle, bulk_images
+from backend.assemble import EngineHandle, bulk_images, bulk_settings
 from backend.bulk.recipe import Recipe
-from backend.bulk.values import Answer
-from backend.bulk.work import Flow, Worker, answers
+from backend.bulk.values import ItemResult
+from backend.bulk.work import PipelineLimits, Worker, process
 from backend.engines.catalogue import find_engine
 from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, SetupError
@@ -32,69 +32,71 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """Who works: ``workers`` processes, at the ``address`` of a cluster or on this machine, until they are told to ``stop``."""
+class Cluster:
+    """Where the work is done: by so many ``workers``, at the ``address`` of a cluster or on this machine, until they are told
+    to ``stop``.
+    """
 
     address: str | None
     workers: int
     stop: threading.Event
 
 
-class RayAnswering:
-    """Answers items on Ray."""
+class RayPipeline:
+    """Segments items on Ray."""
 
-    def __init__(self, settings: Settings, root: Path | None, recipe: Recipe, flow: Flow, crew: Crew) -> None:
-        self._crew = crew
-        self._config: Row = {"settings": _portable(settings), "root": root, "recipe": recipe, "flow": flow}
+    def __init__(self, settings: Settings, root: Path | None, recipe: Recipe, limits: PipelineLimits, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._config: Row = {"settings": _portable(settings), "root": root, "recipe": recipe, "limits": limits}
 
-    def __call__(self, items: Iterable[Item]) -> Iterator[Answer]:
-        """The answers, in the order in which they become ready; after a stop those that are ready now are the last.
+    def __call__(self, items: Iterable[Item]) -> Iterator[ItemResult]:
+        """The results, in the order in which they become ready; after a stop those that are ready now are the last.
 
         Raises SetupError when Ray is missing or does not answer.
         """
-        data = _start(self._crew.address, self._crew.workers)
+        data = _start(self._cluster.address, self._cluster.workers)
         for wave in pages(items, WAVE):
-            yield from self._answer(data, wave)
+            yield from self._process(data, wave)
 
-    def _answer(self, data: Any, wave: list[Item]) -> Iterator[Answer]:
+    def _process(self, data: Any, wave: list[Item]) -> Iterator[ItemResult]:
         rows = [{"item": json.dumps(asdict(item))} for item in wave]
         blocks = max(1, min(len(rows) // SENT_AT_ONCE, 2_000))
         outgoing = data.from_items(rows, override_num_blocks=blocks)
         incoming = outgoing.map_batches(
             Actor,
-            fn_constructor_kwargs={"config": pickle.dumps(self._config)},
+            fn_constructor_kwargs={"pickled": pickle.dumps(self._config)},
             batch_size=SENT_AT_ONCE,
             batch_format="numpy",
-            **_resources(self._crew.workers),
+            **_resources(self._cluster.workers),
         )
         for row in incoming.iter_rows():
-            found: Answer | MaskloomError = pickle.loads(row["answer"])
+            found: ItemResult | MaskloomError = pickle.loads(row["result"])
             if isinstance(found, MaskloomError):
                 raise found
             yield found
-            if self._crew.stop.is_set():
+            if self._cluster.stop.is_set():
                 return
 
 
 class Actor:
     """One model, and the overlapping pipeline over every batch of items that Ray hands it."""
 
-    def __init__(self, config: bytes) -> None:
-        wanted: Row = pickle.loads(config)
-        settings = Settings(**wanted["settings"])
+    def __init__(self, pickled: bytes) -> None:
+        config: Row = pickle.loads(pickled)
+        settings = bulk_settings(Settings(**config["settings"]))
         engine = EngineHandle(find_engine(settings.engine), settings)
-        images = bulk_images(settings, wanted["root"], threading.Event())
-        self._flow: Flow = wanted["flow"]
+        images = bulk_images(settings, config["root"], threading.Event())
+        self._limits: PipelineLimits = config["limits"]
         self._version = engine.version
-        self._worker = Worker(images, engine.segmenter, wanted["recipe"])
+        self._worker = Worker(images, engine.segmenter, config["recipe"])
 
     def __call__(self, batch: Row) -> Row:
         items = [Item(**json.loads(text)) for text in batch["item"]]
-        found = answers(self._worker, items, self._version, self._flow)
+        found = process(self._worker, items, self._version, self._limits)
         try:
-            return {"answer": [pickle.dumps(answer) for answer in found]}
+            return {"result": [pickle.dumps(result) for result in found]}
         except MaskloomError as error:  # the driver ends the run with it; raised here it would come wrapped in Ray's own
-            return {"answer": [pickle.dumps(error)]}
+            return {"result": [pickle.dumps(error)]}
 
 
 def _start(address: str | None, workers: int) -> Any:

@@ -1,122 +1,177 @@
-"""How the items of a run become requests: the labelling config, the phrases to look for, and what is made of the masks."""
+"""What is asked about the images of a run's items: those of a folder directly, those of tasks as Label Studio would ask."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from backend.bulk.values import Form
 from backend.labelstudio.config import read_config
-from backend.labelstudio.project_options import read_extra_params
 from backend.labelstudio.request.request import TaskRequest, read_predict
-from backend.options import ANY_LABEL, Wanted
+from backend.options import Wanted
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary
 
+Aliases = tuple[tuple[str, tuple[str, ...]], ...]
+"""Labels as they were typed, each with the further phrases that find it."""
 
-class Form(StrEnum):
-    """What a sink needs of an answer."""
 
-    PREDICTION = "prediction"
-    MASKS = "masks"
+class ImageRequest(Protocol):
+    """One image to ask about, and the labels to look for on it."""
+
+    @property
+    def image_url(self) -> str: ...
+
+    @property
+    def project(self) -> str: ...
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that determines the answers but the engine's weights, as plain values that travel between processes.
+class Photo:
+    """An image file that belongs to no Label Studio."""
 
-    ``aliases`` are labels with the phrases that find them; empty, those of the labelling config are used. ``wanted`` is what
-    the server would be told by the project's extra parameters.
-    """
-
-    label_config: str
+    image_url: str
+    vocabulary: Vocabulary
     project: str = ""
-    aliases: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    wanted: Wanted = field(default_factory=Wanted)
-    form: Form = Form.PREDICTION
+    task_id: str = ""
 
-    def request(self, item: Item) -> TaskRequest:
-        """The request of an item, read as the server reads one. Raises RequestError when it cannot be."""
-        body = {"tasks": [item.task], "project": self.project, "label_config": self.label_config}
-        (request,) = read_predict(body)
-        if isinstance(request, RequestError):
-            raise request
-        return replace(request, vocabulary=self._vocabulary()) if self.aliases else request
+
+class Recipe(Protocol):
+    """Everything that determines the results but the engine's weights, as plain values that travel between processes."""
+
+    @property
+    def options(self) -> Wanted:
+        """What is made of the masks."""
+        ...
+
+    @property
+    def form(self) -> Form: ...
 
     @property
     def labels(self) -> tuple[LabelPhrases, ...]:
         """The labels that are looked for, with their phrases."""
-        found = self._vocabulary() if self.aliases else read_config(self.label_config).vocabulary
-        return found.entries
+        ...
 
-    def check(self) -> None:
-        """Raise ConfigError when there is no image or nothing to look for, or when a label cannot be drawn."""
-        config = read_config(self.label_config)
-        known = config.vocabulary.labels
-        strange = [label for label, _ in self.aliases if label not in known]
-        if strange:
-            raise ConfigError(f"the labelling config has no label {', '.join(strange)}; it has {', '.join(known) or 'none'}")
-        if not self.labels and not any(control.attributes.get("value", "").startswith("$") for control in config.controls):
-            raise ConfigError("there is nothing to look for: the labelling config has no labels; name some with --labels")
+    def requests(self, item: Item) -> Sequence[ImageRequest]:
+        """What is asked about an item: a TaskRequest for each image where a prediction is to be written. Raises RequestError
+        when that cannot be told.
+        """
+        ...
+
+    def file_name(self, item: Item) -> str:
+        """What files call the item's image."""
+        ...
+
+    def task_data(self, item: Item) -> dict[str, Any]:
+        """The ``data`` of the item's task in a file for Label Studio."""
+        ...
 
     def digest(self, *parts: str) -> str:
         """A hash of the recipe and of whatever else makes a run."""
-        return hashlib.sha256(json.dumps([asdict(self), parts], sort_keys=True, default=sorted).encode()).hexdigest()
-
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(tuple(LabelPhrases.of(label, phrases) for label, phrases in self.aliases))
+        ...
 
 
-def read_labels(text: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Labels as typed, ``cat=kitten|tabby, dog``: each with its aliases. Raises RequestError for an alias of nothing."""
-    found: dict[str, tuple[str, ...]] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        label, _, aliases = part.partition("=")
-        if not label.strip():
-            raise RequestError(f"expected labels like 'cat=kitten|tabby, dog', got {part!r}")
-        found[label.strip()] = tuple(filter(None, (alias.strip() for alias in aliases.split("|"))))
-    return tuple(found.items())
-
-
-def read_min_scores(text: str) -> dict[str, float]:
-    """Least scores by label as typed, ``0.3, cat=0.6``, the first under ANY_LABEL. Raises RequestError for what is none."""
-    found: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        label, _, number = part.rpartition("=")
-        try:
-            score = float(number)
-        except ValueError:
-            score = -1.0
-        if not 0 <= score <= 1:
-            raise RequestError(f"expected a score in 0..1 like '0.3' or 'cat=0.6', got {part!r}")
-        found[label.strip() or ANY_LABEL] = score
-    return found
-
-
-def read_wanted(extra_params: Any, params: str, min_score: str) -> Wanted:
-    """What a project's extra parameters ask for, or those typed in their place (``{"mode": "semantic"}``), with the least
-    scores that were typed. Raises RequestError or ConfigError for what cannot be meant.
+@dataclass(frozen=True, slots=True)
+class FolderRecipe:
+    """The image files of a folder. Only predictions are drawn by a ``label_config``; ``url_prefix`` stands before a file's name
+    in the data of its task.
     """
-    if params:
-        try:
-            extra_params = json.loads(params)
-        except ValueError:
-            extra_params = None
-        if not isinstance(extra_params, dict):
-            raise RequestError(
-                f'expected a JSON object of extra parameters like \'{{"mode": "semantic"}}\', got {params[:60]!r}'
-            )
-    wanted = read_extra_params(extra_params)
-    return replace(wanted, thresholds={**wanted.thresholds, **read_min_scores(min_score)})
+
+    root: Path
+    labels: tuple[LabelPhrases, ...]
+    options: Wanted
+    form: Form
+    label_config: str
+    url_prefix: str
+
+    def requests(self, item: Item) -> Sequence[ImageRequest]:
+        path, vocabulary = str(self.root / item.key), Vocabulary(self.labels)
+        if self.form is Form.MASKS:
+            return [Photo(path, vocabulary)]
+        config = read_config(self.label_config)
+        tag = config.images[0].name
+        return [TaskRequest("", item.key, "", config, vocabulary, tag, path, item_index=None, interactive=False)]
+
+    def file_name(self, item: Item) -> str:
+        return item.key
+
+    def task_data(self, item: Item) -> dict[str, Any]:
+        return {read_config(self.label_config).images[0].data_key: self.url_prefix + quote(item.key)}
+
+    def digest(self, *parts: str) -> str:
+        return _digest(asdict(self), parts)
 
 
-def config_for(labels: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+@dataclass(frozen=True, slots=True)
+class TaskRecipe:
+    """The tasks of a project. Without ``aliases`` the labels of its labelling config are looked for; ``options`` are what the
+    server would be told by the project's extra parameters.
+    """
+
+    label_config: str
+    project: str = ""
+    aliases: Aliases = ()
+    options: Wanted = field(default_factory=Wanted)
+    form: Form = Form.PREDICTION
+
+    def requests(self, item: Item) -> Sequence[ImageRequest]:
+        request = self._request(item)
+        return list(request.images()) if self.form is Form.PREDICTION else [replace(request, further=())]
+
+    @property
+    def labels(self) -> tuple[LabelPhrases, ...]:
+        return labels_to_find(self.label_config, self.aliases)
+
+    def file_name(self, item: Item) -> str:
+        return self._request(item).image_url
+
+    def task_data(self, item: Item) -> dict[str, Any]:
+        return dict(item.task["data"])
+
+    def digest(self, *parts: str) -> str:
+        return _digest(asdict(self), parts)
+
+    def _request(self, item: Item) -> TaskRequest:
+        """The item's task, read as the server reads one."""
+        body = {"tasks": [item.task], "project": self.project, "label_config": self.label_config}
+        (request,) = read_predict(body)
+        if isinstance(request, RequestError):
+            raise request
+        return replace(request, vocabulary=Vocabulary(self.labels)) if self.aliases else request
+
+
+def labels_to_find(label_config: str, aliases: Aliases) -> tuple[LabelPhrases, ...]:
+    """The labels that were typed, or else those of a labelling config. Raises ConfigError when one of them cannot be drawn."""
+    vocabulary = read_config(label_config).vocabulary
+    known = vocabulary.labels
+    if strange := [label for label, _ in aliases if label not in known]:
+        raise ConfigError(f"the labelling config has no label {', '.join(strange)}; it has {', '.join(known) or 'none'}")
+    return tuple(LabelPhrases.of(label, phrases) for label, phrases in aliases) if aliases else vocabulary.entries
+
+
+def check_labels(label_config: str, labels: Sequence[LabelPhrases]) -> None:
+    """Raise ConfigError when there is nothing to look for, not even labels that each task brings along."""
+    controls = read_config(label_config).controls
+    if not labels and not any(control.attributes.get("value", "").startswith("$") for control in controls):
+        raise ConfigError("there is nothing to look for: the labelling config has no labels; name some with --labels")
+
+
+def config_for(aliases: Aliases) -> str:
     """A labelling config that holds masks of these labels as brushes."""
-    lines = "".join(_label_tag(label, aliases) for label, aliases in labels)
+    lines = "".join(_label_tag(label, phrases) for label, phrases in aliases)
     image = '<Image name="image" value="$image"/>'
     return f'<View>{image}<BrushLabels name="brush" toName="image">{lines}</BrushLabels></View>'
 
@@ -124,3 +179,12 @@ def config_for(labels: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
 def _label_tag(label: str, aliases: tuple[str, ...]) -> str:
     phrases = f" predicted_values={quoteattr(','.join(aliases))}" if aliases else ""
     return f"<Label value={quoteattr(label)}{phrases}/>"
+
+
+def _digest(recipe: Mapping[str, Any], parts: Sequence[str]) -> str:
+    plain = json.dumps([recipe, list(parts)], sort_keys=True, default=_plain)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, frozenset) else str(value)

@@ -13,12 +13,14 @@ from itertools import islice
 
 import sqlalchemy as sql
 
-from backend.bulk.sinks import Sink
-from backend.bulk.sources import Source
-from backend.bulk.values import Answer
+from backend.bulk.spec import BulkJob
+from backend.bulk.values import ItemResult
 from backend.bulk.work import overlap
+from backend.images import ImageSource
+from backend.labelstudio.api import LabelStudio
+from backend.serving.base import EngineSource
 from backend.stores.album import Album, Picture
-from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunIdentity, pages
+from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, pages
 from backend.values.errors import MaskloomError, SetupError
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,19 @@ SENDS_UNDER_WAY = 2
 SETTLING_S = 5.0
 """So long a request of a process that was killed may still take effect in Label Studio."""
 
-Answering = Callable[[Iterable[Item]], Iterator[Answer]]
+Pipeline = Callable[[Iterable[Item]], Iterator[ItemResult]]
+"""From items to their results, as they become ready."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run shall do. ``again`` does anew what was done already; ``limit`` is the most items to work on this time."""
+class BulkContext:
+    """What all runs of a process share."""
 
-    source: Source
-    sink: Sink
-    identity: RunIdentity
-    limit: int | None = None
-    again: bool = False
+    engine: EngineSource
+    images: ImageSource
+    ledger: Ledger
+    album: Album
+    studio: Callable[[], LabelStudio]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,10 @@ class Progress:
 
 @dataclass(slots=True)
 class Run:
-    """Works through a plan; ``watch`` hears about progress, and ``stop`` ends it after what is under way."""
+    """Works through a job; ``watch`` hears about progress, and ``stop`` ends it after what is under way."""
 
-    ledger: Ledger
-    album: Album
-    plan: Plan
+    context: BulkContext
+    job: BulkJob
     watch: Callable[[Progress], None] = lambda progress: None
     stop: threading.Event = field(default_factory=threading.Event)
     id: int = 0
@@ -81,13 +83,13 @@ class Run:
     _started: float = 0.0
     _is_listed: bool = False
 
-    def work(self, answering: Answering) -> Progress:
-        """Ask for the items, answer them, write the answers. Raises MaskloomError when the source or the target cannot be used;
-        what arrived until then stays noted, and the same plan goes on from there.
+    def work(self, pipeline: Pipeline) -> Progress:
+        """Ask for the items, segment them, write the results. What arrived before an error stays noted, and the same job goes
+        on from there. Raises MaskloomError when the source or the target cannot be used.
         """
         try:
             self.prepare()
-            for _ in self._deliveries(answering):
+            for _ in self._deliveries(pipeline):
                 self.watch(self._now())
             self._end()
         except BaseException as error:
@@ -95,12 +97,16 @@ class Run:
             raise self._broken(error) from error
         return self._now()
 
+    @property
+    def _ledger(self) -> Ledger:
+        return self.context.ledger
+
     def prepare(self) -> Progress:
         """Open the run in the ledger and ask for the source's items; what was in doubt is settled first."""
-        plan, ledger = self.plan, self.ledger
-        self.id = self.id or ledger.open(plan.identity)
+        job, ledger = self.job, self._ledger
+        self.id = self.id or ledger.open(job.identity)
         self._settle_doubts()
-        total = ledger.ask(self.id, self._until_stopped(plan.source.items()), AGAIN if plan.again else WAITING)
+        total = ledger.ask(self.id, self._until_stopped(job.source.items()), AGAIN if job.again else WAITING)
         self._is_listed, left = not self.stop.is_set(), self._left()
         self._progress, self._started = Progress(max(total, left), max(0, total - left)), time.monotonic()
         self.watch(self._progress)
@@ -108,16 +114,16 @@ class Run:
 
     def _settle_doubts(self) -> None:
         """What a killed process was sending has arrived or has not: the target knows, after a while."""
-        keys, age_s = self.ledger.in_doubt(self.id)
+        keys, age_s = self._ledger.in_doubt(self.id)
         if keys and not self.stop.wait(max(0.0, SETTLING_S - age_s)):
-            arrived = self.plan.sink.arrived(keys)
-            log.info("%d answers were on their way when the last run ended; %d of them arrived", len(keys), len(arrived))
-            self.ledger.arrive(self.id, sorted(arrived), sorted(set(keys) - arrived))
+            arrived = self.job.sink.arrived(keys)
+            log.info("%d results were on their way when the last run ended; %d of them arrived", len(keys), len(arrived))
+            self._ledger.arrive(self.id, sorted(arrived), sorted(set(keys) - arrived))
 
-    def _deliveries(self, answering: Answering) -> Iterator[None]:
-        items = self._until_stopped(islice(self.ledger.waiting(self.id), self.plan.limit))
+    def _deliveries(self, pipeline: Pipeline) -> Iterator[None]:
+        items = self._until_stopped(islice(self._ledger.waiting(self.id), self.job.limit))
         with ThreadPoolExecutor(1, "send") as sender:
-            yield from overlap(sender, self._deliver, pages(answering(items), SENT_AT_ONCE), SENDS_UNDER_WAY)
+            yield from overlap(sender, self._deliver, pages(pipeline(items), SENT_AT_ONCE), SENDS_UNDER_WAY)
 
     def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
@@ -125,31 +131,31 @@ class Run:
                 return
             yield item
 
-    def _deliver(self, answers: Sequence[Answer]) -> None:
-        """Note that answers are on their way, write them, note what became of them; in this order."""
-        good = [answer for answer in answers if not answer.failure]
-        again = self.ledger.send(self.id, [_entry(answer, answer.failure) for answer in answers])
-        self.plan.sink.remove(sorted(again.intersection(answer.item.key for answer in good)))
-        refused = self.plan.sink.write(good)
-        failures = {answer.item.key: answer.failure for answer in answers if answer.failure} | dict(refused)
-        self.ledger.settle(self.id, [_entry(answer, failures.get(answer.item.key, "")) for answer in answers])
-        self._keep_pictures([answer for answer in good if answer.thumbnail and answer.item.key not in refused])
-        self._count(answers, len(failures))
+    def _deliver(self, results: Sequence[ItemResult]) -> None:
+        """Note that results are on their way, write them, note what became of them; in this order."""
+        good = [result for result in results if not result.failure]
+        again = self._ledger.send(self.id, [_entry(result, result.failure) for result in results])
+        self.job.sink.remove(sorted(again.intersection(result.item.key for result in good)))
+        refused = self.job.sink.write(good)
+        failures = {result.item.key: result.failure for result in results if result.failure} | dict(refused)
+        self._ledger.settle(self.id, [_entry(result, failures.get(result.item.key, "")) for result in results])
+        self._keep_pictures([result for result in good if result.thumbnail and result.item.key not in refused])
+        self._count(results, len(failures))
 
-    def _keep_pictures(self, answers: Sequence[Answer]) -> None:
-        """A sample that does not depend on the order, and the answers that are least certain."""
-        self.album.offer(self.id, "sample", [picture_of(answer, _lot(answer.item.key)) for answer in answers])
-        unsure = [picture_of(answer, answer.least_score) for answer in answers if answer.regions]
-        self.album.offer(self.id, "unsure", unsure)
+    def _keep_pictures(self, results: Sequence[ItemResult]) -> None:
+        """A sample that does not depend on the order, and the results that are least certain."""
+        self.context.album.offer(self.id, "sample", [picture_of(result, _lot(result.item.key)) for result in results])
+        unsure = [picture_of(result, result.least_score) for result in results if result.regions]
+        self.context.album.offer(self.id, "unsure", unsure)
 
-    def _count(self, answers: Sequence[Answer], failed: int) -> None:
+    def _count(self, results: Sequence[ItemResult], failed: int) -> None:
         before = self._progress
         self._progress = Progress(
             before.total,
-            before.done + len(answers) - failed,
+            before.done + len(results) - failed,
             before.failed + failed,
-            before.worked + len(answers),
-            before.regions + sum(len(answer.regions) for answer in answers),
+            before.worked + len(results),
+            before.regions + sum(len(result.regions) for result in results),
         )
 
     def _now(self) -> Progress:
@@ -159,12 +165,12 @@ class Run:
     def _end(self) -> None:
         left = self._left()
         if self._is_listed and not left:
-            self.ledger.close(self.id, "finished", "")
+            self._ledger.close(self.id, "finished", "")
         else:
-            self.ledger.close(self.id, "stopped", f"{left} items are left" if self._is_listed else "not all items were listed")
+            self._ledger.close(self.id, "stopped", f"{left} items are left" if self._is_listed else "not all items were listed")
 
     def _left(self) -> int:
-        counts = self.ledger.counts(self.id)
+        counts = self._ledger.counts(self.id)
         return counts[WAITING] + counts[AGAIN]
 
     def _broken(self, error: BaseException) -> BaseException:
@@ -176,22 +182,22 @@ class Run:
             error = SetupError(f"the ledger cannot be used ({error.orig}); {advice}")
         if self.id and isinstance(error, MaskloomError):
             try:
-                self.ledger.close(self.id, "broken", str(error))
+                self._ledger.close(self.id, "broken", str(error))
             except sql.exc.SQLAlchemyError:
                 log.warning("the ledger cannot be written to")
         return error
 
 
-def _entry(answer: Answer, failure: str) -> Entry:
-    regions = [] if failure else [[region.label, region.score, region.pixels] for region in answer.regions]
-    return Entry(answer.item.key, answer.item.link, FAILED if failure else DONE, failure, regions)
+def _entry(result: ItemResult, failure: str) -> Entry:
+    regions = [] if failure else [[region.label, region.score, region.pixels] for region in result.regions]
+    return Entry(result.item.key, result.item.link, FAILED if failure else DONE, failure, regions)
 
 
-def picture_of(answer: Answer, rank: float) -> Picture:
-    """The stamp of an answer with what was found on it."""
-    names = ", ".join(f"{region.label} {region.score:.2f}" for region in answer.regions[:4])
-    more = f" and {len(answer.regions) - 4} more" if len(answer.regions) > 4 else ""
-    return Picture(answer.item.key, rank, answer.item.link, (names or "nothing found") + more, answer.thumbnail)
+def picture_of(result: ItemResult, rank: float) -> Picture:
+    """The thumbnail of a result with what was found on it."""
+    names = ", ".join(f"{region.label} {region.score:.2f}" for region in result.regions[:4])
+    more = f" and {len(result.regions) - 4} more" if len(result.regions) > 4 else ""
+    return Picture(result.item.key, rank, result.item.link, (names or "nothing found") + more, result.thumbnail)
 
 
 def _lot(key: str) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from backend.images import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask
-from backend.labelstudio.config import read_config
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -26,12 +29,11 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FolderSource:
     """The images in a folder and below it, by name; hidden ones are left out, and those that a run itself has ``made``."""
 
     root: Path
-    label_config: str
     made: Path | None = None
 
     @property
@@ -42,13 +44,28 @@ class FolderSource:
         """Raises SetupError when there is no such folder, or no image in it."""
         if not self.root.is_dir():
             raise SetupError(f"there is no folder {self.root}; name a folder of images, or the number of a project")
-        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and self._is_shown(path))
+        shown = [path for path in self.root.rglob("*") if self._is_shown(path)]
+        paths = sorted(path for path in shown if path.suffix.lower() in SUFFIXES)
         if not paths:
-            raise SetupError(f"there are no images in {self.root} ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        data_key = read_config(self.label_config).images[0].data_key
+            raise SetupError(f"there are no images in {self.root} ({', '.join(sorted(SUFFIXES))})")
+        if others := Counter(path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in SUFFIXES):
+            told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+            log.warning("%d files in %s are no images that are read: %s", others.total(), self.root, told)
         for path in paths:
-            key = path.relative_to(self.root).as_posix()
-            yield Item(key, {"id": key, "data": {data_key: str(path)}}, path.as_uri())
+            yield Item(self._key(path), {}, path.as_uri())
+
+    def shares_stem(self, key: str) -> bool:
+        """Whether another image of the folder has the same name but for its ending."""
+        return self._stems[str(PurePosixPath(key).with_suffix(""))] > 1
+
+    @cached_property
+    def _stems(self) -> Counter[str]:
+        """How many images there are by their names without endings, looked at once."""
+        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and self._is_shown(path))
+        return Counter(str(PurePosixPath(self._key(path)).with_suffix("")) for path in paths)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def _is_shown(self, path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
@@ -58,15 +75,18 @@ class FolderSource:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which tasks of a project: those of a Data Manager view, and of them those without annotations or predictions."""
+    """Which tasks of a project: those of a Data Manager view, or some by their numbers; of them those without annotations
+    or without any prediction. Of some by their numbers also those that are ``unanswered_by`` a model version.
+    """
 
     view: int | None = None
     unlabelled: bool = False
     only_missing: bool = False
     tasks: frozenset[int] | None = None
+    unanswered_by: str = ""
 
     def takes(self, task: ListedTask) -> bool:
-        """Whether a task of the view is meant."""
+        """Whether a task that was listed is meant, but for what the list does not tell."""
         return (
             not (self.unlabelled and task.annotations)
             and not (self.only_missing and task.predictions)
@@ -88,8 +108,24 @@ class StudioSource:
 
     def items(self) -> Iterator[Item]:
         """Raises RemoteError when Label Studio does not list them."""
-        listed: Iterable[ListedTask] = self.label_studio.list_tasks(self.project_id, self.selection.view)
-        for task in listed:
-            if self.selection.takes(task):
+        answered = self._perhaps_answered()
+        for task in self._listed():
+            if self.selection.takes(task) and not (task.id in answered and self._is_answered(task)):
                 link = f"{self.label_studio.url}/projects/{self.project_id}/data?task={task.id}"
                 yield Item(str(task.id), {"id": task.id, "data": dict(task.data)}, link, answered=task.predictions > 0)
+
+    def _listed(self) -> Iterable[ListedTask]:
+        """The tasks that may be meant: a few among many are asked for by their numbers."""
+        chosen = self.selection
+        if chosen.tasks is None or chosen.view is not None:
+            return self.label_studio.list_tasks(self.project_id, chosen.view)
+        return self.label_studio.find_tasks(self.project_id, sorted(chosen.tasks))
+
+    def _perhaps_answered(self) -> frozenset[int]:
+        """The chosen tasks with a prediction of the version, or of another one whose name contains it."""
+        version, tasks = self.selection.unanswered_by, sorted(self.selection.tasks or ())
+        found = self.label_studio.find_tasks(self.project_id, tasks, version) if version else ()
+        return frozenset(task.id for task in found)
+
+    def _is_answered(self, task: ListedTask) -> bool:
+        return bool(self.label_studio.prediction_ids(task.id, self.selection.unanswered_by))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pycocotools import mask as coco
@@ -15,7 +15,7 @@ from prompts.geometry import BoolArray, Size
 
 
 class Target(StrEnum):
-    """Where the answers go."""
+    """Where the results go."""
 
     PREDICTIONS = "predictions"
     IMPORT = "import"
@@ -24,8 +24,15 @@ class Target(StrEnum):
     PNG = "png"
 
 
+class Form(StrEnum):
+    """What a sink needs of a result."""
+
+    PREDICTION = "prediction"
+    MASKS = "masks"
+
+
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRegion:
     """One region: its box is ``(x, y, width, height)`` in pixels, ``rle`` COCO's compressed run lengths where asked for."""
 
     label: str
@@ -36,12 +43,12 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ItemResult:
     """An item with what was found on it, or with the reason why nothing could be."""
 
     item: Item
     size: Size | None = None
-    regions: Sequence[Found] = ()
+    regions: Sequence[FoundRegion] = ()
     prediction: Mapping[str, Any] = field(default_factory=dict)
     thumbnail: bytes = b""
     failure: str = ""
@@ -50,6 +57,39 @@ class Answer:
     def least_score(self) -> float:
         """The score of the least certain region; 0 when nothing was found."""
         return min((region.score for region in self.regions), default=0.0)
+
+
+class Sink(Protocol):
+    """A target, which can be given the same result twice and keeps it once. ``name`` tells a person, and the ledger, which:
+    what is written under one name replaces what was there.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def form(self) -> Form:
+        """What it needs of a result."""
+        ...
+
+    def arrived(self, keys: Sequence[str]) -> set[str]:
+        """Of results that may or may not have been written before the last process ended, those that were."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Take away the earlier results of items that are done anew."""
+        ...
+
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        """Write results so that they last; the reasons for those that the target does not take, by key.
+
+        Raises MaskloomError when the target cannot be written to at all.
+        """
+        ...
+
+    def finish(self) -> str:
+        """Put together what was written; says where it is."""
+        ...
 
 
 def encode_mask(mask: BoolArray) -> str:

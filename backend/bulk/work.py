@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from backend.bulk.recipe import Form, Recipe
-from backend.bulk.values import Answer, Found, encode_mask
+from backend.bulk.recipe import ImageRequest, Recipe
+from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images import ImageSource
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
@@ -30,43 +27,6 @@ from backend.values.session import Question, Round
 from prompts.geometry import mask_box
 from prompts.kinds import KeyedImage, PromptError
 
-ASKED_EVERY_S = 5.0
-_QUERY = ("--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
-
-
-class GpuWatch:
-    """Asks ``nvidia-smi`` now and then; says nothing where there is none."""
-
-    def __init__(self) -> None:
-        self._program = shutil.which("nvidia-smi")
-        self._asked_at = float("-inf")
-        self._told = ""
-
-    def __call__(self) -> str:
-        """For example ``GPU 87 % 4.1 GiB``, one for each GPU; empty without a GPU."""
-        if self._program and time.monotonic() - self._asked_at > ASKED_EVERY_S:
-            self._asked_at = time.monotonic()
-            self._told = self._ask(self._program)
-        return self._told
-
-    def _ask(self, program: str) -> str:
-        try:
-            done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=3, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        return read_gpus(done.stdout)
-
-
-def read_gpus(lines: str) -> str:
-    """The lines ``utilization, MiB`` of all GPUs in words; a line that cannot be read is left out."""
-    told = []
-    for line in lines.splitlines():
-        busy, _, used = line.partition(",")
-        if busy.strip().isdecimal() and used.strip().isdecimal():
-            told.append(f"GPU {int(busy)} % {int(used) / 1024:.1f} GiB")
-    return ", ".join(told)
-
-
 log = logging.getLogger(__name__)
 
 
@@ -75,94 +35,97 @@ class AwayError(RemoteError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Loaded:
+class LoadedItem:
     """An item whose images are here: one for each of its requests, mostly one."""
 
     item: Item
-    requests: Sequence[TaskRequest]
+    requests: Sequence[ImageRequest]
     images: Sequence[KeyedImage]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Segmented:
-    """An item whose masks are here, one set for each of its images, with what else names them."""
+class SegmentedItem:
+    """An item whose masks are here, one set for each of its images; where a prediction is written of them, with what else
+    names them.
+    """
 
-    loaded: Loaded
+    loaded: LoadedItem
     masks: Sequence[MaskSet]
     names: Sequence[Names]
 
 
 class Worker:
-    """The three steps of an item, each for a thread of its own; whatever fails becomes an answer with its reason, unless it
+    """The three steps of an item, each for a thread of its own; whatever fails becomes a result with its reason, unless it
     would fail for every item.
-
-    ``busy_s`` adds up the time in the segmenter, which one thread at a time uses.
     """
 
     def __init__(self, images: ImageSource, segmenter: Callable[[], Segmenter], recipe: Recipe) -> None:
-        self.busy_s = 0.0
         self._images = images
         self._segmenter = segmenter
         self._recipe = recipe
 
-    def load(self, item: Item) -> Loaded | Answer:
+    def load(self, item: Item) -> LoadedItem | ItemResult:
         """Read an item's task and fetch and decode its images: of a task with several, files are written about the first."""
         try:
-            wanted = list(self._recipe.request(item).images())
-            requests = wanted if self._recipe.form is Form.PREDICTION else wanted[:1]
-            return Loaded(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
+            requests = self._recipe.requests(item)
+            return LoadedItem(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
         except AwayError:
             raise
         except Exception as error:
             return _failed(item, error)
 
-    def segment(self, batch: Sequence[Loaded | Answer]) -> list[Segmented | Answer]:
-        """The masks of several images, in order; answers that have failed already pass through."""
-        loaded = [each for each in batch if isinstance(each, Loaded)]
+    def segment(self, batch: Sequence[LoadedItem | ItemResult]) -> list[SegmentedItem | ItemResult]:
+        """The masks of several images, in order; results of what has failed already pass through."""
+        loaded = [each for each in batch if isinstance(each, LoadedItem)]
         segmenter = self._segmenter()
-        started = time.perf_counter()
         rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each)]))
-        done = [
-            self._segmented(each, [next(rounds) for _ in each.images], segmenter) if isinstance(each, Loaded) else each
+        return [
+            self._segmented(each, [next(rounds) for _ in each.images], segmenter) if isinstance(each, LoadedItem) else each
             for each in batch
         ]
-        self.busy_s += time.perf_counter() - started
-        return done
 
-    def _questions(self, loaded: Loaded) -> list[Question]:
+    def _questions(self, loaded: LoadedItem) -> list[Question]:
         parts = zip(loaded.requests, loaded.images, strict=True)
-        return [question_about(request, image, self._recipe.wanted) for request, image in parts]
+        return [question_about(request.vocabulary, image, self._recipe.options) for request, image in parts]
 
-    def _segmented(self, loaded: Loaded, rounds: Sequence[Round | MaskloomError], segmenter: Segmenter) -> Segmented | Answer:
+    def _segmented(
+        self, loaded: LoadedItem, rounds: Sequence[Round | MaskloomError], segmenter: Segmenter
+    ) -> SegmentedItem | ItemResult:
         failed = next((done for done in rounds if isinstance(done, MaskloomError)), None)
         if failed is not None:
             return _failed(loaded.item, failed)
         try:
-            masks = [self._recipe.wanted.apply(done.masks) for done in rounds if isinstance(done, Round)]
-            return Segmented(loaded, masks, list(map(names_of, masks, loaded.requests, repeat(segmenter))))
+            masks = [self._recipe.options.apply(done.masks) for done in rounds if isinstance(done, Round)]
+            pairs = zip(masks, loaded.requests, strict=True)
+            return SegmentedItem(loaded, masks, [names_of(m, r, segmenter) for m, r in pairs if isinstance(r, TaskRequest)])
         except Exception as error:
             return _failed(loaded.item, error)
 
-    def write(self, done: Segmented | Answer, version: str) -> Answer:
+    def write(self, done: SegmentedItem | ItemResult, version: str) -> ItemResult:
         """Masks as the sink needs them, with a small picture."""
-        if isinstance(done, Answer):
+        if isinstance(done, ItemResult):
             return done
         try:
             return self._write(done, version)
         except Exception as error:
             return _failed(done.loaded.item, error)
 
-    def _write(self, done: Segmented, version: str) -> Answer:
+    def _write(self, done: SegmentedItem, version: str) -> ItemResult:
         loaded, form = done.loaded, self._recipe.form
-        parts = zip(loaded.requests, done.masks, done.names, strict=True) if form is Form.PREDICTION else ()
-        predictions = [write_prediction(task, masks, version, self._recipe.wanted.form, names) for task, masks, names in parts]
-        return Answer(
+        predictions = self._predictions(done, version) if form is Form.PREDICTION else []
+        return ItemResult(
             loaded.item,
             done.masks[0].size,
             [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
             write_together(predictions, version) if predictions else {},
             thumbnail(loaded.images[0].pixels, done.masks[0].masks),
         )
+
+    def _predictions(self, done: SegmentedItem, version: str) -> list[dict[str, Any]]:
+        """The prediction about each image, in Label Studio's words."""
+        tasks = [request for request in done.loaded.requests if isinstance(request, TaskRequest)]
+        parts = zip(tasks, done.masks, done.names, strict=True)
+        return [write_prediction(task, masks, version, self._recipe.options.form, names) for task, masks, names in parts]
 
 
 class PatientImages:
@@ -197,9 +160,9 @@ def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float
             raise AwayError("stopped while Label Studio did not answer; run the same command again when it is back")
 
 
-def _found(masks: MaskSet, row: int, form: Form) -> Found:
+def _found(masks: MaskSet, row: int, form: Form) -> FoundRegion:
     mask, box = masks.masks[row], mask_box(masks.masks[row]) or (0, 0, 0, 0)
-    return Found(
+    return FoundRegion(
         label=masks.labels[row] or "",
         score=round(float(masks.scores[row]), 6),
         pixels=int(mask.sum()),
@@ -208,11 +171,11 @@ def _found(masks: MaskSet, row: int, form: Form) -> Found:
     )
 
 
-def _failed(item: Item, error: Exception) -> Answer:
+def _failed(item: Item, error: Exception) -> ItemResult:
     if isinstance(error, MaskloomError | PromptError):
-        return Answer(item, failure=str(error))
+        return ItemResult(item, failure=str(error))
     log.exception("item %s", item.key, exc_info=error)
-    return Answer(item, failure=f"Maskloom failed on it: {type(error).__name__}: {error}")
+    return ItemResult(item, failure=f"Maskloom failed on it: {type(error).__name__}: {error}")
 
 
 A = TypeVar("A")
@@ -220,7 +183,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class PipelineLimits:
     """How much is under way at once. Memory holds at most ``ahead`` images and ``behind`` sets of masks, and one batch."""
 
     batch: int = 4
@@ -230,12 +193,12 @@ class Flow:
     behind: int = 6
 
 
-def answers(worker: Worker, items: Iterable[Item], version: str, flow: Flow) -> Iterator[Answer]:
-    """The answers to items, as they become ready. The model runs in the thread that asks for them."""
-    with ThreadPoolExecutor(flow.loaders, "load") as loaders, ThreadPoolExecutor(flow.writers, "write") as writers:
-        loaded = overlap(loaders, worker.load, items, flow.ahead)
-        segmented = (each for batch in pages(loaded, flow.batch) for each in worker.segment(batch))
-        yield from overlap(writers, partial(worker.write, version=version), segmented, flow.behind)
+def process(worker: Worker, items: Iterable[Item], version: str, limits: PipelineLimits) -> Iterator[ItemResult]:
+    """The results of items, as they become ready. The model runs in the thread that asks for them."""
+    with ThreadPoolExecutor(limits.loaders, "load") as loaders, ThreadPoolExecutor(limits.writers, "write") as writers:
+        loaded = overlap(loaders, worker.load, items, limits.ahead)
+        segmented = (each for batch in pages(loaded, limits.batch) for each in worker.segment(batch))
+        yield from overlap(writers, partial(worker.write, version=version), segmented, limits.behind)
 
 
 def overlap(pool: Executor, work: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:

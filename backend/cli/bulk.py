@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,15 +19,16 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.order import Filled, Order, fill
+from backend.assemble import bulk_context
 from backend.bulk.report import preview_page, run_page
-from backend.bulk.run import Answering, Plan, Progress, Run, picture_of
-from backend.bulk.values import Answer, Target
-from backend.bulk.work import Flow, Worker, answers
+from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of
+from backend.bulk.sources import Selection
+from backend.bulk.spec import BulkJob, JobSpec, resolve
+from backend.bulk.values import ItemResult, Target
+from backend.bulk.work import PipelineLimits, Worker, process
 from backend.cli.terminal import console, say, say_error, write_text
 from backend.options import Wanted
-from backend.stores.ledger import DONE, FAILED, Item
+from backend.stores.ledger import DONE, FAILED
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.settings import Settings
 
@@ -33,37 +37,61 @@ STOPPED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How to carry out an order (see the options of ``maskloom prelabel``)."""
+class RunOptions:
+    """How to carry out a job (see the options of ``maskloom prelabel``)."""
 
-    url: str | None
-    token: str | None
-    limit: int | None
     dry_run: bool
     sample: int
     resume: bool
-    force: bool
     batch: int
     workers: int
     ray: str | None
     report: Path
 
 
-def run_order(order: Order, way: Way) -> None:
-    """Carry out an order; exits with 1 when items failed and with 130 after Ctrl-C."""
-    if way.resume and way.force:
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command with everything found that it needs."""
+
+    settings: Settings
+    context: BulkContext
+    job: BulkJob
+    root: Path | None
+    options: RunOptions
+
+    @property
+    def version(self) -> str:
+        return self.context.engine.version
+
+    def worker(self) -> Worker:
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe)
+
+    def pipeline(self, stop: threading.Event) -> Pipeline:
+        """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
+        limits = PipelineLimits(batch=self.options.batch)
+        if self.options.workers or self.options.ray:
+            from backend.bulk.cluster import Cluster, RayPipeline
+
+            cluster = Cluster(self.options.ray, self.options.workers, stop)
+            return RayPipeline(self.settings, self.root, self.job.recipe, limits, cluster)
+        return partial(process, self.worker(), version=self.version, limits=limits)
+
+
+def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
+    """Carry out a job; exits with 1 when items failed and with 130 after Ctrl-C."""
+    if options.resume and spec.again:
         raise RequestError("--resume goes on, --force begins anew; choose one")
     stop = threading.Event()
-    folder = None if order.source.isdecimal() else Path(order.source).expanduser().resolve()
-    parts = bulk_parts(settings_of(way.url, way.token), folder, stop)
-    with closing(parts):
-        filled = fill(order, parts.engine.version, parts.studio, stop)
-        if way.dry_run:
-            _tell(parts, filled, way)
-        elif way.sample:
-            _try_sample(parts, filled, way)
+    context = bulk_context(settings, spec.folder, stop)
+    with closing(context.images):
+        job = resolve(spec, context.engine.version, context.studio, stop)
+        command = _Command(settings, context, job, spec.folder, options)
+        if options.dry_run:
+            _tell(command)
+        elif options.sample:
+            _try_sample(command)
         else:
-            _run(parts, filled, way, stop)
+            _run(command, stop)
 
 
 def settings_of(url: str | None, token: str | None) -> Settings:
@@ -72,68 +100,70 @@ def settings_of(url: str | None, token: str | None) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 
 
-def _tell(parts: BulkParts, filled: Filled, way: Way) -> None:
+def _tell(command: _Command) -> None:
     """What a run would do; the first image is opened, so that a wrong address is known before."""
-    items = list(filled.source.items())
-    known = parts.ledger.find(filled.identity.digest)
-    done = parts.ledger.counts(known.id) if known else {}
-    print(f"source   {filled.source.name}: {len(items):,} images")
-    print(f"target   {filled.sink.name}: {done.get(DONE, 0):,} there already, {done.get(FAILED, 0):,} failed before")
-    print(f"engine   {parts.engine.version}")
-    print(f"mode     {filled.recipe.wanted.mode}{_limits(filled.recipe.wanted)}")
-    for entry in filled.recipe.labels:
+    job, ledger = command.job, command.context.ledger
+    items = list(job.source.items())
+    known = ledger.find(job.identity.digest)
+    done = ledger.counts(known.id) if known else {}
+    print(f"source   {job.source.name}: {len(items):,} images")
+    print(f"target   {job.sink.name}: {done.get(DONE, 0):,} there already, {done.get(FAILED, 0):,} failed before")
+    print(f"engine   {command.version}")
+    print(f"mode     {job.recipe.options.mode}{_limits(job.recipe.options)}")
+    for entry in job.recipe.labels:
         print(f"label    {entry.label}: {', '.join(entry.phrases)}")
     if items:
-        first = Worker(parts.images, parts.engine.segmenter, filled.recipe).load(items[0])
-        print(f"image    {items[0].key}: {first.failure if isinstance(first, Answer) else 'can be read'}")
+        first = command.worker().load(items[0])
+        print(f"image    {items[0].key}: {first.failure if isinstance(first, ItemResult) else 'can be read'}")
     print("nothing was written")
 
 
-def _limits(wanted: Wanted) -> str:
+def _limits(options: Wanted) -> str:
     """What else is asked for, in words; empty when nothing is."""
-    scores = ", ".join(f"{label} {score:g}" for label, score in wanted.thresholds.items())
+    scores = ", ".join(f"{label} {score:g}" for label, score in options.thresholds.items())
     return f"; least score: {scores}" if scores else ""
 
 
-def _try_sample(parts: BulkParts, filled: Filled, way: Way) -> None:
-    items = list(filled.source.items())
+def _try_sample(command: _Command) -> None:
+    source, report, most = command.job.source, command.options.report, command.options.sample
+    items = list(source.items())
     if not items:
-        raise RequestError(f"there is nothing to try: {filled.source.name} has no image that this command asks for")
-    step = max(1, len(items) // way.sample)
+        raise RequestError(f"there is nothing to try: {source.name} has no image that this command asks for")
+    step = max(1, len(items) // most)
     started = time.monotonic()
-    tried = list(_answering(parts, filled, way, threading.Event())(items[::step][: way.sample]))
+    tried = list(command.pipeline(threading.Event())(items[::step][:most]))
     seconds = time.monotonic() - started
-    good = [answer for answer in tried if not answer.failure]
-    subtitle = f"{len(good)} of {len(items):,} images of {filled.source.name}, engine {parts.engine.version}"
-    regions = [[[region.label, region.score, region.pixels] for region in answer.regions] for answer in good]
-    page = preview_page("Maskloom preview", subtitle, [picture_of(answer, 0.0) for answer in good], regions)
-    write_text(way.report, page, "--report")
-    for answer in tried:
-        if answer.failure:
-            say(f"{answer.item.key}: {answer.failure}")
+    good = [result for result in tried if not result.failure]
+    subtitle = f"{len(good)} of {len(items):,} images of {source.name}, engine {command.version}"
+    regions = [[[region.label, region.score, region.pixels] for region in result.regions] for result in good]
+    page = preview_page("Maskloom preview", subtitle, [picture_of(result, 0.0) for result in good], regions)
+    write_text(report, page, "--report")
+    for result in tried:
+        if result.failure:
+            say(f"{result.item.key}: {result.failure}")
     rate = len(tried) / seconds
     say(f"{rate:.2f} images/s; all {len(items):,} would take {len(items) / rate / 3600:.1f} h. Nothing else was written.")
-    say(f"preview: {way.report}")
+    say(f"preview: {report}")
 
 
-def _run(parts: BulkParts, filled: Filled, way: Way, stop: threading.Event) -> None:
-    if way.resume and parts.ledger.find(filled.identity.digest) is None:
+def _run(command: _Command, stop: threading.Event) -> None:
+    context, job, report = command.context, command.job, command.options.report
+    if command.options.resume and context.ledger.find(job.identity.digest) is None:
         raise RequestError(
-            f"there is no earlier run of this command (from {filled.source.name} to {filled.sink.name}, engine "
-            f"{parts.engine.version}, these labels); leave --resume out to begin one"
+            f"there is no earlier run of this command (from {job.source.name} to {job.sink.name}, engine "
+            f"{command.version}, these labels); leave --resume out to begin one"
         )
-    plan = Plan(filled.source, filled.sink, filled.identity, way.limit, way.force)
-    run = Run(parts.ledger, parts.album, plan, stop=stop)
+    run = Run(context, job, stop=stop)
     try:
-        with _stops_on_ctrl_c(stop), shown(parts.gpu) as watch:
+        with _stops_on_ctrl_c(stop), shown(GpuWatch()) as watch:
             run.watch = watch
-            progress = run.work(_answering(parts, filled, way, stop))
+            progress = run.work(command.pipeline(stop))
     except Exception:
-        _report_anyway(parts, run, way.report)
+        _report_anyway(run, report)
         raise
-    _report(parts, run, way.report)
-    where = filled.sink.finish()
-    _summarize(progress, stop.is_set(), where, way.report)
+    _report(run, report)
+    where = job.sink.finish()
+    _summarize(progress, stop.is_set(), where, report)
 
 
 def _summarize(progress: Progress, stopped: bool, where: str, report: Path) -> None:
@@ -150,33 +180,18 @@ def _summarize(progress: Progress, stopped: bool, where: str, report: Path) -> N
         raise typer.Exit(1)
 
 
-def _answering(parts: BulkParts, filled: Filled, way: Way, stop: threading.Event) -> Answering:
-    """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
-    flow = Flow(batch=way.batch)
-    if way.workers or way.ray:
-        from backend.bulk.cluster import Crew, RayAnswering
-
-        return RayAnswering(parts.settings, parts.root, filled.recipe, flow, Crew(way.ray, way.workers, stop))
-    worker = Worker(parts.images, parts.engine.segmenter, filled.recipe)
-
-    def here(items: Iterable[Item]) -> Iterator[Answer]:
-        return answers(worker, items, parts.engine.version, flow)
-
-    return here
-
-
-def _report_anyway(parts: BulkParts, run: Run, path: Path) -> None:
+def _report_anyway(run: Run, path: Path) -> None:
     """The page of a run that broke off; why it did is told last, and must not be lost because the page cannot be written."""
     try:
-        _report(parts, run, path)
+        _report(run, path)
     except MaskloomError as error:
         say_error(error)
 
 
-def _report(parts: BulkParts, run: Run, path: Path) -> None:
-    row = parts.ledger.run(run.id)
+def _report(run: Run, path: Path) -> None:
+    row = run.context.ledger.run(run.id)
     if row is not None:
-        write_text(path, run_page(parts.ledger, parts.album, row), "--report")
+        write_text(path, run_page(run.context.ledger, run.context.album, row), "--report")
 
 
 @contextmanager
@@ -226,17 +241,48 @@ def prelabel(
     report: Annotated[Path, typer.Option(help="The report page.")] = Path("maskloom-run.html"),
 ) -> None:
     """Segment all images of a folder or a project, on one machine or many; the same command goes on where it stopped."""
-    from backend.bulk.order import Order
-    from backend.bulk.sources import Selection
-    from backend.cli.bulk import Way, run_order
-
-    selection = Selection(view, unlabelled, only_missing)
-    order = Order(source, to, out, labels, config, min_score, params, url_prefix=url_prefix, selection=selection)
-    way = Way(
-        url=url, token=token, limit=limit, dry_run=dry_run, sample=sample, resume=resume, force=force, batch=batch,
-        workers=workers, ray=ray, report=report,
+    spec = JobSpec(
+        source, to, out, labels, config, min_score, params, url_prefix=url_prefix,
+        selection=Selection(view, unlabelled, only_missing), limit=limit, again=force,
     )  # fmt: skip
-    run_order(order, way)
+    run_job(spec, RunOptions(dry_run, sample, resume, batch, workers, ray, report), settings_of(url, token))
+
+
+ASKED_EVERY_S = 5.0
+_QUERY = ("--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
+
+
+class GpuWatch:
+    """Asks ``nvidia-smi`` now and then; says nothing where there is none."""
+
+    def __init__(self) -> None:
+        self._program = shutil.which("nvidia-smi")
+        self._asked_at = float("-inf")
+        self._told = ""
+
+    def __call__(self) -> str:
+        """For example ``GPU 87 % 4.1 GiB``, one for each GPU; empty without a GPU."""
+        if self._program and time.monotonic() - self._asked_at > ASKED_EVERY_S:
+            self._asked_at = time.monotonic()
+            self._told = self._ask(self._program)
+        return self._told
+
+    def _ask(self, program: str) -> str:
+        try:
+            done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=3, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return read_gpus(done.stdout)
+
+
+def read_gpus(lines: str) -> str:
+    """The lines ``utilization, MiB`` of all GPUs in words; a line that cannot be read is left out."""
+    told = []
+    for line in lines.splitlines():
+        busy, _, used = line.partition(",")
+        if busy.strip().isdecimal() and used.strip().isdecimal():
+            told.append(f"GPU {int(busy)} % {int(used) / 1024:.1f} GiB")
+    return ", ".join(told)
 
 
 LINE_EVERY_S = 10.0

@@ -13,12 +13,15 @@ from typing import Annotated
 
 import typer
 
-from backend.assemble import BulkParts, bulk_parts
+from backend.assemble import bulk_context
+from backend.bulk.run import BulkContext
+from backend.cli.bulk import settings_of
 from backend.cli.terminal import say, write_text
 from backend.evaluation.clicks import Assumptions
 from backend.evaluation.compare import Clicking, Comparison, compare
 from backend.evaluation.metrics import quality
 from backend.evaluation.report import eval_page, numbers
+from backend.evaluation.review import Reviewing
 from backend.evaluation.samples import Sample, coco_samples, project_samples
 from backend.labelstudio.config import read_config
 from backend.values.errors import RequestError
@@ -27,7 +30,7 @@ from prompts.kinds import Image
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Comparing:
     """What is compared with what (see the options of ``maskloom eval``)."""
 
     truth: str
@@ -36,16 +39,20 @@ class Trial:
     version: str | None
     clicks: int
 
+    @property
+    def root(self) -> Path | None:
+        """Where the images of COCO files lie; None where a project is judged."""
+        return None if self.truth.isdecimal() else self.images.expanduser().resolve()
 
-def judge(trial: Trial, assumed: Assumptions, settings: Settings, report: Path, out: Path | None) -> None:
+
+def judge(asked: Comparing, assumed: Assumptions, settings: Settings, report: Path, out: Path | None) -> None:
     """Compare predictions with the truth and write what was found. Raises RequestError when there is nothing to compare."""
-    of_project = trial.truth.isdecimal()
-    if not of_project and trial.predictions is None:
+    if asked.root is not None and asked.predictions is None:
         raise RequestError("a COCO file of truth needs --predictions, a COCO file of predictions")
-    root = None if of_project else trial.images.expanduser().resolve()
-    with closing(bulk_parts(settings, root, threading.Event())) as parts:
-        found = _compared(trial, parts)
-    write_text(report, eval_page(found, f"Maskloom evaluation of {trial.truth}", assumed), "--report")
+    context = bulk_context(settings, asked.root, threading.Event())
+    with closing(context.images):
+        found = _compared(asked, context)
+    write_text(report, eval_page(found, f"Maskloom evaluation of {asked.truth}", assumed), "--report")
     measured = numbers(found, assumed)
     if out is not None:
         write_text(out, json.dumps(measured, indent=1), "--out")
@@ -56,21 +63,22 @@ def judge(trial: Trial, assumed: Assumptions, settings: Settings, report: Path, 
     say(f"report: {report}")
 
 
-def _compared(trial: Trial, parts: BulkParts) -> Comparison:
+def _compared(asked: Comparing, context: BulkContext) -> Comparison:
     def load(sample: Sample) -> Image:
-        address = str(parts.root / sample.image) if parts.root else sample.image
-        return parts.images.load(address, "" if parts.root else trial.truth, sample.key).pixels
+        if asked.root is not None:
+            return context.images.load(str(asked.root / sample.image), "", sample.key).pixels
+        return context.images.load(sample.image, asked.truth, sample.key).pixels
 
-    clicking = Clicking(parts.engine.segmenter(), trial.clicks) if trial.clicks else None
-    return compare(_samples(trial, parts), load, clicking)
+    clicking = Clicking(context.engine.segmenter(), asked.clicks) if asked.clicks else None
+    return compare(_samples(asked, context), load, clicking)
 
 
-def _samples(trial: Trial, parts: BulkParts) -> Iterator[Sample]:
-    if parts.root is not None and trial.predictions is not None:
-        return coco_samples(Path(trial.truth), trial.predictions)
-    studio = parts.studio()
-    tag = read_config(studio.project(int(trial.truth)).label_config).images[0]
-    return project_samples(studio, int(trial.truth), tag.data_key, trial.version)
+def _samples(asked: Comparing, context: BulkContext) -> Iterator[Sample]:
+    if asked.predictions is not None and asked.root is not None:
+        return coco_samples(Path(asked.truth), asked.predictions)
+    studio = context.studio()
+    tag = read_config(studio.project(int(asked.truth)).label_config).images[0]
+    return project_samples(studio, int(asked.truth), tag.data_key, asked.version)
 
 
 def evaluate(
@@ -86,15 +94,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="The numbers as JSON.")] = None,
 ) -> None:
     """Compare predictions with what people submitted."""
-    from backend.cli.bulk import settings_of
-    from backend.cli.evaluate import Trial, judge
-    from backend.evaluation.clicks import Assumptions
-
-    trial = Trial(truth, predictions, images, version, clicks)
-    judge(trial, Assumptions(draw_s=draw_seconds), settings_of(url, token), report, out)
+    asked = Comparing(truth, predictions, images, version, clicks)
+    judge(asked, Assumptions(draw_s=draw_seconds), settings_of(url, token), report, out)
 
 
-class Place(StrEnum):
+class Destination(StrEnum):
     """Where the uncertainty is written."""
 
     DATA = "data"
@@ -105,9 +109,9 @@ class Place(StrEnum):
 def rank(
     project: Annotated[int, typer.Argument(help="The number of a Label Studio project with predictions.")],
     to: Annotated[
-        Place,
+        Destination,
         typer.Option(help="Write it to the tasks' data (maskloom_uncertainty, maskloom_reason) or as predictions' scores."),
-    ] = Place.NOWHERE,
+    ] = Destination.NOWHERE,
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Look at all images for those that come twice.")] = False,
     version: Annotated[str | None, typer.Option(help="The model version to rank; by default the newest of each task.")] = None,
     url: Annotated[str | None, typer.Option(help="Label Studio's address, or MASKLOOM_LABEL_STUDIO_URL.")] = None,
@@ -115,26 +119,19 @@ def rank(
     show: Annotated[int, typer.Option(min=0, help="Print so many tasks.")] = 20,
 ) -> None:
     """Say which predictions a person should look at first, and let Label Studio sort by it."""
-    import threading
-    from contextlib import closing
-
-    from backend.assemble import bulk_parts
-    from backend.cli.bulk import settings_of
-    from backend.evaluation.review import Reviewing
-
-    parts = bulk_parts(settings_of(url, token), None, threading.Event())
-    reviewing = Reviewing(parts.studio(), project, version, parts.images)
-    with closing(parts):
+    context = bulk_context(settings_of(url, token), None, threading.Event())
+    reviewing = Reviewing(context.studio(), project, version, context.images)
+    with closing(context.images):
         found = reviewing.ranked()
         ranked = sorted(reviewing.without_duplicates(found) if duplicates else found, key=lambda each: -each.uncertainty)
     for each in ranked[:show]:
         print(f"{each.uncertainty:.3f}  task {each.task}  {each.reason}")
     match to:
-        case Place.DATA:
+        case Destination.DATA:
             reviewing.write_data(ranked)
             say("sort in the Data Manager by the column maskloom_uncertainty, descending")
-        case Place.SCORE:
+        case Destination.SCORE:
             reviewing.write_scores(ranked)
             say("sort in the Data Manager by the prediction score, ascending")
-        case Place.NOWHERE:
+        case Destination.NOWHERE:
             say("nothing was written; --to data or --to score does")

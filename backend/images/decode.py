@@ -160,6 +160,11 @@ def _read_with_opencv(body: bytes) -> Values:
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+)
+"""The endings of files of these formats."""
 _TURNED_BY_BROWSERS = ("JPEG", "MPO", "PNG", "AVIF")
 _TURNS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,

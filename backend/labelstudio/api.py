@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -250,8 +251,23 @@ class LabelStudio:
 
     def list_tasks(self, project_id: int, view: int | None = None) -> Iterator[ListedTask]:
         """The tasks of a project or of one of its Data Manager views; six times as fast as ``tasks``."""
-        params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE}
-        params |= {"include": "id,data,total_annotations,total_predictions"} | ({} if view is None else {"view": view})
+        return self._list(project_id, {} if view is None else {"view": view})
+
+    def find_tasks(self, project_id: int, task_ids: Sequence[int], model_version: str = "") -> Iterator[ListedTask]:
+        """Those tasks of a project that are there, in the order of the numbers; with a ``model_version`` those of them with a
+        prediction of it or of a version whose name contains it. A request for every hundred.
+        """
+        query: dict[str, Json] = {"ordering": ["tasks:id"]}
+        if model_version:
+            made_by = {"filter": "filter:tasks:predictions_model_versions", "operator": "contains", "type": "List"}
+            query["filters"] = {"conjunction": "and", "items": [{**made_by, "value": [model_version]}]}
+        for start in range(0, len(task_ids), PAGE_SIZE):
+            query["selectedItems"] = {"all": False, "included": list(task_ids[start : start + PAGE_SIZE])}
+            yield from self._list(project_id, {"query": json.dumps(query)})
+
+    def _list(self, project_id: int, which: Mapping[str, Json]) -> Iterator[ListedTask]:
+        params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE, **which}
+        params["include"] = "id,data,total_annotations,total_predictions"
         for task in self._pages(params):
             yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
 

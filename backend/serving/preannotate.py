@@ -12,6 +12,7 @@ from backend.serving.base import EngineSource, Finding, Found, failure_of, names
 from backend.single_flight import Bounds, SingleFlight
 from backend.values.session import ForEverything, ForNames
 from prompts.kinds import KeyedImage
+from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +21,12 @@ KEPT_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
 
 
-def question_about(task: TaskRequest, image: KeyedImage, wanted: Wanted) -> ForNames | ForEverything:
-    """The question about an image of a task that asks for pre-annotations.
+def question_about(vocabulary: Vocabulary, image: KeyedImage, wanted: Wanted) -> ForNames | ForEverything:
+    """The question about an image on which nothing was drawn or typed.
 
     Whoever asks answers with ``wanted.apply`` of the masks and with ``names_of`` them.
     """
-    return ForEverything(image, task.vocabulary) if wanted.mode is Mode.EVERYTHING else ForNames(image, task.vocabulary)
+    return ForEverything(image, vocabulary) if wanted.mode is Mode.EVERYTHING else ForNames(image, vocabulary)
 
 
 class Preannotator:
@@ -53,7 +54,7 @@ class Preannotator:
         for each in task.images():
             try:
                 image = self._images.load(each.image_url, each.project, each.task_id or None)
-                done, segmenter = segment(self._engine, question_about(each, image, wanted))
+                done, segmenter = segment(self._engine, question_about(each.vocabulary, image, wanted))
                 masks = wanted.apply(done.masks)
                 found.append(Found(each, masks, names_of(masks, each, segmenter)))
                 version = segmenter.engine.version

@@ -56,8 +56,8 @@ way to the target, for the first time or in place of an earlier answer; there; g
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to work on: a key that names it within its source, a task as Label Studio writes it (``id`` and ``data``), and
-    where a person sees it. One that is ``answered`` may have an earlier answer, which a new one is to replace.
+    """One image to work on: a key that names it within its source, where a person sees it, and of a task what Label Studio
+    writes about it (``id`` and ``data``). One that is ``answered`` may have an earlier answer, which a new one is to replace.
     """
 
     key: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,13 @@ from pydantic import SecretStr
 
 from backend.app import create_app
 from backend.assemble import assemble
+from backend.bulk import jobs as jobs_module
 from backend.bulk import run as run_module
+from backend.bulk.jobs import ENDED_JOBS_KEPT, Job
+from backend.bulk.sources import Selection
+from backend.bulk.spec import JobSpec
 from backend.serving import service
+from backend.values.errors import RequestError
 from backend.values.settings import Settings
 from tests.backend.bulk.studio_double import CONFIG, TOKEN, StudioDouble, running
 from tests.backend.test_engine_switch import OTHER
@@ -188,3 +194,63 @@ def test_a_selection_that_goes_to_a_job_keeps_the_extra_parameters_of_the_setup(
         assert client.post("/predict", json=body).json() == {"results": []}
         assert ended(client, client.get("/jobs").json()[0]["id"])["done"] == 12
     assert [len(prediction["result"]) for prediction in double.predictions] == [1] * 12
+
+
+def test_a_selection_of_a_large_project_is_handed_over_without_listing_the_project(
+    double: StudioDouble, tmp_path: Path
+) -> None:
+    """Label Studio asks for 10,000 tasks in batches of 100: each lists its own tasks, and asks about none by itself."""
+    double.with_tasks(1_200)
+    jobs = assemble(settings_for(double, tmp_path)).jobs
+    chosen = [str(task) for task in range(900, 920)]
+    double.predictions = [{"id": 1, "task": 905, "model_version": "colour-1-older", "score": 0.5, "result": []}]
+    assert jobs.hand_over("1", chosen, {})
+    (job,) = jobs.all()
+    wait_for_the_end(job)
+    assert (job.state, job.progress.total, job.progress.done) == ("finished", 20, 20)
+    assert double.asked["/api/tasks"] == 2, "those that were chosen, and those of them that may be answered"
+    assert double.asked["/api/predictions/"] <= 3, "about task 905 alone: whether it is, and what its new prediction replaces"
+    jobs.close()
+
+
+def wait_for_the_end(job: Job) -> None:
+    until = time.monotonic() + 240
+    while not job.has_ended:
+        assert time.monotonic() < until, f"job {job.id} did not end"
+        time.sleep(0.02)
+
+
+def test_a_running_job_is_known_and_can_be_stopped_however_many_come_after_it(double: StudioDouble, tmp_path: Path) -> None:
+    jobs = assemble(settings_for(double.with_tasks(100), tmp_path)).jobs
+    double.gate.clear()
+    first = jobs.start(JobSpec("1"))
+    double.wait_for_an_import()
+    others = [jobs.start(JobSpec("1", selection=Selection(tasks=frozenset({1})))) for _ in range(ENDED_JOBS_KEPT + 5)]
+    assert jobs.get(first.id) is first
+    for each in others:
+        jobs.cancel(each.id)
+    last = jobs.start(JobSpec("1", selection=Selection(tasks=frozenset({1}))))
+    assert jobs.get(first.id) is first
+    assert len(jobs.all()) == ENDED_JOBS_KEPT + 2, "of those that have ended, only the newest are kept"
+    closing = threading.Thread(target=jobs.close)
+    closing.start()
+    assert first.stop.wait(30), "whoever closes tells the running job to stop"
+    double.gate.set()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert first.state == "cancelled"
+    assert last.stop.is_set()
+    assert len(double.predictions) < 100
+
+
+def test_jobs_that_wait_have_a_bound(double: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "MOST_WAITING", 2)
+    jobs = assemble(settings_for(double, tmp_path)).jobs
+    double.gate.clear()
+    for _ in range(2):
+        jobs.start(JobSpec("1"))
+    with pytest.raises(RequestError, match="2 jobs are waiting already"):
+        jobs.start(JobSpec("1"))
+    assert not jobs.hand_over("1", ["1"], {})
+    double.gate.set()
+    jobs.close()

@@ -14,16 +14,16 @@ import pytest
 from pydantic import SecretStr
 
 from backend import assemble as assemble_module
-from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.order import Order, fill
-from backend.bulk.run import Plan, Progress, Run
+from backend.assemble import bulk_context
+from backend.bulk.run import BulkContext, Progress, Run
 from backend.bulk.sinks.studio import StudioSink
+from backend.bulk.spec import JobSpec, resolve
 from backend.bulk.work import AwayError
 from backend.demo.label_studio import Studio
 from backend.labelstudio.api import LabelStudio, Project
 from backend.stores.ledger import FAILED
 from backend.values.settings import Settings
-from tests.backend.bulk.runs import answering
+from tests.backend.bulk.runs import pipeline
 from tests.labelstudio.test_bulk_live import COUNT, project, run, start
 
 __all__ = ["project"]
@@ -34,8 +34,8 @@ FORGED = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
 
 
 @contextmanager
-def parts_of(studio: Studio, home: Path) -> Iterator[BulkParts]:
-    """The parts of ``maskloom prelabel`` over the ledger in ``home``, so that the command can go on with what they did."""
+def parts_of(studio: Studio, home: Path) -> Iterator[BulkContext]:
+    """The context of ``maskloom prelabel`` over the ledger in ``home``, so that the command can go on with what they did."""
     settings = Settings(
         engine="colour",
         home=home,
@@ -43,32 +43,32 @@ def parts_of(studio: Studio, home: Path) -> Iterator[BulkParts]:
         label_studio_url=studio.url,
         label_studio_token=SecretStr(studio.account.token),
     )
-    with closing(bulk_parts(settings, None, threading.Event())) as parts:
-        yield parts
+    context = bulk_context(settings, None, threading.Event())
+    with closing(context.images):
+        yield context
 
 
 @dataclass
 class Begun:
     """A run over a project, which calls ``watch`` whenever predictions were written."""
 
-    parts: BulkParts
+    context: BulkContext
     label_studio: LabelStudio
     project: Project
     watch: Callable[[Progress], None]
 
     def __post_init__(self) -> None:
         stop = threading.Event()
-        self.filled = fill(Order(str(self.project.id)), self.parts.engine.version, lambda: self.label_studio, stop)
-        plan = Plan(self.filled.source, self.filled.sink, self.filled.identity)
-        self.run = Run(self.parts.ledger, self.parts.album, plan, self.watch, stop)
+        self.job = resolve(JobSpec(str(self.project.id)), self.context.engine.version, lambda: self.label_studio, stop)
+        self.run = Run(self.context, self.job, self.watch, stop)
 
     def impatient(self) -> Begun:
-        assert isinstance(self.filled.sink, StudioSink)
-        self.run.plan = replace(self.run.plan, sink=replace(self.filled.sink, patience_s=2.0))
+        assert isinstance(self.job.sink, StudioSink)
+        self.run.job = replace(self.job, sink=replace(self.job.sink, patience_s=2.0))
         return self
 
     def work(self) -> Progress:
-        return self.run.work(answering(self.parts, self.filled))
+        return self.run.work(pipeline(self.context, self.job))
 
 
 class InTheMiddle:
@@ -146,10 +146,10 @@ def test_a_task_that_is_deleted_in_the_middle_costs_that_task_alone(
 ) -> None:
     last = max(task.id for task in label_studio.list_tasks(project.id))
     delete = InTheMiddle(lambda: label_studio.call("DELETE", f"/api/tasks/{last}/"))
-    with parts_of(studio, tmp_path) as parts:
-        begun = Begun(parts, label_studio, project, delete)
+    with parts_of(studio, tmp_path) as context:
+        begun = Begun(context, label_studio, project, delete)
         progress = begun.work()
-        (failure,) = parts.ledger.entries(begun.run.id, FAILED)
+        (failure,) = context.ledger.entries(begun.run.id, FAILED)
     assert (progress.done, progress.failed) == (COUNT - 1, 1)
     assert failure.key == str(last)
     assert "was the task deleted?" in failure.reason
@@ -169,8 +169,8 @@ def test_label_studio_may_restart_in_the_middle(
         back.append(threading.Thread(target=start_studio, args=(restartable,)))
         back[0].start()
 
-    with parts_of(restartable, tmp_path) as parts, caplog.at_level(logging.WARNING):
-        progress = Begun(parts, label_studio, project, InTheMiddle(restart)).work()
+    with parts_of(restartable, tmp_path) as context, caplog.at_level(logging.WARNING):
+        progress = Begun(context, label_studio, project, InTheMiddle(restart)).work()
     back[0].join()
     assert (progress.done, progress.failed) == (COUNT, 0)
     assert "Label Studio does not answer; waiting for it, for at most 600 s" in caplog.text
@@ -181,14 +181,14 @@ def test_label_studio_that_stays_away_ends_the_run_which_can_be_resumed(
     restartable: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assemble_module, "LABEL_STUDIO_PATIENCE_S", 2.0)
-    with parts_of(restartable, tmp_path) as parts:
-        begun = Begun(parts, label_studio, project, InTheMiddle(lambda: stop_studio(restartable))).impatient()
+    with parts_of(restartable, tmp_path) as context:
+        begun = Begun(context, label_studio, project, InTheMiddle(lambda: stop_studio(restartable))).impatient()
         with pytest.raises(AwayError, match="run the same command again when it is back"):
             begun.work()
-        row = parts.ledger.run(begun.run.id)
+        row = context.ledger.run(begun.run.id)
         assert row is not None
         assert row.state == "broken"
-        assert parts.ledger.counts(begun.run.id)[FAILED] == 0
+        assert context.ledger.counts(begun.run.id)[FAILED] == 0
     start_studio(restartable)
     assert f"{COUNT} of {COUNT} images done" in run(restartable, tmp_path, "prelabel", str(project.id), "--resume")
     assert per_task(label_studio, project) == {1: COUNT}

@@ -1,8 +1,9 @@
-"""Answers as one file for each image: YOLO's polygons, or PNGs of label numbers."""
+"""Results as one file for each image: YOLO's polygons, or PNGs of label numbers."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from backend.bulk.recipe import Form
 from backend.bulk.sinks.lines import disk_at, make_last
-from backend.bulk.values import Answer, decode_mask
+from backend.bulk.values import Form, ItemResult, decode_mask
 from backend.labelstudio.shapes import polygon
 from backend.pictures import PALETTE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class FilesSink:
     folder: Path
     kind: str
     place: Callable[[str], str]
-    save: Callable[[Answer, Path], None]
+    save: Callable[[ItemResult, Path], None]
     describe: Callable[[Path], None]
 
     @property
@@ -42,13 +44,13 @@ class FilesSink:
     def remove(self, keys: Sequence[str]) -> None:
         """Nothing to do: files are written over."""
 
-    def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
-        for answer in answers:
-            path = self._path(answer.item.key)
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        paths = {self._path(result.item.key): result for result in results}
+        for path, result in paths.items():
             with disk_at(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.save(answer, _partial(path))
-        for path in {self._path(answer.item.key) for answer in answers}:
+                self.save(result, _partial(path))
+        for path in paths:
             with disk_at(path):
                 make_last(_partial(path))
                 _partial(path).replace(path)
@@ -68,18 +70,19 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def yolo_folder(folder: Path, labels: Sequence[str]) -> FilesSink:
+def yolo_folder(folder: Path, labels: Sequence[str], shares_stem: Callable[[str], bool]) -> FilesSink:
     """YOLO's segmentation labels (https://docs.ultralytics.com/datasets/segment/): a line for every polygon, the number of its
     label and its points in 0..1. A mask of several parts gives several lines; a hole is opened by a slit. ``cats/a.jpg`` has
-    its lines in ``cats/a.txt``, as YOLO looks for them.
+    its lines in ``cats/a.txt``, as YOLO looks for them; one that ``shares_stem`` with another image, which YOLO would take for
+    the same, in ``cats/a.jpg.txt``.
     """
     numbers = {label: number for number, label in enumerate(labels)}
 
-    def save(answer: Answer, path: Path) -> None:
+    def save(result: ItemResult, path: Path) -> None:
         lines = []
-        for region in answer.regions:
-            if answer.size is not None and region.label in numbers:
-                for shape in polygon.write(decode_mask(region.rle, answer.size)):
+        for region in result.regions:
+            if result.size is not None and region.label in numbers:
+                for shape in polygon.write(decode_mask(region.rle, result.size)):
                     points = np.asarray(shape.value["points"], np.float64).ravel() / 100
                     lines.append(f"{numbers[region.label]} {' '.join(f'{value:.6f}' for value in points)}\n")
         path.write_text("".join(lines), encoding="ascii")
@@ -88,7 +91,13 @@ def yolo_folder(folder: Path, labels: Sequence[str]) -> FilesSink:
         names = "".join(f"  {number}: {json.dumps(label)}\n" for label, number in numbers.items())
         (target / "data.yaml").write_text(f"names:\n{names}", encoding="utf-8")
 
-    return FilesSink(folder, "YOLO labels", lambda key: str(PurePosixPath(key).with_suffix(".txt")), save, describe)
+    def place(key: str) -> str:
+        if not shares_stem(key):
+            return str(PurePosixPath(key).with_suffix(".txt"))
+        log.warning("%s has its lines in %s.txt: YOLO cannot tell it from an image with another ending; rename one", key, key)
+        return f"{key}.txt"
+
+    return FilesSink(folder, "YOLO labels", place, save, describe)
 
 
 def png_folder(folder: Path, labels: Sequence[str]) -> FilesSink:
@@ -98,13 +107,13 @@ def png_folder(folder: Path, labels: Sequence[str]) -> FilesSink:
     numbers = {label: number for number, label in enumerate(labels, start=1)}
     kind = np.uint8 if len(labels) < 256 else np.uint16
 
-    def save(answer: Answer, path: Path) -> None:
-        if answer.size is None:
+    def save(result: ItemResult, path: Path) -> None:
+        if result.size is None:
             return
-        canvas: NDArray[np.uint8 | np.uint16] = np.zeros((answer.size.height, answer.size.width), kind)
-        for region in sorted(answer.regions, key=lambda region: region.score):
+        canvas: NDArray[np.uint8 | np.uint16] = np.zeros((result.size.height, result.size.width), kind)
+        for region in sorted(result.regions, key=lambda region: region.score):
             if region.label in numbers:
-                canvas[decode_mask(region.rle, answer.size)] = numbers[region.label]
+                canvas[decode_mask(region.rle, result.size)] = numbers[region.label]
         picture = PillowImage.fromarray(canvas)
         if kind is np.uint8:
             picture.putpalette([0, 0, 0, *(channel for row in range(255) for channel in PALETTE[row % len(PALETTE)])])

@@ -1,4 +1,4 @@
-"""Answers gathered in one file: each is appended as a line that lasts, and the lines become the file at the end."""
+"""Results gathered in one file: each is appended as a line that lasts, and the lines become the file at the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from backend.bulk.recipe import Form
-from backend.bulk.values import Answer
+from backend.bulk.values import Form, ItemResult
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError
 
@@ -36,7 +35,7 @@ def make_last(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LinesSink:
-    """A file made of lines: ``line`` turns an answer into one, ``assemble`` turns the last line of every key into the file.
+    """A file made of lines: ``line`` turns a result into one, ``assemble`` turns the last line of every key into the file.
 
     ``mark`` tells the lines of one command from those of another one that makes the same file.
     """
@@ -44,7 +43,7 @@ class LinesSink:
     path: Path
     kind: str
     form: Form
-    line: Callable[[Answer], Json]
+    line: Callable[[ItemResult], Json]
     assemble: Callable[[Iterator[tuple[str, Json]], IO[str]], None]
     mark: str
 
@@ -65,8 +64,8 @@ class LinesSink:
     def remove(self, keys: Sequence[str]) -> None:
         """Nothing to do: the last line of a key counts."""
 
-    def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
-        lines = "".join(json.dumps([answer.item.key, self.line(answer)]) + "\n" for answer in answers).encode()
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        lines = "".join(json.dumps([result.item.key, self.line(result)]) + "\n" for result in results).encode()
         with disk_at(self.parts):
             self.parts.parent.mkdir(parents=True, exist_ok=True)
             with self.parts.open("ab") as file:
@@ -116,8 +115,8 @@ class LinesSink:
 def import_file(path: Path, data_of: Callable[[Item], Json], mark: str) -> LinesSink:
     """Tasks with predictions as Label Studio imports them; ``data_of`` says what an item's ``data`` shall be there."""
 
-    def line(answer: Answer) -> Json:
-        return {"data": data_of(answer.item), "predictions": [dict(answer.prediction)]}
+    def line(result: ItemResult) -> Json:
+        return {"data": data_of(result.item), "predictions": [dict(result.prediction)]}
 
     def assemble(lines: Iterator[tuple[str, Json]], out: IO[str]) -> None:
         _write_list(out, (task for _, task in lines))
@@ -132,10 +131,10 @@ def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str],
     """
     numbers = {label: number for number, label in enumerate(labels, start=1)}
 
-    def line(answer: Answer) -> Json:
-        if answer.size is None:
-            raise ValueError(f"expected an answer with a size, got none for {answer.item.key}")
-        size = [answer.size.height, answer.size.width]
+    def line(result: ItemResult) -> Json:
+        if result.size is None:
+            raise ValueError(f"expected a result with a size, got none for {result.item.key}")
+        size = [result.size.height, result.size.width]
         annotations = [
             {
                 "category_id": numbers[region.label],
@@ -145,10 +144,10 @@ def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str],
                 "score": region.score,
                 "iscrowd": 0,
             }
-            for region in answer.regions
+            for region in result.regions
             if region.label in numbers
         ]
-        return {"file_name": name_of(answer.item), "size": size, "annotations": annotations}
+        return {"file_name": name_of(result.item), "size": size, "annotations": annotations}
 
     def assemble(lines: Iterator[tuple[str, Json]], out: IO[str]) -> None:
         found = list(_image_rows(lines, path.with_name(f"{path.name}.annotations")))

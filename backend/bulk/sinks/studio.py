@@ -1,4 +1,4 @@
-"""Answers as predictions of a Label Studio project, each once, whatever happens to the connection."""
+"""Results as predictions of a Label Studio project, each once, whatever happens to the connection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from backend.bulk.recipe import Form
-from backend.bulk.values import Answer
+from backend.bulk.values import Form, ItemResult
 from backend.bulk.work import wait_for
 from backend.labelstudio.api import LabelStudio, Prediction, is_up
 from backend.values.errors import RemoteError
@@ -44,32 +43,32 @@ class StudioSink:
         for key in keys:
             self._patiently(partial(self._remove, key))
 
-    def write(self, answers: Sequence[Answer]) -> Mapping[str, str]:
-        """Store predictions in one request; after an answer that leaves it open whether they were stored, look first.
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        """Store predictions in one request; after a reply that leaves it open whether they were stored, look first.
 
         Label Studio refuses a request as a whole when one of its tasks is gone: then they are sent one by one.
         """
-        parcel = _Parcel(self, list(answers))
+        delivery = _Delivery(self, list(results))
         try:
-            self._patiently(parcel.send)
+            self._patiently(delivery.send)
         except RemoteError as error:
             if error.is_passing:
                 raise
-            return self._send_each(parcel.left, error)
+            return self._send_each(delivery.left, error)
         return {}
 
     def finish(self) -> str:
         return f"{self.label_studio.url}/projects/{self.project_id}/data"
 
-    def store(self, answers: Sequence[Answer]) -> None:
+    def store(self, results: Sequence[ItemResult]) -> None:
         """Send predictions, once."""
-        if answers:
-            predictions = {int(answer.item.key): _prediction(answer, self.version) for answer in answers}
+        if results:
+            predictions = {int(result.item.key): _prediction(result, self.version) for result in results}
             self.label_studio.import_predictions(self.project_id, predictions)
 
-    def missing(self, answers: Sequence[Answer]) -> list[Answer]:
-        """The answers that are not there. Asks once, for each of them."""
-        return [answer for answer in answers if not self._numbers(answer.item.key)]
+    def missing(self, results: Sequence[ItemResult]) -> list[ItemResult]:
+        """The results that are not there. Asks once, for each of them."""
+        return [result for result in results if not self._numbers(result.item.key)]
 
     def _numbers(self, key: str) -> list[int]:
         return self.label_studio.prediction_ids(int(key), self.version)
@@ -78,13 +77,13 @@ class StudioSink:
         for prediction in self._numbers(key):
             self.label_studio.delete_prediction(prediction)
 
-    def _patiently(self, deed: Callable[[], T]) -> T:
-        """What a deed gives, which is tried again while Label Studio is away or busy."""
+    def _patiently(self, request: Callable[[], T]) -> T:
+        """What a request gives, which is tried again while Label Studio is away or busy."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                return deed()
+                return request()
             except RemoteError as error:
                 if not error.is_passing:
                     raise
@@ -93,23 +92,23 @@ class StudioSink:
                 self.stop.wait(error.after_s if error.after_s is not None else FIRST_PAUSE_S * 2 ** (attempt - 1))
                 wait_for(lambda: is_up(self.label_studio.url), self.stop, self.patience_s)
 
-    def _send_each(self, answers: Sequence[Answer], refusal: RemoteError) -> Mapping[str, str]:
-        if len(answers) == 1:
+    def _send_each(self, results: Sequence[ItemResult], refusal: RemoteError) -> Mapping[str, str]:
+        if len(results) == 1:
             if refusal.status in (401, 403):
                 raise refusal
-            return {answers[0].item.key: f"Label Studio does not take its prediction, was the task deleted? {refusal}"}
+            return {results[0].item.key: f"Label Studio does not take its prediction, was the task deleted? {refusal}"}
         reasons: dict[str, str] = {}
-        for answer in answers:
-            reasons |= self.write([answer])
+        for result in results:
+            reasons |= self.write([result])
         return reasons
 
 
 @dataclass(slots=True)
-class _Parcel:
-    """Answers on their way: those that are ``left``, and whether some of them may be there already."""
+class _Delivery:
+    """Results on their way: those that are ``left``, and whether some of them may be there already."""
 
     sink: StudioSink
-    left: list[Answer]
+    left: list[ItemResult]
     in_doubt: bool = False
 
     def send(self) -> None:
@@ -124,8 +123,8 @@ class _Parcel:
             raise
 
 
-def _prediction(answer: Answer, version: str) -> Prediction:
-    return Prediction(version, answer.prediction.get("score"), answer.prediction.get("result") or ())
+def _prediction(result: ItemResult, version: str) -> Prediction:
+    return Prediction(version, result.prediction.get("score"), result.prediction.get("result") or ())
 
 
 def _given_up(error: RemoteError, attempts: int) -> RemoteError:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from backend.assemble import BulkParts, bulk_parts
-from backend.bulk.order import Filled, Order, fill
-from backend.bulk.run import Answering, Plan, Run
-from backend.bulk.values import Answer
-from backend.bulk.work import Flow, Worker, answers
-from backend.stores.ledger import Item
+from backend.assemble import bulk_context
+from backend.bulk.run import BulkContext, Pipeline, Run
+from backend.bulk.spec import BulkJob, JobSpec, resolve
+from backend.bulk.work import PipelineLimits, Worker, process
 from backend.values.settings import Settings
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square
 
@@ -36,25 +35,21 @@ def picture_folder(folder: Path, count: int) -> Path:
     return folder
 
 
-def parts_for(root: Path | None, home: Path) -> BulkParts:
-    return bulk_parts(Settings(engine="colour", home=home), root, threading.Event())
+def context_for(root: Path | None, home: Path) -> BulkContext:
+    return bulk_context(Settings(engine="colour", home=home), root, threading.Event())
 
 
-def fill_order(parts: BulkParts, order: Order) -> Filled:
-    return fill(order, parts.engine.version, parts.studio, threading.Event())
+def job_of(context: BulkContext, spec: JobSpec) -> BulkJob:
+    return resolve(spec, context.engine.version, context.studio, threading.Event())
 
 
-def answering(parts: BulkParts, filled: Filled, flow: Flow | None = None) -> Answering:
-    worker = Worker(parts.images, parts.engine.segmenter, filled.recipe)
-
-    def answer(items: Iterable[Item]) -> Iterator[Answer]:
-        return answers(worker, items, parts.engine.version, flow or Flow())
-
-    return answer
+def pipeline(context: BulkContext, job: BulkJob) -> Pipeline:
+    worker = Worker(context.images, context.engine.segmenter, job.recipe)
+    return partial(process, worker, version=context.engine.version, limits=PipelineLimits())
 
 
-def run_of(parts: BulkParts, filled: Filled, limit: int | None = None, again: bool = False) -> Run:
-    return Run(parts.ledger, parts.album, Plan(filled.source, filled.sink, filled.identity, limit, again))
+def run_of(context: BulkContext, job: BulkJob, limit: int | None = None, again: bool = False) -> Run:
+    return Run(context, replace(job, limit=limit, again=again))
 
 
 def same(mask: np.ndarray, other: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ CONFIG = (
 class StudioDouble:
     """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them. ``busy`` are
     the statuses that the next questions about predictions and deletions of them meet. Imports wait while ``gate`` is cleared.
+    ``asked`` counts the questions by their path.
     """
 
     config: str = CONFIG
@@ -41,6 +43,7 @@ class StudioDouble:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
     gate: threading.Event = field(default_factory=threading.Event)
     at_gate: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
     url: str = ""
     server: ThreadingHTTPServer | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,6 +91,7 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            double.asked[url.path] += 1
             if url.path == "/health":
                 self.answer(200, {"status": "UP"})
             elif self.headers.get("Authorization") != f"Token {TOKEN}":
@@ -99,7 +103,9 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
             elif url.path == "/api/ml/":
                 self.answer(200, double.backends)
             elif url.path == "/api/tasks":
-                self.answer(200, {"tasks": self.page(query), "total": len(double.tasks)})
+                listed = self.listed(json.loads(query.get("query", "{}")))
+                size, number = int(query["page_size"]), int(query["page"])
+                self.answer(200, {"tasks": listed[size * (number - 1) : size * number], "total": len(listed)})
             elif double.busy:
                 self.answer(double.busy.pop(0), {"detail": "not now"}, {"Retry-After": "0"})
             elif int(query["task"]) in double.tasks:
@@ -107,14 +113,20 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
             else:
                 self.answer(400, {"task": ["Select a valid choice. That choice is not one of the available choices."]})
 
-        def page(self, query: dict[str, str]) -> list[dict[str, Any]]:
-            size, number = int(query["page_size"]), int(query["page"])
-            counts = double.per_task()
-            listed = [
+        def listed(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+            """The tasks that a query chooses, as Label Studio 1.23 does it: by number, and by a part of a model version."""
+            counts, chosen = double.per_task(), set(double.tasks)
+            if not query.get("selectedItems", {"all": True})["all"]:
+                chosen &= set(query["selectedItems"]["included"])
+            for item in query.get("filters", {"items": []})["items"]:
+                assert (item["filter"], item["operator"]) == ("filter:tasks:predictions_model_versions", "contains")
+                made = [each for each in double.predictions if any(part in each["model_version"] for part in item["value"])]
+                chosen &= {each["task"] for each in made}
+            return [
                 {"id": task, "data": data, "total_annotations": 0, "total_predictions": counts[task]}
                 for task, data in double.tasks.items()
+                if task in chosen
             ]
-            return listed[size * (number - 1) : size * number]
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -19,13 +19,13 @@ import pytest
 from PIL import Image as PillowImage
 
 from backend.bulk import cluster as engine
-from backend.bulk.recipe import Recipe, config_for
-from backend.bulk.sources import FolderSource
-from backend.bulk.work import AwayError, Flow
+from backend.bulk.recipe import TaskRecipe, config_for
+from backend.bulk.spec import JobSpec
+from backend.bulk.work import AwayError, PipelineLimits
 from backend.demo.photos import find_examples
 from backend.values.settings import Settings
 from prompts.kinds import KeyedImage
-from tests.backend.bulk.runs import picture_folder
+from tests.backend.bulk.runs import context_for, job_of, picture_folder
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'maskloom[ray]'")
 pytestmark = pytest.mark.timeout(900)
@@ -138,10 +138,10 @@ class Away:
 
 def test_what_ends_a_run_travels_from_an_actor_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "bulk_images", lambda *_: Away())
-    settings, recipe = {"engine": "colour", "home": tmp_path}, Recipe(config_for((("red", ()),)))
-    actor = engine.Actor(pickle.dumps({"settings": settings, "root": None, "recipe": recipe, "flow": Flow()}))
+    settings, recipe = {"engine": "colour", "home": tmp_path}, TaskRecipe(config_for((("red", ()),)))
+    actor = engine.Actor(pickle.dumps({"settings": settings, "root": None, "recipe": recipe, "limits": PipelineLimits()}))
     rows = actor({"item": [json.dumps({"key": "1", "task": {"id": 1, "data": {"image": "/a.png"}}, "link": ""})]})
-    (found,) = map(pickle.loads, rows["answer"])
+    (found,) = map(pickle.loads, rows["result"])
     assert isinstance(found, AwayError)
     assert str(found) == "Label Studio did not answer for 600 s"
 
@@ -164,7 +164,7 @@ class Here:
         for start in range(0, len(self.rows), self.batch_size):
             self.batches += 1
             found = self.actor({"item": [row["item"] for row in self.rows[start : start + self.batch_size]]})
-            yield from ({"answer": answer} for answer in found["answer"])
+            yield from ({"result": result} for result in found["result"])
 
 
 def test_a_stop_ends_a_wave_of_many_items_that_were_sent_out_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,10 +172,11 @@ def test_a_stop_ends_a_wave_of_many_items_that_were_sent_out_already(tmp_path: P
     photos, here, stop = picture_folder(tmp_path / "photos", 60), Here(), threading.Event()
     monkeypatch.setattr(engine, "_start", lambda *_: here)
     monkeypatch.setattr(engine, "_resources", lambda _: {})
-    config = config_for((("red", ()),))
-    settings, source = Settings(engine="colour", home=tmp_path), FolderSource(photos, config)
-    work = engine.RayAnswering(settings, photos, Recipe(config), Flow(), engine.Crew(None, 2, stop))
-    found = work(source.items())
+    settings = Settings(engine="colour", home=tmp_path)
+    context = context_for(photos, tmp_path)
+    job = job_of(context, JobSpec(str(photos), labels="red"))
+    work = engine.RayPipeline(settings, photos, job.recipe, PipelineLimits(), engine.Cluster(None, 2, stop))
+    found = work(job.source.items())
     assert not next(found).failure
     stop.set()
     assert len(list(found)) < engine.SENT_AT_ONCE

@@ -13,12 +13,13 @@ from PIL import Image
 from pydantic import SecretStr
 
 from backend.app import create_app
-from backend.assemble import BulkParts, EngineHandle, assemble, bulk_parts
-from backend.bulk.order import Order
+from backend.assemble import EngineHandle, assemble, bulk_context
+from backend.bulk.run import BulkContext
+from backend.bulk.spec import JobSpec
 from backend.values.errors import ConfigError, RequestError
 from backend.values.settings import Settings
 from tests.backend.bulk import every_shape
-from tests.backend.bulk.runs import answering, fill_order, run_of
+from tests.backend.bulk.runs import job_of, pipeline, run_of
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square
 
@@ -78,29 +79,29 @@ def with_everything(engine: EngineHandle) -> None:
 
 def from_the_server(double: StudioDouble, folder: Path, extra_params: Any) -> dict[str, Any]:
     """What /predict answers to a project with these extra parameters."""
-    parts = assemble(settings(double, folder, "server"))
-    with_everything(parts.engine)
+    context = assemble(settings(double, folder, "server"))
+    with_everything(context.engine)
     body = {"tasks": [{"id": 1, "data": double.tasks[1]}], "project": "1.17", "label_config": double.config}
-    with TestClient(create_app(parts)) as client:
+    with TestClient(create_app(context)) as client:
         setup = {"project": "1.17", "schema": double.config, "extra_params": extra_params}
         assert client.post("/setup", json=setup).status_code == 200
         (answer,) = client.post("/predict", json=body).json()["results"]
     return without_ids(answer)
 
 
-def from_a_run(double: StudioDouble, folder: Path, order: Order | None = None) -> dict[str, Any]:
+def from_a_run(double: StudioDouble, folder: Path, spec: JobSpec | None = None) -> dict[str, Any]:
     """The prediction that a run writes to the project."""
-    parts = bulk(double, folder)
-    filled = fill_order(parts, order or Order("1"))
-    assert run_of(parts, filled).work(answering(parts, filled)).done == 1
+    context = bulk(double, folder)
+    job = job_of(context, spec or JobSpec("1"))
+    assert run_of(context, job).work(pipeline(context, job)).done == 1
     (prediction,) = double.predictions
     return without_ids({name: prediction[name] for name in ("result", "score", "model_version")})
 
 
-def bulk(double: StudioDouble, folder: Path) -> BulkParts:
-    parts = bulk_parts(settings(double, folder, "bulk"), None, threading.Event())
-    with_everything(parts.engine)
-    return parts
+def bulk(double: StudioDouble, folder: Path) -> BulkContext:
+    context = bulk_context(settings(double, folder, "bulk"), None, threading.Event())
+    with_everything(context.engine)
+    return context
 
 
 def without_ids(answer: dict[str, Any]) -> dict[str, Any]:
@@ -154,22 +155,22 @@ def test_choices_that_name_regions_are_the_same_too(double: StudioDouble, tmp_pa
 
 def test_what_is_typed_replaces_the_extra_parameters_and_least_scores_are_added(double: StudioDouble, tmp_path: Path) -> None:
     attach(double, {"mode": "semantic"})
-    order = Order("1", params='{"mode": "boxes", "threshold": 0.2}', min_score="Mat=1")
+    spec = JobSpec("1", params='{"mode": "boxes", "threshold": 0.2}', min_score="Mat=1")
     expected = from_the_server(double, tmp_path, {"mode": "boxes", "threshold": 0.2, "thresholds": {"Mat": 1}})
-    assert from_a_run(double, tmp_path, order) == expected
+    assert from_a_run(double, tmp_path, spec) == expected
 
 
 def test_parameters_that_cannot_be_meant_are_refused(double: StudioDouble, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="expected a JSON object of extra parameters"):
-        fill_order(bulk(double, tmp_path), Order("1", params="semantic"))
+        job_of(bulk(double, tmp_path), JobSpec("1", params="semantic"))
     attach(double, {"mode": "panoptik"})
     with pytest.raises(ConfigError, match="'mode' can be instance, semantic, panoptic"):
-        fill_order(bulk(double, tmp_path), Order("1"))
+        job_of(bulk(double, tmp_path), JobSpec("1"))
 
 
 def test_another_mode_is_another_run(double: StudioDouble, tmp_path: Path) -> None:
-    parts = bulk(double, tmp_path)
+    context = bulk(double, tmp_path)
     modes = ("instance", "semantic", "panoptic")
-    runs = [fill_order(parts, Order("1", params=f'{{"mode": "{mode}", "stuff": ["Mat", "blue"]}}')) for mode in modes]
-    assert len({filled.identity.digest for filled in runs}) == 3
-    assert fill_order(parts, Order("1", params='{"stuff": ["blue", "Mat"]}')).identity == runs[0].identity
+    runs = [job_of(context, JobSpec("1", params=f'{{"mode": "{mode}", "stuff": ["Mat", "blue"]}}')) for mode in modes]
+    assert len({job.identity.digest for job in runs}) == 3
+    assert job_of(context, JobSpec("1", params='{"stuff": ["blue", "Mat"]}')).identity == runs[0].identity

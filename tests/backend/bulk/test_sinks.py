@@ -14,24 +14,25 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backend.bulk.order import Order
 from backend.bulk.sinks.files import png_folder, yolo_folder
 from backend.bulk.sinks.lines import coco_file
-from backend.bulk.values import Answer, Found, Target, decode_mask, encode_mask
+from backend.bulk.spec import JobSpec
+from backend.bulk.values import FoundRegion, ItemResult, Target, decode_mask, encode_mask
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
 from prompts.geometry import Size, polygon_mask
-from tests.backend.bulk.runs import answering, drawn, fill_order, parts_for, picture_folder, run_of, same
+from tests.backend.bulk.runs import context_for, drawn, job_of, picture_folder, pipeline, run_of, same
+from tests.backend.pictures import BLUE, RED, paint
 
 LABELS = ["red", "blue"]
 SIZE = Size(48, 64)
 
 
-def answer(number: int, *regions: tuple[str, float, np.ndarray]) -> Answer:
+def answer(number: int, *regions: tuple[str, float, np.ndarray]) -> ItemResult:
     item = Item(f"{number}.png", {"id": f"{number}.png", "data": {}}, "")
-    found = [Found(label, score, int(mask.sum()), (0, 0, 64, 48), encode_mask(mask)) for label, score, mask in regions]
-    return Answer(item, SIZE, found)
+    found = [FoundRegion(label, score, int(mask.sum()), (0, 0, 64, 48), encode_mask(mask)) for label, score, mask in regions]
+    return ItemResult(item, SIZE, found)
 
 
 def shapes(number: int) -> list[tuple[str, float, np.ndarray]]:
@@ -62,7 +63,7 @@ def test_more_labels_than_a_byte_holds_make_16_bit_pngs(tmp_path: Path) -> None:
 
 
 def test_yolo_lines_draw_the_masks_again(tmp_path: Path) -> None:
-    sink = yolo_folder(tmp_path, LABELS)
+    sink = yolo_folder(tmp_path, LABELS, lambda key: False)
     sink.write([answer(3, *shapes(3)), answer(4)])
     sink.finish()
     assert (tmp_path / "4.txt").read_text() == ""
@@ -92,7 +93,7 @@ def test_a_coco_row_has_the_sides_the_box_the_area_and_the_score_where_coco_has_
     """An image of 64 x 48 with a region of 5 x 6 at (3, 4)."""
     item = Item("7", {"id": 7, "data": {}}, "")
     sink = coco_file(tmp_path / "coco.json", LABELS, lambda item: f"{item.key}.png", "mine")
-    sink.write([Answer(item, SIZE, [Found("blue", 0.25, 29, (3, 4, 5, 6), "rle"), Found("strange", 0.5, 1)])])
+    sink.write([ItemResult(item, SIZE, [FoundRegion("blue", 0.25, 29, (3, 4, 5, 6), "rle"), FoundRegion("strange", 0.5, 1)])])
     sink.finish()
     made = json.loads((tmp_path / "coco.json").read_text())
     assert made["images"] == [{"id": 1, "file_name": "7.png", "height": 48, "width": 64}]
@@ -104,12 +105,12 @@ def test_a_coco_row_has_the_sides_the_box_the_area_and_the_score_where_coco_has_
 
 def test_coco_masks_equal_those_of_label_studio(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 5)
-    parts = parts_for(photos, tmp_path / "home")
+    context = context_for(photos, tmp_path / "home")
     for target in (Target.COCO, Target.IMPORT):
-        order = Order(str(photos), target, tmp_path / f"{target}.json", labels="red, blue")
-        filled = fill_order(parts, order)
-        run_of(parts, filled).work(answering(parts, filled))
-        filled.sink.finish()
+        spec = JobSpec(str(photos), target, tmp_path / f"{target}.json", labels="red, blue")
+        job = job_of(context, spec)
+        run_of(context, job).work(pipeline(context, job))
+        job.sink.finish()
     coco = COCO(str(tmp_path / "coco.json"))
     tasks = {task["data"]["image"][-8:]: task["predictions"][0] for task in json.loads((tmp_path / "import.json").read_text())}
     for image in coco.loadImgs(coco.getImgIds()):
@@ -122,34 +123,34 @@ def test_coco_masks_equal_those_of_label_studio(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("spec", "words"),
     [
-        (Order("{root}"), "say what to look for"),
-        (Order("{root}", labels="=kitten"), "expected labels like"),
-        (Order("{root}", labels="cat", min_score="cat=2"), "expected a score in 0..1"),
-        (Order("{root}", labels="cat", min_score="high"), "expected a score in 0..1"),
-        (Order("{root}", Target.PREDICTIONS, labels="cat"), "predictions go to a project"),
-        (Order("{root}", config=Path("/nowhere/config.xml")), "config.xml cannot be read: .*name another file with --config"),
-        (Order("{root}", Target.PNG, Path("{root}"), labels="cat"), "would lie among the images .*choose another --out"),
+        (JobSpec("{root}"), "say what to look for"),
+        (JobSpec("{root}", labels="=kitten"), "expected labels like"),
+        (JobSpec("{root}", labels="cat", min_score="cat=2"), "expected a score in 0..1"),
+        (JobSpec("{root}", labels="cat", min_score="high"), "expected a score in 0..1"),
+        (JobSpec("{root}", Target.PREDICTIONS, labels="cat"), "predictions go to a project"),
+        (JobSpec("{root}", config=Path("/nowhere/config.xml")), "config.xml cannot be read: .*name another file with --config"),
+        (JobSpec("{root}", Target.PNG, Path("{root}"), labels="cat"), "would lie among the images .*choose another --out"),
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused_with_what_to_say(tmp_path: Path, order: Order, words: str) -> None:
+def test_a_job_that_makes_no_sense_is_refused_with_what_to_say(tmp_path: Path, spec: JobSpec, words: str) -> None:
     photos = picture_folder(tmp_path / "photos", 1)
-    if order.out is not None:
-        order = replace(order, out=photos)
+    if spec.out is not None:
+        spec = replace(spec, out=photos)
     with pytest.raises((RequestError, ConfigError), match=words):
-        fill_order(parts_for(photos, tmp_path / "home"), replace(order, source=str(photos)))
+        job_of(context_for(photos, tmp_path / "home"), replace(spec, source=str(photos)))
 
 
 def test_a_file_holds_the_answers_of_one_command_whatever_another_one_wrote_there(tmp_path: Path) -> None:
     """A label's number is its place among the labels of the command: another one's answers would be read as other labels."""
     photos, out = picture_folder(tmp_path / "photos", 4), tmp_path / "coco.json"
-    parts = parts_for(photos, tmp_path / "home")
+    context = context_for(photos, tmp_path / "home")
 
     def found(labels: str, limit: int | None) -> dict[str, set[str]]:
-        filled = fill_order(parts, Order(str(photos), Target.COCO, out, labels=labels))
-        run_of(parts, filled, limit).work(answering(parts, filled))
-        filled.sink.finish()
+        job = job_of(context, JobSpec(str(photos), Target.COCO, out, labels=labels))
+        run_of(context, job, limit).work(pipeline(context, job))
+        job.sink.finish()
         coco = COCO(str(out))
         names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
         images = coco.loadImgs(coco.getImgIds())
@@ -163,11 +164,11 @@ def test_a_file_holds_the_answers_of_one_command_whatever_another_one_wrote_ther
 def test_another_prefix_makes_another_import_file(tmp_path: Path) -> None:
     photos, out = picture_folder(tmp_path / "photos", 2), tmp_path / "import.json"
     (photos / "0001.png").rename(photos / "1 of #2.png")
-    parts = parts_for(photos, tmp_path / "home")
+    context = context_for(photos, tmp_path / "home")
     for prefix in ("/a/", "https://b/"):
-        filled = fill_order(parts, Order(str(photos), Target.IMPORT, out, labels="red", url_prefix=prefix))
-        run_of(parts, filled).work(answering(parts, filled))
-        filled.sink.finish()
+        job = job_of(context, JobSpec(str(photos), Target.IMPORT, out, labels="red", url_prefix=prefix))
+        run_of(context, job).work(pipeline(context, job))
+        job.sink.finish()
         assert [task["data"]["image"] for task in json.loads(out.read_text())] == [
             f"{prefix}0000.png",
             f"{prefix}1%20of%20%232.png",
@@ -176,11 +177,27 @@ def test_another_prefix_makes_another_import_file(tmp_path: Path) -> None:
 
 def test_masks_that_were_made_inside_the_folder_are_no_images_of_the_next_run(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 3)
-    parts = parts_for(photos, tmp_path / "home")
-    order = Order(str(photos), Target.PNG, photos / "png-masks", labels="red")
+    context = context_for(photos, tmp_path / "home")
+    spec = JobSpec(str(photos), Target.PNG, photos / "png-masks", labels="red")
     for _ in range(2):
-        filled = fill_order(parts, order)
-        assert run_of(parts, filled).work(answering(parts, filled)).total == 3
+        job = job_of(context, spec)
+        assert run_of(context, job).work(pipeline(context, job)).total == 3
     assert len(list((photos / "png-masks").glob("*.png"))) == 3
-    above = fill_order(parts, Order(str(photos), Target.YOLO, tmp_path, labels="red"))
+    above = job_of(context, JobSpec(str(photos), Target.YOLO, tmp_path, labels="red"))
     assert len(list(above.source.items())) == 3 + 3
+
+
+def test_images_that_differ_in_their_endings_alone_keep_their_lines_apart(tmp_path: Path) -> None:
+    """``a.png`` shows a red disc, ``a.jpg`` a blue square; once one overwrote the other and both were called done."""
+    photos = picture_folder(tmp_path / "photos", 1)
+    (photos / "b").mkdir()
+    for name, shape, colour in (("b/a.png", "red", RED), ("b/a.JPG", "blue", BLUE)):
+        Image.fromarray(paint({shape: (drawn(0).shapes[shape], colour)}).image).save(photos / name, quality=95)
+    context = context_for(photos, tmp_path / "home")
+    job = job_of(context, JobSpec(str(photos), Target.YOLO, tmp_path / "yolo", labels="red, blue"))
+    assert run_of(context, job).work(pipeline(context, job)).done == 3
+    numbers = {
+        path.relative_to(tmp_path / "yolo").as_posix(): [line.split()[0] for line in path.read_text().splitlines()]
+        for path in (tmp_path / "yolo").rglob("*.txt")
+    }
+    assert numbers == {"0000.txt": ["0", "1"], "b/a.png.txt": ["0"], "b/a.JPG.txt": ["1"]}

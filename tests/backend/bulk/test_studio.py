@@ -11,17 +11,17 @@ import pytest
 import sqlalchemy as sql
 from pydantic import SecretStr
 
-from backend.assemble import BulkParts, bulk_parts
+from backend.assemble import bulk_context
 from backend.bulk import run as run_module
-from backend.bulk.order import Order
-from backend.bulk.run import Progress
+from backend.bulk.run import BulkContext, Progress
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sources import Selection
+from backend.bulk.spec import JobSpec
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import FAILED
 from backend.values.errors import ConfigError, RemoteError, SetupError
 from backend.values.settings import Settings
-from tests.backend.bulk.runs import answering, drawn, fill_order, run_of, same
+from tests.backend.bulk.runs import drawn, job_of, pipeline, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 
 
@@ -37,16 +37,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink_module, "FIRST_PAUSE_S", 0.02)
 
 
-def parts_of(double: StudioDouble, home: Path, token: str = TOKEN) -> BulkParts:
+def parts_of(double: StudioDouble, home: Path, token: str = TOKEN) -> BulkContext:
     settings = Settings(engine="colour", home=home, label_studio_url=double.url, label_studio_token=SecretStr(token))
-    return bulk_parts(settings, None, threading.Event())
+    return bulk_context(settings, None, threading.Event())
 
 
-def prelabel(double: StudioDouble, home: Path, order: Order | None = None, again: bool = False) -> tuple[int, int]:
+def prelabel(double: StudioDouble, home: Path, spec: JobSpec | None = None, again: bool = False) -> tuple[int, int]:
     """Run to the end; how many tasks are done and how many failed."""
-    parts = parts_of(double, home)
-    filled = fill_order(parts, order or Order("1"))
-    progress = run_of(parts, filled, again=again).work(answering(parts, filled))
+    context = parts_of(double, home)
+    job = job_of(context, spec or JobSpec("1"))
+    progress = run_of(context, job, again=again).work(pipeline(context, job))
     return progress.done, progress.failed
 
 
@@ -100,13 +100,13 @@ def test_a_passing_failure_while_old_predictions_are_replaced_costs_time_alone(
 
 
 def test_a_deleted_task_costs_that_task_alone_and_says_why(double: StudioDouble, tmp_path: Path) -> None:
-    parts = parts_of(double, tmp_path)
-    filled = fill_order(parts, Order("1"))
-    run = run_of(parts, filled)
+    context = parts_of(double, tmp_path)
+    job = job_of(context, JobSpec("1"))
+    run = run_of(context, job)
     run.watch = lambda stand: double.tasks.pop(7, None)  # type: ignore[assignment]
-    progress = run.work(answering(parts, filled))
+    progress = run.work(pipeline(context, job))
     assert (progress.done, progress.failed) == (19, 1)
-    (failure,) = parts.ledger.entries(run.id, FAILED)
+    (failure,) = context.ledger.entries(run.id, FAILED)
     assert (failure.key, "was the task deleted?" in failure.reason) == ("7", True)
     assert set(double.per_task().values()) == {1}
 
@@ -115,14 +115,14 @@ def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction
     double: StudioDouble, tmp_path: Path
 ) -> None:
     """Predictions were sent that the ledger could not note any more: the next run asks Label Studio for them."""
-    parts, most_pages = parts_of(double.with_tasks(60), tmp_path), [1 << 30]
+    context, most_pages = parts_of(double.with_tasks(60), tmp_path), [1 << 30]
 
-    @sql.event.listens_for(parts.ledger._database, "checkout")
+    @sql.event.listens_for(context.ledger._database, "checkout")
     def limited(connection: object, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")  # type: ignore[attr-defined]
 
-    filled = fill_order(parts, Order("1"))
-    run = run_of(parts, filled)
+    job = job_of(context, JobSpec("1"))
+    run = run_of(context, job)
 
     def fill_up(stand: Progress) -> None:
         if stand.worked:
@@ -130,17 +130,17 @@ def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction
 
     run.watch = fill_up
     with pytest.raises(SetupError, match=r"the disk of the ledger is full .*; make room and run the same command again"):
-        run.work(answering(parts, filled))
+        run.work(pipeline(context, job))
     assert 0 < len(double.predictions) < 60
     most_pages[0] = 1 << 30
-    assert run_of(parts, filled).work(answering(parts, filled)).done == 60
+    assert run_of(context, job).work(pipeline(context, job)).done == 60
     assert set(double.per_task().values()) == {1}
 
 
 def test_label_studio_may_restart_in_the_middle(double: StudioDouble, tmp_path: Path) -> None:
-    parts = parts_of(double, tmp_path)
-    filled = fill_order(parts, Order("1"))
-    run = run_of(parts, filled)
+    context = parts_of(double, tmp_path)
+    job = job_of(context, JobSpec("1"))
+    run = run_of(context, job)
     port = int(double.url.rpartition(":")[2])
     threads: list[threading.Thread] = []
 
@@ -156,7 +156,7 @@ def test_label_studio_may_restart_in_the_middle(double: StudioDouble, tmp_path: 
             time.sleep(0.3)
 
     run.watch = once
-    progress = run.work(answering(parts, filled))
+    progress = run.work(pipeline(context, job))
     threads[0].join()
     assert (progress.done, progress.failed) == (20, 0)
     assert set(double.per_task().values()) == {1}
@@ -174,7 +174,7 @@ def test_a_label_studio_that_stays_away_ends_the_run_with_what_to_do(
 
 def test_a_wrong_token_is_told_with_what_to_do(double: StudioDouble, tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match=r"401 .*Invalid token.*check the token"):
-        fill_order(parts_of(double, tmp_path, token="f" * 40), Order("1"))
+        job_of(parts_of(double, tmp_path, token="f" * 40), JobSpec("1"))
 
 
 def test_a_token_that_is_revoked_in_the_middle_ends_the_run_and_costs_no_task(double: StudioDouble, tmp_path: Path) -> None:
@@ -186,29 +186,29 @@ def test_a_token_that_is_revoked_in_the_middle_ends_the_run_and_costs_no_task(do
 
 
 def test_without_an_address_it_is_told_what_to_set(tmp_path: Path) -> None:
-    parts = bulk_parts(Settings(engine="colour", home=tmp_path), None, threading.Event())
+    context = bulk_context(Settings(engine="colour", home=tmp_path), None, threading.Event())
     with pytest.raises(SetupError, match="--url and --token"):
-        fill_order(parts, Order("1"))
+        job_of(context, JobSpec("1"))
 
 
 def test_a_project_without_an_image_is_refused(double: StudioDouble, tmp_path: Path) -> None:
     double.config = '<View><Text name="text" value="$text"/></View>'
     with pytest.raises(ConfigError, match="no <Image> tag"):
-        fill_order(parts_of(double, tmp_path), Order("1"))
+        job_of(parts_of(double, tmp_path), JobSpec("1"))
 
 
 def test_labels_that_the_project_lacks_are_refused(double: StudioDouble, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no label cat; it has red, blue"):
-        fill_order(parts_of(double, tmp_path), Order("1", labels="red, cat"))
+        job_of(parts_of(double, tmp_path), JobSpec("1", labels="red, cat"))
 
 
 def test_only_the_named_labels_are_looked_for(double: StudioDouble, tmp_path: Path) -> None:
-    prelabel(double, tmp_path, Order("1", labels="blue"))
+    prelabel(double, tmp_path, JobSpec("1", labels="blue"))
     assert {region.label for each in double.predictions for region in read_regions(each["result"])} == {"blue"}
 
 
 def test_regions_below_the_least_score_of_their_label_are_left_out(double: StudioDouble, tmp_path: Path) -> None:
-    prelabel(double, tmp_path, Order("1", min_score="0, red=1"))
+    prelabel(double, tmp_path, JobSpec("1", min_score="0, red=1"))
     scores = [(region.label, region.score) for each in double.predictions for region in read_regions(each["result"])]
     assert {label for label, _ in scores} >= {"blue"}
     assert all(score == 1 for label, score in scores if label == "red")
@@ -216,7 +216,7 @@ def test_regions_below_the_least_score_of_their_label_are_left_out(double: Studi
 
 def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDouble, tmp_path: Path) -> None:
     double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": []}]
-    assert prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True))) == (19, 0)
+    assert prelabel(double, tmp_path, JobSpec("1", selection=Selection(only_missing=True))) == (19, 0)
     assert set(double.per_task().values()) == {1}
 
 
@@ -225,10 +225,10 @@ def test_only_missing_holds_after_a_run_over_all_tasks_was_stopped(double: Studi
     double.predictions = [
         {"id": 900 + task, "task": task, "model_version": "older", "score": 0.5, "result": []} for task in range(1, 11)
     ]
-    parts = parts_of(double, tmp_path)
-    filled = fill_order(parts, Order("1"))
-    run_of(parts, filled, limit=1).work(answering(parts, filled))
-    prelabel(double, tmp_path, Order("1", selection=Selection(only_missing=True)))
+    context = parts_of(double, tmp_path)
+    job = job_of(context, JobSpec("1"))
+    run_of(context, job, limit=1).work(pipeline(context, job))
+    prelabel(double, tmp_path, JobSpec("1", selection=Selection(only_missing=True)))
     ours = [each["task"] for each in double.predictions if each["model_version"] == "colour-1"]
     assert sorted(ours) == [1, *range(11, 21)]
 
@@ -236,7 +236,7 @@ def test_only_missing_holds_after_a_run_over_all_tasks_was_stopped(double: Studi
 def test_an_earlier_order_again_has_the_last_word(double: StudioDouble, tmp_path: Path) -> None:
     """The ledger knows that its answers were replaced by those of the order between."""
     prelabel(double, tmp_path)
-    prelabel(double, tmp_path, Order("1", labels="blue", selection=Selection(tasks=frozenset({3, 4}))))
+    prelabel(double, tmp_path, JobSpec("1", labels="blue", selection=Selection(tasks=frozenset({3, 4}))))
     before = {each["id"] for each in double.predictions if each["task"] not in (3, 4)}
     assert prelabel(double, tmp_path) == (20, 0)
     assert set(double.per_task().values()) == {1}
@@ -251,7 +251,7 @@ def test_a_prediction_of_this_version_is_replaced_whoever_made_it_and_others_sta
     if other == "server":
         double.predictions = [{"id": 901, "task": 3, "model_version": "colour-1", "score": 0.5, "result": []}]
     else:
-        prelabel(double, tmp_path, Order("1", labels="blue"))
+        prelabel(double, tmp_path, JobSpec("1", labels="blue"))
     double.predictions += [{"id": 902, "task": 4, "model_version": "older", "score": 0.5, "result": []}]
     before = {each["id"] for each in double.predictions}
     assert prelabel(double, tmp_path) == (20, 0)

@@ -6,7 +6,7 @@ import threading
 
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sinks.studio import StudioSink
-from backend.bulk.values import Answer
+from backend.bulk.values import ItemResult
 from backend.labelstudio.api import LabelStudio
 from backend.stores.ledger import Item
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
@@ -28,6 +28,6 @@ def test_the_pause_is_what_label_studio_asks_for_else_twice_the_last_one() -> No
     stop, item = Watched(), Item("3", {"id": 3, "data": {}}, "")
     with running(StudioDouble(faults=[429, "drop"]).with_tasks(5)) as double:
         sink = StudioSink(LabelStudio(double.url, TOKEN), 1, "colour-1", stop)
-        assert sink.write([Answer(item, prediction={"result": [], "score": 0.5})]) == {}
+        assert sink.write([ItemResult(item, prediction={"result": [], "score": 0.5})]) == {}
     assert stop.waits == [0.0, 2 * sink_module.FIRST_PAUSE_S]
     assert double.per_task()[3] == 1

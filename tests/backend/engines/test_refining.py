@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backend.app import create_app
-from backend.assemble import assemble, bulk_parts
+from backend.assemble import assemble, bulk_context
 from backend.cli import cli
 from backend.engines.catalogue import ENGINES, EnginePreset
 from backend.engines.sam import refine
@@ -83,7 +83,7 @@ def test_the_version_changes_with_either_engine(home: Path, tmp_path: Path) -> N
 
 
 def test_a_run_and_a_switch_refine_as_well(home: Path, tmp_path: Path, watched: list[tuple[int, int]]) -> None:
-    bulk = bulk_parts(settings(home, database=f"sqlite:///{tmp_path / 'run.sqlite'}"), tmp_path, threading.Event())
+    bulk = bulk_context(settings(home, database=f"sqlite:///{tmp_path / 'run.sqlite'}"), tmp_path, threading.Event())
     assert bulk.engine.version.startswith("colour-1+sam-base-")
     parts = assemble(settings(home, engine="embedded"))
     before = parts.engine.version

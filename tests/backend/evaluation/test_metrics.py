@@ -20,7 +20,7 @@ from backend.labelstudio.shapes import DrawnRegion
 from backend.values.masks import MaskSet
 from backend.values.session import Question, Round
 from prompts.geometry import BoolArray
-from tests.backend.bulk.runs import parts_for
+from tests.backend.bulk.runs import context_for
 from tests.backend.pictures import disc, square, two_shapes
 
 
@@ -97,7 +97,7 @@ def test_one_click_is_enough_where_colours_tell_the_object(tmp_path: object) -> 
     from pathlib import Path
 
     picture = two_shapes()
-    segmenter = parts_for(None, Path(str(tmp_path))).engine.segmenter()
+    segmenter = context_for(None, Path(str(tmp_path))).engine.segmenter()
     clicked = simulate(segmenter, picture.image, picture.shapes["red disc"], 0.9)
     assert clicked.ious == [1.0]
     assert (clicked.needed(0.85), Clicked([0.1] * MOST_CLICKS).needed(0.85)) == (1, 20)
@@ -140,7 +140,7 @@ def test_the_worst_images_come_first_and_only_so_many_regions_are_clicked(tmp_pa
     picture = two_shapes()
     cat = DrawnRegion("a", picture.shapes["red disc"], "cat", 1.0)
     samples = [Sample(f"{count}", "", "", [cat], [cat] * count) for count in (1, 3, 0, 2, 9)]
-    clicking = Clicking(parts_for(None, tmp_path).engine.segmenter(), 2)
+    clicking = Clicking(context_for(None, tmp_path).engine.segmenter(), 2)
     found = compare(samples, lambda _: picture.image, clicking)
     assert [case.sample_key for case in found.worst[:2]] == ["9", "3"]
     assert {case.sample_key for case in found.worst[2:]} == {"0", "2"}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.images.decode import decode_image
+from backend.images.decode import FORMATS, SUFFIXES, decode_image
 from tests.backend.images.pictures import MOST, Pixels, blocks, noise, save
 
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -171,3 +171,9 @@ def test_a_camera_file_of_several_pictures_is_read_as_its_first() -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     image = decode_image(save(frames[0], "MPO", save_all=True, append_images=frames[1:]), MOST)
     assert np.abs(image.astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_the_endings_of_files_are_those_of_the_formats_that_are_read() -> None:
+    Image.init()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    assert known == SUFFIXES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.bulk.recipe import read_min_scores
+from backend.bulk.spec import read_min_scores
 from backend.options import ANY_LABEL
 
 
