@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-import sqlalchemy as sql
-
 from backend.bulk.spec import BulkJob
 from backend.bulk.values import ItemResult
 from backend.bulk.work import overlap
@@ -21,7 +19,7 @@ from backend.labelstudio.api import LabelStudio
 from backend.serving.base import EngineSource
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, pages
-from backend.values.errors import MaskloomError, SetupError
+from backend.values.errors import MaskloomError, SetupError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -175,15 +173,15 @@ class Run:
 
     def _broken(self, error: BaseException) -> BaseException:
         """Note why a run broke off; what is wrong with the ledger itself is said in plain words."""
-        if isinstance(error, sql.exc.OperationalError) and "full" in str(error.orig):
-            error = SetupError(f"the disk of the ledger is full ({error.orig}); make room and run the same command again")
-        elif isinstance(error, sql.exc.OperationalError):
+        if isinstance(error, StoreError) and "full" in str(error):
+            error = SetupError(f"the disk of the ledger is full ({error}); make room and run the same command again")
+        elif isinstance(error, StoreError):
             advice = "let no other program hold it, and run the same command again"
-            error = SetupError(f"the ledger cannot be used ({error.orig}); {advice}")
+            error = SetupError(f"the ledger cannot be used ({error}); {advice}")
         if self.id and isinstance(error, MaskloomError):
             try:
                 self._ledger.close(self.id, "broken", str(error))
-            except sql.exc.SQLAlchemyError:
+            except StoreError:
                 log.warning("the ledger cannot be written to")
         return error
 

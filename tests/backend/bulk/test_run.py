@@ -21,7 +21,7 @@ from backend.bulk.sources import Source
 from backend.bulk.spec import BulkJob, JobSpec
 from backend.bulk.values import Form, ItemResult, Target
 from backend.stores.ledger import DONE, FAILED, Item
-from backend.values.errors import MaskloomError, SetupError
+from backend.values.errors import MaskloomError, SetupError, StoreError
 from tests.backend.bulk.runs import context_for, drawn, job_of, picture_folder, pipeline, run_of, same
 
 LABELS = "red=crimson, blue"
@@ -190,14 +190,14 @@ def test_a_ledger_that_another_program_holds_is_told_in_plain_words(tmp_path: Pa
     job = job_of(context, JobSpec(str(photos), Target.COCO, tmp_path / "coco.json", labels=LABELS))
     run = run_of(context, job)
     with pytest.raises(SetupError, match=r"the ledger cannot be used \(database is locked\); let no other program hold it"):
-        raise run._broken(sql.exc.OperationalError("INSERT", {}, Exception("database is locked")))
+        raise run._broken(StoreError("database is locked"))
 
 
 def test_a_full_disk_under_the_ledger_is_told_in_plain_words(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 60)
     context = context_for(photos, tmp_path / "home")
     job = job_of(context, JobSpec(str(photos), Target.COCO, tmp_path / "coco.json", labels=LABELS))
-    database = context.ledger._database
+    database = context.ledger._database._engine
 
     @sql.event.listens_for(database, "connect")
     def small(connection: object, _record: object) -> None:

@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction
     """Predictions were sent that the ledger could not note any more: the next run asks Label Studio for them."""
     context, most_pages = parts_of(double.with_tasks(60), tmp_path), [1 << 30]
 
-    @sql.event.listens_for(context.ledger._database, "checkout")
+    @sql.event.listens_for(context.ledger._database._engine, "checkout")
     def limited(connection: object, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")  # type: ignore[attr-defined]
 
