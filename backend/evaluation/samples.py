@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco
 
 from backend.labelstudio.api import LabelStudio, TaskDetails
 from backend.labelstudio.shapes import DrawnRegion, read_regions
 from backend.values.errors import RequestError
+from prompts.geometry import BoolArray, Size
 
 log = logging.getLogger(__name__)
+
+MOST_PIXELS = 1 << 30
+"""An image of a COCO file that says to be larger is none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,36 +80,115 @@ def coco_samples(truth: Path, predicted: Path) -> Iterator[Sample]:
 
     Raises RequestError when one of them is no such file, or when they have no image in common.
     """
-    expected, found = _read_coco(truth), _read_coco(predicted)
-    common = sorted(expected.keys() & found.keys())
+    expected, found = _CocoFile.read(truth), _CocoFile.read(predicted)
+    common = sorted(expected.images.keys() & found.images.keys())
     if not common:
-        names = [repr(next(iter(images), "none")) for images in (expected, found)]
+        names = [repr(next(iter(file.images), "none")) for file in (expected, found)]
         raise RequestError(
             f"{truth} and {predicted} have no image in common: an image must have the same file_name in both, "
             f"not {names[0]} here and {names[1]} there"
         )
-    if len(common) < len(expected):
-        log.warning("%d of %d images of %s are not in %s", len(expected) - len(common), len(expected), truth, predicted)
+    if missing := len(expected.images) - len(common):
+        log.warning("%d of %d images of %s are not in %s", missing, len(expected.images), truth, predicted)
     for name in common:
-        things, crowds = expected[name]
-        yield Sample(name, name, "", things, found[name][0], crowds)
+        things, crowds = expected.regions(name)
+        yield Sample(name, name, "", things, found.regions(name)[0], crowds)
+    for file in (expected, found):
+        file.tell_left_out()
 
 
-def _read_coco(path: Path) -> dict[str, tuple[list[DrawnRegion], list[DrawnRegion]]]:
-    """The regions of every image by its file name: those of one thing each, and crowds."""
+@dataclass(frozen=True, slots=True)
+class _CocoFile:
+    """A COCO file of instances (https://cocodataset.org/#format-data) whose masks are decoded when they are asked for, an image
+    at a time. A row that cannot be used is left out and counted under its reason; it never costs the others.
+    """
+
+    path: Path
+    images: Mapping[str, Size]
+    labels: Mapping[Any, str]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    left_out: Counter[str]
+
+    @classmethod
+    def read(cls, path: Path) -> _CocoFile:
+        """Raises RequestError when it is no COCO file."""
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RequestError(f"{path} is no COCO file of instances: {type(error).__name__}: {error}") from error
+        lists = [body.get(name) if isinstance(body, dict) else None for name in ("images", "categories", "annotations")]
+        if not all(isinstance(each, list) for each in lists):
+            raise RequestError(f"{path} is no COCO file of instances: it needs lists under images, categories and annotations")
+        left_out: Counter[str] = Counter()
+        images, categories, annotations = ([row for row in rows if isinstance(row, dict)] for rows in lists)
+        names, sizes = {}, {}
+        for image in images:
+            if (size := _size(image)) is None:
+                left_out["image without file_name, height and width"] += 1
+                continue
+            names[_key(image.get("id"))], sizes[image["file_name"]] = image["file_name"], size
+        rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in sizes}
+        for annotation in annotations:
+            if (name := names.get(_key(annotation.get("image_id")))) is None:
+                left_out["annotation of an image that is not listed"] += 1
+            else:
+                rows[name].append(annotation)
+        labels = {_key(category.get("id")): str(category.get("name")) for category in categories}
+        return cls(path, sizes, labels, rows, left_out)
+
+    def regions(self, name: str) -> tuple[list[DrawnRegion], list[DrawnRegion]]:
+        """The regions of an image: those of one thing each, and crowds."""
+        found: tuple[list[DrawnRegion], list[DrawnRegion]] = ([], [])
+        for number, row in enumerate(self.rows[name]):
+            try:
+                region = self._region(row, f"{name} {row.get('id', number)}", self.images[name])
+            except RequestError as error:
+                self.left_out[str(error)] += 1
+            else:
+                found[1 if row.get("iscrowd") else 0].append(region)
+        return found
+
+    def tell_left_out(self) -> None:
+        if self.left_out:
+            told = ", ".join(f"{count} x {reason}" for reason, count in self.left_out.most_common(8))
+            log.warning("rows of %s are left out: %s", self.path, told)
+
+    def _region(self, row: Mapping[str, Any], name: str, size: Size) -> DrawnRegion:
+        """Raises RequestError that says, in a few words, why the row is none."""
+        label = self.labels.get(_key(row.get("category_id")))
+        if label is None:
+            raise RequestError("annotation of a category that is not listed")
+        score = row.get("score", 1.0)
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise RequestError("annotation whose score is no number")
+        return DrawnRegion(name, _mask(row.get("segmentation"), size), label, float(score))
+
+
+def _size(image: Mapping[str, Any]) -> Size | None:
+    height, width = image.get("height"), image.get("width")
+    if not (isinstance(height, int) and isinstance(width, int) and isinstance(image.get("file_name"), str)):
+        return None
+    return Size(height, width) if height > 0 and width > 0 and height * width <= MOST_PIXELS else None
+
+
+def _key(found: Any) -> Any:
+    """An id as a key; what cannot be one is none."""
+    return found if isinstance(found, int | str) else None
+
+
+def _mask(segmentation: Any, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a polygon list, of plain run lengths, or of compressed ones. Raises RequestError."""
+    if isinstance(segmentation, list):
+        segmentation = [ring for ring in segmentation if isinstance(ring, list) and len(ring) >= 6]
+    if not segmentation:
+        raise RequestError("annotation without a mask")
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in body["images"]}
-        labels = {category["id"]: category["name"] for category in body["categories"]}
-        regions: dict[str, tuple[list[DrawnRegion], list[DrawnRegion]]] = {name: ([], []) for name, _, _ in sizes.values()}
-        for row in body["annotations"]:
-            name, height, width = sizes[row["image_id"]]
-            mask = coco.decode(_encoded(row["segmentation"], height, width)).astype(bool)
-            region = DrawnRegion(str(row["id"]), mask, labels[row["category_id"]], float(row.get("score", 1.0)))
-            regions[name][1 if row.get("iscrowd") else 0].append(region)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path} is no COCO file of instances: {type(error).__name__}: {error}") from error
-    return regions
+        mask: BoolArray = coco.decode(_encoded(segmentation, size.height, size.width)).astype(np.bool_)
+    except Exception as error:  # whatever pycocotools trips over
+        raise RequestError("annotation whose mask cannot be read") from error
+    if mask.shape != (size.height, size.width):
+        raise RequestError("annotation whose mask has another size than its image")
+    return mask
 
 
 def _encoded(segmentation: Any, height: int, width: int) -> Any:

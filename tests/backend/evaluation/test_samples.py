@@ -82,6 +82,45 @@ def test_files_about_other_images_are_refused_with_the_names_that_differ(tmp_pat
         list(coco_samples(truth, tmp_path / "broken.json"))
 
 
+GOOD = [5, 5, 30, 5, 30, 25, 5, 25]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"segmentation": None}, "without a mask"),
+        ({"segmentation": []}, "without a mask"),
+        ({"segmentation": [[]]}, "without a mask"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "without a mask"),
+        ({"segmentation": "rle"}, "cannot be read"),
+        ({"segmentation": {"size": [60, 100], "counts": ["a"]}}, "cannot be read"),
+        ({"segmentation": {"size": [2, 2], "counts": [2, 2]}}, "another size"),
+        ({"segmentation": {"size": [2, 2], "counts": "04"}}, "another size"),
+        ({"category_id": 9}, "a category that is not listed"),
+        ({"image_id": 9}, "an image that is not listed"),
+        ({"image_id": [1]}, "an image that is not listed"),
+        ({"score": "high"}, "score is no number"),
+    ],
+)
+def test_one_row_that_cannot_be_used_is_left_out_and_told_and_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], reason: str
+) -> None:
+    good = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [GOOD]}
+    truth = coco_file(tmp_path / "truth.json", [{**good, "id": 2, **change}, good])
+    (sample,) = coco_samples(truth, coco_file(tmp_path / "found.json", [good]))
+    (pair,) = [pair for pair in match(sample.truth, sample.predicted) if pair.is_match]
+    assert pair.iou == 1
+    assert len(sample.truth) == 1
+    assert reason in caplog.text
+
+
+def test_a_row_is_read_without_an_id_and_with_one_ring_of_two_points_among_others(tmp_path: Path) -> None:
+    row = {"image_id": 7, "category_id": 1, "segmentation": [[1, 1, 5, 5], GOOD]}
+    truth = coco_file(tmp_path / "truth.json", [row])
+    (sample,) = coco_samples(truth, coco_file(tmp_path / "found.json", [{**row, "segmentation": [GOOD]}]))
+    assert np.array_equal(sample.truth[0].mask, sample.predicted[0].mask)
+
+
 @dataclass
 class Project:
     """A Label Studio with tasks that have annotations and predictions."""
