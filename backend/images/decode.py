@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,24 +24,59 @@ Values = NDArray[Any]
 
 PERCENTILES = (2.0, 98.0)
 _SAMPLE = 1_000_000
-_ROWS = 256
+_STRIP = 1_000_000
+"""Values that are worked on at once: as float64 with a few intermediate results some 50 MB, however large the image."""
+AT_ONCE_BYTES = 1 << 30
+"""What all images that are being decoded may take together; a single one may take more, alone."""
+
+
+class DecodeGate:
+    """Lets threads decode as long as all of them together stay below ``most_bytes``; a larger image waits to be alone."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """Wait until there is room for so many bytes, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + size <= self._most_bytes)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+
+_GATE = DecodeGate(AT_ONCE_BYTES)
 
 
 def stretch_bands(values: Values, nodata: float | None = None) -> Image:
     """Bands ``(H, W, C)`` as ``(H, W, C)`` uint8, each between its own percentiles."""
-    return np.stack([_stretch(values[..., band], nodata) for band in range(values.shape[2])], axis=2)
+    stretched = np.empty(values.shape, np.uint8)
+    for band in range(values.shape[2]):
+        _stretch(values[..., band], nodata, stretched[..., band])
+    return stretched
 
 
 def stretch_together(values: Values, nodata: float | None = None) -> Image:
     """Bands ``(H, W, C)`` of one scale, such as 16-bit RGB, between common percentiles, so that colours stay."""
-    height, width, bands = values.shape
-    return _stretch(values.reshape(height, width * bands), nodata).reshape(values.shape)
+    stretched = np.empty(values.shape, np.uint8)
+    _stretch(values, nodata, stretched)
+    return stretched
 
 
 def over_white(rgb: Image, alpha: Values) -> Image:
     """``rgb (H, W, 3)`` on white where ``alpha (H, W)``, of an unsigned integer type, is transparent."""
-    share = alpha[..., None].astype(np.float32) / np.iinfo(alpha.dtype).max
-    return np.rint(rgb * share + 255 * (1 - share)).astype(np.uint8)
+    out, most = np.empty(rgb.shape, np.uint8), np.iinfo(alpha.dtype).max
+    for rows in _strips(rgb.shape):
+        share = alpha[rows, :, None].astype(np.float32) / most
+        out[rows] = np.rint(rgb[rows] * share + 255 * (1 - share))
+    return out
 
 
 def as_rgb(bands: Image) -> Image:
@@ -48,23 +84,29 @@ def as_rgb(bands: Image) -> Image:
     return bands[..., :3] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]
 
 
-def _stretch(plane: Values, nodata: float | None) -> NDArray[np.uint8]:
-    if not (np.issubdtype(plane.dtype, np.integer) or np.issubdtype(plane.dtype, np.floating)):
-        raise ImageError(f"its values are of the type {plane.dtype}, which has no brightness")
-    low, high = _limits(plane, nodata)
-    stretched = np.empty(plane.shape, np.uint8)
-    for top in range(0, len(plane), _ROWS):
-        rows = plane[top : top + _ROWS].astype(np.float64)
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of an image, some at a time."""
+    height, values_of_row = shape[0], max(1, math.prod(shape[1:]))
+    step = max(1, _STRIP // values_of_row)
+    return (slice(top, top + step) for top in range(0, height, step))
+
+
+def _stretch(values: Values, nodata: float | None, out: Image) -> None:
+    """Write values ``(H, W)`` or ``(H, W, C)`` between their percentiles into an array of their shape."""
+    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        raise ImageError(f"its values are of the type {values.dtype}, which has no brightness")
+    low, high = _limits(values, nodata)
+    for strip in _strips(values.shape):
+        rows = values[strip].astype(np.float64)
         known = np.isfinite(rows) & (rows != nodata)
         shares = np.clip((np.where(known, rows, low) - low) / (high - low), 0, 1)
-        stretched[top : top + _ROWS] = np.rint(shares * 255)
-    return stretched
+        out[strip] = np.rint(shares * 255)
 
 
-def _limits(plane: Values, nodata: float | None) -> tuple[float, float]:
+def _limits(values: Values, nodata: float | None) -> tuple[float, float]:
     """The values for black and white: percentiles; if they are one value, the extremes; if all is one value, its type's."""
-    every = max(1, plane.size // _SAMPLE)
-    sample = plane.reshape(-1)[::every].astype(np.float64)
+    every = max(1, values.size // _SAMPLE)
+    sample = values.flat[::every].astype(np.float64)
     sample = sample[np.isfinite(sample) & (sample != nodata)]
     if len(sample) == 0:
         return 0.0, 1.0
@@ -72,12 +114,15 @@ def _limits(plane: Values, nodata: float | None) -> tuple[float, float]:
     if low == high:
         low, high = sample.min(), sample.max()
     if low == high:
-        low, high = 0.0, float(np.iinfo(plane.dtype).max) if np.issubdtype(plane.dtype, np.integer) else max(1.0, float(high))
+        is_whole = np.issubdtype(values.dtype, np.integer)
+        low, high = 0.0, float(np.iinfo(values.dtype).max) if is_whole else max(1.0, float(high))
     return float(low), float(high)
 
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
+LARGEST_PIECE = 256 << 20
+"""A TIFF is read strip by strip; one of which a single strip takes more bytes is not."""
 _NODATA_TAG = 42113
 """GDAL's tag for the value that means "nothing was measured here"."""
 _ALPHA = (1, 2)
@@ -105,27 +150,46 @@ def read_deep_tiff(body: bytes, most_pixels: int) -> tuple[Image, int] | None:
         check_pixels(page.imagewidth, page.imagelength, most_pixels)
         if page.bitspersample <= 8 and page.samplesperpixel <= 4:
             return None
-        if page.size > 16 * most_pixels:
-            raise ImageError(f"it has {page.samplesperpixel} bands, too many for an image of its size")
-        orientation = int(page.tags.valueof(274, 1))
-        return _shown_page(page, _read_page(page, body)), orientation
+        bands = _bands_shown(page)
+        if max(page.chunks and math.prod(page.chunks), 1) * page.dtype.itemsize > LARGEST_PIECE:
+            raise ImageError(
+                f"it is stored in pieces of more than {LARGEST_PIECE >> 20} MiB ({page.samplesperpixel} bands); use strips"
+            )
+        cost = page.imagewidth * page.imagelength * (bands * page.dtype.itemsize + 3)
+        with _GATE.room_for(cost):
+            return _shown_page(page, _read_page(page, body, bands)), int(page.tags.valueof(274, 1))
 
 
-def _read_page(page: tifffile.TiffPage, body: bytes) -> Values:
-    """The values ``(H, W, C)`` of a page."""
+def _bands_shown(page: tifffile.TiffPage) -> int:
+    """How many of a page's bands are needed to show it: up to four, of which the last may be alpha, or the first three."""
+    return int(page.samplesperpixel) if page.samplesperpixel <= 4 else 3
+
+
+def _read_page(page: tifffile.TiffPage, body: bytes, bands: int) -> Values:
+    """The values ``(H, W, C)`` of the first bands of a page."""
     try:
-        values = np.asarray(page.asarray())
+        return _read_pieces(page, bands)
     except ValueError as error:  # also said of a file that was cut short
         if "imagecodecs" not in str(error):
             raise
         if page.samplesperpixel > 4:
             raise ImageError(f"its compression needs a package more: {error}") from error
         return _read_with_opencv(body)
-    axes = page.axes
-    for extra in [axis for axis in axes if axis not in "YXS"]:
-        values = values.take(0, axis=axes.index(extra))
-        axes = axes.replace(extra, "", 1)
-    return values[..., None] if "S" not in axes else np.moveaxis(values, axes.index("S"), -1)
+
+
+def _read_pieces(page: tifffile.TiffPage, bands: int) -> Values:
+    """The first bands of a page, whose strips or tiles are decoded one at a time."""
+    values = np.full((page.imagelength, page.imagewidth, bands), page.nodata, page.dtype)
+    for piece, (plane, depth, top, left, _), shape in page.segments(maxworkers=1):
+        if piece is None or depth or plane >= bands:
+            continue
+        rows, columns = min(shape[1], page.imagelength - top), min(shape[2], page.imagewidth - left)
+        part = piece.reshape(-1, *piece.shape[-3:])[0][:rows, :columns]
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+            values[top : top + rows, left : left + columns, plane] = part[..., 0]
+        else:
+            values[top : top + rows, left : left + columns] = part[..., :bands]
+    return values
 
 
 def _shown_page(page: tifffile.TiffPage, values: Values) -> Image:
@@ -156,7 +220,9 @@ def _read_with_opencv(body: bytes) -> Values:
         raise ImageError("its compression or layout cannot be read")
     if values.ndim == 2:
         return values[..., None]
-    return np.concatenate([values[..., 2::-1], values[..., 3:]], axis=2)
+    for rows in _strips(values.shape):
+        values[rows, :, :3] = values[rows, :, 2::-1].copy()
+    return values
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -166,17 +232,13 @@ SUFFIXES = frozenset(
 )
 """The endings of files of these formats."""
 _TURNED_BY_BROWSERS = ("JPEG", "MPO", "PNG", "AVIF")
-_TURNS = {
-    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
-    3: Pillow.Transpose.ROTATE_180,
-    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
-    5: Pillow.Transpose.TRANSPOSE,
-    6: Pillow.Transpose.ROTATE_270,
-    7: Pillow.Transpose.TRANSVERSE,
-    8: Pillow.Transpose.ROTATE_90,
-}
-"""What makes an image of an EXIF orientation upright (Exif 2.32, tag 0x0112)."""
+_FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""How rows and columns run in an upright image of an EXIF orientation (Exif 2.32, tag 0x0112), of 5 to 8 after its axes were
+swapped.
+"""
 _PILLOWS_LIMIT = threading.Lock()
+PIXEL_BYTES = 7
+"""What decoding takes for a pixel: four in Pillow, whatever the mode, three in the array."""
 
 
 def decode_image(body: bytes, most_pixels: int) -> Image:
@@ -199,9 +261,13 @@ def _decode(body: bytes, most_pixels: int) -> Image:
         return _turned(*deep)
     with _opened(body) as image:
         check_pixels(image.width, image.height, most_pixels)
-        image.load()
-        rgb = read_deep_png(body) if is_deep_png(body) else _to_rgb(image)
-        return _turned(rgb, _orientation(image))
+        is_deep = is_deep_png(body)
+        with _GATE.room_for(image.width * image.height * (PIXEL_BYTES + 8 * is_deep)):
+            image.load()
+            orientation = _orientation(image)
+            if is_deep:
+                image.close()
+            return _turned(read_deep_png(body) if is_deep else _to_rgb(image), orientation)
 
 
 @contextmanager
@@ -224,15 +290,25 @@ def _to_rgb(image: Pillow.Image) -> Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return as_rgb(stretch_bands(np.asarray(image)[..., None]))
     if image.has_transparency_data:
-        pixels = np.asarray(image.convert("RGBA"))
-        return over_white(pixels[..., :3], pixels[..., 3])
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return _in_strips(image, "RGBA", lambda strip: over_white(strip[..., :3], strip[..., 3]))
+    return np.asarray(image) if image.mode == "RGB" else _in_strips(image, "RGB", lambda strip: strip)
+
+
+def _in_strips(image: Pillow.Image, mode: str, shown: Callable[[Image], Image]) -> Image:
+    """An image converted to a mode and shown, some rows at a time."""
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in _strips((image.height, image.width, 4)):
+        strip = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        out[rows] = shown(np.asarray(strip.convert(mode)))
+    return out
 
 
 def _turned(rgb: Image, orientation: int) -> Image:
     """An image ``(H, W, 3)`` of an EXIF orientation, upright."""
-    turn = _TURNS.get(orientation)
-    return rgb if turn is None else np.asarray(Pillow.fromarray(rgb).transpose(turn))
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.swapaxes(0, 1)
+    down, right = _FLIPS.get(orientation, (1, 1))
+    return rgb[::down, ::right]
 
 
 def _orientation(image: Pillow.Image) -> int:

@@ -1,0 +1,92 @@
+"""What decoding an image takes: little more than the image, however small its file, and never many large images at once."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from backend.images.decode import DecodeGate, decode_image
+from tests.backend.images.pictures import MOST
+
+MEASURE = """
+import resource, sys
+from backend.images.decode import decode_image
+body = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+image = decode_image(body, 64_000_000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - image.nbytes)
+"""
+
+
+def cost_above_the_image(path: Path) -> int:
+    """The bytes that a process of its own takes at most to decode a file, beside the array."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_a_transparent_picture_of_24_megapixels_costs_what_pillow_takes_and_a_strip(tmp_path: Path) -> None:
+    """A file of 100 kB once took 1.1 GB, because its alpha was laid over white as one array of floats."""
+    Image.new("RGBA", (6000, 4000), (255, 32, 32, 128)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 200_000
+    assert cost_above_the_image(tmp_path / "a.png") < 24_000_000 * 4 + (150 << 20)
+
+
+def test_a_tiff_of_many_bands_is_read_strip_by_strip_and_only_the_bands_that_are_shown(tmp_path: Path) -> None:
+    """Of 250 bands of floats, 500 MB that 500 kB hold, three are shown."""
+    values = np.zeros((500, 500, 250))
+    values[..., 0] = np.linspace(0, 1, 500)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig", compression="zlib")
+    assert cost_above_the_image(tmp_path / "a.tif") < 150 << 20
+    shown = decode_image((tmp_path / "a.tif").read_bytes(), MOST)
+    assert np.all(np.diff(shown[0, :, 0].astype(int)) >= 0)
+    assert (shown[0, 0, 0], shown[0, -1, 0]) == (0, 255)
+
+
+def test_a_tiff_that_is_one_large_piece_is_refused_before_it_is_unpacked() -> None:
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, np.zeros((400, 400, 250)), photometric="minisblack", planarconfig="contig", compression="zlib", rowsperstrip=400
+    )
+    with pytest.raises(Exception, match="stored in pieces of more than 256 MiB"):
+        decode_image(out.getvalue(), MOST)
+
+
+@pytest.mark.parametrize("layout", [{"planarconfig": "separate"}, {"tile": (64, 64)}, {"rowsperstrip": 7}])
+@pytest.mark.parametrize("bands", [3, 6])
+def test_bands_lie_where_they_were_written_whatever_the_layout(layout: dict[str, object], bands: int) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.integers(0, 2**16, (101, 130, bands), np.uint16)
+    stored = np.moveaxis(values, -1, 0) if "planarconfig" in layout else values
+    out, plain = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(out, stored, photometric="minisblack", compression="zlib", **{"planarconfig": "contig"} | layout)
+    tifffile.imwrite(plain, values, photometric="minisblack", planarconfig="contig")
+    assert np.array_equal(decode_image(out.getvalue(), MOST), decode_image(plain.getvalue(), MOST))
+
+
+def test_images_that_are_too_large_together_are_decoded_one_after_the_other() -> None:
+    gate, under_way, most = DecodeGate(100), [], []
+
+    def decode(size: int) -> None:
+        with gate.room_for(size):
+            under_way.append(size)
+            most.append(sum(under_way))
+            time.sleep(0.02)
+            under_way.remove(size)
+
+    threads = [threading.Thread(target=decode, args=(size,)) for size in (60, 60, 30, 30, 250, 10, 60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(most) == 7
+    assert max(total for total in most if total < 250) <= 100
+    assert most.count(250) == 1, "the largest is alone"
