@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
+from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
 from prompts.space import JointSpace, Queries
@@ -44,11 +45,47 @@ class OffersAlternatives(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedMask:
+    """One object on one frame: ``mask (H, W)``, empty where it is hidden or gone, and how sure that is, in 0..1."""
+
+    mask: BoolArray
+    score: float
+
+
+class TrackingSession(Protocol):
+    """Objects followed through one film, in one direction: frames are given in their order, and what they showed of each
+    object is its memory, which stays bounded however long the film is.
+    """
+
+    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        """Where every object that was prompted before is on the next frame ``(H, W, 3)``, by its id."""
+        ...
+
+    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
+        """What is drawn of an object on the frame at hand, which is a new object, or corrects where it was followed to.
+
+        Raises PromptError when nothing is drawn that shows it.
+        """
+        ...
+
+
+class Tracker(Protocol):
+    """Starts sessions; each has a memory of its own."""
+
+    def start(self, direction: Literal[1, -1]) -> TrackingSession:
+        """A session of frames that rise (1) or fall (-1)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A decoder and the joint space that it was trained with; ``version`` changes with the weights."""
+    """A decoder and the joint space that it was trained with; ``version`` changes with the weights. ``tracker`` follows objects
+    through films, None where the engine cannot.
+    """
 
     name: str
     version: str
     space: JointSpace
     decoder: MaskDecoder
+    tracker: Tracker | None = None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.engines.base import Engine
+from backend.engines.base import Engine, Tracker
 from backend.engines.catalogue import fingerprint
 from backend.engines.device import read_model_type, resolve
 from backend.engines.negatives import allowed_rows, outside_negatives
@@ -23,7 +23,7 @@ from backend.engines.sam.detectors import load_detector
 from backend.engines.sam.dino import Dino
 from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything
 from backend.engines.sam.geometry import geometry_of_drawing
-from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, load_sam, load_sam2
+from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, Sam2Network, load_sam, load_sam2
 from backend.engines.sam.references import (
     FoundationQueries,
     FoundationSpace,
@@ -34,6 +34,7 @@ from backend.engines.sam.references import (
 from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_sam3
 from backend.engines.sam.text_grounding import BoxFinder, Decoding, Finder, Finding, LikeFinder, MapFinder, MapLikeFinder
 from backend.engines.sam.transforms import to_masks
+from backend.engines.sam.video import load_tracker
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
@@ -208,7 +209,14 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
         like_finder=_like_finder(decoding),
         everything=_everything(folder / "everything.json", ON_A_CPU if device.type == "cpu" else EverythingOptions()),
     )
-    return Engine(name, name, space, FoundationDecoder(parts))
+    return Engine(name, name, space, FoundationDecoder(parts), _tracker(folder, decoding.network, placement))
+
+
+def _tracker(folder: Path, network: PromptableNetwork, placement: Placement) -> Tracker | None:
+    if not isinstance(network, Sam2Network):
+        return None
+    part = _part(folder, "decoder")
+    return load_tracker(part, read_model_type(part), network, placement)
 
 
 def load_clip(folder: Path, device: torch.device, vocabulary: Path | None = None) -> OpenClip:

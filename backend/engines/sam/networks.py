@@ -234,6 +234,10 @@ class Sam2Network:
     def to(self, device: torch.device) -> None:
         self._model.to(device)
 
+    def lend_encoder(self, video_model: Any) -> None:
+        """Let the video model of the same checkpoint use this network's image encoder, so that it is in memory once."""
+        video_model.vision_encoder = self._model.vision_encoder
+
     def encode(self, pixels: Tensor) -> list[dict[str, Tensor]]:
         with computing(self.device, self._dtype):
             levels = self._model.get_image_embeddings(pixels.to(self.device))

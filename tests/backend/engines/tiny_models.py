@@ -13,9 +13,11 @@ from prompts.torchvision_compat import declare_missing_operators
 declare_missing_operators()
 
 SIDE = 64
+MEMORY_WIDTH = 64
+"""Channels of a memory in the video models: transformers takes these, whatever the config says, and pointers twice as wide."""
 
 
-def write_sam2(folder: Path, seed: int = 0) -> Path:
+def write_sam2(folder: Path, seed: int = 0, width: int = 32) -> Path:
     """SAM 2 at 64 pixels, 8 channels wide."""
     from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
 
@@ -32,9 +34,9 @@ def write_sam2(folder: Path, seed: int = 0) -> Path:
         backbone_config=backbone.to_dict(),
         backbone_channel_list=[64, 32, 16, 8],
         backbone_feature_sizes=[[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2],
-        fpn_hidden_size=32,
+        fpn_hidden_size=width,
     )
-    config = Sam2Config(vision_config=vision, prompt_encoder_config=_prompts(32), mask_decoder_config=_decoder(32))
+    config = Sam2Config(vision_config=vision, prompt_encoder_config=_prompts(width), mask_decoder_config=_decoder(width))
     return _write(Sam2Model, config, folder, seed)
 
 
@@ -42,21 +44,22 @@ def write_sam2_video(folder: Path, seed: int = 0) -> Path:
     """The same as a checkpoint of the video model, which is how SAM 2.1 is published."""
     from transformers import Sam2Config, Sam2VideoConfig, Sam2VideoModel
 
-    write_sam2(folder, seed)
+    width = 2 * MEMORY_WIDTH
+    write_sam2(folder, seed, width)
     image = Sam2Config.from_pretrained(folder)
     config = Sam2VideoConfig(
         vision_config=image.vision_config,
         prompt_encoder_config=image.prompt_encoder_config.to_dict(),
         mask_decoder_config=image.mask_decoder_config.to_dict(),
         image_size=SIDE,
-        memory_attention_hidden_size=32,
+        memory_attention_hidden_size=width,
         memory_attention_num_layers=1,
         memory_attention_feed_forward_hidden_size=32,
         memory_attention_downsample_rate=1,
-        memory_encoder_hidden_size=32,
-        memory_encoder_output_channels=8,
-        mask_downsampler_embed_dim=32,
-        memory_fuser_embed_dim=32,
+        memory_encoder_hidden_size=width,
+        memory_encoder_output_channels=MEMORY_WIDTH,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
         memory_fuser_intermediate_dim=32,
         memory_fuser_num_layers=1,
         memory_attention_rope_feat_sizes=[SIDE // 16, SIDE // 16],
@@ -64,7 +67,7 @@ def write_sam2_video(folder: Path, seed: int = 0) -> Path:
     return _write(Sam2VideoModel, config, folder, seed)
 
 
-def write_edgetam(folder: Path, seed: int = 0) -> Path:
+def write_edgetam(folder: Path, seed: int = 0, width: int = 32) -> Path:
     """EdgeTAM at 64 pixels on the smallest RepViT."""
     from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVisionConfig, TimmWrapperConfig
 
@@ -74,10 +77,43 @@ def write_edgetam(folder: Path, seed: int = 0) -> Path:
         backbone_config=backbone.to_dict(),
         backbone_channel_list=[32, 24, 16, 8],
         backbone_feature_sizes=[[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2],
-        fpn_hidden_size=32,
+        fpn_hidden_size=width,
     )
-    config = EdgeTamConfig(vision_config=vision, prompt_encoder_config=_prompts(32), mask_decoder_config=_decoder(32))
+    config = EdgeTamConfig(vision_config=vision, prompt_encoder_config=_prompts(width), mask_decoder_config=_decoder(width))
     return _write(EdgeTamModel, config, folder, seed)
+
+
+def write_edgetam_video(folder: Path, seed: int = 0) -> Path:
+    """The same as a checkpoint of the video model, which is how EdgeTAM is published."""
+    from transformers import EdgeTamConfig, EdgeTamVideoConfig, EdgeTamVideoModel
+
+    width = 2 * MEMORY_WIDTH
+    write_edgetam(folder, seed, width)
+    image = EdgeTamConfig.from_pretrained(folder)
+    config = EdgeTamVideoConfig(
+        vision_config=image.vision_config.to_dict(),
+        prompt_encoder_config=image.prompt_encoder_config.to_dict(),
+        mask_decoder_config=image.mask_decoder_config.to_dict(),
+        image_size=SIDE,
+        memory_attention_hidden_size=width,
+        memory_attention_num_layers=1,
+        memory_attention_mlp_hidden_size=32,
+        memory_attention_rope_feat_sizes=[SIDE // 16, SIDE // 16],
+        memory_attention_rope_k_sizes=[2, 2],
+        memory_encoder_hidden_size=width,
+        memory_encoder_output_channels=MEMORY_WIDTH,
+        perceiver_resampler_num_latents=4,
+        perceiver_resampler_num_latents_2d=4,
+        perceiver_resampler_hidden_size=MEMORY_WIDTH,
+        perceiver_resampler_mlp_intermediate_size=16,
+        perceiver_resampler_attention_head_dim=MEMORY_WIDTH,
+        perceiver_resampler_num_layers=1,
+        mask_downsampler_embed_dim=width,
+        memory_fuser_embed_dim=width,
+        memory_fuser_intermediate_dim=32,
+        memory_fuser_num_layers=1,
+    )
+    return _write(EdgeTamVideoModel, config, folder, seed)
 
 
 def write_sam(folder: Path, seed: int = 0) -> Path:
