@@ -6,8 +6,11 @@ tests and for trying the whole service without a model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.base import Engine
+from backend.engines.base import Engine, TrackedMask, TrackingSession
 from backend.engines.negatives import outside_negatives
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
-from prompts.kinds import BoxPrompt, Image, PointPrompt, PolygonPrompt, Prompt, PromptSet
+from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory, owner_of
 from prompts.sampler import visual_token
 from prompts.space import JointSpace, Queries
@@ -36,7 +39,8 @@ MOST_INSTANCES = 100
 
 def build(weights: Path | None) -> Engine:
     """The colour engine; it has no weights."""
-    return Engine("colour", "colour-1", JointSpace("colour", ColourTextEncoder()), ColourDecoder())
+    decoder = ColourDecoder()
+    return Engine("colour", "colour-1", JointSpace("colour", ColourTextEncoder()), decoder, ColourTracker(decoder))
 
 
 class ColourDecoder:
@@ -155,3 +159,73 @@ def _row(features: ImageFeatures, mask: BoolArray, query: Tensor, label: str | N
         low_res_logits=np.where(mask, 1, -1)[None].astype(np.float16),
         embeddings=features.pool(mask)[None].numpy(),
     )
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """What is known of a followed object: its colour ``(D,)``, its mask when it was last seen and how it moved then."""
+
+    colour: Tensor
+    mask: BoolArray
+    step: tuple[float, float]
+
+
+class ColourTracker:
+    """Starts sessions that follow by colour and place (see Tracker)."""
+
+    def __init__(self, decoder: ColourDecoder) -> None:
+        self._decoder = decoder
+
+    def start(self, direction: Literal[1, -1]) -> TrackingSession:
+        return ColourSession(self._decoder)
+
+
+class ColourSession:
+    """Each object is the part of its colour that lies nearest to where it would have moved (see TrackingSession)."""
+
+    def __init__(self, decoder: ColourDecoder) -> None:
+        self._decoder = decoder
+        self._objects: dict[int, _Seen] = {}
+
+    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        """See TrackingSession. Where no part has an object's colour, or another object has it, it is hidden."""
+        (features,) = self._decoder.encode_images([image])
+        taken = np.zeros(image.shape[:2], np.bool_)
+        found = {}
+        for number, seen in self._objects.items():
+            mask = _nearest(features, seen, taken)
+            taken |= mask
+            if mask.any():
+                (x, y), (x0, y0) = _middle(mask), _middle(seen.mask)
+                self._objects[number] = _Seen(seen.colour, mask, (x - x0, y - y0))
+            found[number] = TrackedMask(mask, 1.0 if mask.any() else 0.0)
+        return found
+
+    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
+        """See TrackingSession."""
+        (features,) = self._decoder.encode_images([image])
+        outlines = PromptSet(prompts.of(MaskPrompt))
+        before = self._objects.get(object_id)
+        if len(outlines) == len(prompts.drawn) and len(outlines):
+            mask = outlines.region(features.size)
+        else:
+            follows = before is not None and not prompts.region(features.size).any()
+            start = before.mask if before is not None and follows else np.zeros(image.shape[:2], np.bool_)
+            mask = _drawn_object(features, prompts, start)
+        if not mask.any():
+            raise PromptError("expected something drawn on the object to follow, got nothing or only what it is not")
+        self._objects[object_id] = _Seen(visual_token(features, mask)[0], mask, (0.0, 0.0))
+        return TrackedMask(mask, 1.0)
+
+
+def _nearest(features: ImageFeatures, seen: _Seen, taken: BoolArray) -> BoolArray:
+    """The part of an object's colour whose middle is nearest to the expected one; an empty mask without any."""
+    x, y = (place + step for place, step in zip(_middle(seen.mask), seen.step, strict=True))
+    parts = [part for part in _instances(_similar(features, seen.colour, SAME_COLOUR)) if not (part & taken).any()]
+    distances = [math.hypot(_middle(part)[0] - x, _middle(part)[1] - y) for part in parts]
+    return parts[int(np.argmin(distances))] if parts else np.zeros_like(taken)
+
+
+def _middle(mask: BoolArray) -> tuple[float, float]:
+    rows, columns = np.nonzero(mask)
+    return float(columns.mean()), float(rows.mean())

@@ -1,7 +1,7 @@
 """SAM 2's memory over the frames of a film: recent and prompted frames, object pointers and the score of occlusion.
 
-The networks are transformers' own video models (Ravi et al. 2024, SAM 2; Zhou et al. 2025, EdgeTAM); what is added is the bound on
-what a session keeps.
+The networks are transformers' own video models (Ravi et al. 2024, SAM 2; Zhou et al. 2025, EdgeTAM); what is added is the bound
+on what a session keeps.
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ class Sam2Session:
 
 
 def load_tracker(folder: Path, model_type: str, network: Sam2Network, placement: Placement) -> Sam2Tracker | None:
-    """The tracker of the checkpoint that ``network`` is from and whose image encoder it shares; None where the checkpoint has no
-    memory.
-    """
+    """The tracker of the checkpoint that ``network`` is from, whose image encoder it shares; None where that has no memory."""
     name = VIDEO_CLASSES.get(model_type)
     if name is None:
         return None

@@ -1,0 +1,85 @@
+"""Tracks: which pixels belong to which object on which frame, who said so, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from pycocotools import mask as coco
+
+from prompts.geometry import BoolArray, Size, mask_box
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMask:
+    """An object's mask on one frame as COCO's run lengths; ``is_given`` where a person drew it, not a machine."""
+
+    size: Size
+    counts: bytes
+    score: float
+    is_given: bool = False
+
+    @classmethod
+    def of(cls, mask: BoolArray, score: float, *, is_given: bool = False) -> FrameMask:
+        encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+        return cls(Size(*encoded["size"]), encoded["counts"], score, is_given)
+
+    @property
+    def rle(self) -> dict[str, object]:
+        """As pycocotools takes it."""
+        return {"size": [self.size.height, self.size.width], "counts": self.counts}
+
+    @property
+    def area(self) -> int:
+        return int(coco.area(self.rle))
+
+    def decode(self) -> BoolArray:
+        """The mask ``(H, W)``."""
+        mask: BoolArray = coco.decode(self.rle).astype(np.bool_)
+        return mask
+
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The box ``(x0, y0, x1, y1)`` around it, the far sides exclusive; None for an empty mask."""
+        return mask_box(self.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One object through a film: its masks by frame of the file, from 0; frames where it is absent are left out."""
+
+    object_id: int
+    label: str | None = None
+    masks: Mapping[int, FrameMask] = field(default_factory=dict)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The runs ``(first, last)`` of frames on which it is there."""
+        frames = sorted(self.masks)
+        starts = [k for k, frame in enumerate(frames) if k == 0 or frames[k - 1] != frame - 1]
+        for start, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
+            yield frames[start], frames[stop - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """All objects of one film of ``length`` frames of one size; ids are constant and start at 1."""
+
+    size: Size
+    length: int
+    tracks: tuple[Track, ...]
+
+    def on(self, frame: int) -> dict[int, FrameMask]:
+        """The masks on a frame by object."""
+        return {track.object_id: track.masks[frame] for track in self.tracks if frame in track.masks}
+
+    def labelled(self, label: str | None) -> Tracks:
+        """The same tracks under one label."""
+        return replace(self, tracks=tuple(replace(track, label=label) for track in self.tracks))
+
+
+def label_map(masks: Mapping[int, FrameMask], size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    """Object ids ``(H, W)`` on one frame, 0 where there is none; where masks overlap, the surer one is in front."""
+    ids = np.zeros((size.height, size.width), np.int32)
+    for number, mask in sorted(masks.items(), key=lambda item: item[1].score):
+        ids[mask.decode()] = number
+    return ids
