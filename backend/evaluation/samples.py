@@ -117,10 +117,11 @@ class _CocoFile:
         except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"{path} is no COCO file of instances: {type(error).__name__}: {error}") from error
         lists = [body.get(name) if isinstance(body, dict) else None for name in ("images", "categories", "annotations")]
-        if not all(isinstance(each, list) for each in lists):
+        rows_of = [[row for row in found if isinstance(row, dict)] for found in lists if isinstance(found, list)]
+        if len(rows_of) < len(lists):
             raise RequestError(f"{path} is no COCO file of instances: it needs lists under images, categories and annotations")
         left_out: Counter[str] = Counter()
-        images, categories, annotations = ([row for row in rows if isinstance(row, dict)] for rows in lists)
+        images, categories, annotations = rows_of
         names, sizes = {}, {}
         for image in images:
             if (size := _size(image)) is None:

@@ -151,11 +151,12 @@ def read_deep_tiff(body: bytes, most_pixels: int) -> tuple[Image, int] | None:
         if page.bitspersample <= 8 and page.samplesperpixel <= 4:
             return None
         bands = _bands_shown(page)
-        if max(page.chunks and math.prod(page.chunks), 1) * page.dtype.itemsize > LARGEST_PIECE:
+        item = page.dtype.itemsize if page.dtype else 8
+        if math.prod(int(side) for side in page.chunks) * item > LARGEST_PIECE:
             raise ImageError(
-                f"it is stored in pieces of more than {LARGEST_PIECE >> 20} MiB ({page.samplesperpixel} bands); use strips"
+                f"it is stored in pieces of more than {LARGEST_PIECE >> 20} MiB, of {page.samplesperpixel} bands; use strips"
             )
-        cost = page.imagewidth * page.imagelength * (bands * page.dtype.itemsize + 3)
+        cost = page.imagewidth * page.imagelength * (bands * item + 3)
         with _GATE.room_for(cost):
             return _shown_page(page, _read_page(page, body, bands)), int(page.tags.valueof(274, 1))
 
