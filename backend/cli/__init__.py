@@ -10,7 +10,7 @@ from backend.cli.segment import segment
 from backend.cli.serve import demo, fetch, parts, serve
 from backend.cli.terminal import say_error
 from backend.cli.video import video
-from backend.values.errors import MaskloomError
+from backend.values.errors import MaskloomError, SetupError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
 for command in (demo, serve, segment, fetch, prelabel, parts):
@@ -21,9 +21,11 @@ cli.add_typer(video, name="video")
 
 
 def main() -> None:
-    """The command ``maskloom``; errors of Maskloom become one line and exit code 1."""
+    """The command ``maskloom``; errors of Maskloom become one line, and exit code 2 where settings or the machine are at fault,
+    else 1.
+    """
     try:
         cli()
     except MaskloomError as error:
         say_error(error)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, SetupError) else 1) from error

@@ -26,7 +26,7 @@ from backend.bulk.sources import Selection
 from backend.bulk.spec import BulkJob, JobSpec, resolve
 from backend.bulk.values import ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.cli.terminal import console, say, say_error, write_text
+from backend.cli.terminal import console, read_settings, say, say_error, write_text
 from backend.options import Wanted
 from backend.stores.ledger import DONE, FAILED
 from backend.values.errors import MaskloomError, RequestError
@@ -92,12 +92,6 @@ def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
             _try_sample(command)
         else:
             _run(command, stop)
-
-
-def settings_of(url: str | None, token: str | None) -> Settings:
-    """The settings with what the command line says of Label Studio in their place."""
-    given = {"label_studio_url": url, "label_studio_token": token}
-    return Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 
 
 def _tell(command: _Command) -> None:
@@ -245,7 +239,7 @@ def prelabel(
         source, to, out, labels, config, min_score, params, url_prefix=url_prefix,
         selection=Selection(view, unlabelled, only_missing), limit=limit, again=force,
     )  # fmt: skip
-    run_job(spec, RunOptions(dry_run, sample, resume, batch, workers, ray, report), settings_of(url, token))
+    run_job(spec, RunOptions(dry_run, sample, resume, batch, workers, ray, report), read_settings(url, token))
 
 
 ASKED_EVERY_S = 5.0

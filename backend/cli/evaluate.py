@@ -15,8 +15,7 @@ import typer
 
 from backend.assemble import bulk_context
 from backend.bulk.run import BulkContext
-from backend.cli.bulk import settings_of
-from backend.cli.terminal import say, write_text
+from backend.cli.terminal import read_settings, say, write_text
 from backend.evaluation.clicks import Assumptions
 from backend.evaluation.compare import Clicking, Comparison, compare
 from backend.evaluation.metrics import quality
@@ -95,7 +94,7 @@ def evaluate(
 ) -> None:
     """Compare predictions with what people submitted."""
     asked = Comparing(truth, predictions, images, version, clicks)
-    judge(asked, Assumptions(draw_s=draw_seconds), settings_of(url, token), report, out)
+    judge(asked, Assumptions(draw_s=draw_seconds), read_settings(url, token), report, out)
 
 
 class Destination(StrEnum):
@@ -119,7 +118,7 @@ def rank(
     show: Annotated[int, typer.Option(min=0, help="Print so many tasks.")] = 20,
 ) -> None:
     """Say which predictions a person should look at first, and let Label Studio sort by it."""
-    context = bulk_context(settings_of(url, token), None, threading.Event())
+    context = bulk_context(read_settings(url, token), None, threading.Event())
     reviewing = Reviewing(context.studio(), project, version, context.images)
     with closing(context.images):
         found = reviewing.ranked()

@@ -13,7 +13,7 @@ import typer
 from PIL import Image as PillowImage
 from pycocotools import mask as coco
 
-from backend.cli.terminal import say
+from backend.cli.terminal import read_settings, say
 from backend.pictures import PALETTE, paint_masks, write_name
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet
@@ -55,9 +55,8 @@ def segment(
     """Segment one photo and write the masks, without Label Studio."""
     from backend.assemble import EngineHandle, image_files
     from backend.engines.catalogue import find_engine
-    from backend.values.settings import Settings
 
-    settings = Settings()
+    settings = read_settings()
     prompts = PhotoPrompts(
         texts=tuple(text or ()),
         points=tuple(point or ()),

@@ -12,36 +12,39 @@ from rich.console import Console
 from rich.table import Table
 
 from backend import __version__
-from backend.cli.terminal import console, say
+from backend.cli.terminal import console, read_settings, say
 from backend.values.errors import SetupError
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 9090,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9090,
 ) -> None:
     """Start the server that Label Studio talks to."""
     import uvicorn
 
     from backend.app import create_app
     from backend.assemble import assemble
-    from backend.values.settings import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    parts = assemble(Settings())
     _check_port(host, port)
-    say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{host}:{port} (API at /docs)")
+    parts = assemble(read_settings())
+    shown = f"[{host}]" if ":" in host else host
+    say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
     uvicorn.run(create_app(parts, prewarm=True), host=host, port=port, log_level="warning")
 
 
 def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(f"cannot listen on {host}:{port} ({error.strerror}); choose another port with --port") from error
+    """Raises SetupError where a server cannot listen, at an address of IPv4 or IPv6 or at a name."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SetupError(f"cannot listen on {host} port {port} ({reason}); choose others with --host and --port") from error
 
 
 def demo(
@@ -66,9 +69,8 @@ def fetch(
     """Get the models of an engine, or go on where that broke off."""
     from backend.engines import download as hub
     from backend.engines.catalogue import BundlePreset, find_engine
-    from backend.values.settings import Settings
 
-    settings, preset = Settings(), find_engine(engine)
+    settings, preset = read_settings(), find_engine(engine)
     if not isinstance(preset, BundlePreset) or preset.parts is None:
         raise SetupError(f"the engine {engine!r} has no models to fetch")
     folder = to or settings.home_folder / "engines" / engine

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from backend.values.errors import MaskloomError, SetupError
+from backend.values.settings import Settings
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -20,6 +22,24 @@ def say(message: str) -> None:
 def say_error(error: MaskloomError) -> None:
     """One line that says what happened and what to do."""
     console.print(f"[red]maskloom:[/] {escape(str(error))}")
+
+
+def read_settings(label_studio_url: str | None = None, label_studio_token: str | None = None) -> Settings:
+    """The settings, with what the command line says of Label Studio in their place. Raises SetupError that names each setting
+    that cannot be, and why, never its value, which may be secret.
+    """
+    given = {"label_studio_url": label_studio_url, "label_studio_token": label_studio_token}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+    except ValidationError as error:
+        told = (f"{_variable(each['loc'])}: {each['msg']}" for each in error.errors(include_input=False, include_url=False))
+        raise SetupError(f"a setting cannot be used, {'; '.join(told)}; see the reference of settings") from error
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    """The environment variable of a setting that pydantic names by its field or by its variable."""
+    name = ".".join(map(str, place))
+    return name if name.isupper() else f"MASKLOOM_{name.upper()}"
 
 
 def write_text(path: Path, text: str, option: str) -> None:

@@ -17,7 +17,8 @@ from backend.bulk.sources import Selection
 from backend.bulk.spec import JobSpec
 from backend.bulk.values import Target
 from backend.cli import bulk
-from backend.cli.bulk import STOPPED, RunOptions, run_job, settings_of
+from backend.cli.bulk import STOPPED, RunOptions, run_job
+from backend.cli.terminal import read_settings
 from backend.values.errors import RequestError, SetupError
 from backend.values.settings import Settings
 from tests.backend.bulk.runs import picture_folder
@@ -87,7 +88,7 @@ def test_a_sample_of_nothing_is_refused(options: RunOptions) -> None:
     with running(StudioDouble().with_tasks(3)) as double:
         chosen = JobSpec("1", selection=Selection(tasks=frozenset()))
         with pytest.raises(RequestError, match="there is nothing to try: project 1 of"):
-            run_job(chosen, replace(options, sample=20), settings_of(double.url, TOKEN))
+            run_job(chosen, replace(options, sample=20), read_settings(double.url, TOKEN))
 
 
 def test_a_sample_and_a_dry_run_write_nothing_but_a_page(

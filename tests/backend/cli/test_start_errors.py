@@ -1,0 +1,90 @@
+"""Commands that cannot start say why in one sentence, end with exit code 2, and show no secret."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from backend.cli import main
+from backend.cli.serve import _check_port
+from backend.cli.terminal import read_settings
+from backend.values.errors import SetupError
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["maskloom", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MASKLOOM_FEATURE_CACHE_MIB", "-5"),
+        ("MASKLOOM_DEVICE", "tpu-secret"),
+        ("MASKLOOM_ENGINE", "nope"),
+        ("MASKLOOM_DATABASE", "nonsense"),
+        ("MASKLOOM_DATABASE", "sqlite:////proc/nope/x.sqlite"),
+        ("MASKLOOM_HOME", "/proc/x"),
+        ("MASKLOOM_LABEL_STUDIO_URL", "localhost:8080"),
+        ("MASKLOOM_LABEL_STUDIO_TOKEN", "a secret of two words"),
+        ("MASKLOOM_REFINE", "colour"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    assert run(monkeypatch, "serve", "--port", str(free_port())) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("maskloom: ")
+    assert name in told or name.removeprefix("MASKLOOM_").lower() in told.lower()
+    assert "secret" not in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_home_that_is_a_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("x")
+    monkeypatch.setenv("MASKLOOM_ENGINE", "colour")
+    monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path / "home"))
+    assert run(monkeypatch, "serve", "--port", str(free_port())) == 2
+    assert str(tmp_path / "home") in capsys.readouterr().err
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "1.2.3.4", "a" * 70, ""])
+def test_an_address_that_is_not_ours_is_named(host: str) -> None:
+    with pytest.raises(SetupError, match=r"cannot listen on .* choose others with --host and --port"):
+        _check_port(host or "256.1.1.1", 9090)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SetupError, match=f"cannot listen on 127.0.0.1 port {taken.getsockname()[1]}"):
+            _check_port("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "::", "localhost"])
+def test_addresses_of_ipv6_and_names_can_be_listened_on(host: str) -> None:
+    _check_port(host, free_port())
+
+
+def test_the_command_line_has_the_last_word_about_label_studio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKLOOM_LABEL_STUDIO_URL", "http://elsewhere")
+    assert read_settings("http://here").label_studio_url == "http://here"
+    assert read_settings().label_studio_url == "http://elsewhere"
