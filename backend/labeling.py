@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 
-from backend.values.masks import MaskSet, overlaps
+from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
 from prompts.geometry import BoolArray
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
@@ -45,20 +45,16 @@ def rank_names(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> lis
 
 def suppress_duplicates(masks: MaskSet) -> MaskSet:
     """Of rows that show the same region (IoU above 0.7), whatever their labels, only the best one; best first."""
-    best_first = np.argsort(-masks.scores, kind="stable")
     iou, _ = overlaps(masks.masks)
-    kept: list[int] = []
-    for row in best_first.tolist():
-        if all(iou[row, other] <= SAME_REGION_IOU for other in kept):
-            kept.append(row)
-    return masks[kept]
+    return masks[keep_best(iou, masks.scores, SAME_REGION_IOU)]
 
 
-def drop_known(masks: MaskSet, known: BoolArray) -> MaskSet:
-    """Without the rows that show the same region as one of the masks ``(M, H, W)`` that are there already."""
-    if not len(masks) or not len(known):
+def drop_known(masks: MaskSet, known: Iterable[BoolArray]) -> MaskSet:
+    """Without the rows that show the same region as one of the masks ``(H, W)`` that are there already."""
+    there = tuple(map(RunLengths.of, known))
+    if not len(masks) or not there:
         return masks
-    iou, _ = overlaps(np.concatenate([masks.masks, known]))
+    iou, _ = overlaps(Masks(masks.size, masks.masks.runs + there))
     is_new: BoolArray = np.all(iou[: len(masks), len(masks) :] <= SAME_REGION_IOU, axis=1)
     return masks[is_new]
 

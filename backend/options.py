@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 
-from backend.values.masks import MaskSet, overlaps
+from backend.values.masks import Masks, MaskSet, RunLengths, best_first, keep_best, overlaps
 
 ANY_LABEL = "*"
 LEAST_LEFT = 0.5
@@ -64,24 +64,20 @@ class Wanted:
                 masks = without_overlaps(merge_classes(masks, self.stuff), self.stuff)
             case _:
                 pass
-        return masks[_best_first(masks)[: self.max_regions]]
+        return masks[best_first(masks.scores)[: self.max_regions]]
 
     def _good_enough(self, masks: MaskSet) -> MaskSet:
         if not len(masks) or not (self.thresholds or self.min_area):
             return masks
         other = self.thresholds.get(ANY_LABEL, 0.0)
         least = np.array([self.thresholds.get(label or "", other) for label in masks.labels], np.float64)
-        return masks[(masks.scores >= least) & (masks.masks.sum(axis=(1, 2)) >= self.min_area)]
+        return masks[(masks.scores >= least) & (masks.masks.areas >= self.min_area)]
 
 
 def without_contained(masks: MaskSet, most: float) -> MaskSet:
     """Without the rows of which more than a share lies inside a better row, whatever its label."""
     _, inside = overlaps(masks.masks)
-    kept: list[int] = []
-    for row in _best_first(masks):
-        if all(inside[row, better] <= most for better in kept):
-            kept.append(row)
-    return masks[kept]
+    return masks[keep_best(inside, masks.scores, most)]
 
 
 def merge_classes(masks: MaskSet, labels: frozenset[str]) -> MaskSet:
@@ -90,16 +86,8 @@ def merge_classes(masks: MaskSet, labels: frozenset[str]) -> MaskSet:
     for label in dict.fromkeys(masks.labels):
         rows = np.flatnonzero([its == label for its in masks.labels])
         if label in labels and len(rows) > 1:
-            best = masks[rows[[int(masks.scores[rows].argmax())]]]
-            merged.append(
-                MaskSet(
-                    np.any(masks.masks[rows], axis=0, keepdims=True),
-                    masks.scores[rows].mean(keepdims=True),
-                    (label,),
-                    best.low_res_logits,
-                    best.embeddings,
-                )
-            )
+            same, best = masks[rows], masks[rows[[int(masks.scores[rows].argmax())]]]
+            merged.append(replace(best.with_masks([same.masks.union()]), scores=same.scores.mean(keepdims=True)))
         else:
             merged.append(masks[rows])
     return MaskSet.concatenate(merged, masks.size)
@@ -107,17 +95,13 @@ def merge_classes(masks: MaskSet, labels: frozenset[str]) -> MaskSet:
 
 def without_overlaps(masks: MaskSet, stuff: frozenset[str]) -> MaskSet:
     """With every pixel in one row at most: things before stuff, better ones first; things that keep too little are dropped."""
-    taken = np.zeros(masks.masks.shape[1:], np.bool_)
-    free, kept = masks.masks.copy(), []
-    for row in sorted(_best_first(masks), key=lambda row: masks.labels[row] in stuff):
-        free[row] &= ~taken
-        least = 0.0 if masks.labels[row] in stuff else LEAST_LEFT * float(masks.masks[row].sum())
-        if free[row].sum() >= max(least, 1):
-            taken |= free[row]
-            kept.append(row)
-    rest = masks[kept]
-    return MaskSet(free[kept], rest.scores, rest.labels, rest.low_res_logits, rest.embeddings) if kept else rest
-
-
-def _best_first(masks: MaskSet) -> list[int]:
-    return list(np.argsort(-masks.scores, kind="stable").tolist())
+    taken = np.zeros((masks.size.height, masks.size.width), np.bool_)
+    free: dict[int, RunLengths] = {}
+    for row in sorted(best_first(masks.scores), key=lambda row: masks.labels[row] in stuff):
+        (rows, columns), whole = masks.masks.runs[row].window()
+        left = whole & ~taken[rows, columns]
+        least = 0.0 if masks.labels[row] in stuff else LEAST_LEFT * float(whole.sum())
+        if left.sum() >= max(least, 1):
+            taken[rows, columns] |= left
+            free[row] = RunLengths.placed(left, (columns.start, rows.start), masks.size)
+    return replace(masks[list(free)], masks=Masks(masks.size, tuple(free.values())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -17,8 +18,8 @@ LONGER_SIDE = 240
 JPEG_QUALITY = 80
 
 
-def paint_masks(image: Image, masks: BoolArray) -> Image:
-    """An image ``(H, W, 3)`` with each mask of ``(N, H, W)`` in a colour of its own, outlined."""
+def paint_masks(image: Image, masks: Iterable[BoolArray]) -> Image:
+    """An image ``(H, W, 3)`` with each of its masks ``(H, W)`` in a colour of its own, outlined."""
     picture = image.copy()
     for row, mask in enumerate(masks):
         colour = np.array(PALETTE[row % len(PALETTE)])
@@ -40,15 +41,15 @@ def write_name(picture: Image, mask: BoolArray, name: str, colour: tuple[int, in
     cv2.putText(picture, name, (x + 2, y - 2), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
 
 
-def thumbnail(image: Image, masks: BoolArray) -> bytes:
-    """A small JPEG of an image ``(H, W, 3)`` with its masks ``(N, H, W)`` in colour."""
+def thumbnail(image: Image, masks: Iterable[BoolArray]) -> bytes:
+    """A small JPEG of an image ``(H, W, 3)`` with its masks ``(H, W)`` in colour."""
     height, width = image.shape[:2]
     step = max(1, round(max(height, width) / LONGER_SIDE))
     size = max(1, width // step), max(1, height // step)
     image = image[: size[1] * step, : size[0] * step]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     shrunk = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
-    painted = paint_masks(small, np.array(shrunk, np.bool_).reshape(-1, size[1], size[0]))
+    painted = paint_masks(small, shrunk)
     out = io.BytesIO()
     PillowImage.fromarray(painted).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()

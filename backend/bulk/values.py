@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from backend.stores.ledger import Item
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
 
 
@@ -92,9 +93,9 @@ class Sink(Protocol):
         ...
 
 
-def encode_mask(mask: BoolArray) -> str:
-    """COCO's compressed run lengths of a mask ``(H, W)``."""
-    return str(coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii"))
+def encode_mask(runs: RunLengths) -> str:
+    """COCO's compressed run lengths of a mask."""
+    return runs.coco_counts()
 
 
 def decode_mask(rle: str, size: Size) -> BoolArray:

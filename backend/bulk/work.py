@@ -24,7 +24,6 @@ from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
 from backend.values.session import Question, Round
-from prompts.geometry import mask_box
 from prompts.kinds import KeyedImage, PromptError
 
 log = logging.getLogger(__name__)
@@ -161,13 +160,14 @@ def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float
 
 
 def _found(masks: MaskSet, row: int, form: Form) -> FoundRegion:
-    mask, box = masks.masks[row], mask_box(masks.masks[row]) or (0, 0, 0, 0)
+    runs = masks.masks.runs[row]
+    box = runs.box or (0, 0, 0, 0)
     return FoundRegion(
         label=masks.labels[row] or "",
         score=round(float(masks.scores[row]), 6),
-        pixels=int(mask.sum()),
+        pixels=runs.area,
         box=(box[0], box[1], box[2] - box[0], box[3] - box[1]),
-        rle=encode_mask(mask) if form is Form.MASKS else "",
+        rle=encode_mask(runs) if form is Form.MASKS else "",
     )
 
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from PIL import Image as PillowImage
-from pycocotools import mask as coco
 
 from backend.cli.terminal import read_settings, say
 from backend.pictures import PALETTE, paint_masks, write_name
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.masks import MaskSet
+from backend.values.masks import MaskSet, RunLengths
 from backend.values.session import ForPrompts
-from prompts.geometry import BoolArray, FloatArray, Size, mask_box
+from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import (
     BoxPrompt,
     Image,
@@ -73,7 +72,7 @@ def segment(
     if json_file is not None:
         answer.write_json(json_file)
     for region in answer.masks:
-        print(f"{region.label or 'object'}  score {region.score:.2f}  {int(region.mask.sum())} pixels")
+        print(f"{region.label or 'object'}  score {region.score:.2f}  {region.runs.area} pixels")
     if not len(answer.masks):
         print("nothing found")
     say(f"wrote {out}" + (f" and {json_file}" if json_file else ""))
@@ -157,9 +156,12 @@ class PhotoAnswer:
                 {
                     "label": region.label,
                     "score": round(region.score, 4),
-                    "bbox": _coco_box(region.mask),
-                    "area": int(region.mask.sum()),
-                    "segmentation": _coco_rle(region.mask),
+                    "bbox": _coco_box(region.runs),
+                    "area": region.runs.area,
+                    "segmentation": {
+                        "size": [self.masks.size.height, self.masks.size.width],
+                        "counts": region.runs.coco_counts(),
+                    },
                 }
                 for region in self.masks
             ],
@@ -213,11 +215,6 @@ def _mask(picture: KeyedImage, size: Size) -> BoolArray:
     return mask
 
 
-def _coco_box(mask: BoolArray) -> list[int]:
-    box = mask_box(mask)
+def _coco_box(runs: RunLengths) -> list[int]:
+    box = runs.box
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]] if box else [0, 0, 0, 0]
-
-
-def _coco_rle(mask: BoolArray) -> dict[str, object]:
-    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}

@@ -21,7 +21,7 @@ from torch import Tensor
 from backend.engines.base import Engine, TrackedMask, TrackingSession
 from backend.engines.negatives import outside_negatives
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptError, PromptSet
@@ -153,7 +153,7 @@ def _row(features: ImageFeatures, mask: BoolArray, query: Tensor, label: str | N
     """One answer; its score is the mean cosine of its pixels with the query."""
     score = float(np.clip(_cosine(features, query)[mask].mean(), 0, 1))
     return MaskSet(
-        masks=mask[None],
+        masks=Masks.of([mask], features.size),
         scores=np.array([score], np.float32),
         labels=(label,),
         low_res_logits=np.where(mask, 1, -1)[None].astype(np.float16),

@@ -36,7 +36,7 @@ def outside_negatives(found: MaskSet, prompts: PromptSet) -> MaskSet:
     if not prompts.drawn or not len(found):
         return found
     forbidden = prompts.region(found.size, positive=False)
-    return found[np.flatnonzero(~found.masks[:, forbidden].any(axis=1))]
+    return found[[row for row, mask in enumerate(found.masks) if not (mask & forbidden).any()]]
 
 
 def _names_are_right(rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from backend.labelstudio.request.request import TaskRequest, is_interactive
 from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
-from prompts.geometry import size_of
 
 Json = dict[str, Any]
 Choice = tuple[ControlTag, ControlTag | None, str]
@@ -112,8 +111,8 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
     each tag that names it. Those of one shape share an id.
     """
     shape_control, label_control, label = chosen
-    size = size_of(region.mask)
-    for shape in SHAPES[_form(shape_control)].write(region.mask):
+    size = region.runs.size
+    for shape in SHAPES[_form(shape_control)].write(region.runs):
         common = {
             "original_width": size.width,
             "original_height": size.height,

@@ -49,4 +49,4 @@ def as_logits(mask: BoolArray) -> Logits:
 
 def merged(masks: MaskSet) -> BoolArray:
     """All rows as one mask ``(H, W)``."""
-    return np.asarray(masks.masks.any(axis=0), np.bool_)
+    return masks.masks.union()

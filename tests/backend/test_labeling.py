@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from backend.labeling import label_masks, rank_names, suppress_duplicates
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import JointSpace
@@ -16,7 +16,7 @@ VOCABULARY = Vocabulary((LabelPhrases.of("Ball", ["red"]), LabelPhrases.of("Box"
 
 def rows(masks: list[np.ndarray], scores: list[float], labels: list[str | None]) -> MaskSet:
     return MaskSet(
-        masks=np.stack(masks),
+        masks=Masks.of_stack(np.stack(masks)),
         scores=np.array(scores, np.float32),
         labels=tuple(labels),
         low_res_logits=np.zeros((len(masks), 1, 1), np.float16),

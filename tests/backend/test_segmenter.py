@@ -81,7 +81,7 @@ def test_what_a_click_may_mean_is_offered_once_though_the_engine_finds_it_twice(
     (done,) = repeating.segment([ForPrompts(KeyedImage.of(picture.image), PromptSet((PointPrompt((90, 40)),)), alternatives=3)])
     assert isinstance(done, Round)
     small, both = picture.shapes["small"], picture.shapes["large"] | picture.shapes["small"]
-    assert sorted(done.masks.masks.sum(axis=(1, 2)).tolist()) == [small.sum(), both.sum()]
+    assert sorted(done.masks.masks.areas.tolist()) == [small.sum(), both.sum()]
 
 
 def test_clicks_on_two_shapes_make_one_object_of_both(segmenter: Segmenter) -> None:

@@ -15,7 +15,7 @@ from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import SHAPES, covers_pixels, mask_of, read_regions, read_smart
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
 from prompts.kinds import MaskPrompt, PromptSet
 from tests.backend.labelstudio.captured import body, only_task
@@ -69,7 +69,7 @@ def iou(left: BoolArray, right: BoolArray) -> float:
 
 def read_back(name: str, mask: BoolArray) -> BoolArray:
     """What all values that a mask was written as cover together."""
-    values = [shape.value for shape in SHAPES[name].write(mask)]
+    values = [shape.value for shape in SHAPES[name].write(RunLengths.of(mask))]
     return np.logical_or.reduce([SHAPES[name].read(value, size_of(mask)) for value in values])
 
 
@@ -98,14 +98,14 @@ def test_a_spot_lies_in_the_mask_and_an_area_meets_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_an_empty_mask_has_no_shape(name: str) -> None:
-    assert SHAPES[name].write(np.zeros((5, 7), np.bool_)) == []
+    assert SHAPES[name].write(RunLengths.of(np.zeros((5, 7), np.bool_))) == []
 
 
 @pytest.mark.parametrize("role", [Role.FOR, Role.AGAINST, Role.REFINE])
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_drawn_region_is_a_prompt_about_what_it_covers(name: str, role: Role) -> None:
     mask = MASKS["disc"](97, 131)
-    (shape,) = SHAPES[name].write(mask)
+    (shape,) = SHAPES[name].write(RunLengths.of(mask))
     prompt = SHAPES[name].prompt(shape.value, size_of(mask), role)
     assert prompt is not None
     prompts = PromptSet((prompt,))
@@ -118,7 +118,7 @@ def test_a_drawn_region_is_a_prompt_about_what_it_covers(name: str, role: Role) 
 @pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.smart])
 def test_a_smart_tool_sends_the_same_place_that_its_region_shows(name: str) -> None:
     mask = MASKS["box"](97, 131)
-    (shape,) = SHAPES[name].write(mask)
+    (shape,) = SHAPES[name].write(RunLengths.of(mask))
     mark = read_smart({"type": f"{name}labels", "id": "a", "is_positive": True, "value": shape.value})
     assert mark is not None
     assert mark.id == "a"
@@ -137,7 +137,9 @@ def test_an_answer_in_every_shape_is_read_as_regions_with_the_label(name: str, l
     )
     assert read_config(request["label_config"]).vocabulary.labels == ("Cat",)
     mask = MASKS["two parts"](97, 131)
-    masks = MaskSet(mask[None], np.array([0.5]), ("Cat",), np.zeros((1, 4, 4), np.float32), np.zeros((1, 2), np.float32))
+    masks = MaskSet(
+        Masks.of_stack(mask[None]), np.array([0.5]), ("Cat",), np.zeros((1, 4, 4), np.float32), np.zeros((1, 2), np.float32)
+    )
     items = write_prediction(only_task(request), masks, "v")["result"]
     assert items
     found = read_regions(items)

@@ -14,7 +14,7 @@ from torch import Tensor
 from backend.engines.embedded import prompt_features
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Answer, Canvas, around, chance_of, decode_views, look
-from backend.values.masks import overlaps
+from backend.values.masks import Masks, overlaps
 from prompts.space import Queries
 
 MARGIN = 1.3
@@ -165,7 +165,7 @@ def _distinct(answers: list[Answer]) -> list[Answer]:
     if len(answers) < 2:
         return answers
     small = np.stack([answer.logits[::4, ::4] > 0 for answer in answers])
-    iou, inside = overlaps(small)
+    iou, inside = overlaps(Masks.of_stack(small))
     kept: list[int] = []
     for k in range(len(answers)):
         if all(iou[k, j] < DUPLICATE and inside[k, j] < 0.85 for j in kept):

@@ -16,7 +16,7 @@ from backend.engines.embedded import prompt_features
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.prompt_features import VOTE_SIDE
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 
@@ -215,13 +215,13 @@ def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_
 
 def to_masks(answers: Sequence[Answer], labels: Sequence[str | None], canvas: Canvas) -> MaskSet:
     """Answers as a mask set at the image's full size; answers without a single pixel are left out."""
-    size = canvas.features.size
-    full = [np.asarray(cv2.resize(a.logits, (size.width, size.height), interpolation=cv2.INTER_LINEAR)) > 0 for a in answers]
-    kept = [k for k, mask in enumerate(full) if mask.any()]
+    size, wide = canvas.features.size, (canvas.features.size.width, canvas.features.size.height)
+    full = [RunLengths.of(np.asarray(cv2.resize(a.logits, wide, interpolation=cv2.INTER_LINEAR)) > 0) for a in answers]
+    kept = [k for k, runs in enumerate(full) if runs.area]
     if not kept:
         return MaskSet.empty(size)
     return MaskSet(
-        masks=np.stack([full[k] for k in kept]),
+        masks=Masks(size, tuple(full[k] for k in kept)),
         scores=np.array([answers[k].quality for k in kept], np.float32),
         labels=tuple(labels[k] for k in kept),
         low_res_logits=np.stack([_low_resolution(answers[k].logits) for k in kept]),

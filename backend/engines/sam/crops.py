@@ -20,7 +20,7 @@ from backend.engines.sam.geometry import box_of, mask_logits
 from backend.engines.sam.text_grounding import Decoding
 from backend.engines.sam.transforms import to_masks
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.geometry import BoolArray, FloatArray, Size, size_of
 from prompts.kinds import Image
 
@@ -100,7 +100,7 @@ def _rows(decoding: Decoding, masks: BoolArray, qualities: Sequence[float], size
         return MaskSet.empty(size)
     logits = torch.stack([mask_logits(mask, decoding.network) for mask in masks])
     return MaskSet(
-        masks=masks,
+        masks=Masks.of(masks, size),
         scores=np.array(qualities, np.float32),
         labels=(None,) * len(masks),
         low_res_logits=logits.numpy().astype(np.float16),

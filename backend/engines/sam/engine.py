@@ -37,7 +37,7 @@ from backend.engines.sam.transforms import to_masks
 from backend.engines.sam.video import load_tracker
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
@@ -145,8 +145,8 @@ class FoundationDecoder:
         if self._parts.everything.crop_n_layers:
             rows = with_crops(self._parts.decoding, features, rows, self._parts.everything)
         if self._parts.everything.min_mask_region_area > 0 and len(rows):
-            masks = [remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks]
-            rows = MaskSet(np.stack(masks), rows.scores, rows.labels, rows.low_res_logits, rows.embeddings)
+            masks = (remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks)
+            rows = rows.with_masks(masks)
         return self._meant(features, rows)
 
     def _rows(self, features: ImageFeatures, found: Sequence[Finding]) -> MaskSet:
@@ -154,7 +154,8 @@ class FoundationDecoder:
         if not found:
             return MaskSet.empty(features.size)
         logits = torch.stack([finding.logits.float().cpu() for finding in found])
-        masks = to_masks(self._parts.decoding.network.frame, logits, features.size)
+        frame = self._parts.decoding.network.frame
+        masks = Masks.of((to_masks(frame, one[None], features.size)[0] for one in logits), features.size)
         rows = MaskSet(
             masks=masks,
             scores=np.array([finding.score for finding in found], np.float32),
@@ -162,7 +163,7 @@ class FoundationDecoder:
             low_res_logits=logits.clamp(-1000, 1000).numpy().astype(np.float16),
             embeddings=np.zeros((len(found), 1), np.float32),
         )
-        return rows[np.flatnonzero(masks.any(axis=(1, 2)))]
+        return rows[np.flatnonzero(masks.areas)]
 
     def _meant(self, features: ImageFeatures, rows: MaskSet) -> MaskSet:
         """Rows with the embeddings that name them: patches and crops."""
@@ -172,7 +173,7 @@ class FoundationDecoder:
         return self._named(rows, region_embeddings(features, pixels, rows.masks, self._parts.clip))
 
     def _named(self, rows: MaskSet, embeddings: Tensor) -> MaskSet:
-        return MaskSet(rows.masks, rows.scores, rows.labels, rows.low_res_logits, embeddings.float().cpu().numpy())
+        return replace(rows, embeddings=embeddings.float().cpu().numpy())
 
     def _features(self, image: Image, embeddings: dict[str, Tensor]) -> ImageFeatures:
         tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image, KEPT_SIDE << self._parts.everything.crop_n_layers))}

@@ -3,7 +3,7 @@ spaces never meet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -44,13 +44,13 @@ def dimmed_crop(image: Image, mask: BoolArray) -> Image:
     return np.where(mask[window][..., None], crop, crop * DIMMED).astype(np.uint8)
 
 
-def pooled_embeddings(features: FeatureMap, masks: BoolArray) -> Tensor:
-    """Unit vectors ``(N, D)`` of regions ``(N, H, W)``: the mean of their patches. Quick enough for every click."""
+def pooled_embeddings(features: FeatureMap, masks: Iterable[BoolArray]) -> Tensor:
+    """Unit vectors ``(N, D)`` of N regions ``(H, W)``: the mean of their patches. Quick enough for every click."""
     return torch.stack([features.pool(mask) for mask in masks])
 
 
-def region_embeddings(features: FeatureMap, pixels: Image, masks: BoolArray, encoder: CropEncoder) -> Tensor:
-    """Unit vectors ``(N, D)`` of regions ``(N, H, W)``: patches and dimmed crops together. ``pixels (h, w, 3)`` may be a
+def region_embeddings(features: FeatureMap, pixels: Image, masks: Sequence[BoolArray], encoder: CropEncoder) -> Tensor:
+    """Unit vectors ``(N, D)`` of N regions ``(H, W)``: patches and dimmed crops together. ``pixels (h, w, 3)`` may be a
     smaller copy of the image.
     """
     crops = [dimmed_crop(pixels, _resize(mask, pixels)) for mask in masks]

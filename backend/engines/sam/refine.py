@@ -19,7 +19,7 @@ from backend.engines.sam.networks import Geometry
 from backend.engines.sam.text_grounding import NOTHING, Decoding
 from backend.engines.sam.transforms import to_masks
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet, RunLengths
 from backend.values.placement import Placement
 from prompts.geometry import BoolArray, FloatArray
 from prompts.kinds import Image, PromptSet
@@ -69,18 +69,22 @@ class RefiningAlternatives(RefiningDecoder):
         return self._refine(features, prompts, self._alternatives.decode_alternatives(features, prompts))
 
 
-def refine_masks(decoding: Decoding, features: ImageFeatures, masks: BoolArray, clicks: FloatArray = NOTHING[0]) -> BoolArray:
-    """Masks ``(N, H, W)``, each refined where the decoder believes in it and its own mask agrees, above all under the
+def refine_masks(decoding: Decoding, features: ImageFeatures, masks: Masks, clicks: FloatArray = NOTHING[0]) -> Masks:
+    """Masks, each refined where the decoder believes in it and its own mask agrees, above all under the
     ``clicks (P, 2)`` in pixels; ``features`` are those of the decoder.
     """
-    rows = np.flatnonzero(masks.any(axis=(1, 2))).tolist()
-    objects = [Geometry(*NOTHING, box=box_of(masks[row]), logits=mask_logits(masks[row], decoding.network)) for row in rows]
-    refined = masks.copy()
+    rows = np.flatnonzero(masks.areas).tolist()
+    objects = [_geometry_of(masks[row], decoding) for row in rows]
+    refined = list(masks.runs)
     for row, candidate in zip(rows, decoding.decode(features, objects), strict=True):
         (mask,) = to_masks(decoding.network.frame, candidate.logits[None], features.size)
         if candidate.is_there and _agree(masks[row], mask, clicks):
-            refined[row] = mask
-    return refined
+            refined[row] = RunLengths.of(mask)
+    return Masks(masks.size, tuple(refined))
+
+
+def _geometry_of(mask: BoolArray, decoding: Decoding) -> Geometry:
+    return Geometry(*NOTHING, box=box_of(mask), logits=mask_logits(mask, decoding.network))
 
 
 def _agree(proposed: BoolArray, refined: BoolArray, clicks: FloatArray) -> bool:

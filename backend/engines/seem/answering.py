@@ -18,7 +18,7 @@ from backend.engines.seem.questions import Drawings, how_to_ask
 from backend.engines.seem.sampler import VisualTokens
 from backend.engines.seem.space import SeemQueries
 from backend.engines.seem.vocabulary import THINGS, TrainedVocabulary
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.encoders.seem import PhraseTokens
 
 
@@ -82,7 +82,7 @@ def _mask_set(frame: Frame, found: Candidates, masks: Sequence[np.ndarray], labe
     if not kept:
         return MaskSet.empty(frame.size)
     return MaskSet(
-        masks=np.stack([masks[row] for row in kept]),
+        masks=Masks.of((masks[row] for row in kept), frame.size),
         scores=found.scores[kept].float().clamp(0, 1).cpu().numpy(),
         labels=(label,) * len(kept),
         low_res_logits=found.logits[kept].float().cpu().numpy().astype(np.float16),

@@ -22,6 +22,7 @@ from backend.labelstudio.shapes.base import (
 from backend.labelstudio.shapes.keypoint import PointMark
 from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import Prompt
 
@@ -40,7 +41,7 @@ class Shape:
     """
 
     read: Callable[[Json, Size], BoolArray]
-    write: Callable[[BoolArray], list[ShapeValue]]
+    write: Callable[[RunLengths], list[ShapeValue]]
     prompt: Callable[[Json, Size, Role], Prompt | None]
     smart: Callable[[Json], Mark | None] | None = None
     covers: bool = True

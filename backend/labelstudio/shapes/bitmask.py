@@ -11,6 +11,7 @@ from PIL import Image
 
 from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import Prompt
 
@@ -19,11 +20,12 @@ LARGEST = 4
 _HEAD = "data:image/png;base64,"
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """A mask ``(H, W)`` as a PNG with one bit a pixel, 0 transparent and 1 opaque; nothing for an empty mask.
 
     The page reads alpha alone; this is the smallest form that it draws.
     """
+    mask = runs.decode()
     if not mask.any():
         return []
     picture = Image.fromarray(mask.astype(np.uint8))

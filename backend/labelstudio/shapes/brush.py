@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt, mappings, read_number
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, stroke_mask
 from prompts.kinds import Prompt
 
@@ -26,15 +27,20 @@ Words = NDArray[np.uint64]
 
 
 def encode(mask: BoolArray) -> list[int]:
+    """A mask ``(H, W)`` as the bytes of a stream (see encode_runs)."""
+    return encode_runs(RunLengths.of(mask))
+
+
+def encode_runs(runs: RunLengths) -> list[int]:
     """A mask ``(H, W)`` as the bytes of a stream, every channel 255 inside the mask and 0 outside."""
-    flat = np.ascontiguousarray(mask, np.bool_).reshape(-1)
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
-    lengths, values = _split_long_runs(4 * np.diff(ends, prepend=0), flat[ends - 1])
+    counts = runs.counts().astype(np.int64)
+    inside = np.arange(len(counts)) % 2 == 1
+    lengths, values = _split_long_runs(4 * counts[counts > 0], inside[counts > 0])
     size_index = np.searchsorted([8, 16, 256], lengths).astype(np.uint64)
     run_bits = _RUN_BITS[size_index]
     header = (np.uint64(0b100) | size_index) << (run_bits + np.uint64(8))
     words = header | ((lengths - 1).astype(np.uint64) << np.uint64(8)) | np.where(values, np.uint64(255), np.uint64(0))
-    head = (4 * flat.size) << 21 | (7 << 16) | 0b0010_0011_0111_1111
+    head = (4 * runs.size.pixels) << 21 | (7 << 16) | 0b0010_0011_0111_1111
     return list(_pack(words, (run_bits + np.uint64(11)).astype(np.int64), head))
 
 
@@ -172,9 +178,9 @@ class Stroke:
     erases: bool
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """A mask ``(H, W)`` as a brush mask; nothing for an empty mask."""
-    return [ShapeValue({"format": "rle", "rle": encode(mask)})] if mask.any() else []
+    return [ShapeValue({"format": "rle", "rle": encode_runs(runs)})] if len(runs.edges) else []
 
 
 def read(value: Json, size: Size) -> BoolArray:

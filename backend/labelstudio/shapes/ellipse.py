@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, read_number
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size, ellipse_outline, polygon_mask, size_of
 from prompts.kinds import PolygonPrompt, Prompt
 
@@ -15,13 +16,14 @@ _PIXEL_VARIANCE = 1 / 12
 """A pixel is a square, not a point: this is its own variance along each axis."""
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """The ellipse with the same centre and second moments as a mask ``(H, W)``; nothing for an empty mask.
 
     A uniform ellipse has the variance r^2 / 4 along an axis of radius r. Radii are percent of the width and the height of
     the image and, as the format has it, at most 50; to stay below that ``radiusX`` belongs to the axis nearer to the
     horizontal. The rotation is in degrees clockwise.
     """
+    mask = runs.decode()
     rows, columns = np.nonzero(mask)
     if not rows.size:
         return []

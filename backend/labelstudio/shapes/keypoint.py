@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size, percent_to_pixels, pixels_to_percent, size_of, stroke_mask
 from prompts.kinds import PointPrompt, Prompt
 
@@ -59,8 +60,9 @@ def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
     return _spot(value, role is not Role.AGAINST).prompt(size)
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """The pixel of a mask ``(H, W)`` that is farthest from its outline; nothing for an empty mask."""
+    mask = runs.decode()
     if not mask.any():
         return []
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]

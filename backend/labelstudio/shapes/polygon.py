@@ -19,6 +19,7 @@ from shapely.ops import nearest_points
 
 from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, pixels_to_percent, polygon_mask, size_of
 from prompts.kinds import PolygonPrompt, Prompt
 
@@ -35,9 +36,9 @@ Contour = NDArray[Any]
 Raster = NDArray[np.uint8]
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed rings in percent, largest first; nothing for an empty mask."""
-    rings, note = rings_of(mask)
+    rings, note = rings_of(runs.decode())
     return [ShapeValue({"points": ring.tolist(), "closed": True}, note) for ring in rings]
 
 

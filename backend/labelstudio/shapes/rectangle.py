@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, read_number, read_value, region_id
+from backend.values.masks import RunLengths
 from prompts.geometry import (
     BoolArray,
     FloatArray,
     Size,
     bounding_box,
-    mask_box,
     pixels_to_percent,
     polygon_mask,
     rotated_rectangle,
-    size_of,
 )
 from prompts.kinds import BoxPrompt, Prompt
 
@@ -76,10 +75,10 @@ def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
     return smart({"value": value}).prompt(size) if role is Role.FOR else area_prompt(read(value, size), role)
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """The bounding box of a mask ``(H, W)``; nothing for an empty mask."""
-    box = mask_box(mask)
+    box = runs.box
     if box is None:
         return []
-    (x0, y0), (x1, y1) = pixels_to_percent(np.array(box, np.float64), size_of(mask)).tolist()
+    (x0, y0), (x1, y1) = pixels_to_percent(np.array(box, np.float64), runs.size).tolist()
     return [ShapeValue({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0})]

@@ -9,6 +9,7 @@ import numpy as np
 from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, mappings, read_number
 from backend.labelstudio.shapes.polygon import rings_of
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, polygon_mask, stroke_mask
 from prompts.kinds import PolygonPrompt, Prompt
 
@@ -20,9 +21,9 @@ _PULL = 0.3
 _CURVE_STEPS = 16
 
 
-def write(mask: BoolArray) -> list[ShapeValue]:
+def write(runs: RunLengths) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed paths of straight lines, as polygons are; nothing for an empty mask."""
-    rings, note = rings_of(mask)
+    rings, note = rings_of(runs.decode())
     return [ShapeValue({"vertices": _vertices(ring), "closed": True}, note) for ring in rings]
 
 

@@ -12,7 +12,7 @@ from backend.engines.base import Engine
 from backend.engines.catalogue import EnginePreset
 from backend.engines.colour import ColourDecoder
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
@@ -39,4 +39,6 @@ def _parts(features: ImageFeatures) -> Iterator[MaskSet]:
     for number in range(1, count):
         mask = numbered == number
         logits = np.where(mask, 1, -1)[None].astype(np.float16)
-        yield MaskSet(mask[None], np.array([0.75], np.float32), (None,), logits, features.pool(mask)[None].numpy())
+        yield MaskSet(
+            Masks.of_stack(mask[None]), np.array([0.75], np.float32), (None,), logits, features.pool(mask)[None].numpy()
+        )

@@ -21,6 +21,7 @@ from backend.bulk.values import FoundRegion, ItemResult, Target, decode_mask, en
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import Size, polygon_mask
 from tests.backend.bulk.runs import context_for, drawn, job_of, picture_folder, pipeline, run_of, same
 from tests.backend.pictures import BLUE, RED, paint
@@ -31,7 +32,10 @@ SIZE = Size(48, 64)
 
 def answer(number: int, *regions: tuple[str, float, np.ndarray]) -> ItemResult:
     item = Item(f"{number}.png", {"id": f"{number}.png", "data": {}}, "")
-    found = [FoundRegion(label, score, int(mask.sum()), (0, 0, 64, 48), encode_mask(mask)) for label, score, mask in regions]
+    found = [
+        FoundRegion(label, score, int(mask.sum()), (0, 0, 64, 48), encode_mask(RunLengths.of(mask)))
+        for label, score, mask in regions
+    ]
     return ItemResult(item, SIZE, found)
 
 
@@ -41,7 +45,7 @@ def shapes(number: int) -> list[tuple[str, float, np.ndarray]]:
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_masks_survive_their_code(mask: np.ndarray) -> None:
-    assert same(decode_mask(encode_mask(mask), Size(*mask.shape)), mask)
+    assert same(decode_mask(encode_mask(RunLengths.of(mask)), Size(*mask.shape)), mask)
 
 
 def test_a_png_has_the_number_of_the_label_and_the_better_score_on_top(tmp_path: Path) -> None:

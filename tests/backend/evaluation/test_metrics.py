@@ -17,7 +17,7 @@ from backend.evaluation.compare import Clicking, compare
 from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
 from backend.evaluation.samples import Sample
 from backend.labelstudio.shapes import DrawnRegion
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from backend.values.session import Question, Round
 from prompts.geometry import BoolArray
 from tests.backend.bulk.runs import context_for
@@ -118,7 +118,9 @@ class Reaching:
         mask[:, 10 + len(self.asked) :] = False
         logits = np.full((1, 4, 4), len(self.asked), np.float16)
         one = np.ones(1, np.float32)
-        return [Round(question.prompts, MaskSet(mask[None], one, (None,), logits, np.zeros((1, 2), np.float32)))]
+        return [
+            Round(question.prompts, MaskSet(Masks.of_stack(mask[None]), one, (None,), logits, np.zeros((1, 2), np.float32)))
+        ]
 
 
 def test_each_click_is_added_to_the_last_ones_and_the_last_mask_is_remembered() -> None:

@@ -15,7 +15,7 @@ from backend.labelstudio.config import read_config
 from backend.labelstudio.request.request import TaskRequest
 from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import ConfigError
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.geometry import BoolArray, Size, box_mask
 from tests.backend.labelstudio.captured import body, box, only_task, point, prompted, text
 from tests.labelstudio.prepare import shared_folder
@@ -37,7 +37,7 @@ def mask_set(*rows: tuple[BoolArray, float, str | None]) -> MaskSet:
     masks, scores, labels = zip(*rows, strict=True)
     count = len(rows)
     return MaskSet(
-        np.stack(masks),
+        Masks.of_stack(np.stack(masks)),
         np.array(scores, np.float32),
         labels,
         np.zeros((count, 1, 1), np.float16),

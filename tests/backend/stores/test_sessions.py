@@ -11,7 +11,7 @@ import pytest
 from backend.stores import sessions
 from backend.stores.database import Database
 from backend.stores.sessions import Note, Notes, SessionStore
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from backend.values.session import Round, SessionKey
 from prompts.kinds import PointPrompt, PromptSet, TextPrompt
 
@@ -31,7 +31,7 @@ def store(url: str) -> SessionStore:
 
 def round_of(*prompts: PointPrompt | TextPrompt, value: float = 1.0, rows: int = 1) -> Round:
     masks = MaskSet(
-        masks=np.ones((rows, 4, 4), np.bool_),
+        masks=Masks.of_stack(np.ones((rows, 4, 4), np.bool_)),
         scores=np.ones(rows, np.float32),
         labels=(None,) * rows,
         low_res_logits=np.full((rows, 2, 3), value, np.float16),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from backend.engines.base import Engine
 from backend.engines.embedded import build
 from backend.values.features import ImageFeatures
-from backend.values.masks import MaskSet, overlaps
+from backend.values.masks import Masks, MaskSet, overlaps
 from prompts.geometry import size_of
 from prompts.kinds import (
     BoxPrompt,
@@ -51,7 +51,7 @@ def decode(*prompts: Prompt, memory: ObjectMemory | None = None, references: int
 
 
 def iou(masks: MaskSet, truth: NDArray[np.bool_]) -> float:
-    return float(overlaps(np.stack([masks.masks.any(axis=0), truth]))[0][0, 1])
+    return float(overlaps(Masks.of([masks.masks.union(), truth], masks.size))[0][0, 1])
 
 
 def test_a_box_finds_the_disc_in_it_rather_than_the_whole_box() -> None:
@@ -137,6 +137,6 @@ def test_a_large_photo_is_answered_at_its_own_size() -> None:
     asked = PromptSet((BoxPrompt((240, 560, 1040, 1360)),))
     with torch.inference_mode():
         masks = engine().decoder.decode(seen, asked, engine().space.embed(asked, seen), None)
-    assert masks.masks.shape == (1, 1920, 2560)
+    assert masks.masks.decode().shape == (1, 1920, 2560)
     assert iou(masks, np.repeat(np.repeat(DISC, 8, axis=0), 8, axis=1)) > 0.85
     assert seen.nbytes < 8e6

@@ -16,7 +16,7 @@ from backend.engines.embedded.from_text import Calibration
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder
 from backend.engines.embedded.views import Canvas
 from backend.values.features import ImageFeatures
-from backend.values.masks import overlaps
+from backend.values.masks import Masks, overlaps
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
 from prompts.space import Queries
@@ -92,7 +92,7 @@ def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first(
     assert 1 < len(readings) <= 3
     assert np.array_equal(readings.masks[0], answered.masks[0])
     shape = PICTURE.shapes["disc"]
-    best = max(float(overlaps(np.stack([mask, shape]))[0][0, 1]) for mask in readings.masks)
+    best = max(float(overlaps(Masks.of_stack(np.stack([mask, shape])))[0][0, 1]) for mask in readings.masks)
     assert best > 0.8
 
 

@@ -339,7 +339,7 @@ def test_all_candidates_of_one_click_are_offered_where_they_are_wanted(segmenter
     click = PromptSet((PointPrompt((30, 40)),))
     (several,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), click, alternatives=3)])
     assert isinstance(several, Round)
-    areas = several.masks.masks.sum(axis=(1, 2)).tolist()
+    areas = several.masks.masks.areas.tolist()
     assert len(areas) == 3, "a cell, the disc, the image"
     assert several.masks.scores.tolist() == sorted(several.masks.scores.tolist(), reverse=True)
     assert iou(several.masks.masks[0], picture.shapes["red disc"]) > 0.9

@@ -15,6 +15,7 @@ from backend.engines.sam.refine import RefiningDecoder, refine_masks, refined
 from backend.engines.sam.text_grounding import Decoding
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.masks import Masks
 from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
 from prompts.geometry import size_of
@@ -46,27 +47,27 @@ def iou(left: np.ndarray, right: np.ndarray) -> float:
 def test_a_rough_mask_gets_the_decoder_s_edges() -> None:
     network = TrueEdges()
     truth, rough = two_shapes().shapes["blue square"], square(80, 120, 73, 24, 33)
-    (refined_mask,) = refine_masks(Decoding(network), features_of(network), rough[None])
+    (refined_mask,) = refine_masks(Decoding(network), features_of(network), Masks.of_stack(rough[None]))
     assert iou(refined_mask, truth) > iou(rough, truth) + 0.05
 
 
 def test_a_mask_that_the_decoder_does_not_agree_with_stays() -> None:
     network = TrueEdges()
     far_off = square(80, 120, 88, 36, 6)
-    (kept,) = refine_masks(Decoding(network), features_of(network), far_off[None])
+    (kept,) = refine_masks(Decoding(network), features_of(network), Masks.of_stack(far_off[None]))
     assert np.array_equal(kept, far_off)
 
 
 def test_an_empty_mask_stays_empty() -> None:
     network = TrueEdges()
     nothing = np.zeros((1, 80, 120), np.bool_)
-    assert not refine_masks(Decoding(network), features_of(network), nothing).any()
+    assert not refine_masks(Decoding(network), features_of(network), Masks.of_stack(nothing)).areas.any()
 
 
 def test_a_mask_in_which_the_decoder_does_not_believe_stays() -> None:
     rough = square(80, 120, 73, 24, 33)
     network = TrueEdges(presence=-0.5)
-    assert np.array_equal(refine_masks(Decoding(network), features_of(network), rough[None])[0], rough)
+    assert np.array_equal(refine_masks(Decoding(network), features_of(network), Masks.of_stack(rough[None]))[0], rough)
 
 
 def test_a_mask_that_would_contradict_a_click_stays() -> None:
@@ -74,7 +75,9 @@ def test_a_mask_that_would_contradict_a_click_stays() -> None:
     network = TrueEdges()
     corrected = two_shapes().shapes["blue square"] & ~square(80, 120, 78, 28, 8)
     inside, corner = np.array([[90.0, 40.0]]), np.array([[90.0, 40.0], [80.0, 30.0]])
-    (finer,), (kept,) = (refine_masks(Decoding(network), features_of(network), corrected[None], at) for at in (inside, corner))
+    (finer,), (kept,) = (
+        refine_masks(Decoding(network), features_of(network), Masks.of_stack(corrected[None]), at) for at in (inside, corner)
+    )
     assert finer[30, 80]
     assert np.array_equal(kept, corrected)
 

@@ -11,6 +11,7 @@ from backend.labelstudio.request.request import TaskRequest, read_predict
 from backend.labelstudio.shapes import bitmask
 from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, ScribblePrompt
 from tests.backend.labelstudio.captured import only_task, point, prompted, text
@@ -85,7 +86,7 @@ def test_a_polygon_and_an_ellipse_for_an_object_surround_it_and_a_rectangle_is_i
 
 
 def test_a_mask_to_refine_is_the_mask_whatever_it_was_drawn_with() -> None:
-    (bits,) = bitmask.write(SQUARE)
+    (bits,) = bitmask.write(RunLengths.of(SQUARE))
     painted = {"format": "rle", "rle": rle.encode(SQUARE)}
     for tool, value in (("Brush", painted), ("Bitmask", bits.value)):
         (mask,) = with_draft(region(tool, "mask", value), trigger=text("this")).prompts(SIZE).prompts

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from backend.labelstudio.answer import write_message, write_prediction
 from backend.labelstudio.request.request import TaskRequest, read_predict
 from backend.values.errors import ConfigError, RequestError
-from backend.values.masks import MaskSet
+from backend.values.masks import Masks, MaskSet
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, TextPrompt
 from tests.backend.labelstudio.captured import NAMES, body, box, only_task, point, prompted, text
@@ -396,7 +396,7 @@ def answer(entry: TaskRequest | RequestError) -> None:
     with suppress(RequestError):
         entry.prompts(Size(8, 8))
     masks = MaskSet(
-        np.ones((1, 8, 8), np.bool_),
+        Masks.of_stack(np.ones((1, 8, 8), np.bool_)),
         np.ones(1, np.float32),
         (entry.armed_label,),
         np.zeros((1, 1, 1), np.float16),

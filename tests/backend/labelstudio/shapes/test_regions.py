@@ -16,6 +16,7 @@ from PIL import Image
 
 from backend.labelstudio.shapes import bitmask, brush, ellipse, polygon, read_regions, rectangle
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from tests.backend.pictures import disc, square
 
 DISC, SQUARE = disc(60, 80, 40, 30, 20), square(60, 80, 20, 10, 30)
@@ -43,7 +44,7 @@ def iou(mask: np.ndarray, other: np.ndarray) -> float:
 def test_every_shape_is_read_as_the_mask_that_it_was_written_from(
     kind: str, tag: ModuleType, mask: np.ndarray, least: float
 ) -> None:
-    (shape,) = tag.write(mask)
+    (shape,) = tag.write(RunLengths.of(mask))
     (found,) = read_regions([region(kind, shape.value)])
     assert (found.label, found.score) == ("Cat", 0.5)
     assert iou(found.mask, mask) >= least
@@ -73,13 +74,13 @@ def test_a_bitmask_that_is_far_larger_than_its_image_is_not_decoded() -> None:
 
 @given(arrays(np.bool_, (60, 80)))
 def test_any_brush_mask_survives(mask: np.ndarray) -> None:
-    found = read_regions([region("brush", shape.value) for shape in brush.write(mask)])
+    found = read_regions([region("brush", shape.value) for shape in brush.write(RunLengths.of(mask))])
     assert len(found) == mask.any()
     assert all(np.array_equal(each.mask, mask) for each in found)
 
 
 def test_a_shape_and_its_label_under_one_id_are_one_region() -> None:
-    (shape,) = brush.write(DISC)
+    (shape,) = brush.write(RunLengths.of(DISC))
     head = {"id": "a", "original_width": 80, "original_height": 60}
     twins = [
         {**head, "type": "brush", "value": shape.value},
@@ -90,7 +91,7 @@ def test_a_shape_and_its_label_under_one_id_are_one_region() -> None:
 
 
 def test_points_texts_and_regions_without_a_label_are_left_out() -> None:
-    (shape,) = brush.write(DISC)
+    (shape,) = brush.write(RunLengths.of(DISC))
     others = [
         region("keypoint", {"x": 1, "y": 2, "width": 1}),
         {"id": "t", "type": "textarea", "value": {"text": ["cat"]}},

@@ -18,6 +18,7 @@ from shapely import Polygon
 from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, read_number, rectangle
 from backend.labelstudio.shapes import brush as rle
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import (
     BoolArray,
     Size,
@@ -48,13 +49,13 @@ def redraw(shapes: list[Any], size: Size) -> BoolArray:
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_an_empty_mask_has_no_shape(write: Any) -> None:
-    assert write(np.zeros((5, 7), np.bool_)) == []
+    assert write(RunLengths.of(np.zeros((5, 7), np.bool_))) == []
 
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 2)])
 def test_a_mask_that_fills_its_image_has_a_shape_inside_the_image(write: Any, shape: tuple[int, int]) -> None:
-    (found,) = write(np.ones(shape, np.bool_))
+    (found,) = write(RunLengths.of(np.ones(shape, np.bool_)))
     numbers = [number for key in ("x", "y") if isinstance(number := found.value.get(key), float)]
     numbers += [number for corner in found.value.get("points", []) for number in corner]
     assert all(0 <= number <= 100 for number in numbers)
@@ -62,14 +63,14 @@ def test_a_mask_that_fills_its_image_has_a_shape_inside_the_image(write: Any, sh
 
 @given(masks)
 def test_a_brush_mask_is_the_mask(mask: BoolArray) -> None:
-    for shape in brush.write(mask):
+    for shape in brush.write(RunLengths.of(mask)):
         assert shape.value["format"] == "rle"
         assert np.array_equal(rle.decode(shape.value["rle"], size_of(mask)), mask)
 
 
 @given(filled_masks)
 def test_a_bitmask_is_opaque_exactly_where_the_mask_is(mask: BoolArray) -> None:
-    (shape,) = bitmask.write(mask)
+    (shape,) = bitmask.write(RunLengths.of(mask))
     head, _, data = shape.value["imageDataURL"].partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
@@ -79,13 +80,13 @@ def test_a_bitmask_is_opaque_exactly_where_the_mask_is(mask: BoolArray) -> None:
 
 
 def test_a_bitmask_is_small() -> None:
-    (shape,) = bitmask.write(polygon_mask(ellipse_outline(320, 240, 150, 150, 0), Size(480, 640)))
+    (shape,) = bitmask.write(RunLengths.of(polygon_mask(ellipse_outline(320, 240, 150, 150, 0), Size(480, 640))))
     assert len(shape.value["imageDataURL"]) < 3000
 
 
 @given(filled_masks)
 def test_a_rectangle_read_again_is_the_box_around_the_mask(mask: BoolArray) -> None:
-    (shape,) = rectangle.write(mask)
+    (shape,) = rectangle.write(RunLengths.of(mask))
     box = rectangle.smart({"value": shape.value}).prompt(size_of(mask))
     assert box.xyxy == pytest.approx(mask_box(mask))
 
@@ -99,7 +100,7 @@ def test_a_rectangle_turns_around_its_own_corner() -> None:
 
 @given(filled_masks)
 def test_a_key_point_read_again_lies_in_the_mask(mask: BoolArray) -> None:
-    (shape,) = keypoint.write(mask)
+    (shape,) = keypoint.write(RunLengths.of(mask))
     mark = keypoint.smart({"is_positive": True, "value": shape.value})
     assert mark is not None
     x, y = mark.prompt(size_of(mask)).xy
@@ -108,7 +109,7 @@ def test_a_key_point_read_again_lies_in_the_mask(mask: BoolArray) -> None:
 
 def test_a_key_point_is_deep_inside_and_not_at_the_centroid() -> None:
     ring = box_mask((0, 0, 60, 60), Size(60, 60)) & ~box_mask((8, 8, 60, 52), Size(60, 60))
-    (shape,) = keypoint.write(ring)
+    (shape,) = keypoint.write(RunLengths.of(ring))
     x, y = percent_to_pixels(np.array([[shape.value["x"], shape.value["y"]]]), Size(60, 60))[0]
     assert ring[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4].all()
 
@@ -123,7 +124,7 @@ def ellipse_of(value: dict[str, float], size: Size) -> BoolArray:
 @pytest.mark.parametrize("size", [Size(200, 300), Size(300, 200)])
 def test_an_ellipse_is_found_again(size: Size, degrees: float) -> None:
     mask = polygon_mask(ellipse_outline(110, 90, 60, 25, degrees), size)
-    (shape,) = ellipse.write(mask)
+    (shape,) = ellipse.write(RunLengths.of(mask))
     assert iou(ellipse_of(shape.value, size), mask) > 0.97
     radii = (shape.value["radiusX"] * size.width / 100, shape.value["radiusY"] * size.height / 100)
     assert sorted(radii) == pytest.approx([25, 60], rel=0.02)
@@ -132,13 +133,13 @@ def test_an_ellipse_is_found_again(size: Size, degrees: float) -> None:
 def test_a_tall_ellipse_in_a_tall_image_has_radii_that_the_format_allows() -> None:
     size = Size(1000, 100)
     mask = polygon_mask(ellipse_outline(50, 500, 400, 30, 90), size)
-    (shape,) = ellipse.write(mask)
+    (shape,) = ellipse.write(RunLengths.of(mask))
     assert (shape.value["radiusX"], shape.value["radiusY"]) == pytest.approx((30, 40), rel=0.02)
 
 
 @given(filled_masks)
 def test_the_radii_of_an_ellipse_are_positive_and_at_most_half_the_image(mask: BoolArray) -> None:
-    (shape,) = ellipse.write(mask)
+    (shape,) = ellipse.write(RunLengths.of(mask))
     assert all(math.isfinite(number) for number in shape.value.values())
     assert 0 < shape.value["radiusX"] <= 50
     assert 0 < shape.value["radiusY"] <= 50
@@ -146,7 +147,7 @@ def test_the_radii_of_an_ellipse_are_positive_and_at_most_half_the_image(mask: B
 
 @given(filled_masks)
 def test_polygons_are_valid_rings_inside_the_image_within_the_budget(mask: BoolArray) -> None:
-    shapes = polygon.write(mask)
+    shapes = polygon.write(RunLengths.of(mask))
     assert shapes
     for shape in shapes:
         points = np.array(shape.value["points"])
@@ -160,7 +161,7 @@ def test_polygons_are_valid_rings_inside_the_image_within_the_budget(mask: BoolA
 
 @given(filled_masks)
 def test_the_note_tells_the_iou_of_what_was_drawn(mask: BoolArray) -> None:
-    shapes = polygon.write(mask)
+    shapes = polygon.write(RunLengths.of(mask))
     drawn = redraw(shapes, size_of(mask))
     assert {shape.note for shape in shapes} == {f"polygon IoU {iou(mask, drawn):.3f}"}
 
@@ -168,7 +169,7 @@ def test_the_note_tells_the_iou_of_what_was_drawn(mask: BoolArray) -> None:
 @pytest.mark.parametrize("box", [(3, 4, 4, 5), (3, 4, 9, 5), (3, 4, 4, 9), (0, 0, 30, 20), (5, 5, 25, 15)])
 def test_a_rectangular_region_loses_nothing(box: tuple[float, float, float, float]) -> None:
     mask = box_mask(box, Size(20, 30))
-    (shape,) = polygon.write(mask)
+    (shape,) = polygon.write(RunLengths.of(mask))
     assert len(shape.value["points"]) == 4
     assert np.array_equal(redraw([shape], Size(20, 30)), mask)
 
@@ -176,7 +177,7 @@ def test_a_rectangular_region_loses_nothing(box: tuple[float, float, float, floa
 def test_a_smooth_region_keeps_its_shape_with_few_points() -> None:
     size = Size(480, 640)
     mask = polygon_mask(ellipse_outline(300, 200, 150, 90, 30), size)
-    (shape,) = polygon.write(mask)
+    (shape,) = polygon.write(RunLengths.of(mask))
     assert len(shape.value["points"]) <= 60
     assert iou(redraw([shape], size), mask) > 0.985
 
@@ -184,7 +185,7 @@ def test_a_smooth_region_keeps_its_shape_with_few_points() -> None:
 def test_a_large_hole_is_opened_and_a_small_one_is_filled() -> None:
     size = Size(100, 100)
     mask = box_mask((10, 10, 90, 90), size) & ~box_mask((30, 30, 60, 60), size) & ~box_mask((70, 70, 75, 75), size)
-    (shape,) = polygon.write(mask)
+    (shape,) = polygon.write(RunLengths.of(mask))
     drawn = redraw([shape], size)
     assert not drawn[31:59, 31:59].any()
     assert drawn[70:75, 70:75].all()
@@ -196,7 +197,7 @@ def test_several_large_holes_are_all_opened() -> None:
     mask = box_mask((10, 10, 190, 90), size)
     for x in (30, 90, 150):
         mask &= ~box_mask((x, 30, x + 30, 70), size)
-    (shape,) = polygon.write(mask)
+    (shape,) = polygon.write(RunLengths.of(mask))
     assert iou(redraw([shape], size), mask) > 0.97
     assert Polygon(shape.value["points"]).is_valid
 
@@ -204,7 +205,7 @@ def test_several_large_holes_are_all_opened() -> None:
 def test_large_parts_are_polygons_of_their_own_and_specks_are_dropped() -> None:
     size = Size(100, 100)
     mask = box_mask((0, 0, 40, 40), size) | box_mask((60, 60, 90, 80), size) | box_mask((95, 5, 97, 7), size)
-    large, small = polygon.write(mask)
+    large, small = polygon.write(RunLengths.of(mask))
     assert np.array_equal(redraw([large], size), box_mask((0, 0, 40, 40), size))
     assert np.array_equal(redraw([small], size), box_mask((60, 60, 90, 80), size))
 
@@ -212,7 +213,7 @@ def test_large_parts_are_polygons_of_their_own_and_specks_are_dropped() -> None:
 def test_an_island_in_a_hole_is_a_part() -> None:
     size = Size(100, 100)
     mask = box_mask((0, 0, 100, 100), size) & ~box_mask((20, 20, 80, 80), size) | box_mask((35, 35, 65, 65), size)
-    shapes = polygon.write(mask)
+    shapes = polygon.write(RunLengths.of(mask))
     assert len(shapes) == 2
     assert iou(redraw(shapes, size), mask) > 0.97
 
@@ -220,7 +221,7 @@ def test_an_island_in_a_hole_is_a_part() -> None:
 def test_a_frayed_region_stays_within_the_budget() -> None:
     rng, size = np.random.default_rng(0), Size(300, 300)
     mask = stroke_mask(rng.uniform(20, 280, (40, 2)), 9, size)
-    for shape in polygon.write(mask):
+    for shape in polygon.write(RunLengths.of(mask)):
         assert len(shape.value["points"]) <= polygon.MOST_POINTS
 
 
@@ -228,7 +229,7 @@ def test_a_frayed_region_stays_within_the_budget() -> None:
 def test_noise_becomes_a_polygon_in_bounded_time(share: float) -> None:
     """A mask of noise at 1080p once took half a minute."""
     mask = np.random.default_rng(0).random((700, 700)) < share
-    shapes = polygon.write(mask)
+    shapes = polygon.write(RunLengths.of(mask))
     assert shapes
     assert sum(len(shape.value["points"]) for shape in shapes) <= polygon.MOST_POINTS * 20
 

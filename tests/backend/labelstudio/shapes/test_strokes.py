@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backend.labelstudio.shapes import brush, mask_of
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import Size
 from tests.backend.labelstudio.captured import body
 
@@ -46,7 +47,7 @@ def test_the_eraser_takes_away_and_a_later_stroke_paints_over_it() -> None:
 def test_strokes_go_over_the_mask_that_the_server_had_kept() -> None:
     kept = np.zeros((100, 200), np.bool_)
     kept[10:20, 10:20] = True
-    (shape,) = brush.write(kept)
+    (shape,) = brush.write(RunLengths.of(kept))
     mask = mask_of(region(touch(50, 50), rle=shape.value["rle"]), SIZE)
     assert mask[15, 15]
     assert mask[50, 100]

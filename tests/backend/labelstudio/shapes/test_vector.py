@@ -10,6 +10,7 @@ import pytest
 from backend.labelstudio.shapes import vector
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from prompts.geometry import Size
 from prompts.kinds import PolygonPrompt, ScribblePrompt
 from tests.backend.pictures import disc, square
@@ -80,7 +81,7 @@ def test_a_closed_path_around_the_object_is_its_outline() -> None:
 
 
 def test_each_vertex_that_is_written_names_the_one_before_it() -> None:
-    (shape,) = vector.write(square(200, 200, 20, 20, 100))
+    (shape,) = vector.write(RunLengths.of(square(200, 200, 20, 20, 100)))
     vertices = shape.value["vertices"]
     assert shape.value["closed"] is True
     assert [vertex["prevPointId"] for vertex in vertices] == [None, *(vertex["id"] for vertex in vertices[:-1])]
