@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,8 @@ from backend.bulk.run import BulkContext
 from backend.bulk.work import PatientImages, wait_for
 from backend.disk_cache import Codec, DiskCache
 from backend.engines.base import Engine
-from backend.engines.catalogue import BundlePreset, EnginePreset, find_engine, find_refiner
+from backend.engines.catalogue import find_engine, find_refiner
+from backend.engines.handle import EngineHandle, EngineOptions
 from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import Wishes
@@ -39,8 +38,6 @@ from backend.values.features import FeatureCache, features_from_bytes, features_
 from backend.values.settings import MEBIBYTE, Settings
 from prompts.kinds import KeyedImage
 
-log = logging.getLogger(__name__)
-
 TURN_S = 0.0005
 """So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 BULK_CACHE_MIB = 32
@@ -49,59 +46,15 @@ LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
 
-class EngineHandle:
-    """The engine of this process: its version is known at once, the model is loaded when it is first needed.
-
-    Where the settings name an engine to refine with, both are in the version. Raises SetupError for one that cannot refine.
-    """
-
-    def __init__(self, preset: EnginePreset, settings: Settings) -> None:
-        self.preset = preset
-        self._settings = settings
-        self._weights = settings.weights or preset.weights_in(settings.home_folder)
-        self._refiner = _refiner_of(preset, settings)
-        self.version = preset.version(self._weights)
-        if self._refiner is not None:
-            self.version += f"+{self._refiner.version(self._refiner.weights_in(settings.home_folder))}"
-        self._loaded: Segmenter | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def is_loaded(self) -> bool:
-        return self._loaded is not None
-
-    def segmenter(self) -> Segmenter:
-        """The segmenter, loaded by the first caller. Raises SetupError when the weights cannot be had."""
-        with self._lock:
-            if self._loaded is None:
-                started = time.monotonic()
-                engine = replace(self._load(), version=self.version)
-                self._loaded = Segmenter(engine, feature_cache(self._settings, self.version), batching(self._settings))
-                log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
-            return self._loaded
-
-    def switch(self, preset: EnginePreset, weights: Path | None = None) -> None:
-        """Answer with another engine from now on; what is under way ends with the old one, and nothing of either's caches or
-        memory is read by the other. Both are in memory for a moment. Raises SetupError, and keeps the old one, when the new one
-        cannot be loaded.
-        """
-        fresh = EngineHandle(preset, self._settings.model_copy(update={"weights": weights}))
-        segmenter = fresh.segmenter()
-        with self._lock:
-            self.preset, self._weights, self._refiner = preset, fresh._weights, fresh._refiner
-            self.version, self._loaded = fresh.version, segmenter
-
-    def _load(self) -> Engine:
-        engine = self.preset.load(self._weights, self._settings.placement)
-        if self._refiner is None:
-            return engine
-        return self._refiner.refine(engine, self._refiner.weights_in(self._settings.home_folder), self._settings.placement)
-
-
-def _refiner_of(preset: EnginePreset, settings: Settings) -> BundlePreset | None:
-    """Whose decoder refines the masks of an engine, if any does; its own has nothing to add."""
+def engine_handle(settings: Settings) -> EngineHandle:
+    """The engine by the settings, not loaded yet. Raises SetupError for an unknown engine, or one that cannot refine."""
     refiner = find_refiner(settings.refine) if settings.refine else None
-    return None if refiner is None or refiner.name == preset.name else refiner
+    options = EngineOptions(settings.home_folder, settings.placement, settings.weights, refiner)
+
+    def start(engine: Engine) -> Segmenter:
+        return Segmenter(engine, feature_cache(settings, engine.version), batching(settings))
+
+    return EngineHandle(find_engine(settings.engine), options, start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +73,7 @@ class Parts:
 
 def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
-    engine = EngineHandle(find_engine(settings.engine), settings)
+    engine = engine_handle(settings)
     media = Media(media_options(settings))
     database = Database(settings.database_url)
     wishes = Wishes()
@@ -166,7 +119,7 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
     database = Database(settings.database_url)
     sys.setswitchinterval(TURN_S)
     return BulkContext(
-        engine=EngineHandle(find_engine(settings.engine), settings),
+        engine=engine_handle(settings),
         images=bulk_images(settings, root, stop),
         ledger=Ledger(database),
         album=Album(database),

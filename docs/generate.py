@@ -65,8 +65,8 @@ def _option_row(parameter: click.Parameter) -> str:
 def engines_page() -> str:
     """A table of the engines."""
     lines = ["# Engines", "", "Chosen with `MASKLOOM_ENGINE`. Made from `backend/engines/catalogue.py` by `make docs`.", ""]
-    lines += ["| engine | what it is | licence |", "|---|---|---|"]
-    lines += [f"| `{preset.name}` | {preset.summary} | {preset.licence} |" for preset in ENGINES.values()]
+    lines += ["| engine | what it is | memory and time | licence |", "|---|---|---|---|"]
+    lines += [f"| `{recipe.name}` | {recipe.summary} | {recipe.costs} | {recipe.licence} |" for recipe in ENGINES.values()]
     return "\n".join(lines) + "\n"
 
 

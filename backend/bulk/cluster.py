@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.assemble import EngineHandle, bulk_images, bulk_settings
+from backend.assemble import bulk_images, bulk_settings, engine_handle
 from backend.bulk.recipe import Recipe
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.engines.catalogue import find_engine
 from backend.stores.ledger import Item, pages
 from backend.values.errors import MaskloomError, SetupError
 from backend.values.settings import Settings
@@ -84,7 +83,7 @@ class Actor:
     def __init__(self, pickled: bytes) -> None:
         config: Row = pickle.loads(pickled)
         settings = bulk_settings(Settings(**config["settings"]))
-        engine = EngineHandle(find_engine(settings.engine), settings)
+        engine = engine_handle(settings)
         images = bulk_images(settings, config["root"], threading.Event())
         self._limits: PipelineLimits = config["limits"]
         self._version = engine.version

@@ -52,8 +52,7 @@ def segment(
     json_file: Annotated[Path | None, typer.Option("--json", help="The masks as COCO RLE with labels and scores.")] = None,
 ) -> None:
     """Segment one photo and write the masks, without Label Studio."""
-    from backend.assemble import EngineHandle, image_files
-    from backend.engines.catalogue import find_engine
+    from backend.assemble import engine_handle, image_files
 
     settings = read_settings()
     prompts = PhotoPrompts(
@@ -66,7 +65,7 @@ def segment(
         reference=reference,
         reference_mask=reference_mask,
     )
-    segmenter = EngineHandle(find_engine(settings.engine), settings).segmenter()
+    segmenter = engine_handle(settings).segmenter()
     answer = segment_photo(photo, prompts, image_files(settings), segmenter)
     answer.write_overlay(out)
     if json_file is not None:

@@ -68,10 +68,10 @@ def fetch(
 ) -> None:
     """Get the models of an engine, or go on where that broke off."""
     from backend.engines import download as hub
-    from backend.engines.catalogue import BundlePreset, find_engine
+    from backend.engines.catalogue import find_engine
 
-    settings, preset = read_settings(), find_engine(engine)
-    if not isinstance(preset, BundlePreset) or preset.parts is None:
+    settings, recipe = read_settings(), find_engine(engine)
+    if not recipe.models:
         raise SetupError(f"the engine {engine!r} has no models to fetch")
     folder = to or settings.home_folder / "engines" / engine
     if check:
@@ -82,9 +82,9 @@ def fetch(
         return
     if settings.offline:
         raise SetupError("offline mode is on (MASKLOOM_OFFLINE or HF_HUB_OFFLINE): nothing is fetched")
-    say(f"licences: {preset.parts.licence}")
+    say(f"licences: {recipe.licence}")
     token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    hub.fetch(preset.parts, folder, hub.Hub(settings.hub_url, token), say)
+    hub.fetch(recipe, folder, hub.Hub(settings.hub_url, token), say)
     say(f"wrote {folder}; start with MASKLOOM_ENGINE={engine}" + (f" MASKLOOM_WEIGHTS={folder}" if to else ""))
 
 
@@ -92,7 +92,7 @@ def parts() -> None:
     """List the engines."""
     from backend.engines.catalogue import ENGINES
 
-    table = Table("engine", "what it is", "licence")
-    for preset in ENGINES.values():
-        table.add_row(preset.name, preset.summary, preset.licence)
+    table = Table("engine", "what it is", "memory and time", "licence")
+    for recipe in ENGINES.values():
+        table.add_row(recipe.name, recipe.summary, recipe.costs, recipe.licence)
     Console().print(table)

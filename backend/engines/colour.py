@@ -22,6 +22,7 @@ from backend.engines.base import Engine, TrackedMask, TrackingSession
 from backend.engines.negatives import outside_negatives
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
+from backend.values.placement import ANYWHERE, Placement
 from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptError, PromptSet
@@ -37,8 +38,8 @@ SMALLEST_AREA = 4
 MOST_INSTANCES = 100
 
 
-def build(weights: Path | None) -> Engine:
-    """The colour engine; it has no weights."""
+def build(weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
+    """The colour engine; it has no weights, and computes on the CPU."""
     decoder = ColourDecoder()
     return Engine("colour", "colour-1", JointSpace("colour", ColourTextEncoder()), decoder, ColourTracker(decoder))
 

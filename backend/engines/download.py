@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from backend.engines.catalogue import EngineParts, ModelPart
+from backend.engines.catalogue import PublishedModel, Recipe
 from backend.values.errors import RemoteError, SetupError
 
 log = logging.getLogger(__name__)
@@ -100,13 +100,13 @@ class Hub:
         return response
 
 
-def fetch(engine: EngineParts, folder: Path, hub: Hub, tell: Callable[[str], None]) -> Path:
+def fetch(recipe: Recipe, folder: Path, hub: Hub, tell: Callable[[str], None]) -> Path:
     """All models of an engine into a bundle, whose manifest lists every file with its sha256; files that are already there and
     whole are kept. Returns the manifest's path.
     """
-    models = {part.role: _fetch_model(part, folder / part.role, hub, tell) for part in engine.models}
+    models = {part.role: _fetch_model(part, folder / part.role, hub, tell) for part in recipe.models}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"engine": engine.name, "models": models}, indent=1), encoding="utf-8")
+    manifest.write_text(json.dumps({"engine": recipe.name, "models": models}, indent=1), encoding="utf-8")
     return manifest
 
 
@@ -138,7 +138,7 @@ def is_whole(path: Path, file: HubFile) -> bool:
     return file.git_sha1 is None or _git_sha1(path) == file.git_sha1
 
 
-def _fetch_model(part: ModelPart, folder: Path, hub: Hub, tell: Callable[[str], None]) -> dict[str, Any]:
+def _fetch_model(part: PublishedModel, folder: Path, hub: Hub, tell: Callable[[str], None]) -> dict[str, Any]:
     revision, files = hub.files(part.repository)
     for file in files:
         target = folder / file.path

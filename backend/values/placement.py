@@ -21,3 +21,6 @@ class Placement:
     device: DeviceName = "auto"
     dtype: DtypeName = "auto"
     vocabulary: Path | None = None
+
+
+ANYWHERE = Placement()

@@ -11,14 +11,14 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import assemble
-from backend.engines.catalogue import EnginePreset
+from backend.engines.catalogue import Recipe
 from backend.values.errors import MaskloomError
 from backend.values.session import Question, Round
 from backend.values.settings import Settings
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, key_point, predict, task
 
-OTHER = EnginePreset("other", "backend.engines.colour:build", "the colour engine under another name", "Apache-2.0")
+OTHER = Recipe("other", "backend.engines.colour:build", "the colour engine under another name", "Apache-2.0")
 
 
 def settings(tmp_path: Path) -> Settings:

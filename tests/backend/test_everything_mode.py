@@ -13,8 +13,9 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.engines.base import Engine
-from backend.engines.catalogue import EnginePreset
+from backend.engines.catalogue import Recipe
 from backend.labelstudio.shapes import brush as rle
+from backend.values.placement import Placement
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines.colour_network import ColourNetwork
@@ -26,7 +27,7 @@ CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" 
     <Label value="Leaf" predicted_values="green"/></BrushLabels></View>"""
 
 
-def build(_weights: Path | None) -> Engine:
+def build(_weights: Path | None, _placement: Placement) -> Engine:
     return segmenter_around(ColourNetwork()).engine
 
 
@@ -34,7 +35,7 @@ def pre_annotated(folder: Path, picture: Picture, extra_params: dict[str, Any]) 
     """The labels and masks that a project with these extra parameters gets."""
     Image.fromarray(picture.image).save(folder / "a.png")
     parts = assemble(Settings(engine="colour", home=folder / "home", local_roots=str(folder)))
-    parts.engine.switch(EnginePreset("colours", f"{__name__}:build", "a network that sees colours", "Apache-2.0"))
+    parts.engine.switch(Recipe("colours", f"{__name__}:build", "a network that sees colours", "Apache-2.0"))
     task = {"id": 1, "data": {"image": str(folder / "a.png")}}
     body = {"tasks": [task], "project": "1.17", "label_config": CONFIG}
     with TestClient(create_app(parts)) as client:

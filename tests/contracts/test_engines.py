@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import ENGINES, BundlePreset, EnginePreset, find_engine
+from backend.engines.catalogue import find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import Masks, MaskSet, overlaps
@@ -62,17 +62,17 @@ SAID: dict[str, tuple[Prompt, ...]] = {
 }
 
 
-NAMES = sorted({name for name, preset in ENGINES.items() if type(preset) is EnginePreset} | set(tiny_bundles.FAMILIES))
+NAMES = ("colour", "embedded", *tiny_bundles.FAMILIES)
 
 
 @functools.cache
 def engine(name: str) -> Engine:
     """An engine by name; those of published models with tiny random ones in their place."""
-    preset = find_engine(name)
-    if not isinstance(preset, BundlePreset):
-        return preset.load(None)
+    recipe = find_engine(name)
+    if not recipe.models:
+        return recipe.load(None)
     with tempfile.TemporaryDirectory() as folder:
-        return preset.load(tiny_bundles.write_bundle(name, Path(folder)), Placement("cpu", "float32"))
+        return recipe.load(tiny_bundles.write_bundle(name, Path(folder)), Placement("cpu", "float32"))
 
 
 @pytest.fixture(params=NAMES)

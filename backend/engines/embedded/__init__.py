@@ -6,11 +6,12 @@ from pathlib import Path
 
 from backend.engines.base import Engine
 from backend.engines.embedded.engine import SHIPPED, read
+from backend.values.placement import ANYWHERE, Placement
 from prompts.encoders.embedded import EmbeddedTextEncoder
 from prompts.space import JointSpace
 
 
-def build(weights: Path | None) -> Engine:
+def build(weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
     """The engine from a safetensors file, the shipped one where None is given. Raises SetupError."""
     loaded = read(weights or SHIPPED)
     text = EmbeddedTextEncoder(loaded.tower)

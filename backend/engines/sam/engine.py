@@ -195,12 +195,18 @@ DENSE_SIDE = {"cpu": 336, "cuda": 560}
 """The longer side at which CLIP reads patches."""
 
 
-def build(folder: Path, name: str, placement: Placement) -> Engine:
+def build(weights: Path | None, placement: Placement) -> Engine:
     """The engine in a bundle. Raises SetupError that says which part is missing or broken."""
+    if weights is None:
+        raise SetupError("an engine of the SAM family needs the folder of its bundle; name it with MASKLOOM_WEIGHTS")
+    return _assemble(weights, fingerprint(weights), placement)
+
+
+def _assemble(folder: Path, version: str, placement: Placement) -> Engine:
     device, _ = resolve(placement)
     decoding = Decoding(load_network(_part(folder, "decoder"), placement))
     clip = load_clip(_part(folder, "clip"), device, placement.vocabulary)
-    space = FoundationSpace(name, clip)
+    space = FoundationSpace(version, clip)
     parts = FoundationParts(
         decoding=decoding,
         space=space,
@@ -210,7 +216,7 @@ def build(folder: Path, name: str, placement: Placement) -> Engine:
         like_finder=_like_finder(decoding),
         everything=_everything(folder / "everything.json", ON_A_CPU if device.type == "cpu" else EverythingOptions()),
     )
-    return Engine(name, name, space, FoundationDecoder(parts), _tracker(folder, decoding.network, placement))
+    return Engine("sam", version, space, FoundationDecoder(parts), _tracker(folder, decoding.network, placement))
 
 
 def _tracker(folder: Path, network: PromptableNetwork, placement: Placement) -> Tracker | None:

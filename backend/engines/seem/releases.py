@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from backend.engines.base import Engine
+from backend.engines.catalogue import fingerprint
 from backend.engines.device import processor_has_bfloat16, resolve
 from backend.engines.phrase_cache import VocabularyStore
 from backend.engines.seem.answering import Judgement
@@ -32,8 +31,8 @@ from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip
 BackboneConfig = FocalNetConfig | DaViTConfig | SamViTConfig
 NECK_CHANNELS = (128, 256, 512, 1024)
 
-FOCAL_T = FocalNetConfig(96, (2, 2, 6, 2), 3, 3, DepthwiseFocalBlock)
-FOCAL_L = FocalNetConfig(192, (2, 2, 18, 2), 4, 2, FocalBlock)
+TINY_FOCALNET = FocalNetConfig(96, (2, 2, 6, 2), 3, 3, DepthwiseFocalBlock)
+LARGE_FOCALNET = FocalNetConfig(192, (2, 2, 18, 2), 4, 2, FocalBlock)
 DAVIT_D3 = DaViTConfig((128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 9, 1), (7, 2, 2, 2), (3, 0, 0, 0))
 DAVIT_D5 = DaViTConfig((256, 512, 1024, 2048), (8, 16, 32, 64), (1, 1, 9, 1), (7, 3, 3, 3), (3, 1, 1, 1))
 SAM_B = SamViTConfig(1024, 768, 12, 12, (2, 5, 8, 11))
@@ -62,8 +61,8 @@ def _official(backbone: BackboneConfig) -> SeemConfig:
 
 
 CONFIGS: Mapping[str, SeemConfig] = {
-    "focal-t": _official(FOCAL_T),
-    "focal-l": _official(FOCAL_L),
+    "focal-t": _official(TINY_FOCALNET),
+    "focal-l": _official(LARGE_FOCALNET),
     "davit-d3": _official(DAVIT_D3),
     "davit-d5": _official(DAVIT_D5),
     "samvit-b": _official(SAM_B),
@@ -161,37 +160,8 @@ def save_checkpoint(network: nn.Module, path: Path) -> None:
     torch.save({**constants, **weights}, path)
 
 
-def digest(path: Path) -> str:
-    """A short name of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
-
-
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)
 SQUARE_1024 = InputSize(short=1000, longest=1024, divisor=1024)
-ANYWHERE = Placement()
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """One published model in one wiring."""
-
-    config: SeemConfig
-    wiring: Wiring
-    file: str
-    limits: InputSize
-
-
-RELEASES: Mapping[str, Release] = {
-    "seem-focal-t": Release(CONFIGS["focal-t"], V1, "seem_focalt_v1.pt", SHORT_512),
-    "seem-focal-t-v0": Release(CONFIGS["focal-t"], V0, "seem_focalt_v0.pt", SHORT_512),
-    "seem-focal-t-demo": Release(CONFIGS["focal-t"], DEMO, "seem_focalt_v0.pt", SHORT_512),
-    "seem-focal-l": Release(CONFIGS["focal-l"], V1, "seem_focall_v1.pt", SHORT_512),
-    "seem-focal-l-v0": Release(CONFIGS["focal-l"], V0, "seem_focall_v0.pt", SHORT_512),
-    "seem-focal-l-demo": Release(CONFIGS["focal-l"], DEMO, "seem_focall_v0.pt", SHORT_512),
-    "seem-samvit-b": Release(CONFIGS["samvit-b"], V1, "seem_samvitb_v1.pt", SQUARE_1024),
-    "seem-samvit-l": Release(CONFIGS["samvit-l"], V1, "seem_samvitl_v1.pt", SQUARE_1024),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,25 +174,39 @@ class Parts:
     placement: Placement = field(default_factory=Placement)
 
 
-def build(
-    weights: Path | None,
-    placement: Placement = ANYWHERE,
-    variant: str = "seem-focal-t",
-) -> Engine:
-    """A release by name, with its weights from a file or, without one, from the hub. Raises SetupError for an unknown name,
-    missing packages or weights that do not fit.
-    """
-    release = find_release(variant)
-    path = weights or find_checkpoint(release.file)
-    with torch.device("meta"):
-        network = assemble(release.config, release.wiring)
-    load_weights(network, read_checkpoint(path), str(path))
-    version = f"{variant}-{digest(path)}"
-    store = None if placement.vocabulary is None else VocabularyStore(placement.vocabulary, version)
-    return assemble_engine(variant, version, network, Parts(_tokenizer(), release.limits, store, placement))
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One published model in one wiring."""
+
+    config: SeemConfig
+    wiring: Wiring
+    file: str
+    limits: InputSize
+
+    def build(self, weights: Path | None, placement: Placement) -> Engine:
+        """The engine, with its weights from a file or, without one, from the hub. Raises SetupError for missing packages or
+        weights that do not fit.
+        """
+        path = weights or find_checkpoint(self.file)
+        with torch.device("meta"):
+            network = assemble(self.config, self.wiring)
+        load_weights(network, read_checkpoint(path), str(path))
+        version = fingerprint(path)
+        store = None if placement.vocabulary is None else VocabularyStore(placement.vocabulary, f"seem-{version}")
+        return assemble_engine(version, network, Parts(_tokenizer(), self.limits, store, placement))
 
 
-def assemble_engine(name: str, version: str, network: SeemNetwork, parts: Parts) -> Engine:
+FOCAL_T = Release(CONFIGS["focal-t"], V1, "seem_focalt_v1.pt", SHORT_512)
+FOCAL_T_V0 = Release(CONFIGS["focal-t"], V0, "seem_focalt_v0.pt", SHORT_512)
+FOCAL_T_DEMO = Release(CONFIGS["focal-t"], DEMO, "seem_focalt_v0.pt", SHORT_512)
+FOCAL_L = Release(CONFIGS["focal-l"], V1, "seem_focall_v1.pt", SHORT_512)
+FOCAL_L_V0 = Release(CONFIGS["focal-l"], V0, "seem_focall_v0.pt", SHORT_512)
+FOCAL_L_DEMO = Release(CONFIGS["focal-l"], DEMO, "seem_focall_v0.pt", SHORT_512)
+SAMVIT_B = Release(CONFIGS["samvit-b"], V1, "seem_samvitb_v1.pt", SQUARE_1024)
+SAMVIT_L = Release(CONFIGS["samvit-l"], V1, "seem_samvitl_v1.pt", SQUARE_1024)
+
+
+def assemble_engine(version: str, network: SeemNetwork, parts: Parts) -> Engine:
     """An engine of a network that has its weights."""
     device, dtype = _resolve(parts.placement)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -231,7 +215,7 @@ def assemble_engine(name: str, version: str, network: SeemNetwork, parts: Parts)
     reader = VocabularyReader(text, parts.store)
     space = SeemSpace(version, text, reader, Sight(network, parts.limits))
     judgement = Judgement(TrainedVocabulary(network.predictor, reader))
-    return Engine(name, version, space, SeemDecoder(network, parts.limits, dtype, judgement))
+    return Engine("seem", version, space, SeemDecoder(network, parts.limits, dtype, judgement))
 
 
 def _resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
@@ -244,25 +228,8 @@ def _resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
     return device, dtype
 
 
-def find_release(variant: str) -> Release:
-    """A release by name. Raises SetupError that lists the known ones."""
-    if variant not in RELEASES:
-        raise SetupError(f"there is no SEEM called {variant!r}; known ones: {', '.join(RELEASES)}")
-    return RELEASES[variant]
-
-
 def _tokenizer() -> Tokenize:
     try:
         return clip_tokenizer()
     except ImportError as error:
         raise SetupError(f"SEEM's tokenizer is in open_clip: pip install 'maskloom[engines]' ({error})") from error
-
-
-focal_t = partial(build, variant="seem-focal-t")
-focal_t_v0 = partial(build, variant="seem-focal-t-v0")
-focal_t_demo = partial(build, variant="seem-focal-t-demo")
-focal_l = partial(build, variant="seem-focal-l")
-focal_l_v0 = partial(build, variant="seem-focal-l-v0")
-focal_l_demo = partial(build, variant="seem-focal-l-demo")
-samvit_b = partial(build, variant="seem-samvit-b")
-samvit_l = partial(build, variant="seem-samvit-l")

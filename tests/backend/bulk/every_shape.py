@@ -9,19 +9,20 @@ import cv2
 import numpy as np
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import EnginePreset
+from backend.engines.catalogue import Recipe
 from backend.engines.colour import ColourDecoder
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
+from backend.values.placement import Placement
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
 from prompts.space import JointSpace, Queries
 
-PRESET = EnginePreset("every-shape", f"{__name__}:build", "the colour engine, which finds everything too", "Apache-2.0")
+RECIPE = Recipe("every-shape", f"{__name__}:build", "the colour engine, which finds everything too", "Apache-2.0")
 
 
-def build(_weights: Path | None) -> Engine:
+def build(_weights: Path | None, _placement: Placement) -> Engine:
     return Engine("every-shape", "every-shape-1", JointSpace("colour", ColourTextEncoder()), EveryShape())
 
 

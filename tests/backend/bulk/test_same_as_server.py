@@ -74,7 +74,7 @@ def settings(double: StudioDouble, folder: Path, home: str) -> Settings:
 
 
 def with_everything(engine: EngineHandle) -> None:
-    engine.switch(every_shape.PRESET)
+    engine.switch(every_shape.RECIPE)
 
 
 def from_the_server(double: StudioDouble, folder: Path, extra_params: Any) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from backend.cli import cli
 from backend.engines import download as hub
-from backend.engines.catalogue import EngineParts, ModelPart
+from backend.engines.catalogue import PublishedModel, Recipe
 from backend.values.errors import RemoteError, SetupError
 
 CONFIG = b'{"model_type": "sam"}'
 WEIGHTS = bytes(range(256)) * 9000
-ENGINE = EngineParts("tiny", "two models", (ModelPart("decoder", "us/sam", "MIT"), ModelPart("clip", "us/clip", "MIT")), "", "")
+MODELS = (PublishedModel("decoder", "us/sam", "MIT"), PublishedModel("clip", "us/clip", "MIT"))
+ENGINE = Recipe("tiny", "nowhere:build", "two models", models=MODELS)
 
 
 class FakeHub(ThreadingHTTPServer):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from backend.app import create_app
 from backend.assemble import assemble, bulk_context
 from backend.cli import cli
-from backend.engines.catalogue import ENGINES, EnginePreset
+from backend.engines.catalogue import ENGINES, Recipe
 from backend.engines.sam import refine
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
@@ -119,7 +119,7 @@ def test_nothing_is_refined_when_the_setting_is_empty(home: Path, monkeypatch: p
 
 
 def test_an_engine_that_cannot_refine_is_refused_with_those_that_can(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "mine", EnginePreset("mine", "nowhere:build", "", ""))
+    monkeypatch.setitem(ENGINES, "mine", Recipe("mine", "nowhere:build", "", ""))
     for name in ("colour", "seem-focal-l", "mine"):
         with pytest.raises(
             SetupError, match=rf"'{name}' cannot refine masks; .* can be edgetam-cpu, sam-base, .*sam2-tiny, sam3"

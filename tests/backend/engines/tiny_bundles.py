@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from backend.engines.catalogue import PRODUCTION_ENGINES
+from backend.engines.catalogue import find_engine
 from tests.backend.engines import tiny_models
 
 DECODERS: dict[str, Callable[[Path], Path]] = {
@@ -21,12 +21,12 @@ FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base", "sam3")
 
 def write_bundle(name: str, folder: Path) -> Path:
     """The bundle of an engine by name."""
-    (engine,) = (engine for engine in PRODUCTION_ENGINES if engine.name == name)
-    for part in engine.models:
+    models = find_engine(name).models
+    for part in models:
         if part.role == "decoder":
             _writer(part.repository)(folder / "decoder")
     tiny_models.write_clip(folder / "clip")
-    if any(part.role == "dino" for part in engine.models):
+    if any(part.role == "dino" for part in models):
         tiny_models.write_dino(folder / "dino")
     return folder
 

@@ -212,7 +212,7 @@ def tiny_engine(name: str) -> Engine:
     network.predictor.lang_encoder.logit_scale.fill_(5.0)
     limits = LIMITS.get(backbone, InputSize(96, 256, 32))
     parts = Parts(_tokenizer(), limits, None, Placement("cpu", "float32"))  # whatever this processor has
-    return assemble_engine(name, f"{name}-0", network, parts)
+    return assemble_engine(f"{name}-0", network, parts)
 
 
 @pytest.fixture

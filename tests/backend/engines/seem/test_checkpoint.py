@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.seem import releases
 from backend.engines.seem.frame import InputSize, SeemNetwork
-from backend.engines.seem.releases import Release, SeemConfig, assemble, build, load_weights, read_checkpoint, save_checkpoint
+from backend.engines.seem.releases import Release, SeemConfig, assemble, load_weights, read_checkpoint, save_checkpoint
 from backend.engines.seem.wiring import V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
@@ -102,26 +101,18 @@ def test_an_engine_is_built_from_a_file_and_answers(
     network: SeemNetwork,
     config: SeemConfig,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     photo: np.ndarray,
     ask: Callable[..., MaskSet],
     engine_of: Callable[[str], Engine],
 ) -> None:
     release = Release(config, V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
-    monkeypatch.setitem(releases.RELEASES, "seem-tiny", release)
     save_checkpoint(network, tmp_path / "seem.pt")
     placement = Placement("cpu", "float32", tmp_path / "vocabulary")
-    engine = build(tmp_path / "seem.pt", placement, variant="seem-tiny")
+    engine = release.build(tmp_path / "seem.pt", placement)
     box = BoxPrompt((30.0, 20.0, 70.0, 50.0))
     expected = ask(engine_of("focaldw_v1"), photo, box)
     np.testing.assert_array_equal(ask(engine, photo, box).masks, expected.masks)
-    assert engine.version.startswith("seem-tiny-")
     assert len(list((tmp_path / "vocabulary").glob("*.npy"))) == 134
-
-
-def test_an_unknown_release_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(SetupError, match="seem-focal-l"):
-        build(None, variant="seem-huge")
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from backend.app import create_app
 from backend.assemble import assemble
 from backend.cli import cli
 from backend.engines.base import Engine
-from backend.engines.catalogue import ENGINES, ReleasedPreset
+from backend.engines.catalogue import ENGINES, Recipe
 from backend.engines.seem import releases
 from backend.engines.seem.frame import InputSize
 from backend.engines.seem.releases import Release, SeemConfig, save_checkpoint
@@ -47,9 +47,9 @@ def weights(
 ) -> Path:
     """A checkpoint of generated weights, and an engine by the name of seem-tiny that reads it."""
     release = Release(tiny_configs["focaldw"], V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
-    monkeypatch.setitem(releases.RELEASES, "seem-focal-t", release)  # type: ignore[arg-type]
-    preset = ReleasedPreset("seem-tiny", "backend.engines.seem:build", "SEEM, small", "none")
-    monkeypatch.setitem(ENGINES, "seem-tiny", preset)
+    monkeypatch.setattr(releases, "TINY", release, raising=False)
+    recipe = Recipe("seem-tiny", "backend.engines.seem.releases:TINY.build", "SEEM, small", "none")
+    monkeypatch.setitem(ENGINES, "seem-tiny", recipe)
     save_checkpoint(engine_of("focaldw_v1").decoder._network, tmp_path / "seem.pt")
     return tmp_path / "seem.pt"
 

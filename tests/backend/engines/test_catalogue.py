@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engines.catalogue import ENGINES, EnginePreset, find_engine, fingerprint
+from backend.engines.catalogue import ENGINES, Recipe, find_engine, fingerprint
 from backend.values.errors import SetupError
 
 
@@ -16,11 +16,11 @@ def test_an_unknown_name_answers_with_the_known_ones() -> None:
 def test_the_version_changes_with_the_weights(tmp_path: Path) -> None:
     weights = tmp_path / "some.safetensors"
     weights.write_bytes(b"one")
-    preset = EnginePreset("some", "nowhere:build", "", "", weights)
-    before = preset.version(None)
+    recipe = Recipe("some", "nowhere:build", "", "", weights)
+    before = recipe.version(None)
     weights.write_bytes(b"two")
-    assert preset.version(None) != before
-    assert preset.version(None).startswith("some-")
+    assert recipe.version(None) != before
+    assert recipe.version(None).startswith("some-")
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20, (1 << 20) + 1, (3 << 19), 2 << 20, 5 << 20])
@@ -44,17 +44,22 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("seem-")])
-def test_every_seem_engine_names_a_release_and_refuses_a_file_that_is_none(name: str, tmp_path: Path) -> None:
-    from backend.engines.seem.releases import RELEASES
-
-    assert name in RELEASES
+def test_every_seem_engine_refuses_a_file_that_is_no_checkpoint(name: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"no checkpoint")
     with pytest.raises(SetupError, match=r"weights\.pt"):
         find_engine(name).load(weights)
 
 
-def test_every_seem_release_is_an_engine() -> None:
-    from backend.engines.seem.releases import RELEASES
+def test_every_published_model_is_told_with_its_licence_once() -> None:
+    assert find_engine("sam3").licence.startswith("SAM License")
+    for recipe in ENGINES.values():
+        assert recipe.licence
+        for model in recipe.models:
+            assert recipe.licence.count(model.repository) == 1
 
-    assert set(RELEASES) <= set(ENGINES)
+
+def test_a_loaded_engine_bears_its_name_and_the_version_that_was_told_before(tmp_path: Path) -> None:
+    for name in ("colour", "embedded"):
+        engine = find_engine(name).load(None)
+        assert (engine.name, engine.version) == (name, find_engine(name).version(None))
