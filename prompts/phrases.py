@@ -67,10 +67,15 @@ def read_phrases(text: str) -> tuple[TextPrompt, ...]:
     begins with "not", "no", "without" or "except" is negative ("cup, not the saucer").
     """
     prompts = []
-    for part in filter(None, map(str.strip, _SEPARATOR.split(text))):
+    for part in split_phrases(text):
         negation = _NEGATION.match(part)
         prompts.append(TextPrompt(negation["phrase"], positive=False) if negation else TextPrompt(part))
     return tuple(dict.fromkeys(prompts))
+
+
+def split_phrases(text: str) -> list[str]:
+    """The parts of a typed line between commas, semicolons, full stops and lines."""
+    return list(filter(None, map(str.strip, _SEPARATOR.split(text))))
 
 
 def fill_templates(phrase: str, templates: Sequence[str]) -> list[str]:

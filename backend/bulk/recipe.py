@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from backend.bulk.values import Form
 from backend.labelstudio.config import read_config
-from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
 from backend.options import Wanted
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
@@ -66,8 +66,10 @@ class Recipe(Protocol):
         ...
 
     def requests(self, item: Item) -> Sequence[ImageRequest]:
-        """What is asked about an item: a TaskRequest for each image where a prediction is to be written. Raises RequestError
-        when that cannot be told.
+        """What is asked about an item: a PreannotationRequest for each image where a prediction is to be written.
+
+        Raises:
+            RequestError: that cannot be told.
         """
         ...
 
@@ -102,8 +104,8 @@ class FolderRecipe:
         if self.form is Form.MASKS:
             return [Photo(path, vocabulary)]
         config = read_config(self.label_config)
-        tag = config.images[0].name
-        return [TaskRequest("", item.key, "", config, vocabulary, tag, path, item_index=None, interactive=False)]
+        image = TaskImage(config.labels_of(config.images[0]), path, item_index=None)
+        return [PreannotationRequest("", item.key, image, sought=vocabulary)]
 
     def file_name(self, item: Item) -> str:
         return item.key
@@ -144,13 +146,13 @@ class TaskRecipe:
     def digest(self, *parts: str) -> str:
         return _digest(asdict(self), parts)
 
-    def _request(self, item: Item) -> TaskRequest:
+    def _request(self, item: Item) -> PreannotationRequest:
         """The item's task, read as the server reads one."""
         body = {"tasks": [item.task], "project": self.project, "label_config": self.label_config}
         (request,) = read_predict(body)
-        if isinstance(request, RequestError):
-            raise request
-        return replace(request, vocabulary=Vocabulary(self.labels)) if self.aliases else request
+        if not isinstance(request, PreannotationRequest):
+            raise request if isinstance(request, RequestError) else RequestError("expected a task without prompts")
+        return replace(request, sought=Vocabulary(self.labels)) if self.aliases else request
 
 
 def labels_to_find(label_config: str, aliases: Aliases) -> tuple[LabelPhrases, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from backend.labelstudio.config import ControlTag, read_config
+from backend.labelstudio.config import ControlTag, ImageLabels, read_config
 from backend.labelstudio.request.context import MESSAGE_SIGN
-from backend.labelstudio.request.drafts import OURS
-from backend.labelstudio.request.request import TaskRequest, is_interactive
+from backend.labelstudio.request.draft import OURS
+from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
 from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
@@ -32,8 +32,9 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, pref
     name. When no control has the label of any region, the annotator is told.
     """
     result, scores, undrawn = [], [], set()
+    armed = task.armed_label if isinstance(task, InteractionRequest) else None
     for row, region in enumerate(masks):
-        chosen = _choose(task, region.label or task.armed_label, prefer)
+        chosen = _choose(task.labels, region.label or armed, prefer)
         if chosen is None:
             undrawn.add(str(region.label))
             continue
@@ -42,9 +43,7 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, pref
         result.extend(written)
         scores.extend([region.score] if written else [])
     if undrawn and not result:
-        return write_message(
-            task, f"no control of the labelling config draws regions labelled {sorted(undrawn)}", model_version
-        )
+        return write_message(task, f"no tag of the labelling config draws regions labelled {sorted(undrawn)}", model_version)
     return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
 
 
@@ -77,32 +76,26 @@ def write_refusal(body: Any, text: str, model_version: str) -> Json:
         config = read_config(str(body.get("label_config")))
     except RequestError:
         return write_empty(model_version)
-    images = [image.name for image in config.images if config.text_areas_of(image.name)]
-    if not images:
+    labels = next((labels for labels in map(config.labels_of, config.images) if labels.text_areas), None)
+    if labels is None:
         return write_empty(model_version)
-    area = _message_area(config.text_areas_of(images[0]))
-    return _message(area, images[0], text, model_version)
+    return _message(labels, text, model_version)
 
 
 def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
     """A sentence for the annotator, which the page shows in a TextArea at once; an empty answer where there is nobody to read
     it or no TextArea. A TextArea named ``message`` or ``messages`` is preferred.
     """
-    areas = task.config.text_areas_of(task.image_tag) if task.interactive else ()
-    if not areas:
+    if not task.labels.text_areas or not isinstance(task, InteractionRequest):
         return write_empty(model_version)
-    answer = _message(area := _message_area(areas), task.image_tag, text, model_version)
-    if area.is_on("peritem") and task.item_index is not None:
-        answer["result"][0]["item_index"] = task.item_index
-    return answer
+    return _message(task.labels, text, model_version, task.image.item_index)
 
 
-def _message_area(areas: Sequence[ControlTag]) -> ControlTag:
-    return next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
-
-
-def _message(area: ControlTag, image: str, text: str, model_version: str) -> Json:
-    head = {"id": _new_id(), **_tag(area), "to_name": image}
+def _message(labels: ImageLabels, text: str, model_version: str, page: int | None = None) -> Json:
+    areas = labels.text_areas
+    area = next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
+    paged = {} if page is None or not area.is_on("peritem") else {"item_index": page}
+    head = {"id": _new_id(), **_tag(area), "to_name": labels.image.name, **paged}
     return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}
 
 
@@ -127,26 +120,24 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
             yield {**head, "value": shape.value}
         if label_control not in (None, shape_control):
             yield {**head, **_tag(label_control), "value": {**shape.value, "labels": [label]}}
-        for naming in task.config.namings_of(task.image_tag):
+        for naming in task.labels.namings:
             if value := naming.value(names.get(naming.name, [region.label or ""])):
                 yield {**head, "from_name": naming.name, "type": naming.type, "value": value}
 
 
-def _choose(task: TaskRequest, sent: str | None, prefer: str) -> Choice | None:
+def _choose(labels: ImageLabels, sent: str | None, prefer: str) -> Choice | None:
     """The best control for a region with this label; None when no control has the label.
 
     A region without a label is given the only label that there is, if there is just one; and so is one that Choices or a
     Taxonomy name, for which a tool without labels will do, too.
     """
-    controls = task.config.controls_of(task.image_tag)
-    separate = [control for control in controls if control.type == "labels"]
-    is_named_elsewhere = task.config.is_named_by_region
-    for control in _outputs(controls, task.config.output_of(sent) or prefer):
-        for labels in [control] if control.type.endswith("labels") else separate:
-            label = labels.value_of(sent) if sent is not None and not is_named_elsewhere else _only(labels)
+    separate = [control for control in labels.controls if control.type == "labels"]
+    for control in _outputs(labels.controls, labels.output_of(sent) or prefer):
+        for tag in [control] if control.type.endswith("labels") else separate:
+            label = tag.value_of(sent) if sent is not None and not labels.class_namings else _only(tag)
             if label is not None:
-                return control, labels, label
-        if is_named_elsewhere and not control.type.endswith("labels"):
+                return control, tag, label
+        if labels.class_namings and not control.type.endswith("labels"):
             return control, None, sent or ""
     return None
 
@@ -172,8 +163,8 @@ def _form(control: ControlTag) -> str:
 
 
 def _head(task: TaskRequest, control: ControlTag) -> Json:
-    page = {} if task.item_index is None else {"item_index": task.item_index}
-    return {"id": _new_id(), **_tag(control), "to_name": task.image_tag, **page}
+    page = {} if task.image.item_index is None else {"item_index": task.image.item_index}
+    return {"id": _new_id(), **_tag(control), "to_name": task.labels.image.name, **page}
 
 
 def _new_id() -> str:

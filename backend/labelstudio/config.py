@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -17,8 +18,11 @@ from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
 OUTPUT_ATTRIBUTE = "maskloom-output"
+MOST_REPEATED = 100
+"""Of the items of a ``<Repeater>`` so many are read."""
 
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
+_REPEATER = re.compile(r"<\s*repeater\b", re.IGNORECASE)
 _STEP = re.compile(r"[^\[\].{}]+")
 
 
@@ -38,6 +42,11 @@ class LabelEntry:
     role: Role | None = None
     output: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the page may send for it."""
+        return (self.value, self.alias) if self.alias else (self.value,)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageTag:
@@ -45,7 +54,6 @@ class ImageTag:
 
     name: str
     source: str
-    multi_page: bool = False
 
     @property
     def data_key(self) -> str:
@@ -56,10 +64,12 @@ class ImageTag:
 
 @dataclass(frozen=True, slots=True)
 class ControlTag:
-    """A tag that writes results about an object tag; ``attributes`` are under lower-case names, as in the page."""
+    """A tag that writes results about object tags (``toName="left,right"`` has two); ``attributes`` are under lower-case names,
+    as in the page.
+    """
 
     name: str
-    to_name: str
+    to_names: tuple[str, ...]
     tag: str
     entries: tuple[LabelEntry, ...]
     attributes: Mapping[str, str]
@@ -98,6 +108,67 @@ class ControlTag:
         return next(named, None) or next(aliased, None)
 
 
+@dataclass(frozen=True)
+class ImageLabels:
+    """What a labelling config offers for one image; labels of a text, of a sound or of another image mean nothing there."""
+
+    image: ImageTag
+    controls: tuple[ControlTag, ...]
+    namings: tuple[Naming, ...] = ()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Every class, each once, with all the phrases that any tag gives it; or what ``class_namings`` offer."""
+        if self.class_namings:
+            return _united(naming.vocabulary for naming in self.class_namings)
+        phrases: dict[str, list[str]] = {}
+        for entry in self._classes:
+            phrases.setdefault(entry.value, []).extend(filter(None, (entry.alias, *entry.phrases)))
+        return Vocabulary(tuple(LabelPhrases.of(label, aliases) for label, aliases in phrases.items()))
+
+    @cached_property
+    def class_namings(self) -> tuple[Naming, ...]:
+        """The Choices and Taxonomies that say what a region is; none where the labels do, which then are two or more."""
+        return self.namings if len({entry.value for entry in self._classes}) <= 1 else ()
+
+    @cached_property
+    def text_areas(self) -> tuple[ControlTag, ...]:
+        """The TextAreas of the image as a whole; those of single regions are the annotator's own notes."""
+        areas = (control for control in self.controls if control.type == "textarea")
+        return tuple(area for area in areas if not area.is_on("perregion"))
+
+    def value_of(self, label: str) -> str | None:
+        """The config's own name of a label that the page sent or somebody typed: by value, by alias, or by any phrase."""
+        return self._values.get(label) or self.vocabulary.find(label)
+
+    def output_of(self, label: str | None) -> str:
+        """The shape that a label asks for wherever it is written; empty when it asks for none."""
+        return self._outputs.get(label or "", "")
+
+    def role_of(self, control: object, label: str | None) -> Role | None:
+        """What a region is for: by its label, whichever tag has it, or by the tag that it was drawn with."""
+        drawn_with = next((tag for tag in self.controls if tag.name == control), None)
+        return self._roles.get(label or "") or (drawn_with.role if drawn_with else None)
+
+    @cached_property
+    def _classes(self) -> tuple[LabelEntry, ...]:
+        return tuple(entry for control in self.controls for entry in control.classes)
+
+    @cached_property
+    def _values(self) -> Mapping[str, str]:
+        aliases = {entry.alias: entry.value for entry in reversed(self._classes) if entry.alias}
+        return aliases | {entry.value: entry.value for entry in self._classes}
+
+    @cached_property
+    def _outputs(self) -> Mapping[str, str]:
+        return {name: entry.output for entry in reversed(self._classes) if entry.output for name in entry.names}
+
+    @cached_property
+    def _roles(self) -> Mapping[str, Role]:
+        entries = [entry for control in self.controls for entry in control.entries]
+        return {name: entry.role for entry in reversed(entries) if entry.role for name in entry.names}
+
+
 @dataclass(frozen=True, slots=True)
 class LabelConfig:
     """A labelling config, its tags in the order in which they are written."""
@@ -109,56 +180,30 @@ class LabelConfig:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Every class, each once, with all the phrases that any tag gives it; or what Choices or a Taxonomy name regions."""
-        if self.is_named_by_region:
-            entries = (entry for naming in self.namings for entry in naming.vocabulary.entries)
-            return Vocabulary(tuple({entry.label: entry for entry in entries}.values()))
-        phrases: dict[str, list[str]] = {}
-        for entry in (entry for control in self.controls for entry in control.classes):
-            phrases.setdefault(entry.value, []).extend(filter(None, (entry.alias, *entry.phrases)))
-        return Vocabulary(tuple(LabelPhrases.of(label, aliases) for label, aliases in phrases.items()))
+        """What can be looked for on any of the images."""
+        return _united(self.labels_of(image).vocabulary for image in self.images)
 
     @property
-    def is_named_by_region(self) -> bool:
-        """Whether the one label, if any, only carries what Choices or a Taxonomy say that a region is."""
-        return bool(self.namings) and len({label for control in self.controls for label in control.labels}) <= 1
+    def first_image(self) -> ImageTag:
+        """The first image that can be drawn on, or the first."""
+        return next((image for image in self.images if self.labels_of(image).controls), self.images[0])
 
-    def namings_of(self, image_tag: str) -> tuple[Naming, ...]:
-        return tuple(naming for naming in self.namings if naming.to_name == image_tag)
-
-    def value_of(self, label: str) -> str | None:
-        """The config's own name of a label that the page sent: by value, by alias, or by any of its phrases."""
-        exact = next((value for control in self.controls if (value := control.value_of(label)) is not None), None)
-        return exact if exact is not None else self.vocabulary.find(label)
-
-    def output_of(self, label: str | None) -> str:
-        """The shape that a label asks for wherever it is written; empty when it asks for none."""
-        entries = (entry for control in self.controls for entry in control.classes)
-        return next((entry.output for entry in entries if entry.output and label in (entry.value, entry.alias)), "")
-
-    def role_of(self, control: object, label: str | None) -> Role | None:
-        """What a region is for: by its label anywhere in the config, or by the tag that it was drawn with."""
-        drawn_with = self.control(control)
-        own = (entry.role for tag in self.controls for entry in tag.entries if label and label in (entry.value, entry.alias))
-        return next(filter(None, own), None) or (drawn_with.role if drawn_with else None)
-
-    def controls_of(self, image_tag: str) -> tuple[ControlTag, ...]:
-        return tuple(control for control in self.controls if control.to_name == image_tag)
-
-    def text_areas_of(self, image_tag: str) -> tuple[ControlTag, ...]:
-        """The TextAreas of an image as a whole; those of single regions are the annotator's own notes."""
-        areas = (control for control in self.controls_of(image_tag) if control.type == "textarea")
-        return tuple(area for area in areas if not area.is_on("perregion"))
+    def labels_of(self, image: ImageTag) -> ImageLabels:
+        controls = tuple(control for control in self.controls if image.name in control.to_names)
+        return ImageLabels(image, controls, tuple(naming for naming in self.namings if image.name in naming.to_names))
 
     def control(self, name: object) -> ControlTag | None:
         return next((control for control in self.controls if control.name == name), None)
 
-    def image(self, name: str) -> ImageTag | None:
+    def image(self, name: object) -> ImageTag | None:
         return next((tag for tag in self.images if tag.name == name), None)
 
-    def with_labels_of(self, data: Mapping[str, Any]) -> LabelConfig:
-        """The config with the dynamic labels (``value="$labels"``) that a task's data gives."""
-        return replace(self, controls=tuple(_with_dynamic_labels(control, data) for control in self.controls))
+    def for_task(self, data: Mapping[str, Any]) -> LabelConfig:
+        """The config as the page shows it for a task: every ``<Repeater>`` unrolled over its list in the task's data, and the
+        dynamic labels (``value="$labels"``) that the data gives.
+        """
+        config = _read(_unrolled(_parse(self.xml), data), self.xml) if _REPEATER.search(self.xml) else self
+        return replace(config, controls=tuple(_with_dynamic_labels(control, data) for control in config.controls))
 
 
 @lru_cache(maxsize=128)
@@ -168,7 +213,11 @@ def read_config(xml: str) -> LabelConfig:
     Raises:
         ConfigError: the text is no XML, carries a document type (entities of one's own are refused), or has no Image.
     """
-    elements = list(_parse(xml).iter())
+    return _read(_parse(xml), xml)
+
+
+def _read(root: ElementTree.Element, xml: str) -> LabelConfig:
+    elements = list(root.iter())
     images = tuple(_image_tag(element) for element in elements if element.tag.lower() == "image")
     if not images:
         raise ConfigError("the labelling config has no <Image> tag; Maskloom segments images only")
@@ -178,6 +227,15 @@ def read_config(xml: str) -> LabelConfig:
     names = {naming.name for naming in namings}
     controls = tuple(_control_tag(element, found) for element, found in named if found["name"] not in names)
     return LabelConfig(xml, images, controls, namings)
+
+
+def _united(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
+    """Each label once, with the phrases that come first."""
+    entries: dict[str, LabelPhrases] = {}
+    for vocabulary in vocabularies:
+        for entry in vocabulary.entries:
+            entries.setdefault(entry.label, entry)
+    return Vocabulary(tuple(entries.values()))
 
 
 def lookup(source: str, data: Mapping[str, Any]) -> Any:
@@ -211,6 +269,30 @@ def _parse(xml: str) -> ElementTree.Element:
         raise ConfigError(f"the labelling config is not well-formed XML: {error}") from error
 
 
+def _unrolled(element: ElementTree.Element, data: Mapping[str, Any], most: int = MOST_REPEATED) -> ElementTree.Element:
+    """The element with a copy of what each Repeater in it holds for each item of its list, at most so many in all."""
+    element[:] = [copy for child in element for copy in _copies(child, data, most)]
+    return element
+
+
+def _copies(element: ElementTree.Element, data: Mapping[str, Any], most: int) -> Iterator[ElementTree.Element]:
+    """An element itself, or what a Repeater stands for: its content with each index in place of its flag."""
+    if element.tag.lower() != "repeater":
+        yield _unrolled(element, data, most)
+        return
+    found = _attributes(element)
+    items = lookup(found.get("on", ""), data)
+    count = min(len(items), most) if isinstance(items, list) else 0
+    for index in range(count):
+        for copy in deepcopy(element):
+            for inner in copy.iter():
+                texts = {
+                    name: text.replace(found.get("indexflag", "{{idx}}"), str(index)) for name, text in inner.attrib.items()
+                }
+                inner.attrib.update(texts)
+            yield from _copies(copy, data, most // count)
+
+
 def _refuse_doctype(*_: object) -> None:
     raise ConfigError("the labelling config has a document type declaration; remove the <!DOCTYPE ...>")
 
@@ -221,15 +303,14 @@ def _attributes(element: ElementTree.Element) -> dict[str, str]:
 
 def _image_tag(element: ElementTree.Element) -> ImageTag:
     found = _attributes(element)
-    pages = found.get("valuelist", "")
-    return ImageTag(found.get("name", ""), pages or found.get("value", ""), multi_page=bool(pages))
+    return ImageTag(found.get("name", ""), found.get("valuelist") or found.get("value", ""))
 
 
 def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> ControlTag:
     tags = (_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
     entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
     read_role(found)
-    return ControlTag(found["name"], found["toname"].split(",")[0].strip(), element.tag, entries, found)
+    return ControlTag(found["name"], _split(found["toname"]), element.tag, entries, found)
 
 
 def read_role(attributes: Mapping[str, str]) -> Role | None:

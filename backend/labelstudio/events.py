@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.request.marks import RegionMark, examples_of
+from backend.labelstudio.request.examples import RegionMark, examples_of
 from backend.labelstudio.shapes import covers_pixels, size_of_item
 from backend.labelstudio.shapes.base import mappings
 from backend.values.errors import RequestError
@@ -83,7 +83,8 @@ def _task_of(annotation: Json, tasks: list[Json]) -> Json:
 def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example) -> Iterator[Example]:
     found = task.get("data")
     data = found if isinstance(found, Mapping) else {}
-    for mark in examples_of(annotation, config.with_labels_of(data)):
+    config = config.for_task(data)
+    for mark in (mark for image in config.images for mark in examples_of(annotation, config.labels_of(image))):
         try:
             url = _address(mark.item, config, data)
             if url and covers_pixels(mark.item):
@@ -98,12 +99,12 @@ def _example(mark: RegionMark, url: str, blank: Example) -> Iterator[Example]:
         raise RequestError(f"the image has {size.pixels} pixels, more than {MOST_PIXELS}")
     mask = mark.mask(size)
     if mask.any():
-        yield replace(blank, region=mark.id, image_url=url, label=mark.label, mask=mask)
+        yield replace(blank, region=mark.short_id, image_url=url, label=mark.label, mask=mask)
 
 
 def _address(item: Json, config: LabelConfig, data: Json) -> str:
     """The address of the image that a region is on; empty when the task does not have it."""
-    tag = config.image(str(item.get("to_name")))
+    tag = config.image(item.get("to_name"))
     found = lookup(tag.source, data) if tag else None
     page = item.get("item_index") or 0
     if isinstance(found, list):

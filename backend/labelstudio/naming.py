@@ -29,7 +29,7 @@ class Naming:
     """
 
     name: str
-    to_name: str
+    to_names: tuple[str, ...]
     type: str
     paths: Mapping[tuple[str, ...], tuple[str, ...]]
     top: int = 1
@@ -68,8 +68,8 @@ def read_naming(element: Element, found: Mapping[str, str]) -> Naming | None:
     if found.get("perregion", "").strip().lower() != "true":
         raise ConfigError(f'the {element.tag} {found["name"]!r} says {ATTRIBUTE}="{NAMES}"; add perRegion="true" to it')
     paths = {path: phrases for path, phrases in _leaves(element, ()) if kind == "taxonomy" or len(path) == 1}
-    to_name = found["toname"].split(",")[0].strip()
-    return Naming(found["name"], to_name, kind, paths, _top(found, kind))
+    to_names = tuple(name.strip() for name in found["toname"].split(","))
+    return Naming(found["name"], to_names, kind, paths, _top(found, kind))
 
 
 def _leaves(element: Element, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.labelstudio.answer import Names, write_failure, write_message, write_prediction, write_together
-from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.request.request import InteractionRequest, TaskRequest
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.masks import MaskSet
@@ -61,7 +61,7 @@ class Finding:
 
     def write(self, task: TaskRequest) -> Answer:
         """The answer in Label Studio's words."""
-        if task.interactive and (self.failure or self.message):
+        if isinstance(task, InteractionRequest) and (self.failure or self.message):
             return write_message(task, self.failure or self.message, self.version)
         if self.failure:
             return write_failure(self.failure, self.version)
@@ -80,8 +80,7 @@ def segment(engine: EngineSource, question: Question) -> tuple[Round, Segmenter]
 
 def names_of(masks: MaskSet, task: TaskRequest, segmenter: Segmenter) -> Names:
     """For each tag of the labelling config that names regions the names of every row, the likeliest first."""
-    namings = task.config.namings_of(task.image_tag)
-    return {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in namings}
+    return {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in task.labels.namings}
 
 
 def failure_of(error: Exception, task: TaskRequest) -> str:

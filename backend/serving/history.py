@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.images import ImageSource
+from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.joining import notes_of
-from backend.labelstudio.request.likeness import Wish, nothing_to_compare, wishes
-from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import Note, Notes, SessionStore
@@ -35,7 +35,7 @@ class History:
     memory: MemoryBank
     images: ImageSource
 
-    def notes(self, task: TaskRequest) -> list[Note]:
+    def notes(self, task: InteractionRequest) -> list[Note]:
         """What this annotator prompted before on the page of a request."""
         try:
             return self.sessions.noted(_whose(_page_key(task)))
@@ -43,7 +43,7 @@ class History:
             log.warning("task %s is answered without its earlier prompts: %s", task.task_id, error)
             return []
 
-    def last_answer(self, task: TaskRequest, version: str, prompts: PromptSet) -> ObjectMemory | None:
+    def last_answer(self, task: InteractionRequest, version: str, prompts: PromptSet) -> ObjectMemory | None:
         """What the engine of this version answered before these prompts were added to."""
         if not prompts.drawn:
             return None
@@ -53,16 +53,16 @@ class History:
             log.warning("task %s is answered without its last answer: %s", task.task_id, error)
             return None
 
-    def examples(self, task: TaskRequest, image: KeyedImage) -> tuple[ReferencePrompt, ...]:
+    def examples(self, task: InteractionRequest, image: KeyedImage) -> tuple[ReferencePrompt, ...]:
         """What to find more of, or not to find.
 
         Raises:
             RequestError: something is to be found that nothing shows.
             StoreError: nothing here shows it, and whether something elsewhere does cannot be looked up.
         """
-        return tuple(example for wish in wishes(task) for example in self._fulfil(wish, task, image))
+        return tuple(example for wanted in task.reference_requests() for example in self._fulfil(wanted, task, image))
 
-    def remember_round(self, task: TaskRequest, seen: Sequence[Note], version: str, done: Round) -> None:
+    def remember_round(self, task: InteractionRequest, seen: Sequence[Note], version: str, done: Round) -> None:
         """Keep what was asked and answered; ``seen`` are the notes that the request was read with."""
         notes = Notes(_page_key(task), notes_of(task, seen), seen) if task.marks else None
         try:
@@ -70,37 +70,35 @@ class History:
         except StoreError as error:
             log.warning("a round about task %s is not remembered: %s", task.task_id, error)
 
-    def remember_shown(self, task: TaskRequest, image: KeyedImage) -> None:
+    def remember_shown(self, task: InteractionRequest, image: KeyedImage) -> None:
         """Keep the examples that an image shows for the project's other tasks, in place of those that it showed before."""
-        if not task.references and not any(like.label is None for like in task.likes):
+        if not task.references and all(reference.label is not None for reference in task.typed.references):
             return
-        place = repr((task.image_tag, task.item_index, task.task_id, task.annotator))
+        place = repr((task.labels.image.name, task.image.item_index, task.task_id, task.annotator))
         draft = "draft " + hashlib.blake2b(place.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
-        masks = [(mark, mark.mask(image.size)) for mark in shown]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, np.zeros((1, 1), np.bool_))
-        examples = [replace(blank, region=mark.id[:50], mask=mask) for mark, mask in masks if mask.any()]
+        examples = [replace(blank, region=mark.short_id, mask=mask) for mark, mask in masks_of(shown, image.size)]
         try:
             self.memory.replace(task.project, draft, examples)
         except StoreError as error:
             log.warning("the examples of task %s are not remembered: %s", task.task_id, error)
 
-    def _fulfil(self, wish: Wish, task: TaskRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
-        masks = [mark.mask(image.size) for mark in wish.here]
-        found = [ReferencePrompt(image, mask, wish.positive) for mask in masks if mask.any()]
+    def _fulfil(self, wanted: ReferenceRequest, task: InteractionRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
+        found = [ReferencePrompt(image, mask, wanted.positive) for _, mask in masks_of(wanted.here, image.size)]
         try:
-            found.extend(self._elsewhere(wish, task))
+            found.extend(self._elsewhere(wanted, task))
         except StoreError as error:
-            if not found and wish.positive:
+            if not found and wanted.positive:
                 raise
             log.warning("task %s is answered without examples of other tasks: %s", task.task_id, error)
-        if not found and wish.positive:
-            raise nothing_to_compare(wish.label)
+        if not found and wanted.positive:
+            raise nothing_to_compare(wanted.label)
         yield from found
 
-    def _elsewhere(self, wish: Wish, task: TaskRequest) -> Iterator[ReferencePrompt]:
+    def _elsewhere(self, wanted: ReferenceRequest, task: InteractionRequest) -> Iterator[ReferencePrompt]:
         """Examples on other images of the project; those that cannot be seen again are left out."""
-        for example in self.memory.recall(task.project, wish.label, wish.elsewhere) if wish.elsewhere else ():
+        for example in self.memory.recall(task.project, wanted.label, wanted.elsewhere) if wanted.elsewhere else ():
             if example.image_url == task.image_url:
                 continue
             try:
@@ -109,15 +107,15 @@ class History:
                 log.warning("an example of task %s cannot be seen again: %s", example.task, error)
                 continue
             if image.size == size_of(example.mask):
-                yield ReferencePrompt(image, example.mask, wish.positive)
+                yield ReferencePrompt(image, example.mask, wanted.positive)
 
 
-def _object_key(task: TaskRequest) -> SessionKey:
-    page, label = task.item_index or 0, task.armed_label or ""
-    return SessionKey(task.project, task.task_id, task.annotator, task.image_tag, page, label)
+def _object_key(task: InteractionRequest) -> SessionKey:
+    page, label = task.image.item_index or 0, task.armed_label or ""
+    return SessionKey(task.project, task.task_id, task.annotator, task.labels.image.name, page, label)
 
 
-def _page_key(task: TaskRequest) -> SessionKey:
+def _page_key(task: InteractionRequest) -> SessionKey:
     return replace(_object_key(task), label="")
 
 

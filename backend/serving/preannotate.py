@@ -6,7 +6,7 @@ import logging
 
 from backend.images import ImageSource
 from backend.labelstudio.project_options import Wishes
-from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.request.request import PreannotationRequest
 from backend.options import Mode, Wanted
 from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.single_flight import Bounds, SingleFlight
@@ -42,12 +42,12 @@ class Preannotator:
             Bounds(MOST_KEPT_BYTES, lambda known: known.nbytes, KEPT_LIFETIME_S, lambda known: known.is_worth_keeping)
         )
 
-    def find(self, task: TaskRequest) -> Finding:
+    def find(self, task: PreannotationRequest) -> Finding:
         """What is found on the images of a task; a failure only where none of them can be answered."""
         key = f"{self._engine.version}/{self._options.of(task.project)}/{task.fingerprint()}"
         return self._known.do(key, lambda: self._find(task))
 
-    def _find(self, task: TaskRequest) -> Finding:
+    def _find(self, task: PreannotationRequest) -> Finding:
         found: list[Found] = []
         failures: list[str] = []
         version, wanted = self._engine.version, self._options.of(task.project)

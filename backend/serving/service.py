@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.labelstudio.answer import write_refusal
-from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, read_predict
 from backend.serving.base import Answer, EngineSource
 from backend.serving.interact import Interactor
 from backend.serving.preannotate import Preannotator
@@ -49,17 +49,18 @@ class Service:
             answers.append(self._answer(body, task))
         return answers
 
-    def _answer(self, body: Mapping[str, Any], task: TaskRequest | MaskloomError) -> Answer:
+    def _answer(self, body: Mapping[str, Any], task: Request | MaskloomError) -> Answer:
         if isinstance(task, MaskloomError):
             log.warning("a task was refused: %s", task)
             return write_refusal(body, str(task), self.engine.version)
-        verb = self.interactor if task.interactive else self.preannotator
-        return verb.find(task).write(task)
+        if isinstance(task, InteractionRequest):
+            return self.interactor.find(task).write(task)
+        return self.preannotator.find(task).write(task)
 
-    def _answer_later(self, tasks: Sequence[TaskRequest | MaskloomError], answers: list[Answer]) -> list[Answer]:
+    def _answer_later(self, tasks: Sequence[Request | MaskloomError], answers: list[Answer]) -> list[Answer]:
         log.warning("answered %d of %d tasks within %.0f s", len(answers), len(tasks), DEADLINE_S)
-        readable = [task for task in tasks if isinstance(task, TaskRequest) and not task.interactive]
+        readable = [task for task in tasks if isinstance(task, PreannotationRequest)]
         made = ((task, answer) for task, answer in zip(tasks, answers, strict=False) if "result" in answer)
-        ready = {task.task_id: answer for task, answer in made if isinstance(task, TaskRequest) and not task.interactive}
+        ready = {task.task_id: answer for task, answer in made if isinstance(task, PreannotationRequest)}
         taken = bool(readable) and self.hand_over(readable[0].project, [task.task_id for task in readable], ready)
         return [] if taken else answers[:1]

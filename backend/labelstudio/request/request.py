@@ -1,4 +1,4 @@
-"""What Label Studio asks: the body of ``/predict`` as one request for each task."""
+"""What Label Studio asks: the body of ``/predict`` as one request for each task, a pre-annotation or an interaction."""
 
 from __future__ import annotations
 
@@ -8,110 +8,178 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.labelstudio.config import ImageTag, LabelConfig, lookup, read_config
-from backend.labelstudio.request import drafts
-from backend.labelstudio.request.context import Context, read_context, standing_marks
-from backend.labelstudio.request.marks import RegionMark, finished_regions, marks_of_the_object, reference_marks
-from backend.labelstudio.request.typed import Like
+from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
+from backend.labelstudio.request import draft
+from backend.labelstudio.request.context import Context, current_marks, read_context
+from backend.labelstudio.request.examples import (
+    ReferenceRequest,
+    RegionMark,
+    marks_of_the_object,
+    prompts_of,
+    reference_marks,
+    reference_requests,
+    result_marks,
+)
+from backend.labelstudio.request.typed import Typed
 from backend.labelstudio.shapes import Mark
-from backend.labelstudio.shapes.base import Role, mappings
+from backend.labelstudio.shapes.base import Json, Role, mappings
 from backend.labelstudio.shapes.keypoint import PointMark
 from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
 from prompts.geometry import Size
-from prompts.kinds import PromptError, PromptSet, TextPrompt
+from prompts.kinds import Prompt, PromptError, PromptSet
 from prompts.phrases import Vocabulary
-
-Json = Mapping[str, Any]
 
 MOST_FURTHER = 100
 """More images of one task than this are not pre-annotated."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One image of a task: its tag, its address, and its page in a ``valueList``, else None."""
+class TaskImage:
+    """One image of a task: what the config offers on it, its address, and its page in a ``valueList``, else None."""
 
-    image_tag: str
-    image_url: str
+    labels: ImageLabels
+    url: str
     item_index: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What the annotator's newest draft says: when it was saved, which regions it holds, which smart prompts still stand there
-    with their classes, and, where more like them are wanted, which regions are results already.
+    """What the annotator's newest draft says: when it was saved, which regions it holds, which smart prompts in it are current,
+    with their classes, and, where more like them are wanted, which regions are results.
     """
 
-    saved_at: float = 0.0
-    ids: frozenset[str] = frozenset()
-    standing: tuple[tuple[str | None, Mark], ...] = ()
-    finished: tuple[RegionMark, ...] = ()
+    saved_at: float = field(default=0.0, compare=False, repr=False)
+    ids: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    current: tuple[tuple[str | None, Mark], ...] = ()
+    results: tuple[RegionMark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One task to answer: its image, the labels to answer with, and what was drawn and typed.
+    """A task of a project, and the image of it that is asked about.
 
-    ``marks`` are in percent until the image is known; ``doubtful`` are rectangles that may be prompts or ordinary. ``regions``
-    and ``references`` were drawn with labels that have a role, ``likes`` were typed, and so was "this", which
-    ``asks_for_marked``. ``further`` are the other images of a pre-annotated task. ``item_index`` is the page of a
-    ``valueList``, else None.
+    What has a say in the answer is compared and shown by every part of a request; nothing else is.
     """
 
     project: str
     task_id: str
-    annotator: str
-    config: LabelConfig
-    vocabulary: Vocabulary
-    image_tag: str
-    image_url: str
-    item_index: int | None
-    interactive: bool
-    armed_label: str | None = None
-    marks: tuple[Mark, ...] = ()
-    texts: tuple[TextPrompt, ...] = ()
-    doubtful: tuple[BoxMark, ...] = ()
-    regions: tuple[RegionMark, ...] = ()
-    references: tuple[RegionMark, ...] = ()
-    likes: tuple[Like, ...] = ()
-    asks_for_marked: bool = False
-    further: tuple[Place, ...] = ()
-    draft: Draft = field(default=Draft(), compare=False, repr=False)
+    image: TaskImage
 
-    def prompts(self, size: Size) -> PromptSet:
-        """The prompts in pixels of the upright image, without examples; none for a pre-annotation.
+    @property
+    def labels(self) -> ImageLabels:
+        """What the labelling config offers on the image."""
+        return self.image.labels
 
-        Raises:
-            RequestError: a prompt lies outside the image.
-        """
-        try:
-            regions = (prompt for mark in self.regions for prompt in mark.prompts(size))
-            prompts = PromptSet((*(mark.prompt(size) for mark in self.marks), *regions, *self.texts))
-            prompts.check_against(size)
-        except PromptError as error:
-            raise RequestError(f"task {self.task_id}: {error}") from error
-        return prompts
+    @property
+    def image_url(self) -> str:
+        return self.image.url
 
-    def images(self) -> Iterator[TaskRequest]:
-        """A request for each image: a pre-annotation is about all that the task shows, a prompt about the one it is on."""
-        yield replace(self, further=())
-        for place in self.further:
-            yield replace(self, image_tag=place.image_tag, image_url=place.image_url, item_index=place.item_index, further=())
-
-    def fingerprint(self) -> str:
-        """A hash of everything that determines the answer; region ids and old regions do not."""
-        parts = (
-            (self.project, self.task_id, self.annotator, self.config.xml, self.vocabulary, self.image_tag, self.image_url),
-            (self.item_index, self.interactive, self.armed_label, self.marks, self.texts, self.doubtful),
-            (self.regions, self.references, self.likes, self.asks_for_marked),
-            (self.draft.standing, self.draft.finished if self.likes else ()),
-        )
-        return hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The labels to answer with."""
+        return self.labels.vocabulary
 
     @property
     def origin(self) -> str:
-        """In words, what the answer was made from; empty for a pre-annotation."""
+        """In words, what the answer is made from; empty for a pre-annotation."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """A hash of everything that determines the answer; region ids and old regions do not."""
+        return hashlib.blake2b(repr(self).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PreannotationRequest(TaskRequest):
+    """A task on which nothing was drawn or typed: all its images are to be answered from the labels alone.
+
+    ``further`` are the images after the first. ``sought`` are the labels to look for where not all of the config are wanted, or
+    other phrases for them.
+    """
+
+    further: tuple[TaskImage, ...] = ()
+    sought: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        if self.sought is None:
+            return self.labels.vocabulary
+        return Vocabulary(tuple(entry for entry in self.sought.entries if entry.label in self.labels.vocabulary.labels))
+
+    def images(self) -> Iterator[PreannotationRequest]:
+        """A request for each image."""
+        for image in (self.image, *self.further):
+            yield replace(self, image=image, further=())
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionRequest(TaskRequest):
+    """What an annotator prompted on one image.
+
+    ``marks`` are in percent until the image is known; ``ambiguous`` are rectangles that may be prompts or ordinary. ``regions``
+    and ``references`` were drawn with labels that have a role.
+    """
+
+    annotator: str = ""
+    armed_label: str | None = None
+    marks: tuple[Mark, ...] = ()
+    ambiguous: tuple[BoxMark, ...] = ()
+    regions: tuple[RegionMark, ...] = ()
+    references: tuple[RegionMark, ...] = ()
+    typed: Typed = field(default_factory=Typed)
+    draft: Draft = field(default_factory=Draft)
+
+    def prompts(self, size: Size) -> PromptSet:
+        """The prompts in pixels of the upright image, without examples. Regions that cannot be read are left out while there
+        is anything else.
+
+        Raises:
+            RequestError: a click or a box lies outside the image, or no region can be read.
+        """
+        marks = [self._prompt_of(mark, size) for mark in self.marks]
+        regions, errors = prompts_of(self.regions, size)
+        prompts = PromptSet((*marks, *regions, *self.typed.texts))
+        if errors and not len(prompts):
+            raise RequestError(f"task {self.task_id}: {errors[0]}") from errors[0]
+        return prompts
+
+    def _prompt_of(self, mark: Mark, size: Size) -> Prompt:
+        try:
+            prompt = mark.prompt(size)
+            PromptSet((prompt,)).check_against(size)
+        except PromptError as error:
+            where = f"the image of {size.width} x {size.height} pixels"
+            raise RequestError(f"task {self.task_id}: {mark} lies outside {where}") from error
+        return prompt
+
+    @property
+    def asks_for_likeness(self) -> bool:
+        """Whether what resembles examples is wanted, drawn or typed ones."""
+        return bool(self.references or self.typed.references)
+
+    def reference_requests(self) -> list[ReferenceRequest]:
+        """The examples that the answer is to resemble, or not to resemble.
+
+        Raises:
+            RequestError: it is to resemble a label that the config lacks.
+        """
+        return reference_requests(self.references, self.typed.references, self.draft.results, self.labels)
+
+    @property
+    def answer_label(self) -> str | None:
+        """The class of the answer: the one that is selected, unless it only carries names; or that of what it is to resemble,
+        when the examples say one and the same.
+        """
+        if self.armed_label is not None and not self.labels.class_namings:
+            return self.armed_label
+        typed = {self.labels.value_of(each.label) for each in self.typed.references if each.label and each.positive}
+        shown = {mark.label for mark in self.references if mark.role is Role.REFERENCE}
+        said = typed or shown
+        return next(iter(said)) if len(said) == 1 else None
+
+    @property
+    def origin(self) -> str:
         points = [mark for mark in self.marks if isinstance(mark, PointMark)]
         against = sum(not point.positive for point in points)
         roles = [mark.role for mark in self.regions]
@@ -123,16 +191,19 @@ class TaskRequest:
             _count(roles.count(Role.AGAINST), "mark against"),
             _count(roles.count(Role.REFINE), "mask"),
             _count(len(self.references), "reference"),
-            *(f"{'' if like.positive else 'not '}like {like.label or 'this'}" for like in self.likes),
-            *(f'text "{text.phrase}"' if text.positive else f'not "{text.phrase}"' for text in self.texts),
+            *(f"{'' if each.positive else 'not '}like {each.label or 'this'}" for each in self.typed.references),
+            *(f'text "{text.phrase}"' if text.positive else f'not "{text.phrase}"' for text in self.typed.texts),
         ]
         return ", ".join(filter(None, said))
 
 
-def read_predict(body: Json) -> list[TaskRequest | RequestError]:
+Request = PreannotationRequest | InteractionRequest
+
+
+def read_predict(body: Json) -> list[Request | RequestError]:
     """The tasks of a ``/predict`` body, in order; a task that cannot be read is the error that says why.
 
-    A context with regions is interactive; ``null``, ``{}`` and an empty ``result`` ask for a pre-annotation.
+    A context with regions is an interaction; ``null``, ``{}`` and an empty ``result`` ask for a pre-annotation.
 
     Raises:
         RequestError: the body has no list of tasks.
@@ -143,7 +214,12 @@ def read_predict(body: Json) -> list[TaskRequest | RequestError]:
     return [_read_or_refuse(body, task) for task in tasks]
 
 
-def _read_or_refuse(body: Json, task: Any) -> TaskRequest | RequestError:
+def is_interactive(body: Any) -> bool:
+    """Whether somebody drew or typed something; otherwise the body asks for pre-annotations."""
+    return isinstance(body, Mapping) and _context_items(body) is not None
+
+
+def _read_or_refuse(body: Json, task: Any) -> Request | RequestError:
     try:
         if not isinstance(task, Mapping):
             raise RequestError("expected an object")
@@ -153,78 +229,70 @@ def _read_or_refuse(body: Json, task: Any) -> TaskRequest | RequestError:
         return type(error)(f"task {name or '?'}: {error}")
 
 
-def _read_task(body: Json, task: Json) -> TaskRequest:
+def _read_task(body: Json, task: Json) -> Request:
     xml, data = body.get("label_config"), task.get("data")
     if not isinstance(xml, str) or not isinstance(data, Mapping):
         raise RequestError("expected a text under 'label_config' and an object under the task's 'data'")
-    config = read_config(xml).with_labels_of(data)
+    config = read_config(xml).for_task(data)
+    project, task_id = _text(body.get("project")).partition(".")[0], _text(task.get("id"))
     items = _context_items(body)
-    context = read_context(items or [], config, task)
-    page = context.page
-    url, item_index = _image_url(context.image, data, page)
-    references = context.references
-    if any(like.label is None for like in context.said.likes):
-        references = (*references, *reference_marks(task, config, context.image.name, page))
-    return TaskRequest(
-        project=_text(body.get("project")).partition(".")[0],
-        task_id=_text(task.get("id")),
-        annotator=drafts.annotator(task),
-        config=config,
-        vocabulary=config.vocabulary,
-        image_tag=context.image.name,
-        image_url=url,
-        item_index=item_index,
-        interactive=items is not None,
+    if items is None:
+        first = _task_image(config.labels_of(config.first_image), data, 0)
+        return PreannotationRequest(project, task_id, first, _further(config, data, first))
+    context = read_context(items, config, task)
+    image = _task_image(context.labels, data, context.page)
+    return InteractionRequest(
+        project=project,
+        task_id=task_id,
+        image=image,
+        annotator=draft.annotator(task),
         armed_label=context.armed_label,
         marks=context.marks,
-        texts=context.said.texts,
-        doubtful=context.doubtful,
-        regions=_regions(task, context, config) if items is not None else (),
-        references=references,
-        likes=context.said.likes,
-        asks_for_marked=context.said.asks_for_marked,
-        further=() if items is not None else _further(config, data, Place(context.image.name, url, item_index)),
-        draft=_draft(task, context, config) if items is not None else Draft(),
+        ambiguous=context.ambiguous,
+        regions=_regions(task, context),
+        references=_references(task, context),
+        typed=context.typed,
+        draft=_draft(task, context),
     )
 
 
-def _regions(task: Json, context: Context, config: LabelConfig) -> tuple[RegionMark, ...]:
+def _regions(task: Json, context: Context) -> tuple[RegionMark, ...]:
     """What is marked for the object: with the prompt itself and in the draft, which may hold the prompt as it was before it was
     moved; examples are asked about alone.
     """
-    if context.references or context.said.likes:
+    if context.references or context.typed.references:
         return ()
-    drafted = marks_of_the_object(task, config, context.image.name, context.page)
-    return tuple({mark.id or mark.digest: mark for mark in (*drafted, *context.regions)}.values())
+    saved = marks_of_the_object(task, context.labels, context.page)
+    return tuple({mark.id or mark.digest: mark for mark in (*saved, *context.regions)}.values())
 
 
-def _draft(task: Json, context: Context, config: LabelConfig) -> Draft:
+def _references(task: Json, context: Context) -> tuple[RegionMark, ...]:
+    """The examples that the prompt itself shows, and with "like this" those of the draft and the annotations."""
+    if all(reference.label is not None for reference in context.typed.references):
+        return context.references
+    return (*context.references, *reference_marks(task, context.labels, context.page))
+
+
+def _draft(task: Json, context: Context) -> Draft:
     """Results are read only where more like them are wanted: a draft may hold hundreds of large masks."""
-    place = (context.image.name, context.page)
-    finished = finished_regions(task, config, *place) if context.references or context.said.likes else ()
+    are_results_wanted = context.references or context.typed.references
     return Draft(
-        drafts.saved_at(drafts.newest_draft(task)),
-        drafts.drafted_ids(task),
-        tuple(standing_marks(task, config, *place)),
-        tuple(finished),
+        draft.saved_at(draft.newest_draft(task)),
+        draft.saved_ids(task),
+        tuple(current_marks(task, context.labels, context.page)),
+        tuple(result_marks(task, context.labels, context.page)) if are_results_wanted else (),
     )
 
 
-def _further(config: LabelConfig, data: Json, first: Place) -> tuple[Place, ...]:
+def _further(config: LabelConfig, data: Json, first: TaskImage) -> tuple[TaskImage, ...]:
     """The other images of a task that can be drawn on; those without an address are left out."""
     found = []
-    for tag in config.images:
-        pages = lookup(tag.source, data)
-        for page in range(len(pages) if isinstance(pages, list) else 1):
+    for labels in filter(lambda labels: labels.controls, map(config.labels_of, config.images)):
+        pages = lookup(labels.image.source, data)
+        for page in range(min(len(pages), MOST_FURTHER + 1) if isinstance(pages, list) else 1):
             with contextlib.suppress(RequestError):
-                found.append(Place(tag.name, *_image_url(tag, data, page)))
-    drawable = {control.to_name for control in config.controls}
-    return tuple(place for place in found if place.image_tag in drawable and place != first)[:MOST_FURTHER]
-
-
-def is_interactive(body: Any) -> bool:
-    """Whether somebody drew or typed something; otherwise the body asks for pre-annotations."""
-    return isinstance(body, Mapping) and _context_items(body) is not None
+                found.append(_task_image(labels, data, page))
+    return tuple(image for image in found if image != first)[:MOST_FURTHER]
 
 
 def _context_items(body: Json) -> list[Json] | None:
@@ -235,19 +303,16 @@ def _context_items(body: Json) -> list[Json] | None:
     return list(mappings(result)) if isinstance(result, list) and result else None
 
 
-def _image_url(tag: ImageTag, data: Json, page: int) -> tuple[str, int | None]:
-    """The address of an image and its page; the page is None when the tag shows a single image."""
-    found = lookup(tag.source, data)
-    if not isinstance(found, list):
-        found, index = [found], None
-    else:
-        index = page
-    if (index or 0) >= len(found):
-        raise RequestError(f"the image list '{tag.source}' has {len(found)} pages, so there is no page {page}")
-    url = found[index or 0]
+def _task_image(labels: ImageLabels, data: Json, page: int) -> TaskImage:
+    """An image of a task; the page is None when the tag shows a single image. Raises RequestError when it has no address."""
+    source = labels.image.source
+    found = lookup(source, data)
+    if isinstance(found, list) and page >= len(found):
+        raise RequestError(f"the image list '{source}' has {len(found)} pages, so there is no page {page}")
+    url = found[page] if isinstance(found, list) else found
     if not isinstance(url, str) or not url.strip():
-        raise RequestError(f"the task's data has no image address for '{tag.source}'")
-    return url.strip(), index
+        raise RequestError(f"the task's data has no image address for '{source}'")
+    return TaskImage(labels, url.strip(), page if isinstance(found, list) else None)
 
 
 def _text(found: Any) -> str:

@@ -28,6 +28,9 @@ class PointMark:
     positive: bool
     id: str = field(default="", compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return f"a click at {self.x:.4g} %, {self.y:.4g} %"
+
     def prompt(self, size: Size) -> PointPrompt:
         """The click in pixels of the upright image."""
         (x, y), *_ = percent_to_pixels(np.array([[_nudge(self.x), _nudge(self.y)]]), size).tolist()

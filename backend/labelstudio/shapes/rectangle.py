@@ -31,6 +31,9 @@ class BoxMark:
     degrees: float
     id: str = field(default="", compare=False, repr=False)
 
+    def __str__(self) -> str:
+        return f"a box of {self.width:.4g} x {self.height:.4g} % at {self.x:.4g} %, {self.y:.4g} %"
+
     def holds(self, x: float, y: float) -> bool:
         """Whether a point, in percent, lies in the upright box around the rectangle; on a wide image a turned one is judged as
         if the image were square.

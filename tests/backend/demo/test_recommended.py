@@ -21,12 +21,12 @@ def test_every_control_has_every_label_whatever_it_is_called(labels: list[str]) 
 
 def test_points_boxes_and_words_prompt_and_brushes_hold_the_masks() -> None:
     config = read_config(recommended_config(["cat", "cup & saucer"]))
-    controls = {control.type: control for control in config.controls_of("image")}
+    controls = {control.type: control for control in config.controls}
     assert controls["keypointlabels"].is_smart_only
     assert controls["rectanglelabels"].is_smart_only
     assert not controls["brushlabels"].is_smart_only
     assert controls["brushlabels"].labels == ("cat", "cup & saucer")
-    assert [area.name for area in config.text_areas_of("image")] == ["prompt"]
+    assert [area.name for area in config.labels_of(config.first_image).text_areas] == ["prompt"]
 
 
 def test_neighbouring_labels_have_different_colours() -> None:

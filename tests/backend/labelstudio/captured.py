@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, read_predict
 
 FOLDER = Path(__file__).parent / "payloads"
 NAMES = tuple(sorted(file.stem for file in FOLDER.glob("*.json")))
@@ -18,10 +18,10 @@ def body(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["body"]
 
 
-def only_task(request: dict[str, Any]) -> TaskRequest:
+def only_task(request: dict[str, Any]) -> Request:
     """The one task of a request, which must be readable."""
     (task,) = read_predict(request)
-    assert isinstance(task, TaskRequest), task
+    assert isinstance(task, PreannotationRequest | InteractionRequest), task
     return task
 
 

@@ -147,7 +147,7 @@ def test_a_control_of_another_image_draws_nothing() -> None:
     config = f"""<View><Image name="image" value="$image"/><Image name="other" value="$image"/>
         <BrushLabels name="b" toName="other">{LABELS}</BrushLabels>
         <PolygonLabels name="p" toName="image">{LABELS}</PolygonLabels></View>"""
-    assert only_task(prompted(config=config)).image_tag == "image"
+    assert only_task(prompted(config=config)).labels.image.name == "image"
     assert [result["from_name"] for result in write(config, (LEFT, 0.9, "Cat"))] == ["p"]
 
 
@@ -256,11 +256,19 @@ def test_label_studio_s_own_check_accepts_every_form_of_prediction(tmp_path: Pat
     if not python.is_file():
         pytest.skip(f"no Label Studio in {python.parent.parent}; `make test` installs it")
     rows = mask_set((LEFT | RIGHT, 0.9, "Cat"), (RIGHT, 0.5, "Dog"))
-    forms = ("BrushLabels", "PolygonLabels", "BitmaskLabels", "EllipseLabels", "RectangleLabels", "KeyPointLabels")
-    tasks = [*(task_with(controls(form)) for form in forms), only_task(body("interactive_separated_controls"))]
-    written = [(task.config.xml, write_prediction(task, rows, "v1")) for task in tasks]
-    talking = only_task(body("interactive_keypoint_1"))
-    written.append((talking.config.xml, write_message(talking, "no", "v1")))
+    forms = (
+        "BrushLabels",
+        "PolygonLabels",
+        "BitmaskLabels",
+        "VectorLabels",
+        "EllipseLabels",
+        "RectangleLabels",
+        "KeyPointLabels",
+    )
+    requests = [*(prompted(config=controls(form)) for form in forms), body("interactive_separated_controls")]
+    written = [(request["label_config"], write_prediction(only_task(request), rows, "v1")) for request in requests]
+    talking = body("interactive_keypoint_1")
+    written.append((talking["label_config"], write_message(only_task(talking), "no", "v1")))
     (tmp_path / "written.json").write_text(json.dumps(written))
     found = subprocess.run([python, "-c", CHECK, tmp_path / "written.json"], capture_output=True, text=True, check=True).stdout
     assert json.loads(found.splitlines()[-1]) == [[]] * len(written)

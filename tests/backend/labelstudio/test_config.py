@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.config import lookup, read_config
+from backend.labelstudio.config import MOST_REPEATED, ImageLabels, lookup, read_config
 from backend.values.errors import ConfigError
 
 BOTH = '<Label value="Cat"/><Label value="Dog"/>'
@@ -24,11 +24,17 @@ def brush(labels: str, attributes: str = "") -> str:
     return view(f'<BrushLabels name="b" toName="i" {attributes}>{labels}</BrushLabels>')
 
 
+def only_image(xml: str) -> ImageLabels:
+    config = read_config(xml)
+    return config.labels_of(config.images[0])
+
+
 def test_images_controls_and_labels_are_read_in_order() -> None:
     config = read_config(SIMPLE)
     (image,), (control,) = config.images, config.controls
-    assert (image.name, image.data_key, image.multi_page) == ("image", "image", False)
-    assert (control.name, control.to_name, control.type, control.labels) == ("brush", "image", "brushlabels", ("Cat", "Dog"))
+    assert (image.name, image.data_key) == ("image", "image")
+    assert (control.name, control.to_names, control.type) == ("brush", ("image",), "brushlabels")
+    assert control.labels == ("Cat", "Dog")
     assert config.vocabulary.labels == ("Cat", "Dog")
     assert config.control("brush") is control
     assert config.control("elsewhere") is None
@@ -40,7 +46,7 @@ def test_a_config_is_read_once() -> None:
 
 def test_a_value_list_is_an_image_of_several_pages() -> None:
     (image,) = read_config('<View><Image name="i" valueList="$pages"/></View>').images
-    assert (image.data_key, image.multi_page) == ("pages", True)
+    assert image.data_key == "pages"
 
 
 def test_nested_and_hidden_views_are_looked_through() -> None:
@@ -86,11 +92,11 @@ def test_the_phrases_of_one_label_in_several_controls_add_up() -> None:
 def test_what_the_page_sends_is_turned_into_the_label_s_value(sent: str, value: str | None) -> None:
     """Label Studio stores a label's alias in place of its value, and labels may differ in case only."""
     labels = '<Label value="Cat" alias="gato"/><Label value="cat" predicted_values="kitten"/>'
-    assert read_config(brush(labels)).value_of(sent) == value
+    assert only_image(brush(labels)).value_of(sent) == value
 
 
 def test_an_alias_as_it_is_written_goes_before_a_label_that_only_sounds_like_it() -> None:
-    assert read_config(brush('<Label value="Cats"/><Label value="Felis" alias="cat"/>')).value_of("cat") == "Felis"
+    assert only_image(brush('<Label value="Cats"/><Label value="Felis" alias="cat"/>')).value_of("cat") == "Felis"
 
 
 def test_entities_in_labels_are_read_as_what_they_stand_for() -> None:
@@ -102,7 +108,7 @@ def test_attribute_and_tag_names_are_read_in_any_case() -> None:
     control = '<brushlabels name="b" toname="i" SmartOnly="True"><label value="A"/></brushlabels>'
     xml = f'<view><image NAME="i" valuelist="$i"/>{control}</view>'
     config = read_config(xml)
-    assert config.images[0].multi_page
+    assert config.images[0].data_key == "i"
     assert config.controls[0].is_smart_only
     assert config.controls[0].labels == ("A",)
 
@@ -152,18 +158,18 @@ def test_an_external_entity_is_not_opened(tmp_path: Any) -> None:
 def test_dynamic_labels_come_from_the_task(given_labels: list[Any]) -> None:
     config = read_config(brush("", 'value="$labels"'))
     assert config.vocabulary.labels == ()
-    assert config.with_labels_of({"labels": given_labels}).vocabulary.labels == ("Cat", "Dog")
+    assert config.for_task({"labels": given_labels}).vocabulary.labels == ("Cat", "Dog")
 
 
 def test_dynamic_labels_join_the_fixed_ones_and_bring_their_phrases() -> None:
     config = read_config(brush('<Label value="Bird"/>', 'value="$meta.labels"'))
-    full = config.with_labels_of({"meta": {"labels": [{"value": "Cat", "hint": "kitten"}]}})
+    full = config.for_task({"meta": {"labels": [{"value": "Cat", "hint": "kitten"}]}})
     assert [entry.phrases for entry in full.vocabulary.entries] == [("bird",), ("cat", "kitten")]
 
 
 @pytest.mark.parametrize("data", [{}, {"labels": "Cat"}, {"labels": {"Cat": 1}}, {"labels": None}])
 def test_without_labels_in_the_task_a_dynamic_control_has_none(data: dict[str, Any]) -> None:
-    assert read_config(brush("", 'value="$labels"')).with_labels_of(data).vocabulary.labels == ()
+    assert read_config(brush("", 'value="$labels"')).for_task(data).vocabulary.labels == ()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +193,7 @@ def test_a_source_is_looked_up_in_the_task_s_data(source: str, found: str | None
 def test_a_text_area_of_single_regions_is_none_of_the_image() -> None:
     notes, prompt = '<TextArea name="a" toName="i" perRegion="true"/>', '<TextArea name="b" toName="i"/>'
     xml = view(notes, prompt, '<TextArea name="c" toName="j"/>')
-    assert [area.name for area in read_config(xml).text_areas_of("i")] == ["b"]
+    assert [area.name for area in only_image(xml).text_areas] == ["b"]
 
 
 @given(st.text() | st.text("<>/&;!\"'= ViewImagenalut$", max_size=80))
@@ -196,3 +202,57 @@ def test_any_text_is_a_config_or_a_config_error(xml: str) -> None:
         assert read_config(xml).images
     except ConfigError:
         return
+
+
+TWO_IMAGES = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/><Text name="text" value="$t"/>
+    <BrushLabels name="a" toName="left"><Label value="Cat" predicted_values="kitten"/></BrushLabels>
+    <BrushLabels name="b" toName="right"><Label value="cat" maskloom-output="polygon"/></BrushLabels>
+    <BrushLabels name="both" toName="left, right"><Label value="Dog"/></BrushLabels>
+    <Labels name="ner" toName="text"><Label value="CAT"/><Label value="kitten"/><Label value="word" maskloom="for"/></Labels>
+    </View>"""
+
+
+def test_labels_of_a_text_or_of_another_image_mean_nothing_on_an_image() -> None:
+    config = read_config(TWO_IMAGES)
+    left, right = map(config.labels_of, config.images)
+    assert (left.vocabulary.labels, right.vocabulary.labels) == (("Cat", "Dog"), ("cat", "Dog"))
+    assert [labels.value_of("CAT") for labels in (left, right)] == ["Cat", "cat"]
+    assert [labels.value_of("kitten") for labels in (left, right)] == ["Cat", None]
+    assert [labels.output_of("cat") for labels in (left, right)] == ["", "polygon"]
+    assert left.role_of("ner", "word") is None
+    assert config.vocabulary.labels == ("Cat", "Dog", "cat")
+
+
+def test_a_tag_may_be_about_two_images() -> None:
+    config = read_config(TWO_IMAGES)
+    assert [[control.name for control in config.labels_of(image).controls] for image in config.images] == [
+        ["a", "both"],
+        ["b", "both"],
+    ]
+
+
+REPEATER = """<View><Repeater on="$pages" indexFlag="{{i}}"><View><Image name="page_{{i}}" value="$pages[{{i}}].url"/>
+    <BrushLabels name="brush_{{i}}" toName="page_{{i}}"><Label value="Cat"/></BrushLabels></View></Repeater></View>"""
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_repeater_is_read_as_its_tags_once_for_each_item_of_the_task(count: int) -> None:
+    config = read_config(REPEATER).for_task({"pages": [{"url": f"{k}.png"} for k in range(count)]})
+    assert [(image.name, image.source) for image in config.images] == [(f"page_{k}", f"$pages[{k}].url") for k in range(count)]
+    assert [config.labels_of(image).controls[0].name for image in config.images] == [f"brush_{k}" for k in range(count)]
+
+
+def test_a_repeater_in_a_repeater_and_very_many_items_are_read_in_bounds() -> None:
+    tag = '<Image name="i{{idx}}{{j}}" value="$a[{{idx}}].b[{{j}}]"/>'
+    nested = (
+        f'<View><Repeater on="$a"><Repeater on="$a[{{{{idx}}}}].b" indexFlag="{{{{j}}}}">{tag}</Repeater></Repeater></View>'
+    )
+    images = read_config(nested).for_task({"a": [{"b": ["x", "y"]}, {"b": ["z"]}]}).images
+    assert [image.source for image in images] == ["$a[0].b[0]", "$a[0].b[1]", "$a[1].b[0]"]
+    assert len(read_config(REPEATER).for_task({"pages": [{"url": "x"}] * 1000}).images) == MOST_REPEATED
+
+
+@pytest.mark.parametrize("data", [{}, {"pages": []}, {"pages": "x"}, {"pages": None}])
+def test_a_repeater_over_nothing_shows_no_image(data: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no <Image>"):
+        read_config(REPEATER).for_task(data)

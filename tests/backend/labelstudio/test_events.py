@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from backend.labelstudio.events import Accepted, Gone, read_event
 from backend.values.errors import RequestError
 from tests.backend.labelstudio.captured import point
-from tests.backend.labelstudio.request.test_marks import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
+from tests.backend.labelstudio.request.test_examples import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
 from tests.backend.labelstudio.request.test_request import junk, places
 
 FOLDER = Path(__file__).parent / "payloads" / "events"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.answer import write_prediction
-from backend.labelstudio.config import read_config
-from backend.labelstudio.request.marks import examples_of
+from backend.labelstudio.config import ImageLabels, read_config
+from backend.labelstudio.request.examples import examples_of
 from backend.values.errors import ConfigError
 from tests.backend.labelstudio.test_answer import LEFT, RIGHT, mask_set, task_with
 
@@ -23,6 +23,11 @@ ONE, TWO = '<Label value="thing"/>', '<Label value="Cat"/><Label value="Dog"/>'
 def config(*tags: str, labels: str = ONE, shape: str = "BrushLabels") -> str:
     inner = "".join(tags)
     return f'<View><Image name="image" value="$image"/><{shape} name="mask" toName="image">{labels}</{shape}>{inner}</View>'
+
+
+def labels_of(xml: str) -> ImageLabels:
+    config = read_config(xml)
+    return config.labels_of(config.first_image)
 
 
 def write(xml: str, label: str | None, **names: Any) -> list[dict[str, Any]]:
@@ -85,9 +90,9 @@ def test_without_a_name_that_is_offered_nothing_is_chosen() -> None:
 
 def test_what_was_accepted_under_a_path_is_an_example_of_it() -> None:
     mask, named = write(config(TREE), "Animal / Dog")
-    (example,) = examples_of({"result": [mask, named]}, read_config(config(TREE)))
+    (example,) = examples_of({"result": [mask, named]}, labels_of(config(TREE)))
     assert example.label == "Animal / Dog"
-    (unnamed,) = examples_of({"result": [mask]}, read_config(config(TREE)))
+    (unnamed,) = examples_of({"result": [mask]}, labels_of(config(TREE)))
     assert unnamed.label == "thing"
 
 
@@ -97,7 +102,7 @@ def test_what_was_accepted_under_a_path_is_an_example_of_it() -> None:
 )
 def test_a_name_that_cannot_be_read_leaves_the_label(value: Any) -> None:
     mask, named = write(config(TREE), "Animal / Dog")
-    (example,) = examples_of({"result": [mask, {**named, "value": value}]}, read_config(config(TREE)))
+    (example,) = examples_of({"result": [mask, {**named, "value": value}]}, labels_of(config(TREE)))
     assert example.label == "thing"
 
 

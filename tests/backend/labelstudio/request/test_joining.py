@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.request.joining import MOST_JOINED, join, notes_of
-from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.rectangle import BoxMark
 from tests.backend.labelstudio.captured import box, only_task, point, prompted, text
-from tests.backend.labelstudio.request.test_marks import accepted
+from tests.backend.labelstudio.request.test_examples import accepted
 
 SMART_ONLY = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image"/>
     <RectangleLabels name="rect" toName="image" smartOnly="true"><Label value="Cat"/><Label value="Dog"/></RectangleLabels>
@@ -30,16 +30,16 @@ def draft(*regions: dict[str, Any], at: float) -> list[dict[str, Any]]:
 
 def ask(
     *items: dict[str, Any], config: str = SMART_ONLY, regions: tuple[dict[str, Any], ...] = (), age: float = 60
-) -> TaskRequest:
+) -> InteractionRequest:
     """A request while the draft, saved so many seconds ago, holds these regions."""
     return only_task(prompted(*items, config=config, drafts=draft(*regions, at=time.time() - age)))
 
 
-def kinds(task: TaskRequest) -> list[str]:
+def kinds(task: InteractionRequest) -> list[str]:
     return ["box" if isinstance(mark, BoxMark) else "click" if mark.positive else "click against" for mark in task.marks]
 
 
-def after(*earlier: TaskRequest, then: TaskRequest) -> TaskRequest:
+def after(*earlier: InteractionRequest, then: InteractionRequest) -> InteractionRequest:
     """A request after others of the same session."""
     notes: list[Any] = []
     for task in earlier:
@@ -110,7 +110,7 @@ def test_an_old_prompt_is_not_believed_to_stand_for_ever(monkeypatch: pytest.Mon
 
 def test_a_text_goes_with_what_the_draft_still_holds_and_takes_its_label() -> None:
     task = join(ask(text("wheel"), regions=(INSIDE,)), [])
-    assert (kinds(task), task.armed_label, [each.phrase for each in task.texts]) == (["click"], "Cat", ["wheel"])
+    assert (kinds(task), task.armed_label, [each.phrase for each in task.typed.texts]) == (["click"], "Cat", ["wheel"])
     assert kinds(after(ask(INSIDE), then=ask(text("wheel")))) == []
 
 
@@ -143,10 +143,9 @@ def test_a_second_smart_box_keeps_the_first_although_a_draft_holds_it() -> None:
     assert kinds(after(ask(box(1, 1, 5, 5, id="c"), config=BOTH), then=later)) == ["box"]
 
 
-def test_pre_annotations_and_examples_are_left_as_they_are() -> None:
-    notes = notes_of(ask(INSIDE), [])
-    for task in (ask(), ask(text("like this"), regions=(INSIDE,))):
-        assert join(task, notes) == task
+def test_examples_are_left_as_they_are() -> None:
+    task = ask(text("like this"), regions=(INSIDE,))
+    assert join(task, notes_of(ask(INSIDE), [])) == task
 
 
 def test_of_very_many_clicks_the_newest_count() -> None:

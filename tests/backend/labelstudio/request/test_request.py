@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio.answer import write_message, write_prediction
-from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.labelstudio.config import ControlTag, ImageLabels
+from backend.labelstudio.request.examples import RegionMark
+from backend.labelstudio.request.request import (
+    Draft,
+    InteractionRequest,
+    PreannotationRequest,
+    Request,
+    TaskImage,
+    TaskRequest,
+    read_predict,
+)
+from backend.labelstudio.shapes.base import Role
 from backend.values.errors import ConfigError, RequestError
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, TextPrompt
+from prompts.phrases import Vocabulary
 from tests.backend.labelstudio.captured import NAMES, body, box, only_task, point, prompted, text
 
 VGA = Size(480, 640)
 SHAPES = "/data/upload/1/de430049-shapes.png"
 
 
-def read_one(request: dict[str, Any]) -> TaskRequest | RequestError:
+def read_one(request: dict[str, Any]) -> Request | RequestError:
     (entry,) = read_predict(request)
     return entry
 
@@ -34,9 +47,9 @@ def test_a_first_click_is_one_positive_point_under_its_label() -> None:
     (click,) = task.prompts(VGA).prompts
     assert isinstance(click, PointPrompt)
     assert click.xy == pytest.approx((0.30948 * 640, 0.45168 * 480), abs=0.01)
-    assert (click.positive, task.armed_label, task.interactive) == (True, "Cat", True)
+    assert (click.positive, task.armed_label) == (True, "Cat")
     assert (task.project, task.task_id, task.annotator) == ("1", "1", "admin@example.com")
-    assert (task.image_tag, task.image_url, task.item_index) == ("image", SHAPES, None)
+    assert (task.labels.image.name, task.image.url, task.image.item_index) == ("image", SHAPES, None)
     assert task.vocabulary.labels == ("Cat", "Dog")
 
 
@@ -66,12 +79,12 @@ def test_a_typed_text_is_a_phrase_without_an_armed_label() -> None:
 def test_two_text_areas_are_read_together_and_one_names_the_page() -> None:
     task = only_task(body("interactive_textarea_two_areas_perItem"))
     assert task.prompts(VGA).phrases == ("global text", "item text")
-    assert (task.item_index, task.image_url) == (2, SHAPES)
+    assert (task.image.item_index, task.image.url) == (2, SHAPES)
 
 
 def test_a_click_on_the_third_page_is_about_the_third_image() -> None:
     task = only_task(body("interactive_multi_image_item2"))
-    assert (task.item_index, task.image_url, task.project) == (2, SHAPES, "2")
+    assert (task.image.item_index, task.image.url, task.project) == (2, SHAPES, "2")
     assert len(task.prompts(VGA)) == 1
 
 
@@ -84,7 +97,7 @@ def test_percents_are_of_the_upright_image() -> None:
 def test_with_separate_labels_each_prompt_comes_twice_and_counts_once() -> None:
     task = only_task(body("interactive_separated_controls"))
     assert len(task.prompts(VGA)) == 1
-    assert (task.armed_label, task.image_url) == ("Cat", "/data/local-files/?d=sub/local1.png")
+    assert (task.armed_label, task.image.url) == ("Cat", "/data/local-files/?d=sub/local1.png")
 
 
 def test_a_box_under_two_selected_labels_comes_twice_and_counts_once() -> None:
@@ -119,8 +132,8 @@ def test_a_pre_annotation_has_no_prompts_and_every_task(name: str, tasks: int) -
     entries = read_predict(body(name))
     assert len(entries) == tasks
     for entry in entries:
-        assert isinstance(entry, TaskRequest)
-        assert (entry.interactive, len(entry.prompts(VGA)), entry.armed_label) == (False, 0, None)
+        assert isinstance(entry, PreannotationRequest)
+        assert entry.vocabulary.labels == entry.labels.vocabulary.labels
 
 
 def test_tasks_come_in_the_order_of_the_request() -> None:
@@ -132,13 +145,14 @@ def test_tasks_come_in_the_order_of_the_request() -> None:
     "params", [None, {}, {"context": None}, {"context": {}}, {"context": {"result": []}}, {"context": 5}, 5]
 )
 def test_without_regions_in_the_context_it_is_a_pre_annotation(params: object) -> None:
-    assert only_task({**body("interactive_keypoint_1"), "params": params}).interactive is False
+    assert isinstance(only_task({**body("interactive_keypoint_1"), "params": params}), PreannotationRequest)
 
 
 def test_a_context_without_any_prompt_left_is_interactive_and_empty() -> None:
     ordinary = {key: value for key, value in point().items() if key != "is_positive"}
     task = only_task(prompted(ordinary, {"type": "brushlabels", "id": "x"}))
-    assert (task.interactive, len(task.prompts(VGA)), task.armed_label) == (True, 0, None)
+    assert isinstance(task, InteractionRequest)
+    assert (len(task.prompts(VGA)), task.armed_label) == (0, None)
 
 
 def test_value_positive_tells_the_sign_too() -> None:
@@ -161,7 +175,7 @@ def test_a_drafted_rectangle_is_a_prompt_where_only_smart_ones_can_be_drawn(smar
 
 
 @pytest.mark.parametrize("place", ["annotations", "predictions"])
-def test_a_region_that_is_settled_is_no_prompt(place: str) -> None:
+def test_a_region_that_was_submitted_is_no_prompt(place: str) -> None:
     holder = {place: [{"result": [box(10, 10, 10, 10), point(20, 20)]}]}
     items = [box(10, 10, 10, 10), point(20, 20), point(70, 70)]
     assert only_task(prompted(*items, **holder)).prompts(VGA).prompts == (PointPrompt((448.0, 336.0)),)
@@ -190,7 +204,9 @@ def test_a_click_just_beside_the_image_is_moved_to_its_edge(x: float, pixel: flo
 
 @pytest.mark.parametrize("item", [point(100.6, 50), point(50, -3), box(101, 0, 5, 5), box(0, -20, 5, 5)])
 def test_a_prompt_off_the_image_is_refused_with_its_task(item: dict[str, Any]) -> None:
-    with pytest.raises(RequestError, match=r"task 8: .* outside the image of 640 x 480"):
+    with pytest.raises(
+        RequestError, match=r"task 8: a (click|box of .* %) at [^()]* lies outside the image of 640 x 480 pixels$"
+    ):
         only_task(prompted(item)).prompts(VGA)
 
 
@@ -246,7 +262,7 @@ def test_prompts_of_another_image_or_page_stay_out() -> None:
     items = [point(10, 10, to_name="left"), point(20, 20, to_name="right"), point(30, 30, to_name="right", item_index=1)]
     items += [point(40, 40, to_name="right", item_index=0), point(50, 50, to_name="right", item_index=1)]
     task = only_task(prompted(*items, config=config, data={"l": "l.png", "r": ["r0.png", "r1.png"]}))
-    assert (task.image_tag, task.image_url, task.item_index) == ("right", "r1.png", 1)
+    assert (task.labels.image.name, task.image.url, task.image.item_index) == ("right", "r1.png", 1)
     np.testing.assert_allclose(task.prompts(Size(100, 100)).point_coords, [[20, 20], [30, 30], [50, 50]])
 
 
@@ -387,18 +403,19 @@ def test_whatever_is_wrong_with_a_request_it_is_answered_or_refused(name: str, d
             answer(entry)
 
 
-def answer(entry: TaskRequest | RequestError) -> None:
+def answer(entry: Request | RequestError) -> None:
     """Everything that the service does with an entry; each answer must be JSON that Label Studio takes."""
     if isinstance(entry, RequestError):
         assert str(entry)
         return
     assert len(entry.fingerprint()) == 32
-    with suppress(RequestError):
-        entry.prompts(Size(8, 8))
+    if isinstance(entry, InteractionRequest):
+        with suppress(RequestError):
+            entry.prompts(Size(8, 8))
     masks = MaskSet(
         Masks.of_stack(np.ones((1, 8, 8), np.bool_)),
         np.ones(1, np.float32),
-        (entry.armed_label,),
+        (entry.armed_label if isinstance(entry, InteractionRequest) else None,),
         np.zeros((1, 1, 1), np.float16),
         np.zeros((1, 1), np.float32),
     )
@@ -410,3 +427,64 @@ def answer(entry: TaskRequest | RequestError) -> None:
 def test_a_body_of_anything_is_answered_or_refused(request_body: dict[str, Any]) -> None:
     with suppress(RequestError):
         read_predict(request_body)
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Every dataclass that a request is made of."""
+    if is_dataclass(value):
+        yield value
+        for column in fields(value):
+            yield from parts_of(getattr(value, column.name))
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from parts_of(each)
+
+
+def full_requests() -> list[Request]:
+    """Requests in which no part is missing."""
+    saved = {"user": "a", "result": [box(5, 5, 5, 5, id="saved"), point(1, 1, id="p"), box(9, 9, 9, 9, id="result")]}
+    boxes = only_task(prompted(box(5, 5, 5, 5, id="saved"), box(20, 20, 5, 5), text("like Cat, cup"), drafts=[saved]))
+    assert isinstance(boxes, InteractionRequest)
+    clicks = only_task(prompted(point(), drafts=[saved]))
+    batch = read_predict({**prompted(data={"image": ["a.png", "b.png"]}), "params": None})[0]
+    assert isinstance(batch, PreannotationRequest)
+    assert batch.further
+    assert boxes.ambiguous
+    assert boxes.draft.results
+    assert clicks.draft.current
+    mark = RegionMark.of(box(1, 1, 1, 1), Role.FOR, "Cat")
+    return [replace(boxes, regions=(mark,), references=(mark,)), clicks, replace(batch, sought=batch.labels.vocabulary)]
+
+
+def test_no_part_of_a_request_has_a_say_in_the_answer_without_one_in_the_fingerprint() -> None:
+    """The fingerprint is made of what parts show: a field is shown exactly if it is compared."""
+    kinds = {type(part) for request in full_requests() for part in parts_of(request)}
+    assert {InteractionRequest, PreannotationRequest, TaskImage, Draft, RegionMark, ImageLabels, ControlTag} <= kinds
+    unequal = {f"{kind.__name__}.{column.name}" for kind in kinds for column in fields(kind) if column.compare != column.repr}
+    assert unequal == set()
+
+
+@pytest.mark.parametrize("kind", [InteractionRequest, PreannotationRequest])
+def test_every_field_of_a_request_changes_its_fingerprint(kind: type[Request]) -> None:
+    (request,) = [each for each in full_requests() if isinstance(each, kind)][:1]
+    changed = [replace(request, **{column.name: ("changed", column.name)}) for column in fields(request)]
+    assert len({each.fingerprint() for each in (request, *changed)}) == len(fields(request)) + 1
+
+
+def test_the_vocabulary_of_a_request_is_that_of_its_image() -> None:
+    config = """<View><Image name="left" value="$l"/><Image name="right" value="$r"/>
+        <BrushLabels name="a" toName="left"><Label value="red"/></BrushLabels>
+        <BrushLabels name="b" toName="right"><Label value="Red"/></BrushLabels></View>"""
+    task = only_task({**prompted(config=config, data={"l": "l.png", "r": "r.png"}), "params": None})
+    assert isinstance(task, PreannotationRequest)
+    assert [(each.image.url, each.vocabulary.labels) for each in task.images()] == [("l.png", ("red",)), ("r.png", ("Red",))]
+    sought = replace(task, sought=Vocabulary.from_names(["Red"]))
+    assert [each.vocabulary.labels for each in sought.images()] == [(), ("Red",)]
+
+
+def test_a_typed_label_is_looked_for_by_the_phrases_that_the_config_gives_it() -> None:
+    config = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image"/>
+        <BrushLabels name="b" toName="image"><Label value="Felis" predicted_values="kitten"/>
+        <Label value="not red" predicted_values="blue"/></BrushLabels></View>"""
+    prompts = only_task(prompted(text("Felis, not red"), config=config)).prompts(VGA)
+    assert prompts.prompts == tuple(map(TextPrompt, ("Felis", "kitten", "not red", "blue")))

@@ -11,12 +11,12 @@ OURS = "mk_"
 """What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
 
 
-def settled_ids(task: Json) -> frozenset[str]:
+def submitted_ids(task: Json) -> frozenset[str]:
     """The ids of all regions in submitted annotations and in predictions."""
     return frozenset(_ids(task, "annotations", "predictions"))
 
 
-def drafted_ids(task: Json) -> frozenset[str]:
+def saved_ids(task: Json) -> frozenset[str]:
     """The ids of all regions in drafts, which the page saves a few seconds after each change."""
     return frozenset(_ids(task, "drafts"))
 
@@ -45,11 +45,11 @@ def since_accepted(regions: list[Json]) -> list[Json]:
     return regions[max(accepted, default=-1) + 1 :]
 
 
-def spent_ids(task: Json) -> frozenset[str]:
+def used_ids(task: Json) -> frozenset[str]:
     """The ids of the regions of the newest draft that were made before the last accepted suggestion."""
     regions = regions_of(newest_draft(task))
-    spent = regions[: len(regions) - len(since_accepted(regions))]
-    return frozenset(region["id"] for region in spent if isinstance(region.get("id"), str))
+    used = regions[: len(regions) - len(since_accepted(regions))]
+    return frozenset(region["id"] for region in used if isinstance(region.get("id"), str))
 
 
 def annotator(task: Json) -> str:

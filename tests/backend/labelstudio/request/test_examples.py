@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.request.request import TaskRequest, read_predict
+from backend.labelstudio.request.examples import RegionMark, masks_of
+from backend.labelstudio.request.request import InteractionRequest, read_predict
 from backend.labelstudio.shapes import bitmask
 from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import Size
@@ -17,7 +19,7 @@ from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, Scr
 from tests.backend.labelstudio.captured import only_task, point, prompted, text
 
 SIZE = Size(100, 200)
-TOOLS = ("Brush", "Polygon", "Ellipse", "Bitmask", "Rectangle", "KeyPoint")
+TOOLS = ("Brush", "Polygon", "Ellipse", "Bitmask", "Vector", "Rectangle", "KeyPoint")
 HINTS = "".join(
     f"""<{tool}Labels name="{tool.lower()}" toName="image"><Label value="Cat"/><Label value="this" maskloom="for"/>
     <Label value="not this" maskloom="against"/><Label value="mask" maskloom="refine"/><Label value="ref" maskloom="reference"/>
@@ -48,7 +50,7 @@ def accepted(name: str = "mk_0123456789") -> dict[str, Any]:
     return region("Brush", "Cat", {"format": "rle", "rle": rle.encode(SQUARE)}, name)
 
 
-def with_draft(*regions: dict[str, Any], trigger: dict[str, Any] | None = None, **task: Any) -> TaskRequest:
+def with_draft(*regions: dict[str, Any], trigger: dict[str, Any] | None = None, **task: Any) -> InteractionRequest:
     """The request that a click, or another trigger, makes while a draft holds these regions."""
     drafts = [{"user": "ann@example.com", "updated_at": "2026-11-20T22:35:42Z", "result": list(regions)}]
     return only_task(prompted(trigger or point(), config=CONFIG, drafts=drafts, **task))
@@ -114,19 +116,19 @@ def test_a_role_of_the_tag_keeps_its_labels_as_classes_and_arms_them() -> None:
     assert with_draft(outline, trigger=text("this")).regions[0].label == "Dog"
 
 
-def test_marks_from_before_the_last_accepted_suggestion_are_spent() -> None:
+def test_marks_from_before_the_last_accepted_suggestion_are_used() -> None:
     old, new = region("Brush", "this", STROKE, "old"), region("Rectangle", "this", BOX, "new")
     assert len(with_draft(old, accepted(), trigger=text("this")).prompts(SIZE)) == 0
     (left,) = with_draft(old, accepted(), new, trigger=text("this")).prompts(SIZE).prompts
     assert isinstance(left, BoxPrompt)
 
 
-def test_a_region_that_was_predicted_spends_nothing() -> None:
+def test_a_region_that_was_predicted_uses_nothing_up() -> None:
     predicted = {**accepted(), "origin": "prediction"}
     assert len(with_draft(region("Brush", "this", STROKE), predicted, trigger=text("this")).prompts(SIZE)) == 1
 
 
-def test_clicks_that_a_tick_left_behind_are_spent_but_the_newest_click_never() -> None:
+def test_clicks_that_a_tick_left_behind_are_used_but_the_newest_click_never() -> None:
     old, new = point(10, 10, id="old"), point(90, 90, id="new")
     request = prompted(old, new, config=CONFIG, drafts=[{"user": "a", "result": [old, accepted(), new]}])
     assert only_task(request).prompts(SIZE).prompts == (PointPrompt((180.0, 90.0)),)
@@ -180,15 +182,47 @@ def test_like_this_means_the_references_of_the_draft_and_of_the_annotations() ->
 
 
 @pytest.mark.parametrize("value", [{}, {"points": [[1, 2]]}, {"points": "x"}, {"points": [[1, 2], [3], [4, 5]]}])
-def test_a_broken_mark_is_refused_when_it_is_read(value: dict[str, Any]) -> None:
-    with pytest.raises(RequestError):
-        with_draft(region("Polygon", "this", value)).prompts(SIZE)
+def test_a_region_that_cannot_be_read_is_left_out_unless_there_is_nothing_else(value: dict[str, Any]) -> None:
+    broken, whole = region("Polygon", "this", value, "broken"), region("Rectangle", "this", BOX)
+    assert [type(prompt) for prompt in with_draft(broken).prompts(SIZE).prompts] == [PointPrompt]
+    assert [type(prompt) for prompt in with_draft(broken, whole, trigger=text("this")).prompts(SIZE).prompts] == [BoxPrompt]
+    with pytest.raises(RequestError, match=r"task 8: .*polygon"):
+        with_draft(broken, trigger=text("this")).prompts(SIZE)
+
+
+def test_a_region_beside_the_image_is_left_out_too() -> None:
+    outside = region("Polygon", "this", {"points": [[110, 110], [160, 110], [110, 190]]})
+    assert [type(prompt) for prompt in with_draft(outside).prompts(SIZE).prompts] == [PointPrompt]
+    with pytest.raises(RequestError, match="a polygon region lies outside the image of 200 x 100 pixels"):
+        with_draft(outside, trigger=text("this")).prompts(SIZE)
+
+
+def test_a_smart_prompt_of_the_draft_that_cannot_be_read_is_left_out() -> None:
+    task = with_draft(point(x=None, id="broken"), point(30, 30, id="whole"), trigger=text("wheel"))
+    assert [mark.id for _, mark in task.draft.current] == ["whole"]
+
+
+def test_results_that_cannot_be_read_cost_themselves_alone() -> None:
+    """A polygon that is still being drawn has two points; a mask may be from when the image had another size."""
+    line = region("Polygon", "Cat", {"points": [[20, 20], [65, 80]], "closed": False}, "line")
+    small = region("Brush", "Cat", {"format": "rle", "rle": rle.encode(SQUARE[:50])}, "small")
+    task = with_draft(line, region("Rectangle", "Cat", BOX, "whole"), small, trigger=text("like Cat"))
+    (wanted,) = task.reference_requests()
+    assert [mark.id for mark, _ in masks_of(wanted.here, SIZE)] == ["whole"]
+
+
+def test_long_ids_are_kept_apart_in_few_characters() -> None:
+    ids = ["short", "x" * 40, "x" * 41, "x" * 500, "x" * 501]
+    marks = [RegionMark.of(region("Brush", "Cat", STROKE, name), Role.REFERENCE, "Cat") for name in ids]
+    assert [mark.short_id for mark in marks[:2]] == ids[:2]
+    assert len({mark.short_id for mark in marks}) == len(ids)
+    assert max(len(mark.short_id) for mark in marks) <= 50
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
     painted = {"format": "rle", "rle": rle.encode(SQUARE)}
     with pytest.raises(RequestError, match="was the image replaced"):
-        with_draft(region("Brush", "mask", painted)).prompts(Size(50, 50))
+        with_draft(region("Brush", "mask", painted), trigger=text("this")).prompts(Size(50, 50))
 
 
 def test_a_role_that_does_not_exist_is_named() -> None:
