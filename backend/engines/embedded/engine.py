@@ -215,7 +215,7 @@ def _canvas_pixels(image: Image) -> Image:
     height, width = image.shape[:2]
     factor = CANVAS_SIDE / max(height, width)
     if factor >= 1:
-        return np.ascontiguousarray(image)
+        return np.array(image)
     return _resized(image, max(1, round(height * factor)), max(1, round(width * factor)))
 
 

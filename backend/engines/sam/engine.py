@@ -186,7 +186,7 @@ def _smaller(image: Image, most: int) -> Image:
     """A copy of which no side is longer than ``most`` pixels."""
     scale = most / max(image.shape[:2])
     if scale >= 1:
-        return np.ascontiguousarray(image)
+        return np.array(image)
     height, width = (max(round(side * scale), 1) for side in image.shape[:2])
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 

@@ -101,7 +101,7 @@ class PadFrame:
 
 def resize_image(image: Image, size: Size, device: torch.device) -> Tensor:
     """An image ``(H, W, 3)`` as ``(3, h, w)`` float32 in 0..255, bilinear with antialiasing, rounded as image files are."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # of its own: the image cannot be written to
     if device.type == "cpu":
         resized = functional.interpolate(pixels, (size.height, size.width), mode="bilinear", antialias=True)
     else:

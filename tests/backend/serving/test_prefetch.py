@@ -18,6 +18,7 @@ from backend.app import create_app
 from backend.assemble import Parts, assemble
 from backend.serving.prefetch import MOST_WAITING
 from backend.values.settings import Settings
+from prompts.kinds import KeyedImage
 from tests.backend.labelstudio.test_client import LEGACY, Server
 from tests.backend.pictures import two_red_discs, two_shapes
 from tests.backend.test_app import body, key_point, predict, task
@@ -165,7 +166,7 @@ def test_a_task_that_found_the_queue_full_is_looked_at_after_its_next_click(
 ) -> None:
     says_next(server, {"id": 9, "data": {"image": images[1]}})
     parts = parts_for(server, tmp_path)
-    parts.engine.segmenter().look_at(two_shapes().image)
+    parts.engine.segmenter().look_at(KeyedImage.of(two_shapes().image))
     reached, release = threading.Event(), threading.Event()
     following = parts.prefetcher._following
 
