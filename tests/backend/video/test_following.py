@@ -94,17 +94,17 @@ def test_a_correction_on_a_later_frame_refines_the_rest_and_leaves_what_came_bef
     """Two red squares; the click follows the upper one, and from frame 12 on a mask says that the lower one is meant."""
 
     def twins(number: int) -> list[tuple[tuple[int, int, int], int, int]]:
-        return [(RED, 3 * number, 4), (RED, 3 * number, 40)]
+        return [(RED, 4 * number, 4), (RED, 4 * number, 40)]
 
     film = film_of(tmp_path, twins)
     click = Mark(0, 1, PromptSet((PointPrompt((8.0, 12.0)),)))
-    correction = Mark(12, 1, PromptSet((MaskPrompt(square(36, 40)),)))
+    correction = Mark(12, 1, PromptSet((MaskPrompt(square(48, 40)),)))
 
     plain = follow_all(film, tracker(), [click]).tracks[0]
     mended = follow_all(film, tracker(), [click, correction]).tracks[0]
 
     assert all(mended.masks[k] == plain.masks[k] for k in range(12))
-    assert min(iou(mended.masks[k].decode(), square(3 * k, 40)) for k in range(12, COUNT)) > 0.9
+    assert min(iou(mended.masks[k].decode(), square(4 * k, 40)) for k in range(12, COUNT)) > 0.9
 
 
 def test_marks_that_cannot_be_followed_are_refused_with_their_frame(tmp_path: Path) -> None:
