@@ -22,11 +22,15 @@ def paint_masks(image: Image, masks: Iterable[BoolArray]) -> Image:
     """An image ``(H, W, 3)`` with each of its masks ``(H, W)`` in a colour of its own, outlined."""
     picture = image.copy()
     for row, mask in enumerate(masks):
-        colour = np.array(PALETTE[row % len(PALETTE)])
-        picture[mask] = (0.5 * picture[mask] + 0.5 * colour).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, colour.tolist(), max(1, min(picture.shape[:2]) // 300))
+        paint_mask(picture, mask, PALETTE[row % len(PALETTE)])
     return picture
+
+
+def paint_mask(picture: Image, mask: BoolArray, colour: tuple[int, int, int]) -> None:
+    """Paint a mask ``(H, W)`` on a picture ``(H, W, 3)``, outlined."""
+    picture[mask] = (0.5 * picture[mask] + 0.5 * np.array(colour)).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, colour, max(1, min(picture.shape[:2]) // 300))
 
 
 def write_name(picture: Image, mask: BoolArray, name: str, colour: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""``maskloom video``: what a film's frames are, without Label Studio and without an engine."""
+"""``maskloom video`` and ``maskloom track``: what a film's frames are, and objects followed through it without Label Studio."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Callable
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from backend.cli.segment import PhotoPrompts
 from backend.cli.terminal import say
-from backend.values.errors import RequestError
+from backend.values.errors import MaskloomError, RequestError, SetupError
+from prompts.kinds import Image, KeyedImage, MaskPrompt, PromptSet
+
+if TYPE_CHECKING:
+    from backend.segmenter import Segmenter
+    from backend.video.following import Mark
 
 video = typer.Typer(no_args_is_help=True, help="Films: whether their frames are Label Studio's, and pictures of them.")
 
@@ -82,3 +88,82 @@ def _read(parse: Callable[[str | None], _T] | Callable[[str], _T], text: str | N
         return parse(text)  # type: ignore[arg-type]
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+class Format(StrEnum):
+    """The formats of masks that ``maskloom track`` writes."""
+
+    davis = "davis"
+    mots = "mots"
+    youtube_vis = "youtube-vis"
+    coco = "coco"
+
+
+def track(
+    film: FilmFile,
+    frame: Annotated[int, typer.Option(help="The frame of the file, from 0, on which the prompts lie.")] = 0,
+    text: Annotated[list[str] | None, typer.Option(help="What to find on that frame and follow.")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="A click x,y in pixels.")] = None,
+    negative_point: Annotated[list[str] | None, typer.Option(help="A click x,y on what does not belong.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="A box x0,y0,x1,y1 in pixels; each is an object.")] = None,
+    polygon: Annotated[list[str] | None, typer.Option(help="A rough outline x,y,x,y,...")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask image of the object.")] = None,
+    frames: Annotated[str | None, typer.Option(help="Follow on these frames of the file alone: 0-120.")] = None,
+    mask_format: Annotated[list[Format] | None, typer.Option("--format", help="How the masks are written: davis.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the film with the masks over it, and for the masks.")] = Path(
+        "tracks"
+    ),
+) -> None:
+    """Follow objects through a film, without Label Studio, and write a film with the masks over it and the masks."""
+    from backend.assemble import EngineHandle, image_files
+    from backend.engines.catalogue import find_engine
+    from backend.values.settings import Settings
+    from backend.video.exports import FORMATS
+    from backend.video.film import open_film
+    from backend.video.following import follow_all
+    from backend.video.timeline import numbers_in
+    from backend.video.writer import write_overlay
+
+    settings = Settings()
+    opened = open_film(film)
+    typed = PhotoPrompts(
+        texts=tuple(text or ()),
+        points=tuple(point or ()),
+        negative_points=tuple(negative_point or ()),
+        boxes=tuple(box or ()),
+        polygons=tuple(polygon or ()),
+        mask=mask,
+    )
+    prompts = typed.read(opened.size, image_files(settings))
+    chosen = sorted(_read(numbers_in, frames)) if frames else [0, len(opened) - 1]
+    segmenter = EngineHandle(find_engine(settings.engine), settings).segmenter()
+    tracker = segmenter.engine.tracker
+    if tracker is None:
+        raise SetupError(f"the engine {segmenter.engine.name} follows no objects; choose another with MASKLOOM_ENGINE")
+    marks, labels = _marks(opened.frame(frame), frame, prompts, segmenter)
+    tracks = follow_all(opened, tracker, marks, chosen[0], chosen[-1] + 1).named(labels)
+    for each in tracks.tracks:
+        print(f"{each.object_id}  {each.label or 'object'}  on {len(each.masks)} of {len(opened)} frames")
+    out.mkdir(parents=True, exist_ok=True)
+    write_overlay(opened, tracks, out / f"{film.stem}.mp4")
+    for each_format in mask_format or [Format.davis]:
+        FORMATS[each_format.value](tracks, out / each_format.value, film.stem)
+    say(f"wrote {out}")
+
+
+def _marks(image: Image, frame: int, prompts: PromptSet, segmenter: Segmenter) -> tuple[list[Mark], dict[int, str | None]]:
+    """What to follow from one frame: each drawn object as it was drawn, and of phrases every instance that is found there."""
+    from backend.values.session import ForPrompts
+    from backend.video.following import Mark
+
+    if not prompts.said:
+        drawn = list(prompts.objects())
+        return [Mark(frame, number, each) for number, each in enumerate(drawn, 1)], {}
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(image), prompts)])
+    if isinstance(done, MaskloomError):
+        raise done
+    found = list(done.masks)
+    if not found:
+        raise RequestError(f"nothing of that is on frame {frame}; choose another with --frame")
+    marks = [Mark(frame, number, PromptSet((MaskPrompt(region.mask),))) for number, region in enumerate(found, 1)]
+    return marks, {number: region.label for number, region in enumerate(found, 1)}

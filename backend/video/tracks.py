@@ -72,9 +72,9 @@ class Tracks:
         """The masks on a frame by object."""
         return {track.object_id: track.masks[frame] for track in self.tracks if frame in track.masks}
 
-    def labelled(self, label: str | None) -> Tracks:
-        """The same tracks under one label."""
-        return replace(self, tracks=tuple(replace(track, label=label) for track in self.tracks))
+    def named(self, labels: Mapping[int, str | None]) -> Tracks:
+        """The same tracks with labels by object."""
+        return replace(self, tracks=tuple(replace(track, label=labels.get(track.object_id)) for track in self.tracks))
 
 
 def label_map(masks: Mapping[int, FrameMask], size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
