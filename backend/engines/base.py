@@ -89,3 +89,11 @@ class Engine:
     space: JointSpace
     decoder: MaskDecoder
     tracker: Tracker | None = None
+
+
+def outside_negatives(found: MaskSet, prompts: PromptSet) -> MaskSet:
+    """The masks that leave out every pixel of what was drawn as negative."""
+    if not prompts.drawn or not len(found):
+        return found
+    forbidden = prompts.region(found.size, positive=False)
+    return found[[row for row, mask in enumerate(found.masks) if not (mask & forbidden).any()]]

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.base import Engine, TrackedMask, TrackingSession
-from backend.engines.negatives import outside_negatives
+from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_negatives
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.engines.base import Engine, Tracker
+from backend.engines.base import Engine, Tracker, outside_negatives
 from backend.engines.catalogue import fingerprint
 from backend.engines.device import read_model_type, resolve
-from backend.engines.negatives import allowed_rows, outside_negatives
 from backend.engines.phrase_cache import VocabularyStore
 from backend.engines.sam import dino
 from backend.engines.sam.crops import with_crops
@@ -27,6 +26,7 @@ from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwo
 from backend.engines.sam.references import (
     FoundationQueries,
     FoundationSpace,
+    allowed_rows,
     pooled_embeddings,
     reference_map,
     region_embeddings,

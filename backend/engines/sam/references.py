@@ -10,14 +10,16 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from backend.values.features import ImageFeatures
+from backend.values.masks import MaskSet
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet, ReferencePrompt
-from prompts.sampler import FeatureMap, Prototypes, margin, matches_back, prototypes_of
+from prompts.sampler import FeatureMap, Prototypes, cells_inside, margin, matches_back, prototypes_of
 from prompts.space import JointSpace, Queries
 
 DIMMED = 0.3
@@ -148,3 +150,38 @@ def _likeness(prompt: ReferencePrompt, features: FeatureMap) -> Likeness | None:
         return None
     dino = prototypes_of(features.tensors["dino"], prompt.mask) if "dino" in features.tensors else None
     return Likeness(prompt, features, clip, dino)
+
+
+def allowed_rows(features: ImageFeatures, rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:
+    """The rows ``(N,)`` that may stay: nearer to their phrase than to any negative one, and not like a negative reference."""
+    allowed = np.ones(len(rows), np.bool_)
+    if len(queries.negative_text):
+        allowed &= _names_are_right(rows, queries)
+    wanted = [_likeness_of(features, rows, likeness) for likeness in queries.likenesses if likeness.prompt.positive]
+    least = np.maximum(np.max(wanted, axis=0), 0.5) if wanted else np.full(len(rows), 0.5)
+    for likeness in queries.likenesses:
+        if not likeness.prompt.positive:
+            allowed &= _likeness_of(features, rows, likeness) <= least
+    return allowed
+
+
+def _names_are_right(rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:
+    meanings = torch.from_numpy(rows.embeddings)
+    worst = (meanings @ queries.negative_text.T).amax(dim=1)
+    right = [
+        phrase is None or bool(meanings[row] @ queries.text[queries.phrases.index(phrase)] > worst[row])
+        for row, phrase in enumerate(rows.labels)
+    ]
+    return np.array(right, np.bool_)
+
+
+def _likeness_of(features: ImageFeatures, rows: MaskSet, likeness: Likeness) -> NDArray[np.float64]:
+    """How much of each row's mask is like a reference, ``(N,)`` in 0..1."""
+    score = reference_map(features, likeness).sigmoid()
+    return np.array([float(_mean_inside(score, mask)) for mask in rows.masks])
+
+
+def _mean_inside(score: Tensor, mask: BoolArray) -> Tensor:
+    """The mean of a map ``(h, w)`` over the cells that lie mostly inside a mask ``(H, W)``."""
+    inside = cells_inside(mask, (score.shape[0], score.shape[1]))
+    return score[torch.from_numpy(inside)].mean()

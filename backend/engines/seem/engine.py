@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from backend.engines.base import outside_negatives
 from backend.engines.device import computing
-from backend.engines.negatives import outside_negatives
 from backend.engines.seem.answering import Answering, Judgement
 from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork, frame_of
 from backend.engines.seem.predictor import Ask, Prediction

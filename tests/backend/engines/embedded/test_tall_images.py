@@ -1,7 +1,7 @@
 """Images far longer than wide, or wider than long: what is drawn on them is answered where it was drawn.
 
-Both sides are made smaller before the network looks, each rounded to whole pixels: on 40 x 4000 pixels a factor that is right for
-one side was a hundred pixels off on the other.
+Both sides are made smaller before the network looks, each rounded to whole pixels by itself: on 40 x 4000 pixels a factor that
+is right for one side was a hundred pixels off on the other.
 """
 
 from __future__ import annotations
