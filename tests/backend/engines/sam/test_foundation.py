@@ -20,7 +20,7 @@ from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import ForNames, ForPrompts, Round
+from backend.values.session import ForEverything, ForNames, ForPrompts, Round
 from prompts.geometry import BoolArray
 from prompts.kinds import (
     BoxPrompt,
@@ -58,7 +58,8 @@ def segmenter(request: pytest.FixtureRequest) -> Segmenter:
 
 
 def ask(segmenter: Segmenter, picture: Picture, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
-    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(picture.image), PromptSet(prompts), memory=memory)])
+    image = KeyedImage.of(picture.image)
+    (done,) = segmenter.segment([ForPrompts(image, PromptSet(prompts), memory=memory) if prompts else ForEverything(image)])
     assert isinstance(done, Round), done
     return done.masks
 
