@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
-import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend import __version__
 from backend.assemble import Parts
+from backend.door import Door, Rules
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.jobs_api import jobs_router
-from backend.values.errors import MaskloomError, RequestError, SetupError
-from backend.values.settings import Settings
+from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/webhook"})
-"""Answered without credentials: probes have none, and Label Studio sends none with the webhooks of annotations."""
 LOOPBACK_HINT = (
     "Label Studio runs on this machine: it accepts a backend here only when it was started with "
     "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false; uploaded images need MASKLOOM_LABEL_STUDIO_TOKEN "
@@ -70,8 +66,8 @@ class Answer(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
-    """The server over its parts; with ``prewarm`` the model is loaded in the background as soon as it starts.
+def create_app(parts: Parts, *, host: str = "127.0.0.1", prewarm: bool = False) -> FastAPI:
+    """The server over its parts, which listens on ``host``; with ``prewarm`` the model is loaded in the background at once.
 
     Raises SetupError when only one of the user and the password for Basic authentication is set.
     """
@@ -81,7 +77,7 @@ def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
         if prewarm:
             threading.Thread(target=_prewarm, args=(parts,), name="prewarm", daemon=True).start()
         yield
-        parts.jobs.close()
+        parts.close()
 
     app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
     registry = CollectorRegistry()
@@ -90,8 +86,8 @@ def create_app(parts: Parts, *, prewarm: bool = False) -> FastAPI:
     app.include_router(jobs_router(parts.jobs))
     _add_engine_route(app, parts)
     _add_metrics(app, registry)
-    _add_authentication(app, parts.settings)
     _add_error_answers(app)
+    app.add_middleware(Door, rules=Rules.of(parts.settings, host), registry=registry)
     return app
 
 
@@ -115,6 +111,17 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
             "model_version": parts.engine.version,
             "model_loaded": parts.engine.is_loaded,
         }
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        """Whether the process answers at all."""
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether requests can be answered now; 503 with the reasons when they cannot."""
+        reasons = [] if parts.engine.is_loaded else [f"the engine {parts.engine.version} is not loaded yet"]
+        return JSONResponse({"status": "waiting" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
 
     @app.post("/setup")
     async def setup(body: SetupBody) -> dict[str, str]:
@@ -159,42 +166,10 @@ def _add_engine_route(app: FastAPI, parts: Parts) -> None:
 
 
 def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
-    requests = Counter("maskloom_requests", "Answered requests.", ["path", "status"], registry=registry)
-    seconds = Histogram("maskloom_request_seconds", "Time to answer a request.", ["path"], registry=registry)
-    known = {"/", "/health", "/setup", "/versions", "/predict", "/webhook"}
-
-    @app.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        path = request.url.path if request.url.path in known else "other"
-        with seconds.labels(path).time():
-            response = await call_next(request)
-        requests.labels(path, str(response.status_code)).inc()
-        return response
-
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _add_authentication(app: FastAPI, settings: Settings) -> None:
-    user, password = settings.basic_auth_user, settings.basic_auth_pass
-    if not user and not password:
-        return
-    if not user or not password:
-        raise SetupError(
-            "set both MASKLOOM_BASIC_AUTH_USER and MASKLOOM_BASIC_AUTH_PASS, or neither: one alone protects nothing"
-        )
-    credentials = f"{user}:{password.get_secret_value()}".encode()
-    expected = f"Basic {base64.b64encode(credentials).decode()}".encode()
-
-    @app.middleware("http")
-    async def authenticate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if request.url.path not in OPEN_PATHS and not secrets.compare_digest(given, expected):
-            error = {"error": "this Maskloom server wants a user and a password (Basic authentication)"}
-            return JSONResponse(error, 401, {"WWW-Authenticate": "Basic"})
-        return await call_next(request)
 
 
 def _add_error_answers(app: FastAPI) -> None:

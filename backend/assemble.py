@@ -42,6 +42,8 @@ TURN_S = 0.0005
 """So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 BULK_CACHE_MIB = 32
 GPU_ENCODE_BATCH = 8
+CLOSING_S = 5.0
+"""How long events that wait may take when the server ends."""
 LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
@@ -69,6 +71,12 @@ class Parts:
     jobs: Jobs
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
+
+    def close(self) -> None:
+        """End what runs in the background: events that wait are read, jobs end after what is under way."""
+        self.prefetcher.close()
+        self.webhooks.close(CLOSING_S)
+        self.jobs.close()
 
 
 def assemble(settings: Settings) -> Parts:

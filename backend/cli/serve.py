@@ -15,6 +15,9 @@ from backend import __version__
 from backend.cli.terminal import console, read_settings, say
 from backend.values.errors import SetupError
 
+DRAIN_S = 6
+"""How long requests that are being answered may take when the server is told to end; Docker kills after ten seconds."""
+
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -32,7 +35,8 @@ def serve(
     parts = assemble(read_settings())
     shown = f"[{host}]" if ":" in host else host
     say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
-    uvicorn.run(create_app(parts, prewarm=True), host=host, port=port, log_level="warning")
+    app = create_app(parts, host=host, prewarm=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=DRAIN_S)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
         description="See MASKLOOM_BASIC_AUTH_USER.",
     )
 
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Only webhooks that know it are heard: in their address (`/webhook?secret=...`) or in the header "
+        "`X-Maskloom-Secret`. Empty hears all.",
+    )
+
     @property
     def home_folder(self) -> Path:
         return self.home.expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from backend import door
 from backend.app import create_app
 from backend.assemble import Parts, assemble
 from backend.values.errors import SetupError
@@ -80,7 +82,7 @@ def test_half_a_character_in_a_text_or_an_address_is_answered(client: TestClient
     response = client.post("/predict", content=json.dumps(request), headers={"content-type": "application/json"})
     assert response.status_code == 200
     (answer,) = response.json()["results"]
-    assert bool(answer["result"]) is ("context" in broken)
+    assert ("result" in answer) is ("context" in broken), "a pre-annotation that fails has none"
     assert "Maskloom failed" not in response.text
 
 
@@ -104,3 +106,115 @@ def test_half_a_login_is_refused_at_the_start_and_an_empty_one_is_none(tmp_path:
         create_app(assemble(Settings(engine="colour", home=tmp_path, **half)))
     with TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path, **dict.fromkeys(half, ""))))) as client:
         assert client.get("/versions").status_code == 200
+
+
+def secured(tmp_path: Path, **more: Any) -> TestClient:
+    wanted: dict[str, Any] = {"basic_auth_user": "ann", "basic_auth_pass": "pässword", **more}
+    return TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path, **wanted))))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
+def test_a_password_is_known_in_both_encodings_and_under_any_spelling_of_the_scheme(
+    tmp_path: Path, encoding: str, scheme: str
+) -> None:
+    """Label Studio sends Latin-1, browsers UTF-8."""
+    login = base64.b64encode("ann:pässword".encode(encoding)).decode()
+    with secured(tmp_path) as client:
+        assert client.get("/versions", headers={"Authorization": f"{scheme} {login}"}).status_code == 200
+        assert client.get("/versions", headers={"Authorization": f"Bearer {login}"}).status_code == 401
+        for wrong in ("", "Basic", "Basic !!!", f"{scheme} {base64.b64encode(b'ann:password').decode()}"):
+            assert client.get("/versions", headers={"Authorization": wrong}).status_code == 401
+
+
+def test_what_the_caller_calls_the_host_opens_no_path(tmp_path: Path) -> None:
+    with secured(tmp_path) as client:
+        for host in ("x/health?", "x/webhook?", "x/health#"):
+            assert client.get("/versions", headers={"Host": host}).status_code == 401
+        for path in ("/health/../versions", "/health/", "/webhook/", "/%68ealth/x"):
+            assert client.get(path).status_code in (401, 404)
+
+
+@pytest.mark.parametrize("path", ["/engine", "/jobs", "/jobs/1"])
+def test_administration_is_closed_where_others_can_reach_the_server_without_a_login(parts: Parts, path: str) -> None:
+    for host in ("0.0.0.0", "::", "10.0.0.7", "example.org"):
+        with TestClient(create_app(parts, host=host)) as client:
+            refused = client.post(path, json={"engine": "colour"})
+            assert refused.status_code == 403
+            assert "MASKLOOM_BASIC_AUTH_USER" in refused.json()["error"]
+            assert client.post("/predict", json=body()).status_code == 200
+    for host in ("127.0.0.1", "::1", "localhost"):
+        with TestClient(create_app(parts, host=host)) as client:
+            assert client.post("/engine", json={"engine": "colour"}).status_code == 200
+
+
+def test_with_a_login_administration_is_open_to_those_who_know_it(tmp_path: Path) -> None:
+    settings = Settings(engine="colour", home=tmp_path, basic_auth_user="ann", basic_auth_pass="s3cret")  # type: ignore[arg-type]
+    with TestClient(create_app(assemble(settings), host="0.0.0.0")) as client:
+        assert client.post("/engine", json={"engine": "colour"}).status_code == 401
+        assert client.post("/engine", json={"engine": "colour"}, auth=("ann", "s3cret")).status_code == 200
+
+
+def test_a_webhook_that_does_not_know_the_secret_is_not_heard(tmp_path: Path) -> None:
+    settings = Settings(engine="colour", home=tmp_path, webhook_secret="w0rd")  # type: ignore[arg-type]
+    with TestClient(create_app(assemble(settings))) as client:
+        assert client.post("/webhook", json={}).status_code == 401
+        assert client.post("/webhook?secret=w", json={}).status_code == 401
+        assert client.post("/webhook?secret=w0rd", json={}).status_code == 201
+        assert client.post("/webhook", json={}, headers={"X-Maskloom-Secret": "w0rd"}).status_code == 201
+        assert client.post("/predict", json=body()).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "mebibytes"), [("/predict", 65), ("/webhook", 17), ("/setup", 2), ("/engine", 2)])
+def test_a_body_beyond_its_bound_is_refused_before_it_is_held(client: TestClient, path: str, mebibytes: int) -> None:
+    read = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(mebibytes):
+            read += 1
+            yield bytes(1 << 20)
+
+    refused = client.post(path, content=b"", headers={"Content-Length": str(mebibytes << 20)})
+    assert refused.status_code == 413
+    assert client.post(path, content=pieces(), headers={"content-type": "application/json"}).status_code == 413
+    assert "is larger than" in refused.json()["error"]
+
+
+def test_more_bodies_at_once_than_there_is_room_for_are_asked_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MOST_HELD_BYTES", 1000)
+    refused = client.post("/predict", content=b" " * 1001, headers={"content-type": "application/json"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    for _ in range(5):
+        assert client.post("/predict", json=body()).status_code == 200, "what was answered is held no longer"
+
+
+def test_every_request_is_counted_those_that_are_refused_or_fail_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(engine="colour", home=tmp_path, basic_auth_user="ann", basic_auth_pass="s3cret")  # type: ignore[arg-type]
+    parts, login = assemble(settings), ("ann", "s3cret")
+    app = create_app(parts)
+
+    def fail(*_: Any) -> None:
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr(type(parts.service), "predict", fail)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.post("/predict", json=body()).status_code == 401
+        assert client.post("/predict", json=body(), auth=login).status_code == 500
+        counted = client.get("/metrics", auth=login).text
+    assert 'maskloom_requests_total{path="/predict",status="401"} 1.0' in counted
+    assert 'maskloom_requests_total{path="/predict",status="500"} 1.0' in counted
+    assert 'maskloom_request_seconds_count{path="/predict"} 2.0' in counted
+
+
+def test_a_server_is_alive_at_once_and_ready_when_its_engine_is_loaded(client: TestClient, parts: Parts) -> None:
+    assert client.get("/livez").status_code == 200
+    waiting = client.get("/readyz")
+    assert waiting.status_code == 503
+    assert waiting.json()["reasons"] == ["the engine colour-1 is not loaded yet"]
+    parts.engine.segmenter()
+    assert client.get("/readyz").json() == {"status": "ready", "reasons": []}

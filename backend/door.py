@@ -1,0 +1,212 @@
+"""The door of the server: who may come in, how much a request may bring, and what is counted of all that knock."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from backend.values.errors import SetupError
+from backend.values.settings import MEBIBYTE, Settings
+
+PROBES = frozenset({"/", "/health", "/livez", "/readyz"})
+"""Answered without credentials: probes have none."""
+WEBHOOK = "/webhook"
+ADMINISTRATIVE = ("/engine", "/jobs")
+"""They change what all annotators get, or write with our token."""
+KNOWN_PATHS = frozenset({*PROBES, WEBHOOK, "/setup", "/versions", "/predict", "/metrics", *ADMINISTRATIVE})
+MOST_BODY_BYTES = {"/predict": 64 * MEBIBYTE, WEBHOOK: 16 * MEBIBYTE}
+MOST_OTHER_BYTES = MEBIBYTE
+MOST_HELD_BYTES = 256 * MEBIBYTE
+"""Of the bodies of all requests that are being read or answered."""
+RETRY_AFTER_S = 2
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who may come in: everybody, or those who know ``login`` (user and password). Webhooks may want a ``webhook_secret`` of
+    their own. Administration is closed where strangers could reach it without a login.
+    """
+
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    webhook_secret: str | None = field(default=None, repr=False)
+    is_administration_open: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings, host: str) -> Rules:
+        """By the settings and the address that the server listens on. Raises SetupError for half a login."""
+        user = settings.basic_auth_user
+        password = settings.basic_auth_pass.get_secret_value() if settings.basic_auth_pass else None
+        if bool(user) != bool(password):
+            raise SetupError(
+                "set both MASKLOOM_BASIC_AUTH_USER and MASKLOOM_BASIC_AUTH_PASS, or neither: one alone protects nothing"
+            )
+        login = (user, password) if user and password else None
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+        return cls(login, secret or None, login is not None or _is_this_machine(host))
+
+
+class _Refused(Exception):
+    """A request that is not let in."""
+
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.headers = headers
+
+
+class Door:
+    """Stands before an ASGI application: refuses strangers, reads bodies within bounds, and counts every request, those that
+    are refused or fail as well.
+    """
+
+    def __init__(self, app: App, rules: Rules, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._rules = rules
+        self._held = 0
+        self._requests = Counter("maskloom_requests", "Requests.", ["path", "status"], registry=registry)
+        self._seconds = Histogram("maskloom_request_seconds", "Time to answer a request.", ["path"], registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._let_in(scope, receive, watched)
+        finally:
+            path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
+            self._requests.labels(path, str(status)).inc()
+            self._seconds.labels(path).observe(time.perf_counter() - started)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held: list[int] = []
+        try:
+            self._check_caller(scope)
+            body = await self._read(scope, receive, held)
+            await self._app(scope, _replayed(body, receive), send)
+        except _Refused as refused:
+            await _answer(refused, send)
+        finally:
+            self._held -= sum(held)
+
+    def _check_caller(self, scope: Scope) -> None:
+        """Raises _Refused. The path is the one that the application sees, whatever the caller calls the host."""
+        path = scope["path"]
+        if path in PROBES:
+            return
+        headers = dict(scope["headers"])
+        if path == WEBHOOK and self._is_from_label_studio(scope, headers):
+            return
+        if self._rules.login is not None or path == WEBHOOK:
+            if self._rules.login is None or not _knows(self._rules.login, headers.get(b"authorization", b"")):
+                wanted = "the webhook's secret" if path == WEBHOOK else "a user and a password (Basic authentication)"
+                raise _Refused(401, f"this Maskloom server wants {wanted}", **{"www-authenticate": "Basic"})
+        elif path.startswith(ADMINISTRATIVE) and not self._rules.is_administration_open:
+            raise _Refused(
+                403,
+                f"{path} is closed on a server that others can reach without a login; "
+                "set MASKLOOM_BASIC_AUTH_USER and MASKLOOM_BASIC_AUTH_PASS",
+            )
+
+    def _is_from_label_studio(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        """Webhooks carry no login; where there is a secret it is in the address or in a header that Label Studio was told."""
+        secret = self._rules.webhook_secret
+        if secret is None:
+            return True
+        asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("secret", [""])[0]
+        given = (asked.encode(), headers.get(b"x-maskloom-secret", b""))
+        return any(secrets.compare_digest(each, secret.encode()) for each in given)
+
+    async def _read(self, scope: Scope, receive: Receive, held: list[int]) -> bytes:
+        """The whole body; ``held`` gets the bytes that it takes of what all bodies may take. Raises _Refused."""
+        most = MOST_BODY_BYTES.get(scope["path"], MOST_OTHER_BYTES)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > most:
+            raise _too_large(scope["path"], most)
+        pieces: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Refused(400, "the request ended before its body")
+            piece = message.get("body", b"")
+            if sum(held) + len(piece) > most:
+                raise _too_large(scope["path"], most)
+            if self._held + len(piece) > MOST_HELD_BYTES:
+                raise _Refused(503, "too many large requests at once", **{"retry-after": str(RETRY_AFTER_S)})
+            self._held += len(piece)
+            held.append(len(piece))
+            pieces.append(piece)
+            if not message.get("more_body"):
+                return b"".join(pieces)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body at once, then whatever comes after it."""
+    left = [body]
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": left.pop(), "more_body": False} if left else await receive()
+
+    return replay
+
+
+async def _answer(refused: _Refused, send: Send) -> None:
+    body = json.dumps({"error": str(refused)}).encode("ascii")
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+    if refused.status == 413:
+        headers["connection"] = "close"
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _too_large(path: str, most: int) -> _Refused:
+    return _Refused(413, f"the body of {path} is larger than {most // MEBIBYTE} MiB")
+
+
+def _knows(login: tuple[str, str], header: bytes) -> bool:
+    """Whether an Authorization header has the login (RFC 7617), in UTF-8 or, as Label Studio sends it, in Latin-1."""
+    scheme, _, given = header.strip().partition(b" ")
+    if scheme.lower() != b"basic":
+        return False
+    try:
+        said = base64.b64decode(given.strip(), validate=True)
+    except binascii.Error:
+        return False
+    expected = ":".join(login)
+    is_latin = all(ord(character) < 256 for character in expected)
+    spellings = (expected.encode(), expected.encode("latin-1" if is_latin else "utf-8"))
+    return any(secrets.compare_digest(said, each) for each in spellings)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches an address that a server listens on."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
