@@ -251,7 +251,7 @@ def ask() -> Callable[..., MaskSet]:
 
     def ask_it(engine: Engine, image: np.ndarray, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:
         said = PromptSet(prompts)
-        features, *references = engine.decoder.encode_images([image, *(r.image for r in said.of(ReferencePrompt))])
+        features, *references = engine.decoder.encode_images([image, *(r.image.pixels for r in said.of(ReferencePrompt))])
         with torch.inference_mode():
             return engine.decoder.decode(features, said, engine.space.embed(said, features, references), memory)
 
