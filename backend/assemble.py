@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +45,8 @@ BULK_CACHE_MIB = 32
 GPU_ENCODE_BATCH = 8
 CLOSING_S = 5.0
 """How long events that wait may take when the server ends."""
+WHILE_SOMEBODY_WAITS: dict[str, Any] = {"read_timeout_s": 8.0, "total_timeout_s": 9.0}
+"""How long a server with images may stay silent, and how long it is asked, while an annotator waits for an answer."""
 LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
@@ -82,7 +85,7 @@ class Parts:
 def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
     engine = engine_handle(settings)
-    media = Media(media_options(settings))
+    media = Media(replace(media_options(settings), **WHILE_SOMEBODY_WAITS))
     database = Database(settings.database_url)
     wishes = Wishes()
     context = BulkContext(engine, media, Ledger(database), Album(database), lambda: label_studio(settings))
@@ -156,7 +159,7 @@ def label_studio(settings: Settings) -> LabelStudio:
             "say where Label Studio is and how to enter: --url and --token, or MASKLOOM_LABEL_STUDIO_URL and "
             "MASKLOOM_LABEL_STUDIO_TOKEN (a personal access token of its account page)"
         )
-    return LabelStudio(settings.label_studio_url, settings.label_studio_token.get_secret_value())
+    return LabelStudio(settings.label_studio_url, settings.label_studio_token.get_secret_value(), settings.ca_file)
 
 
 def media_options(settings: Settings) -> MediaOptions:
@@ -165,6 +168,8 @@ def media_options(settings: Settings) -> MediaOptions:
         label_studio_url=settings.label_studio_url,
         token=settings.label_studio_token.get_secret_value() if settings.label_studio_token else None,
         local_roots=settings.allowed_roots,
+        hosts=tuple(filter(None, (host.strip() for host in settings.image_hosts.split(",")))),
+        ca_file=settings.ca_file,
         cache_dir=settings.home_folder / "images",
         cache_bytes=settings.image_cache_mib * MEBIBYTE,
         max_bytes=settings.max_image_mib * MEBIBYTE,

@@ -24,15 +24,20 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9090,
 ) -> None:
     """Start the server that Label Studio talks to."""
+    import httpx
     import uvicorn
 
     from backend.app import create_app
     from backend.assemble import assemble
+    from backend.images.sites import is_loopback
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     _check_port(host, port)
-    parts = assemble(read_settings())
+    settings = read_settings()
+    if not is_loopback(httpx.URL(scheme="http", host=host)) and "image_hosts" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"image_hosts": ""})
+    parts = assemble(settings)
     shown = f"[{host}]" if ":" in host else host
     say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
     app = create_app(parts, host=host, prewarm=True)

@@ -14,7 +14,8 @@ import httpx
 
 from backend.images.address import Remote
 from backend.images.limits import ROOTS_SETTING, TOKEN_SETTING, URL_SETTING, MediaOptions, too_large
-from backend.images.sites import Site, is_loopback, same_origin
+from backend.images.network import CA_SETTING, HostLimits, HostPolicy, Network
+from backend.images.sites import Site, is_loopback, read_base, same_origin
 from backend.images.tokens import Tokens, is_refresh_token, read_claims
 from backend.values.errors import ImageError, MaskloomError, RemoteError
 
@@ -107,6 +108,9 @@ class Patience:
 
 
 MOST_REDIRECTS = 5
+QUICK = 100_000
+"""Bytes a second: an image that comes as quickly may be late, by at most MOST_LATE_S."""
+MOST_LATE_S = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -159,16 +163,19 @@ class _Try:
 
 
 class Fetcher:
-    """Fetches over one shared client, from many threads. Cookies are never kept, and this machine needs no proxy."""
+    """Fetches over one shared client, from many threads. Cookies are never kept."""
 
     def __init__(self, options: MediaOptions) -> None:
         self._options = options
         self._patience = Patience(options.total_timeout_s, options.first_wait_s)
+        own = read_base(options.label_studio_url) if options.label_studio_url else None
+        self._hosts = HostLimits()
         self._http = httpx.Client(
+            transport=Network(HostPolicy(options.hosts, (own,) if own else ()), options.ca_file),
+            trust_env=False,
             timeout=httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s),
             headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
         )
         self._tokens = Tokens(self._http)
 
@@ -177,7 +184,8 @@ class Fetcher:
 
     def fetch(self, remote: Remote, known: Validators) -> Fetched | None:
         """The file; None when it is the one that ``known`` describes. Raises ImageError or RemoteError."""
-        return self._patience.persist(lambda deadline: self._fetch_once(remote, known, deadline))
+        with self._hosts.at(remote.url.host):
+            return self._patience.persist(lambda deadline: self._fetch_once(remote, known, deadline))
 
     def _fetch_once(self, remote: Remote, known: Validators, deadline: float) -> Fetched | None:
         """With a new access token when the first is refused: it may have been revoked before its end."""
@@ -206,6 +214,11 @@ class Fetcher:
             except httpx.InvalidURL as error:  # httpx reads the target of a redirect by itself
                 raise ImageError(f"it redirects to an address which is not read: {error}") from error
             except httpx.RequestError as error:
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    raise ImageError(
+                        f"the certificate of {who(attempt.site_at(url), url)} is not trusted here; name the file of the "
+                        f"authority that signed it as {CA_SETTING}"
+                    ) from error
                 raise RemoteError(f"{who(attempt.site_at(url), url)} cannot be read: {error}") from error
             if not isinstance(reply, httpx.URL):
                 return reply
@@ -239,12 +252,13 @@ class Fetcher:
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
             raise too_large(most)
-        body = bytearray()
+        body, began = bytearray(), time.monotonic()
         for piece in response.iter_bytes():
             body += piece
             if len(body) > most:
                 raise too_large(most)
-            if time.monotonic() > deadline:
+            late_s = time.monotonic() - deadline
+            if late_s > 0 and (late_s > MOST_LATE_S or len(body) < QUICK * (time.monotonic() - began)):
                 raise RemoteError(f"it did not arrive within {self._options.total_timeout_s:g} s")
         return bytes(body)
 

@@ -19,16 +19,19 @@ class MediaOptions:
     """Where images come from and what they may cost.
 
     ``label_studio_url`` and ``token`` are ours and go together: the token is sent nowhere else (see sites.Sites).
-    ``local_roots`` are the folders from which files may be read. ``cache_bytes`` bounds the files in ``cache_dir`` and
-    ``decoded_bytes`` the decoded images in memory; 0 keeps none.
-    ``total_timeout_s`` bounds one image with all its retries; ``first_wait_s`` is the pause before the first retry, the
-    later ones double it.
+    ``hosts`` are those that may be asked without having a public address (see network.HostPolicy); ``ca_file`` holds
+    certificates to trust besides the usual ones. ``local_roots`` are the folders from which files may be read.
+    ``cache_bytes`` bounds the files in ``cache_dir`` and ``decoded_bytes`` the decoded images in memory; 0 keeps none.
+    ``total_timeout_s`` bounds one image with all its retries, unless it is coming quickly by then; ``first_wait_s`` is the
+    pause before the first retry, the later ones double it.
     """
 
     cache_dir: Path
     label_studio_url: str | None = None
     token: str | None = field(default=None, repr=False)
     local_roots: tuple[Path, ...] = ()
+    hosts: tuple[str, ...] = ("localhost",)
+    ca_file: Path | None = None
     cache_bytes: int = 1 << 30
     decoded_bytes: int = 256 << 20
     max_bytes: int = 64 << 20

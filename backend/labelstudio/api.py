@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
+from backend.images.network import Network
 from backend.images.sites import Site
 from backend.images.tokens import Tokens
 from backend.values.errors import RemoteError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class TokenAuth(httpx.Auth):
@@ -51,10 +51,9 @@ def create_personal_access_token(url: str, email: str, password: str) -> str:
         return str(send(session, "POST", "/api/token/", headers=headers).json()["token"])
 
 
-def open_client(url: str, token: str | None = None) -> httpx.Client:
+def open_client(url: str, token: str | None = None, ca_file: Path | None = None) -> httpx.Client:
     """A client for one Label Studio; one on this machine is reached without the environment's proxy."""
-    is_local = httpx.URL(url).host in LOOPBACK
-    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, trust_env=not is_local)
+    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, transport=Network(ca_file=ca_file), trust_env=False)
     if token:
         client.auth = TokenAuth(Tokens(client), Site(client.base_url, token=token))
     return client
@@ -180,9 +179,9 @@ class AttachedBackend:
 class LabelStudio:
     """A Label Studio that we may use with a token. Every method raises RemoteError when it does not do as asked."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, ca_file: Path | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = open_client(self.url, token)
+        self._http = open_client(self.url, token, ca_file)
 
     def __enter__(self) -> LabelStudio:
         return self

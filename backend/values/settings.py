@@ -76,6 +76,17 @@ class Settings(BaseSettings):
     image_cache_mib: int = Field(default=1024, ge=0, description="Disk space for fetched images, in MiB.")
     max_image_mib: int = Field(default=64, ge=1, description="Largest image file that is fetched, in MiB.")
     max_image_megapixels: float = Field(default=64, gt=0, description="Largest image that is decoded, in millions of pixels.")
+    image_hosts: str = Field(
+        default="localhost",
+        description="Hosts without a public address from which images may be fetched, separated by commas: names (`*.lan` for "
+        "all below one), addresses, networks such as `192.168.0.0/16`, `localhost` for this machine, `*` for all. Hosts with "
+        "public addresses and MASKLOOM_LABEL_STUDIO_URL are always allowed. By default this machine, which is safe as long as "
+        "nobody else reaches the server: `maskloom serve --host` with an address that others reach allows none by default.",
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="A file of certificates (PEM) to trust besides the usual ones, for hosts that a company signed.",
+    )
     connect_timeout_s: float = Field(
         default=3, gt=0, description="How long a server with images may take to accept a connection."
     )
