@@ -90,7 +90,7 @@ def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
         return _locate_on_web(f"{site.base.scheme if site else 'https'}:{address}", folders, site)
     if not address.startswith((_LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address)):
         return LocalFile(folders.find(address))
-    return _locate_on_site(address, folders, site)
+    return _locate_on_site(site.own_path(address) if site else address, folders, site)
 
 
 def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
@@ -99,8 +99,7 @@ def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
     path = url.raw_path.decode("ascii")
     if site is None or not (site.owns(url) or (is_loopback(url) and path.startswith((_LOCAL_FILES, _UPLOADS)))):
         return Remote(url)
-    prefix = site.base.path.rstrip("/")
-    return _locate_on_site(path.removeprefix(prefix) if path.startswith(prefix + "/") else path, folders, site)
+    return _locate_on_site(site.own_path(path), folders, site)
 
 
 def _locate_on_site(path: str, folders: Folders, site: Site | None) -> Source:
@@ -115,7 +114,12 @@ def _locate_on_site(path: str, folders: Folders, site: Site | None) -> Source:
         raise ImageError(f"{_LOCAL_FILES}/ needs the file's name as ?d=")
     if Path(name).is_absolute():
         return LocalFile(folders.find(name))
-    found = folders.find_relative(name)
+    try:
+        found = folders.find_relative(name)
+    except ImageError:
+        if site is None or is_escape(name):
+            raise
+        found = None  # a link that leads out of the folder is not ours to follow, but may be Label Studio's
     return LocalFile(found) if found else _on_site(f"{_LOCAL_FILES}/?d={quote(name)}", site)
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import stat
 import threading
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,16 @@ class Site:
     token: str | None = field(default=None, repr=False)
 
     def owns(self, url: httpx.URL) -> bool:
-        """Whether an address lies on this Label Studio, by its own name or by the one that we use."""
+        """Whether an address lies on this Label Studio, by its own name or by the one we use."""
         return same_origin(url, self.base) or (self.alias is not None and same_origin(url, self.alias))
+
+    def own_path(self, path: str) -> str:
+        """A path of this Label Studio without the prefix under which it is hosted, by its own name or by the one we use."""
+        for url in (self.base, self.alias):
+            prefix = url.path.rstrip("/") if url else ""
+            if prefix and path.startswith(prefix + "/"):
+                return path.removeprefix(prefix)
+        return path
 
     def join(self, path: str) -> httpx.URL:
         """The address of a path with its query; a path prefix of the Label Studio is added where it is missing."""
@@ -170,15 +179,17 @@ class Folders:
         return path
 
     def find_relative(self, name: str) -> Path | None:
-        """The real path of a file that is named from an allowed folder; None when no folder has it. Raises ImageError for
-        a name that leads out of the folder.
+        """The real path of a file that is named from an allowed folder, in either way to write its accents; None when no
+        folder has it. Raises ImageError for a name that leads out of the folder.
         """
         _check_name(name)
+        spellings = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
         for root in self._roots:
-            with _readable():
-                is_there = (root / name).exists()
-            if is_there:
-                return self.find(str(root / name))
+            for spelling in spellings:
+                with _readable():
+                    is_there = (root / spelling).exists()
+                if is_there:
+                    return self.find(str(root / spelling))
         return None
 
 

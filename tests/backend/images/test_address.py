@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from pathlib import Path
 from urllib.parse import quote
 
@@ -163,3 +164,43 @@ def test_an_allowed_file_is_preferred_to_label_studio(tmp_path: Path, png: bytes
     elsewhere = locate("/data/local-files/?d=b.png", Folders([tmp_path]), site, None)
     assert isinstance(elsewhere, Remote)
     assert str(elsewhere.url) == "http://studio:8080/data/local-files/?d=b.png"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/data/upload/8/x.png",
+        "/ls/data/upload/8/x.png",
+        "http://ls.example.com/ls/data/upload/8/x.png",
+        "/ls/data/local-files/?d=a.png",
+        "http://ls.example.com/ls/data/local-files/?d=a.png",
+    ],
+)
+def test_a_label_studio_below_a_path_is_reached_at_an_address_of_its_own_without_it(address: str) -> None:
+    """Label Studio calls itself http://ls.example.com/ls; behind its proxy it answers at the root."""
+    inside, outside = read_base("http://10.0.0.5:8080"), read_base("http://ls.example.com/ls")
+    assert inside is not None
+    found = locate(address, Folders([]), Site(inside, outside, "token"), "1")
+    assert isinstance(found, Remote)
+    assert str(found.url) in ("http://10.0.0.5:8080/data/upload/8/x.png", "http://10.0.0.5:8080/data/local-files/?d=a.png")
+
+
+@pytest.mark.parametrize(("on_disk", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_in_either_way_to_write_its_accents(tmp_path: Path, on_disk: str, asked: str) -> None:
+    name = "Übergröße é.png"
+    (tmp_path / unicodedata.normalize(on_disk, name)).write_bytes(b"")
+    found = locate(f"/data/local-files/?d={unicodedata.normalize(asked, name)}", Folders([tmp_path]), None, "1")
+    assert found == LocalFile((tmp_path / unicodedata.normalize(on_disk, name)).resolve())
+
+
+def test_a_linked_folder_that_leads_out_of_ours_is_asked_of_label_studio_which_may_follow_it(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(b"")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
+    base = read_base("http://studio:8080")
+    assert base is not None
+    found = locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), Site(base), "1")
+    assert isinstance(found, Remote)
+    with pytest.raises(ImageError, match="does not lie under an allowed folder"):
+        locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), None, "1")
