@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -57,14 +58,14 @@ class Database:
     def create(self, tables: sql.MetaData) -> None:
         """Make tables unless they are there. A database that is held by somebody else gets them later, when they are missed."""
         self._tables.append(tables)
-        for is_last in (False, True):
-            try:
-                with self.writing() as connection:
-                    tables.create_all(connection)
+        with contextlib.suppress(StoreError):  # a damaged file has been put aside
+            if self._has(tables):
                 return
-            except StoreError as error:
-                if is_last or self._file is None:
-                    log.warning("the tables of the stores cannot be looked for: %s", error)
+        try:
+            with self.writing() as connection:
+                tables.create_all(connection)
+        except StoreError as error:
+            log.warning("the tables of the stores cannot be made yet: %s", error)
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
@@ -82,6 +83,12 @@ class Database:
                 yield connection
         finally:
             self._one_writes.release()
+
+    def _has(self, tables: sql.MetaData) -> bool:
+        """Whether all tables are there, which can be told while somebody else writes."""
+        with self.reading() as connection:
+            known = sql.inspect(connection).get_table_names()
+        return set(tables.tables) <= set(known)
 
     def _open_sqlite(self, url: sql.URL) -> sql.Engine:
         name = url.database

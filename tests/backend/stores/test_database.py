@@ -161,6 +161,13 @@ def test_a_process_may_start_while_another_one_holds_the_database(file: Path, st
     assert numbers(database) == [1]
 
 
+def test_tables_that_are_there_are_not_waited_for(file: Path, stranger: sqlite3.Connection) -> None:
+    """A command on a database that somebody writes to waited for half a minute at each of its stores before it said so."""
+    started = time.monotonic()
+    assert numbers(open_at(file, wait_s=20)) == []
+    assert time.monotonic() - started < 10
+
+
 def test_without_a_file_there_is_one_database_for_all_threads() -> None:
     database = Database("sqlite://")
     database.create(TABLES)
