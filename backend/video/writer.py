@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
 import numpy as np
+from av.video.stream import VideoStream
 
 from backend.pictures import PALETTE, paint_mask, write_name
 from backend.values.errors import RequestError
@@ -27,7 +29,7 @@ class Overlay:
 
     def __init__(self, container: av.container.OutputContainer, codec: str) -> None:
         self._container = container
-        self._stream = container.add_stream(codec, rate=25)
+        self._stream = cast(VideoStream, container.add_stream(codec, rate=25))
         self._stream.pix_fmt = "yuv420p"
         self._stream.codec_context.time_base = CLOCK
         self._is_sized = False

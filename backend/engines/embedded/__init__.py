@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backend.engines.base import Engine
 from backend.engines.embedded.engine import SHIPPED, read
+from backend.engines.embedded.tracking import EmbeddedTracker
 from backend.values.placement import ANYWHERE, Placement
 from prompts.encoders.embedded import EmbeddedTextEncoder
 from prompts.space import JointSpace
@@ -16,4 +17,4 @@ def build(weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
     loaded = read(weights or SHIPPED)
     text = EmbeddedTextEncoder(loaded.tower)
     space = JointSpace(loaded.version, text, loaded.calibration.text_scale)
-    return Engine("embedded", loaded.version, space, loaded.decoder)
+    return Engine("embedded", loaded.version, space, loaded.decoder, EmbeddedTracker(loaded.decoder))

@@ -162,6 +162,16 @@ class EmbeddedDecoder:
         answers = [self._finished(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
         return to_masks(answers, [None] * len(answers), canvas)
 
+    def decode_drawing(self, canvas: Canvas, drawing: Drawing) -> Answer | None:
+        """The mask of one object on a canvas, without its edge; None where nothing tells where it is."""
+        return decode_object(self._views, canvas, drawing)
+
+    def chance_like(self, canvas: Canvas, token: Tensor) -> NDArray[np.float32]:
+        """How likely each place ``(H, W)`` of a canvas shows what a region's vector ``(1, D)`` is of, in 0..1."""
+        nothing = token[:0]
+        queries = Queries((), nothing, nothing, nothing, nothing, token, nothing)
+        return _on_canvas(said_logits(queries, canvas.features.grid, self._calibration, self._names)[0], canvas)
+
     def _decode_drawn(
         self, canvas: Canvas, prompts: PromptSet, logits: Tensor, previous: NDArray[np.float32] | None
     ) -> MaskSet:
