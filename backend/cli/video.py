@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from backend.cli.segment import PhotoPrompts
-from backend.cli.terminal import say
+from backend.cli.terminal import read_settings, say
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from prompts.kinds import Image, KeyedImage, MaskPrompt, PromptSet
 
@@ -115,16 +115,14 @@ def track(
     ),
 ) -> None:
     """Follow objects through a film, without Label Studio, and write a film with the masks over it and the masks."""
-    from backend.assemble import EngineHandle, image_files
-    from backend.engines.catalogue import find_engine
-    from backend.values.settings import Settings
+    from backend.assemble import engine_handle, image_files
     from backend.video.exports import FORMATS
     from backend.video.film import open_film
     from backend.video.following import follow_all
     from backend.video.timeline import numbers_in
     from backend.video.writer import write_overlay
 
-    settings = Settings()
+    settings = read_settings()
     opened = open_film(film)
     typed = PhotoPrompts(
         texts=tuple(text or ()),
@@ -136,7 +134,7 @@ def track(
     )
     prompts = typed.read(opened.size, image_files(settings))
     chosen = sorted(_read(numbers_in, frames)) if frames else [0, len(opened) - 1]
-    segmenter = EngineHandle(find_engine(settings.engine), settings).segmenter()
+    segmenter = engine_handle(settings).segmenter()
     tracker = segmenter.engine.tracker
     if tracker is None:
         raise SetupError(f"the engine {segmenter.engine.name} follows no objects; choose another with MASKLOOM_ENGINE")

@@ -144,7 +144,8 @@ def _flow(before: Image, now: Image) -> Map:
     """For each pixel ``(H, W, 2)`` of the picture now, how far away it was before, in pixels across and down."""
     grey = [np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8) for picture in (now, before)]
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return np.asarray(estimator.calc(grey[0], grey[1], None), np.float32)
+    still = np.zeros((*grey[0].shape, 2), np.float32)
+    return np.asarray(estimator.calc(grey[0], grey[1], still), np.float32)
 
 
 def _moved(chance: Map, flow: Map) -> Map:
