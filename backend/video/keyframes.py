@@ -1,0 +1,76 @@
+"""Few keyframes for a box that moves, between which Label Studio's own interpolation keeps a stated overlap on every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]
+"""``(x0, y0, x1, y1)`` in any unit."""
+LEAST_IOU = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframe:
+    """A box that is set on a frame; ``enabled`` while it goes on to the next keyframe, else it is the last of its span."""
+
+    frame: int
+    box: Box
+    enabled: bool
+
+
+def interpolated(start: Keyframe, end: Keyframe, frame: int) -> Box:
+    """The box that Label Studio shows between two keyframes: each side linear in the frame's number (1.23, VideoRectangle)."""
+    share = (frame - start.frame) / (end.frame - start.frame)
+    x0, y0, x1, y1 = (low + share * (high - low) for low, high in zip(start.box, end.box, strict=True))
+    return x0, y0, x1, y1
+
+
+def keyframes_of(boxes: Mapping[int, Box], least_iou: float = LEAST_IOU) -> list[Keyframe]:
+    """Keyframes for boxes by frame, each on a box as it is, from which every box in between is interpolated with at least
+    ``least_iou``; frames that are missing between two others are shown without a box.
+
+    Each keyframe is followed by the farthest one that keeps the bound, sought in steps that double and then halve.
+    """
+    frames = sorted(boxes)
+    found: list[Keyframe] = []
+    at = 0
+    while at < len(frames):
+        last = at
+        while last + 1 < len(frames) and frames[last + 1] == frames[last] + 1:
+            last += 1
+        found += _span(boxes, frames[at], frames[last], least_iou)
+        at = last + 1
+    return found
+
+
+def overlap(left: Box, right: Box) -> float:
+    """The IoU of two boxes."""
+    width = min(left[2], right[2]) - max(left[0], right[0])
+    height = min(left[3], right[3]) - max(left[1], right[1])
+    shared = max(0.0, width) * max(0.0, height)
+    union = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (left, right)) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _span(boxes: Mapping[int, Box], first: int, last: int, least_iou: float) -> list[Keyframe]:
+    """The keyframes of a run of frames without a gap."""
+    chosen = [first]
+    while chosen[-1] < last:
+        here, reach = chosen[-1], 1
+        while here + 2 * reach <= last and _holds(boxes, here, here + 2 * reach, least_iou):
+            reach *= 2
+        step = reach // 2
+        while step:
+            if here + reach + step <= last and _holds(boxes, here, here + reach + step, least_iou):
+                reach += step
+            step //= 2
+        if here + reach < last and _holds(boxes, here, last, least_iou):
+            reach = last - here
+        chosen.append(here + reach)
+    return [Keyframe(frame, boxes[frame], frame != last) for frame in chosen]
+
+
+def _holds(boxes: Mapping[int, Box], first: int, last: int, least_iou: float) -> bool:
+    start, end = Keyframe(first, boxes[first], True), Keyframe(last, boxes[last], True)
+    return all(overlap(interpolated(start, end, frame), boxes[frame]) >= least_iou for frame in range(first + 1, last))
