@@ -21,7 +21,7 @@ from backend.engines.catalogue import find_engine, find_refiner
 from backend.engines.handle import EngineHandle, EngineOptions
 from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, is_up
-from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Batching, Segmenter
 from backend.serving.history import History
 from backend.serving.interact import Interactor
@@ -70,7 +70,7 @@ class Parts:
     engine: EngineHandle
     media: Media
     service: Service
-    options: Wishes
+    options: ProjectOptions
     jobs: Jobs
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
@@ -87,18 +87,18 @@ def assemble(settings: Settings) -> Parts:
     engine = engine_handle(settings)
     media = Media(replace(media_options(settings), **WHILE_SOMEBODY_WAITS))
     database = Database(settings.database_url)
-    wishes = Wishes()
+    options = ProjectOptions()
     context = BulkContext(engine, media, Ledger(database), Album(database), lambda: label_studio(settings))
-    jobs = Jobs(context, wishes)
+    jobs = Jobs(context, options)
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
     memory = MemoryBank(for_clicks)
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
     service = Service(
-        engine, Preannotator(engine, media, wishes), Interactor(engine, media, wishes, history), hand_over=jobs.hand_over
+        engine, Preannotator(engine, media, options), Interactor(engine, media, options, history), hand_over=jobs.hand_over
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    return Parts(settings, engine, media, service, wishes, jobs, AnnotationEvents(memory), prefetcher)
+    return Parts(settings, engine, media, service, options, jobs, AnnotationEvents(memory), prefetcher)
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:

@@ -32,7 +32,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PreannotationOptions:
     """A project's choice. ``thresholds`` are least scores by label, under ``*`` for all others; ``min_area`` is in pixels;
     ``containment`` is the share of a region that may lie inside a better one, whatever its label; ``stuff`` are the labels that
     cannot be counted; ``output`` is the shape to prefer (``polygon``); ``alternatives`` is how many masks may answer one click.

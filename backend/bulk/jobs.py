@@ -19,7 +19,7 @@ from backend.bulk.sources import Selection
 from backend.bulk.spec import BulkJob, JobSpec, resolve
 from backend.bulk.values import FoundRegion, ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
 from backend.stores.ledger import Item
@@ -61,7 +61,7 @@ class Job:
 class Jobs:
     """Jobs of this process, one at a time in the order in which they came; what they did is in the ledger for ever."""
 
-    def __init__(self, context: BulkContext, options: Wishes) -> None:
+    def __init__(self, context: BulkContext, options: ProjectOptions) -> None:
         self._context = context
         self._options = options
         self._jobs: dict[str, Job] = {}

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 from backend.bulk.values import Form
 from backend.labelstudio.config import read_config
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
-from backend.options import Wanted
+from backend.options import PreannotationOptions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary
@@ -53,7 +53,7 @@ class Recipe(Protocol):
     """Everything that determines the results but the engine's weights, as plain values that travel between processes."""
 
     @property
-    def options(self) -> Wanted:
+    def options(self) -> PreannotationOptions:
         """What is made of the masks."""
         ...
 
@@ -94,7 +94,7 @@ class FolderRecipe:
 
     root: Path
     labels: tuple[LabelPhrases, ...]
-    options: Wanted
+    options: PreannotationOptions
     form: Form
     label_config: str
     url_prefix: str
@@ -126,7 +126,7 @@ class TaskRecipe:
     label_config: str
     project: str = ""
     aliases: Aliases = ()
-    options: Wanted = field(default_factory=Wanted)
+    options: PreannotationOptions = field(default_factory=PreannotationOptions)
     form: Form = Form.PREDICTION
 
     def requests(self, item: Item) -> Sequence[ImageRequest]:

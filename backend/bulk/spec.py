@@ -18,7 +18,7 @@ from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
 from backend.bulk.values import Form, Sink, Target
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.project_options import read_extra_params
-from backend.options import ANY_LABEL, Wanted
+from backend.options import ANY_LABEL, PreannotationOptions
 from backend.stores.ledger import RunIdentity
 from backend.values.errors import RequestError
 
@@ -44,7 +44,7 @@ class JobSpec:
     config: Path | None = None
     min_score: str = ""
     params: str = ""
-    options: Wanted | None = None
+    options: PreannotationOptions | None = None
     url_prefix: str | None = None
     selection: Selection = field(default_factory=Selection)
     limit: int | None = None
@@ -185,7 +185,7 @@ def read_min_scores(text: str) -> dict[str, float]:
     return found
 
 
-def read_options(extra_params: Any, params: str, min_score: str) -> Wanted:
+def read_options(extra_params: Any, params: str, min_score: str) -> PreannotationOptions:
     """What a project's extra parameters ask for, or those typed in their place (``{"mode": "semantic"}``), with the least
     scores that were typed. Raises RequestError or ConfigError for what cannot be meant.
     """

@@ -27,7 +27,7 @@ from backend.bulk.spec import BulkJob, JobSpec, resolve
 from backend.bulk.values import ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.cli.terminal import console, read_settings, say, say_error, write_text
-from backend.options import Wanted
+from backend.options import PreannotationOptions
 from backend.stores.ledger import DONE, FAILED
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.settings import Settings
@@ -112,7 +112,7 @@ def _tell(command: _Command) -> None:
     print("nothing was written")
 
 
-def _limits(options: Wanted) -> str:
+def _limits(options: PreannotationOptions) -> str:
     """What else is asked for, in words; empty when nothing is."""
     scores = ", ".join(f"{label} {score:g}" for label, score in options.thresholds.items())
     return f"; least score: {scores}" if scores else ""

@@ -17,7 +17,7 @@ from backend.values.errors import ImageError, SetupError
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ProjectSpec:
     """What a project shall hold: photos of one folder, laid out below ``document_root``, labels, and a backend."""
 
     name: str
@@ -39,7 +39,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FilledProject:
     """A project with its photos: the masks by label, and how many photos have none or got no answer."""
 
     project: Project
@@ -52,12 +52,12 @@ class Filled:
 class Filling:
     """Brings one project to the wanted state."""
 
-    def __init__(self, label_studio: LabelStudio, wanted: Wanted, steps: Steps) -> None:
+    def __init__(self, label_studio: LabelStudio, wanted: ProjectSpec, steps: Steps) -> None:
         self._studio = label_studio
         self._wanted = wanted
         self._steps = steps
 
-    def fill(self) -> Filled:
+    def fill(self) -> FilledProject:
         """Project, backend, photos and masks; nothing of it is made twice."""
         images = self._lay_out()
         with self._steps.step("Project"):
@@ -105,7 +105,7 @@ class Filling:
         if missing:
             self._studio.import_tasks(project.id, missing)
 
-    def _predict(self, project: Project, version: str) -> Filled:
+    def _predict(self, project: Project, version: str) -> FilledProject:
         waiting = [task.id for task in self._studio.tasks_with_predictions(project.id) if not _answered(task, version)]
         with self._steps.bar("Masks", len(waiting)) as advance:
             for task in waiting:  # one by one: on a slow machine Label Studio's limit of 100 s is for one photo then
@@ -114,7 +114,7 @@ class Filling:
         tasks = list(self._studio.tasks_with_predictions(project.id))
         unanswered = sum(not _answered(each, version) for each in tasks)
         empty = sum(not count_masks([each], version) for each in tasks)
-        return Filled(project, len(tasks), count_masks(tasks, version), empty, unanswered)
+        return FilledProject(project, len(tasks), count_masks(tasks, version), empty, unanswered)
 
 
 def count_masks(tasks: Sequence[Task], version: str) -> Counter[str]:

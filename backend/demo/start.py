@@ -16,7 +16,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from backend.demo.filling import Filled, Filling, Wanted
+from backend.demo.filling import FilledProject, Filling, ProjectSpec
 from backend.demo.label_studio import HOST, Studio, StudioFolder, install, wait_until_up
 from backend.demo.photos import example_folder, find_examples, find_photos
 from backend.demo.steps import Steps
@@ -66,7 +66,7 @@ def _start_and_stay(options: DemoOptions, steps: Steps) -> None:
                 wait_until_up(backend, _backend_url(options), BACKEND_PATIENCE_S)
                 studio.wait_until_ready()
             with LabelStudio(studio.url, studio.account.token) as label_studio:
-                wanted = Wanted(name, root, photos, options.labels, folder.photos, _backend_url(options))
+                wanted = ProjectSpec(name, root, photos, options.labels, folder.photos, _backend_url(options))
                 filled = Filling(label_studio, wanted, steps).fill()
             _say_where(studio, filled, options, steps)
             _stay([studio.child, backend])
@@ -113,7 +113,7 @@ def _backend_url(options: DemoOptions) -> str:
     return f"http://{HOST}:{options.backend_port}"
 
 
-def _say_where(studio: Studio, filled: Filled, options: DemoOptions, steps: Steps) -> None:
+def _say_where(studio: Studio, filled: FilledProject, options: DemoOptions, steps: Steps) -> None:
     counts = ", ".join(f"{label} {filled.masks[label]}" for label in options.labels)
     if filled.unanswered:
         steps.warn(f"{filled.unanswered} photos got no answer; see {studio.folder.logs / 'maskloom.log'}")

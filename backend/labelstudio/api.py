@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,6 @@ class TokenAuth(httpx.Auth):
         if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
             request.headers["Authorization"] = other
             yield request
-
-
-def create_personal_access_token(url: str, email: str, password: str) -> str:
-    """Log in as a person and make the account's personal access token.
-
-    Raises RemoteError when the login is refused, or when the account has a token already (Label Studio shows it only once).
-    """
-    with open_client(url) as session:
-        session.follow_redirects = True
-        send(session, "GET", "/user/login/")
-        form = {"email": email, "password": password, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
-        page = send(session, "POST", "/user/login/", data=form, headers={"Referer": f"{session.base_url}user/login/"})
-        if page.url.path.startswith("/user/login"):
-            raise RemoteError(f"Label Studio at {url} refused the login of {email}; check the password")
-        headers = {"X-CSRFToken": session.cookies["csrftoken"], "Referer": str(session.base_url)}
-        return str(send(session, "POST", "/api/token/", headers=headers).json()["token"])
 
 
 def open_client(url: str, token: str | None = None, ca_file: Path | None = None) -> httpx.Client:
@@ -215,17 +198,8 @@ class LabelStudio:
 
     def import_tasks(self, project_id: int, data: Sequence[Mapping[str, Json]]) -> list[int]:
         """New tasks from their data, such as ``{"image": "/data/local-files/?d=..."}``; their numbers in the same order."""
-        tasks = [{"data": dict(each)} for each in data]
-        return self._import(project_id, json=tasks)
-
-    def upload(self, project_id: int, files: Sequence[Path]) -> list[int]:
-        """Store image files in Label Studio, each as one task."""
-        with ExitStack() as stack:
-            parts = [(f"file{i}", (path.name, stack.enter_context(path.open("rb")))) for i, path in enumerate(files)]
-            return self._import(project_id, files=parts)
-
-    def _import(self, project_id: int, **body: Json) -> list[int]:
-        answer = self.call("POST", f"/api/projects/{project_id}/import", params={"return_task_ids": "true"}, **body)
+        path, tasks = f"/api/projects/{project_id}/import", [{"data": dict(each)} for each in data]
+        answer = self.call("POST", path, params={"return_task_ids": "true"}, json=tasks)
         return [int(each) for each in answer["task_ids"]]
 
     def serve_folder(self, project_id: int, folder: Path) -> None:
@@ -316,10 +290,6 @@ class LabelStudio:
         params = {"id": "retrieve_tasks_predictions", "project": project_id}
         body = {"selectedItems": {"all": False, "included": list(task_ids)}}
         self.call("POST", "/api/dm/actions", params=params, json=body)
-
-    def annotations(self, task_id: int) -> list[Mapping[str, Json]]:
-        """What people have submitted for a task."""
-        return list(self.call("GET", f"/api/tasks/{task_id}/annotations/"))
 
     def import_predictions(self, project_id: int, predictions: Mapping[int, Prediction]) -> None:
         """Store predictions that were made elsewhere, one for each task number."""

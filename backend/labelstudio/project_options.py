@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.labelstudio.shapes import SHAPES
-from backend.options import ANY_LABEL, Mode, Wanted
+from backend.options import ANY_LABEL, Mode, PreannotationOptions
 from backend.values.errors import ConfigError
 
 MOST_ALTERNATIVES = 5
 MOST_PROJECTS = 10_000
 
 
-class Wishes:
+class ProjectOptions:
     """The choice of each project, as its last ``/setup`` told; the default for others."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_project: OrderedDict[str, Wanted] = OrderedDict()
+        self._by_project: OrderedDict[str, PreannotationOptions] = OrderedDict()
 
     def register(self, project: str, extra_params: Any) -> None:
         """Raises ConfigError when the parameters cannot be meant."""
@@ -32,12 +32,12 @@ class Wishes:
             while len(self._by_project) > MOST_PROJECTS:
                 self._by_project.popitem(last=False)
 
-    def of(self, project: str) -> Wanted:
+    def of(self, project: str) -> PreannotationOptions:
         with self._lock:
-            return self._by_project.get(project, Wanted())
+            return self._by_project.get(project, PreannotationOptions())
 
 
-def read_extra_params(found: Any) -> Wanted:
+def read_extra_params(found: Any) -> PreannotationOptions:
     """The choice that extra parameters make; keys that we do not know are left to others.
 
     Raises:
@@ -47,7 +47,7 @@ def read_extra_params(found: Any) -> Wanted:
     thresholds = _thresholds(given.get("thresholds"))
     if given.get("threshold") is not None:
         thresholds[ANY_LABEL] = _number(given, "threshold", most=1.0)
-    return Wanted(
+    return PreannotationOptions(
         mode=_mode(given.get("mode")),
         thresholds=thresholds,
         max_regions=int(_number(given, "max_regions")) if given.get("max_regions") is not None else None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from backend.images import ImageSource
 from backend.labeling import drop_known
-from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.joining import join
 from backend.labelstudio.request.request import InteractionRequest
@@ -26,7 +26,7 @@ NOTHING_MARKED = (
 class Interactor:
     """Answers prompts. Identical requests at the same time, which one page may send, are answered together."""
 
-    def __init__(self, engine: EngineSource, images: ImageSource, options: Wishes, history: History) -> None:
+    def __init__(self, engine: EngineSource, images: ImageSource, options: ProjectOptions, history: History) -> None:
         self._engine = engine
         self._images = images
         self._options = options

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from backend.images import ImageSource
-from backend.labelstudio.project_options import Wishes
+from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.request import PreannotationRequest
-from backend.options import Mode, Wanted
+from backend.options import Mode, PreannotationOptions
 from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.single_flight import Bounds, SingleFlight
 from backend.values.session import ForEverything, ForNames
@@ -21,7 +21,7 @@ KEPT_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
 
 
-def question_about(vocabulary: Vocabulary, image: KeyedImage, wanted: Wanted) -> ForNames | ForEverything:
+def question_about(vocabulary: Vocabulary, image: KeyedImage, wanted: PreannotationOptions) -> ForNames | ForEverything:
     """The question about an image on which nothing was drawn or typed.
 
     Whoever asks answers with ``wanted.apply`` of the masks and with ``names_of`` them.
@@ -34,7 +34,7 @@ class Preannotator:
     is kept for a while.
     """
 
-    def __init__(self, engine: EngineSource, images: ImageSource, options: Wishes) -> None:
+    def __init__(self, engine: EngineSource, images: ImageSource, options: ProjectOptions) -> None:
         self._engine = engine
         self._images = images
         self._options = options

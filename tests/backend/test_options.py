@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.options import Mode, Wanted
+from backend.options import Mode, PreannotationOptions
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import Size
 
@@ -40,16 +40,16 @@ TWO_CARS_ON_A_ROAD = rows(*CARS, *ROADS)
 
 
 def test_instances_are_left_as_they_are_best_first() -> None:
-    assert [label for label, _ in columns(Wanted().apply(TWO_CARS_ON_A_ROAD))] == ["road", "car", "car", "road"]
+    assert [label for label, _ in columns(PreannotationOptions().apply(TWO_CARS_ON_A_ROAD))] == ["road", "car", "car", "road"]
 
 
 def test_semantic_regions_are_one_a_class() -> None:
-    found = dict(columns(Wanted(Mode.SEMANTIC).apply(TWO_CARS_ON_A_ROAD)))
+    found = dict(columns(PreannotationOptions(Mode.SEMANTIC).apply(TWO_CARS_ON_A_ROAD)))
     assert found == {"car": list(range(10)), "road": [*range(3), *range(5, 20)]}
 
 
 def test_panoptic_gives_every_pixel_once_and_things_before_stuff() -> None:
-    found = Wanted(Mode.PANOPTIC, stuff=frozenset({"road"})).apply(TWO_CARS_ON_A_ROAD)
+    found = PreannotationOptions(Mode.PANOPTIC, stuff=frozenset({"road"})).apply(TWO_CARS_ON_A_ROAD)
     assert sorted(columns(found), key=str) == [
         ("car", list(range(6))),
         ("car", list(range(6, 10))),
@@ -59,35 +59,42 @@ def test_panoptic_gives_every_pixel_once_and_things_before_stuff() -> None:
 
 def test_a_thing_of_which_too_little_is_left_is_dropped() -> None:
     masks = rows((bar(0, 10), 0.9, "car"), (bar(4, 12), 0.8, "car"))
-    assert columns(Wanted(Mode.PANOPTIC).apply(masks)) == [("car", list(range(10)))]
+    assert columns(PreannotationOptions(Mode.PANOPTIC).apply(masks)) == [("car", list(range(10)))]
     half_left = rows((bar(0, 10), 0.9, "car"), (bar(6, 14), 0.8, "car"))
-    assert columns(Wanted(Mode.PANOPTIC).apply(half_left)) == [("car", list(range(10))), ("car", list(range(10, 14)))]
+    assert columns(PreannotationOptions(Mode.PANOPTIC).apply(half_left)) == [
+        ("car", list(range(10))),
+        ("car", list(range(10, 14))),
+    ]
 
 
 def test_thresholds_are_by_label_with_one_for_all_others() -> None:
-    wanted = Wanted(thresholds={"car": 0.85, "*": 0.6})
+    wanted = PreannotationOptions(thresholds={"car": 0.85, "*": 0.6})
     assert [score for _, score, _ in map(_plain, wanted.apply(TWO_CARS_ON_A_ROAD))] == [0.95, 0.9]
 
 
 def test_small_regions_and_those_beyond_the_number_are_dropped() -> None:
-    assert len(Wanted(min_area=13).apply(TWO_CARS_ON_A_ROAD)) == 3
-    assert [label for label, _ in columns(Wanted(max_regions=2).apply(TWO_CARS_ON_A_ROAD))] == ["road", "car"]
-    assert len(Wanted(max_regions=0).apply(TWO_CARS_ON_A_ROAD)) == 0
+    assert len(PreannotationOptions(min_area=13).apply(TWO_CARS_ON_A_ROAD)) == 3
+    assert [label for label, _ in columns(PreannotationOptions(max_regions=2).apply(TWO_CARS_ON_A_ROAD))] == ["road", "car"]
+    assert len(PreannotationOptions(max_regions=0).apply(TWO_CARS_ON_A_ROAD)) == 0
 
 
 def test_a_region_inside_a_better_one_is_dropped_whatever_its_label() -> None:
     masks = rows((bar(0, 10), 0.9, "car"), (bar(2, 6), 0.8, "wheel"), (bar(8, 14), 0.7, "car"))
-    assert [label for label, _ in columns(Wanted(containment=0.9).apply(masks))] == ["car", "car"]
-    assert len(Wanted(containment=0.2).apply(masks)) == 1
+    assert [label for label, _ in columns(PreannotationOptions(containment=0.9).apply(masks))] == ["car", "car"]
+    assert len(PreannotationOptions(containment=0.2).apply(masks)) == 1
 
 
 def test_nothing_stays_nothing_in_every_mode() -> None:
     for mode in Mode:
-        assert len(Wanted(mode, {"*": 0.5}, 3, 10, 0.5).apply(MaskSet.empty(Size(4, 20)))) == 0
+        assert len(PreannotationOptions(mode, {"*": 0.5}, 3, 10, 0.5).apply(MaskSet.empty(Size(4, 20)))) == 0
 
 
 def test_boxes_prefer_rectangles_and_others_what_was_asked_for() -> None:
-    assert (Wanted(Mode.BOXES).form, Wanted(output="polygon").form, Wanted().form) == ("rectangle", "polygon", "")
+    assert (
+        PreannotationOptions(Mode.BOXES).form,
+        PreannotationOptions(output="polygon").form,
+        PreannotationOptions().form,
+    ) == ("rectangle", "polygon", "")
 
 
 @given(
@@ -96,7 +103,7 @@ def test_boxes_prefer_rectangles_and_others_what_was_asked_for() -> None:
 )
 def test_panoptic_regions_never_overlap(spans: list[tuple[int, int, float, str]], stuff: frozenset[str]) -> None:
     masks = rows(*((bar(a, a + b), score, label) for a, b, score, label in spans)) if spans else MaskSet.empty(Size(4, 20))
-    found = Wanted(Mode.PANOPTIC, stuff=stuff).apply(masks)
+    found = PreannotationOptions(Mode.PANOPTIC, stuff=stuff).apply(masks)
     assert found.masks.decode().sum(axis=0).max(initial=0) <= 1
     assert found.masks.decode().any(axis=(1, 2)).all()
     for label in stuff:
@@ -104,7 +111,7 @@ def test_panoptic_regions_never_overlap(spans: list[tuple[int, int, float, str]]
 
 
 def test_the_choice_is_a_value() -> None:
-    assert replace(Wanted(), min_area=5) != Wanted()
+    assert replace(PreannotationOptions(), min_area=5) != PreannotationOptions()
 
 
 def _plain(region: object) -> tuple[object, float, object]:

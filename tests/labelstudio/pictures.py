@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.labelstudio.api import LabelStudio
 from tests.backend.pictures import BLUE, GREEN, RED, Picture, disc, paint, square
 
 HEIGHT, WIDTH = 240, 320
@@ -36,3 +39,11 @@ def save_truncated(path: Path) -> Path:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     return path
+
+
+def upload_files(label_studio: LabelStudio, project_id: int, files: Sequence[Path]) -> list[int]:
+    """Store image files in Label Studio, each as one task, as its import page does."""
+    with ExitStack() as stack:
+        parts = [(f"file{i}", (path.name, stack.enter_context(path.open("rb")))) for i, path in enumerate(files)]
+        path, params = f"/api/projects/{project_id}/import", {"return_task_ids": "true"}
+        return [int(each) for each in label_studio.call("POST", path, params=params, files=parts)["task_ids"]]

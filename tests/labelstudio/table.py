@@ -37,7 +37,7 @@ def made(label_studio: LabelStudio, backend: str, config: str) -> Project:
 
 def stored(label_studio: LabelStudio, task: int) -> list[tuple[str, NDArray[np.bool_]]]:
     """The label and the mask of every region of the submitted annotation that is a result."""
-    (annotation,) = label_studio.annotations(task)
+    (annotation,) = label_studio.task(task).annotations
     found = [region for region in annotation["result"] if region["from_name"] in ("mask", "brush")]
     labels = {r["id"]: r["value"]["labels"][0] for r in annotation["result"] if r["type"] == "labels"}
     return [(labels.get(r["id"]) or r["value"]["brushlabels"][0], mask_of(r)) for r in found if "rle" in r["value"]]

@@ -13,6 +13,7 @@ from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.editor import IMAGE
 from tests.labelstudio.oracle import iou
+from tests.labelstudio.pictures import upload_files
 from tests.labelstudio.table import CONFIGS, POINT, assert_stored, shape
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
@@ -35,13 +36,13 @@ def test_a_region_s_path_in_a_taxonomy_and_its_choices_are_stored_with_it(
     for old, new in ALIASES.items():
         config = config.replace(f"<Choice value={old}/>", f"<Choice value={new}/>")
     project = made(label_studio, colour_backend, config)
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     assert len([region for region in ann.on_page() if region["type"] == "brushlabels"]) == 3, (
         "the pre-annotation looks for the leaves of the taxonomy"
     )
     ann.submit()
-    (annotation,) = label_studio.annotations(task)
+    (annotation,) = label_studio.task(task).annotations
     by_id: dict[str, dict[str, Any]] = {}
     for item in annotation["result"]:
         by_id.setdefault(item["id"], {})[item["type"]] = item
@@ -56,7 +57,7 @@ def test_one_of_several_alternatives_is_accepted_and_the_rest_rejected(
     label_studio: LabelStudio, colour_backend: str, ann: Annotator, images: list[Path]
 ) -> None:
     project = made(label_studio, colour_backend, (CONFIGS / "mixed.xml").read_text("utf-8"), {"alternatives": 2})
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.choose(".clicks", "cup", POINT)
     offered = ann.point(190, 180)
@@ -74,7 +75,7 @@ def test_a_click_on_a_turned_image_is_about_the_image_as_it_is(
 ) -> None:
     config = (CONFIGS / "mixed.xml").read_text("utf-8").replace('zoom="true"', 'zoom="true" rotateControl="true"')
     project = made(label_studio, colour_backend, config)
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.page.evaluate(f"() => {IMAGE}.rotate(-90)")
     ann.page.wait_for_timeout(800)

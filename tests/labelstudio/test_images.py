@@ -13,7 +13,7 @@ from backend.demo.recommended import recommended_config
 from backend.images import Media, MediaOptions
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import ImageError, RemoteError
-from tests.labelstudio.pictures import save, three_shapes
+from tests.labelstudio.pictures import save, three_shapes, upload_files
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
@@ -31,7 +31,7 @@ def media(studio: Studio, tmp_path: Path) -> Iterator[Media]:
 def upload(label_studio: LabelStudio, tmp_path: Path) -> str:
     """The address that Label Studio gave to an uploaded image."""
     project = label_studio.create_project("images", recommended_config(["red disc"]))
-    label_studio.upload(project.id, [save(three_shapes().image, tmp_path / "shapes ü.png")])
+    upload_files(label_studio, project.id, [save(three_shapes().image, tmp_path / "shapes ü.png")])
     (task,) = label_studio.tasks(project.id)
     return str(task.data["image"])
 

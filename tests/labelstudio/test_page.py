@@ -15,7 +15,7 @@ from backend.labelstudio.api import LabelStudio
 from tests.labelstudio.conftest import new_project
 from tests.labelstudio.editor import Editor
 from tests.labelstudio.oracle import decode, iou
-from tests.labelstudio.pictures import BLUE_CENTRE, DISC_CENTRE, GREEN_CENTRE, save, three_shapes
+from tests.labelstudio.pictures import BLUE_CENTRE, DISC_CENTRE, GREEN_CENTRE, save, three_shapes, upload_files
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
@@ -37,7 +37,7 @@ def editor(browser: Browser, studio: Studio) -> Iterator[Editor]:
 
 def stored_by_hand(label_studio: LabelStudio, task_id: int) -> dict[str, Any]:
     """The one brush region of the submitted annotation that is not from the pre-annotation."""
-    (annotation,) = label_studio.annotations(task_id)
+    (annotation,) = label_studio.task(task_id).annotations
     (region,) = [region for region in annotation["result"] if region["type"] == "brushlabels" and region["origin"] == "manual"]
     return dict(region)
 
@@ -47,7 +47,7 @@ def test_what_is_clicked_accepted_and_submitted_is_the_mask_that_was_sent_and_th
 ) -> None:
     picture = three_shapes()
     project = new_project(label_studio, ["blue square", "red disc", "thing"], colour_backend)
-    (task,) = label_studio.upload(project.id, [save(picture.image, tmp_path / "shapes.png")])
+    (task,) = upload_files(label_studio, project.id, [save(picture.image, tmp_path / "shapes.png")])
     label_studio.retrieve_predictions(project.id, [task])
     (prediction,) = label_studio.call("GET", "/api/predictions/", params={"task": task})
     assert prediction["result"], "Label Studio has stored the pre-annotation"
@@ -73,7 +73,7 @@ def test_what_is_clicked_accepted_and_submitted_is_the_mask_that_was_sent_and_th
     assert iou(decode(stored), picture.shapes["green square"]) > 0.99
     by_label = {
         region["value"]["brushlabels"][0]: decode(region)
-        for region in label_studio.annotations(task)[0]["result"]
+        for region in label_studio.task(task).annotations[0]["result"]
         if region["type"] == "brushlabels" and region["origin"] == "prediction"
     }
     assert iou(by_label["red disc"], picture.shapes["red disc"]) > 0.99
@@ -84,7 +84,7 @@ def test_the_default_engine_pre_annotates_a_photo_and_answers_a_click(
     label_studio: LabelStudio, default_backend: str, editor: Editor
 ) -> None:
     project = new_project(label_studio, ["person", "cat"], default_backend)
-    (task,) = label_studio.upload(project.id, find_examples(("astronaut.png",)))
+    (task,) = upload_files(label_studio, project.id, find_examples(("astronaut.png",)))
 
     editor.open_task(project.id, task)  # nobody asked for predictions before: opening the task does
     assert "person" in editor.labels_on_image()

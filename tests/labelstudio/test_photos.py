@@ -11,6 +11,7 @@ from backend.labelstudio.api import LabelStudio, Project
 from prompts.geometry import Size, polygon_mask
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.oracle import iou
+from tests.labelstudio.pictures import upload_files
 from tests.labelstudio.table import BOX, CONFIGS, POINT, POLYGON, made, stored
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
@@ -57,7 +58,7 @@ def accepted(label_studio: LabelStudio, ann: Annotator, task: int, label: str) -
 def test_a_click_on_the_cat_s_face_stores_the_mask_that_was_sent_with_the_clicked_pixel(
     label_studio: LabelStudio, ann: Annotator, cats: Project
 ) -> None:
-    (task,) = label_studio.upload(cats.id, find_examples(("chelsea.png",)))
+    (task,) = upload_files(label_studio, cats.id, find_examples(("chelsea.png",)))
     ann.open(cats.id, task)
     ann.choose(".clicks", "cat", POINT)
     (suggested,) = ann.point(*FACE, hold="Control")  # which reaches through the regions of the pre-annotation
@@ -72,7 +73,7 @@ def test_a_click_on_the_cat_s_face_stores_the_mask_that_was_sent_with_the_clicke
 def test_a_phrase_stores_the_masks_that_were_sent_with_the_astronaut_s_face(
     label_studio: LabelStudio, ann: Annotator, people: Project
 ) -> None:
-    (task,) = label_studio.upload(people.id, find_examples(("astronaut.png",)))
+    (task,) = upload_files(label_studio, people.id, find_examples(("astronaut.png",)))
     ann.open(people.id, task)
     suggested = ann.say("person")
     masks = accepted(label_studio, ann, task, "person")
@@ -86,7 +87,7 @@ def test_a_phrase_stores_the_masks_that_were_sent_with_the_astronaut_s_face(
 def test_a_box_and_an_outline_around_the_cup_store_it(
     label_studio: LabelStudio, ann: Annotator, cups: Project, prompt: str
 ) -> None:
-    (task,) = label_studio.upload(cups.id, find_examples(("coffee.png",)))
+    (task,) = upload_files(label_studio, cups.id, find_examples(("coffee.png",)))
     ann.open(cups.id, task)
     if prompt == "outline":
         ann.choose(".outlines", "cup", POLYGON)

@@ -12,7 +12,7 @@ from backend.demo.recommended import recommended_config
 from backend.labelstudio.api import LabelStudio
 from backend.values.settings import Settings
 from tests.backend.test_app import body, key_point
-from tests.labelstudio.pictures import save, three_shapes
+from tests.labelstudio.pictures import save, three_shapes, upload_files
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
@@ -23,7 +23,7 @@ def test_the_next_task_without_annotations_is_encoded_and_annotated_ones_are_pas
     project = label_studio.create_project("live test", recommended_config(["Ball", "Box"]))
     image = three_shapes().image
     files = [save(image // number, tmp_path / f"{number}.png") for number in (1, 2, 3, 4)]
-    first, second, third, _ = label_studio.upload(project.id, files)
+    first, second, third, _ = upload_files(label_studio, project.id, files)
     label_studio.call("POST", f"/api/tasks/{second}/annotations/", json={"result": []})
 
     token, home = studio.account.token, tmp_path / "home"

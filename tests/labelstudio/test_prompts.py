@@ -16,6 +16,7 @@ from backend.labelstudio.api import LabelStudio, Project, send
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.editor import IMAGE, SELECTED
 from tests.labelstudio.oracle import iou
+from tests.labelstudio.pictures import upload_files
 from tests.labelstudio.table import BOX, BRUSH, POINT, POLYGON, assert_stored, made, shape, stored
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
@@ -29,7 +30,7 @@ def project(label_studio: LabelStudio, colour_backend: str) -> Project:
 @pytest.fixture
 def task(label_studio: LabelStudio, project: Project, images: list[Path], ann: Annotator) -> int:
     """A new task with the table, open in the page."""
-    (number,) = label_studio.upload(project.id, images[:1])
+    (number,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, number)
     return number
 
@@ -83,7 +84,7 @@ def test_an_example_finds_its_like_on_the_same_image_and_what_was_accepted_is_fo
     label_studio: LabelStudio, ann: Annotator, colour_backend: str, images: list[Path]
 ) -> None:
     project = made(label_studio, colour_backend, "mixed")  # its own: what other tests accept as a plate is remembered too
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.choose(".boxes", "like this", BOX)
     alike = ann.box(65, 75, 95, 105)
@@ -94,7 +95,7 @@ def test_an_example_finds_its_like_on_the_same_image_and_what_was_accepted_is_fo
     ann.accept()
     ann.submit()
 
-    (other,) = label_studio.upload(project.id, images[1:2])
+    (other,) = upload_files(label_studio, project.id, images[1:2])
     ann.open(project.id, other)
     (found,) = ann.say("like plate")
     assert iou(mask_of(found), shape("green")[:, ::-1]) > 0.95
@@ -106,7 +107,7 @@ def test_an_example_finds_its_like_on_the_same_image_and_what_was_accepted_is_fo
 def test_a_photo_that_is_stored_on_its_side_is_segmented_upright(
     label_studio: LabelStudio, ann: Annotator, project: Project, images: list[Path]
 ) -> None:
-    (task,) = label_studio.upload(project.id, images[2:])
+    (task,) = upload_files(label_studio, project.id, images[2:])
     ann.open(project.id, task)
     ann.choose(".clicks", "cup", POINT)
     ann.point(240, 70)
@@ -137,7 +138,7 @@ def exported(label_studio: LabelStudio, project: Project, kind: str) -> bytes:
 def test_the_second_page_of_a_task_is_segmented_and_stored_as_the_second_page(
     label_studio: LabelStudio, colour_backend: str, project: Project, ann: Annotator, images: list[Path]
 ) -> None:
-    uploads = label_studio.upload(project.id, images[:2])
+    uploads = upload_files(label_studio, project.id, images[:2])
     addresses = [label_studio.task(number).data["image"] for number in uploads]
     pages = made(label_studio, colour_backend, "pages")
     (task,) = label_studio.import_tasks(pages.id, [{"images": addresses}])
@@ -150,7 +151,7 @@ def test_the_second_page_of_a_task_is_segmented_and_stored_as_the_second_page(
     assert suggested["item_index"] == 1
     ann.accept()
     ann.submit()
-    (annotation,) = label_studio.annotations(task)
+    (annotation,) = label_studio.task(task).annotations
     assert [region["item_index"] for region in annotation["result"] if region["type"] == "brushlabels"] == [1]
     assert_stored(label_studio, task, ("plate", shape("blue")[:, ::-1]))
 
@@ -159,7 +160,7 @@ def test_one_list_of_labels_for_several_tools(
     label_studio: LabelStudio, colour_backend: str, ann: Annotator, images: list[Path]
 ) -> None:
     project = made(label_studio, colour_backend, "labels")
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.choose("body", "cup", POINT)
     ann.point(80, 90)
@@ -172,7 +173,7 @@ def test_accepted_polygons_are_exported_as_coco(
     label_studio: LabelStudio, colour_backend: str, ann: Annotator, images: list[Path]
 ) -> None:
     project = made(label_studio, colour_backend, "polygons")
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.choose("body", "plate", BOX)
     ann.box(190, 20, 290, 120)

@@ -10,6 +10,7 @@ import pytest
 from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator, mask_of
 from tests.labelstudio.oracle import iou
+from tests.labelstudio.pictures import upload_files
 from tests.labelstudio.table import BOX, BRUSH, CONFIGS, POINT, assert_stored, made, shape
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
@@ -23,7 +24,7 @@ def project(label_studio: LabelStudio, colour_backend: str) -> Project:
 @pytest.fixture
 def task(label_studio: LabelStudio, project: Project, images: list[Path], ann: Annotator) -> int:
     """A new task with the table, open in the page."""
-    (number,) = label_studio.upload(project.id, images[:1])
+    (number,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, number)
     return number
 
@@ -54,7 +55,7 @@ def test_a_message_in_the_text_box_does_not_end_the_scribble_before_it(
     )
     project = label_studio.create_project("live message", config)
     label_studio.attach_backend(project.id, colour_backend, "Maskloom")
-    (task,) = label_studio.upload(project.id, images[:1])
+    (task,) = upload_files(label_studio, project.id, images[:1])
     ann.open(project.id, task)
     ann.choose(".hints", "mine", BRUSH)
     ann.drag([(60, 90), (80, 100), (100, 90)])

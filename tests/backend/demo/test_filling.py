@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.demo.filling import Wanted, count_masks
+from backend.demo.filling import ProjectSpec, count_masks
 from backend.labelstudio.api import Prediction, Task
 
 
-def wanted(root: str = "/photos", labels: tuple[str, ...] = ("cat", "cup")) -> Wanted:
-    return Wanted("photos", Path(root), [], labels, Path("/state/photos"), "http://127.0.0.1:9090")
+def wanted(root: str = "/photos", labels: tuple[str, ...] = ("cat", "cup")) -> ProjectSpec:
+    return ProjectSpec("photos", Path(root), [], labels, Path("/state/photos"), "http://127.0.0.1:9090")
 
 
 def test_another_folder_or_other_labels_make_another_project() -> None:

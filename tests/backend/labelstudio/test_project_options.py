@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.project_options import Wishes, read_extra_params
-from backend.options import Mode, Wanted
+from backend.labelstudio.project_options import ProjectOptions, read_extra_params
+from backend.options import Mode, PreannotationOptions
 from backend.values.errors import ConfigError
 
 ALL = {
@@ -26,7 +26,7 @@ ALL = {
     "alternatives": 3,
     "someone": "else's",
 }
-READ = Wanted(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "polygon", 3)
+READ = PreannotationOptions(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "polygon", 3)
 
 
 def test_an_object_and_its_text_mean_the_same() -> None:
@@ -36,7 +36,7 @@ def test_an_object_and_its_text_mean_the_same() -> None:
 
 @pytest.mark.parametrize("nothing", [None, "", "text", "[]", [], 5, {}, {"mode": None, "thresholds": None, "stuff": None}])
 def test_nothing_is_the_default(nothing: object) -> None:
-    assert read_extra_params(nothing) == Wanted()
+    assert read_extra_params(nothing) == PreannotationOptions()
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_a_value_that_cannot_be_meant_is_named(wrong: dict[str, Any], word: str)
 
 
 def test_each_project_has_its_own() -> None:
-    wishes = Wishes()
+    wishes = ProjectOptions()
     wishes.register("1", ALL)
-    assert (wishes.of("1"), wishes.of("2")) == (READ, Wanted())
+    assert (wishes.of("1"), wishes.of("2")) == (READ, PreannotationOptions())
     wishes.register("1", None)
-    assert wishes.of("1") == Wanted()
+    assert wishes.of("1") == PreannotationOptions()
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=2)

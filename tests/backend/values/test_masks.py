@@ -206,7 +206,7 @@ import resource, sys
 import numpy as np
 from backend.labeling import drop_known, label_masks, suppress_duplicates
 from backend.labelstudio.shapes import brush
-from backend.options import Mode, Wanted
+from backend.options import Mode, PreannotationOptions
 from backend.values.masks import Masks, MaskSet
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.geometry import Size, mask_box, ellipse_outline, polygon_mask
@@ -231,7 +231,7 @@ space = JointSpace("colour", ColourTextEncoder())
 labelled = suppress_duplicates(label_masks(masks, Vocabulary.from_names(["red", "blue"]), None, space))
 assert len(labelled) == count, len(labelled)
 for mode in (Mode.INSTANCE, Mode.PANOPTIC, Mode.SEMANTIC):
-    done = Wanted(mode, thresholds={"red": 0.1}, min_area=5, containment=0.99).apply(labelled)
+    done = PreannotationOptions(mode, thresholds={"red": 0.1}, min_area=5, containment=0.99).apply(labelled)
     assert len(done)
     for region in done:
         assert brush.write(region.runs)
