@@ -215,9 +215,13 @@ class PromptSet:
                 if size_of(prompt.mask) != size:
                     raise PromptError(f"expected a mask of {size.height} x {size.width} pixels, got {prompt.mask.shape}")
             elif not _cover_lies_inside(prompt, size):
-                raise PromptError(
-                    f"{type(prompt).__name__} lies outside the image of {size.width} x {size.height} pixels: {prompt}"
-                )
+                raise PromptError(f"{_in_words(prompt)} lies outside the image of {size.width} x {size.height} pixels")
+
+
+def _in_words(prompt: Prompt) -> str:
+    """What was drawn and where, in pixels, as a person would say it."""
+    x, y = _anchor(prompt).min(axis=0).tolist()
+    return f"the {type(prompt).__name__.removesuffix('Prompt').lower()} at ({x:g}, {y:g})"
 
 
 def _check_mask(mask: BoolArray) -> None:

@@ -14,6 +14,7 @@ from prompts.kinds import (
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
+    Prompt,
     PromptError,
     PromptSet,
     ReferencePrompt,
@@ -160,3 +161,17 @@ def test_the_key_is_the_content_and_the_shape_of_an_image() -> None:
     changed = image.copy()
     changed[1, 3, 2] ^= 1
     assert len({KeyedImage.of(image), KeyedImage.of(changed), KeyedImage.of(image.reshape(4, 2, 3))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (PointPrompt((900.0, 5.5)), "the point at (900, 5.5)"),
+        (BoxPrompt((700.0, 1.0, 800.0, 2.0)), "the box at (700, 1)"),
+        (PolygonPrompt(np.array([[1.0, 900.0], [5.0, 990.0], [9.0, 900.0]])), "the polygon at (1, 900)"),
+    ],
+)
+def test_what_lies_outside_an_image_is_said_in_words(prompt: Prompt, words: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        PromptSet((prompt,)).check_against(Size(480, 640))
+    assert str(caught.value) == f"{words} lies outside the image of 640 x 480 pixels"

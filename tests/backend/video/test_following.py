@@ -115,7 +115,7 @@ def test_marks_that_cannot_be_followed_are_refused_with_their_frame(tmp_path: Pa
     for marks, sentence in (
         ([], "nothing to follow"),
         ([Mark(99, 1, PromptSet(()))], "frames 0 to 23, got one on frame 99"),
-        ([outside], "frame 3, object 1: PointPrompt lies outside"),
+        ([outside], r"frame 3, object 1: the point at \(.*\) lies outside"),
         ([against], "frame 3, object 1: expected something drawn"),
     ):
         with pytest.raises(RequestError, match=sentence):
