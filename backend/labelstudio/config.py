@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from backend.labelstudio.naming import ATTRIBUTE, Naming, read_naming
+from backend.labelstudio.naming import Naming, read_naming, read_role
 from backend.labelstudio.shapes import SHAPES
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import ConfigError
@@ -311,17 +311,6 @@ def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> Cont
     entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
     read_role(found)
     return ControlTag(found["name"], _split(found["toname"]), element.tag, entries, found)
-
-
-def read_role(attributes: Mapping[str, str]) -> Role | None:
-    """The role that a tag's attributes give; None when they give none. Raises ConfigError for one that does not exist."""
-    said = attributes.get(ATTRIBUTE, "").strip().lower()
-    if not said:
-        return None
-    try:
-        return Role(said)
-    except ValueError:
-        raise ConfigError(f"the labelling config says {ATTRIBUTE}={said!r}; it can be {', '.join(Role)}") from None
 
 
 def _label_entry(found: Mapping[str, str]) -> LabelEntry:
