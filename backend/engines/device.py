@@ -39,6 +39,23 @@ def read_model_type(folder: Path) -> str:
         raise SetupError(f"{folder} is not the folder of a model: {path} cannot be read ({error})") from error
 
 
+def config_argument(folder: Path) -> dict[str, Any]:
+    """``config=`` for ``from_pretrained`` where transformers would ask the hub for a part of what lies in the folder.
+
+    Checkpoints such as OmDet-Turbo's name a backbone of timm by ``backbone`` and ``backbone_kwargs``. For these transformers 5
+    asks the hub whether a model of that name exists, ``local_files_only`` or not; it does not, and so it is timm's.
+    """
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named, arguments = values.get("backbone"), values.get("backbone_kwargs")
+    is_of_timm = isinstance(named, str) and bool(arguments) and values.get("use_timm_backbone", True)
+    if not is_of_timm or values.get("backbone_config"):
+        return {}
+    asking = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
+    explicit = {name: value for name, value in values.items() if name not in asking}
+    explicit["backbone_config"] = {"model_type": "timm_backbone", "backbone": named, **arguments}
+    return {"config": import_class("CONFIG_MAPPING")[values["model_type"]].from_dict(explicit)}
+
+
 def load_pretrained(model_class: Any, folder: Path, placement: Placement) -> Any:
     """A model of transformers, ready to answer. Raises SetupError when its files cannot be used.
 
@@ -47,12 +64,11 @@ def load_pretrained(model_class: Any, folder: Path, placement: Placement) -> Any
     random parts must not answer.
     """
     device, _ = resolve(placement)
+    how = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        model, loading = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"the weights in {folder} cannot be loaded: {error}") from error
+        model, loading = model_class.from_pretrained(folder, **how, **config_argument(folder))
+    except Exception as error:  # configurations are code of others: whatever it raises, the folder is what to look at
+        raise SetupError(f"the weights in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     if missing := sorted(loading["missing_keys"]):
         raise SetupError(f"the weights in {folder} are incomplete: {len(missing)} parameters are missing, such as {missing[0]}")
     return model.to(device).eval().requires_grad_(False)

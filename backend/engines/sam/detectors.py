@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.device import import_class, load_pretrained, read_model_type
+from backend.engines.device import config_argument, import_class, load_pretrained, read_model_type
 from backend.engines.sam.everything import non_maximum_suppression
 from backend.engines.sam.text_grounding import Boxes, Grounder
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
@@ -44,9 +44,9 @@ class Detector:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder. Raises SetupError when its files are missing."""
     try:
-        return import_class("AutoTokenizer").from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        return import_class("AutoTokenizer").from_pretrained(folder, local_files_only=True, **config_argument(folder))
+    except Exception as error:  # whatever the code of others raises, the folder is what to look at
+        raise SetupError(f"the tokenizer in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def network_input(tensors: Mapping[str, Tensor], size: Size, device: torch.device, colours: tuple[Any, Any]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.engines.catalogue import find_engine
-from tests.backend.engines import tiny_models
+from tests.backend.engines import tiny_detectors, tiny_models
 
 DECODERS: dict[str, Callable[[Path], Path]] = {
     "EdgeTAM": tiny_models.write_edgetam,
@@ -29,6 +29,17 @@ def write_bundle(name: str, folder: Path) -> Path:
     if any(part.role == "dino" for part in models):
         tiny_models.write_dino(folder / "dino")
     return folder
+
+
+def write_published_bundle(name: str, folder: Path) -> Path:
+    """The same with every part that is published, detectors as well."""
+    for part in find_engine(name).models:
+        if part.role == "grounder":
+            detector = (
+                tiny_detectors.write_published_omdet if "omdet" in part.repository else tiny_detectors.write_grounding_dino
+            )
+            detector(folder / "grounder")
+    return write_bundle(name, folder)
 
 
 def _writer(repository: str) -> Callable[[Path], Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,33 @@ _CLIP_TEXT = {
 
 def write_omdet(folder: Path) -> Path:
     """OmDet-Turbo at 64 pixels."""
+    return _write_omdet(folder, _SWIN, [16, 32, 64], normed=False)
+
+
+TIMM_SWIN = "swin_tiny_patch4_window7_224"
+
+
+def write_published_omdet(folder: Path) -> Path:
+    """The same around timm's Swin, with a configuration as transformers 4.45 to 4.57 wrote it, which is how it is published:
+    the backbone is a name with arguments, ``backbone_config`` is null.
+    """
+    arguments = {"out_indices": [1, 2, 3], "img_size": SIDE, "always_partition": True}
+    _write_omdet(folder, {"model_type": "timm_backbone", "backbone": TIMM_SWIN, **arguments}, [192, 384, 768], normed=True)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    named = {"backbone": TIMM_SWIN, "backbone_kwargs": arguments, "use_timm_backbone": True, "use_pretrained_backbone": False}
+    path.write_text(json.dumps({**config, **named, "backbone_config": None}), encoding="utf-8")
+    return folder
+
+
+def _write_omdet(folder: Path, backbone: dict[str, Any], channels: list[int], *, normed: bool) -> Path:
     from transformers import OmDetTurboConfig, OmDetTurboForObjectDetection
 
     config = OmDetTurboConfig(
         text_config=_CLIP_TEXT,
-        backbone_config=_SWIN,
+        backbone_config=backbone,
         image_size=SIDE,
-        apply_layernorm_after_vision_backbone=False,
+        apply_layernorm_after_vision_backbone=normed,
         text_projection_in_dim=16,
         text_projection_out_dim=16,
         task_encoder_hidden_dim=32,
@@ -47,7 +68,7 @@ def write_omdet(folder: Path) -> Path:
         num_queries=6,
         encoder_hidden_dim=32,
         vision_features_channels=[32, 32, 32],
-        encoder_in_channels=[16, 32, 64],
+        encoder_in_channels=channels,
         encoder_attention_heads=2,
         encoder_dim_feedforward=16,
         decoder_hidden_dim=32,
