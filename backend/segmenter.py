@@ -220,8 +220,8 @@ class Segmenter:
         armed = question.armed_label if isinstance(question, ForPrompts) else None
         space = self.engine.space
         with self._device, torch.inference_mode():
-            queries = space.embed(prompts, features, reference_features)
-            masks = self.engine.decoder.decode(features, prompts, queries, memory)
+            tokens = space.embed(prompts, features, reference_features)
+            masks = self.engine.decoder.decode(features, prompts, tokens, memory)
             labelled = label_masks(masks, question.vocabulary, armed, space)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
 

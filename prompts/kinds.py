@@ -1,11 +1,12 @@
-"""The kinds of prompt, as values: a closed union, so that a decoder which forgets one does not type-check."""
+"""The kinds of prompt, as values: a closed union; every match over it ends in ``assert_never``, so that whoever forgets a kind
+does not type-check."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +133,9 @@ class ReferencePrompt:
             raise PromptError(f"expected a mask as large as its image {self.image.pixels.shape[:2]}, got {self.mask.shape}")
 
 
-Prompt = TextPrompt | PointPrompt | BoxPrompt | ScribblePrompt | PolygonPrompt | MaskPrompt | ReferencePrompt
+DrawnPrompt = PointPrompt | BoxPrompt | ScribblePrompt | PolygonPrompt | MaskPrompt
+"""What lies on the image that is asked about."""
+Prompt = TextPrompt | ReferencePrompt | DrawnPrompt
 _Kind = TypeVar("_Kind")
 
 
@@ -170,7 +173,7 @@ class PromptSet:
         return np.array([prompt.xyxy for prompt in self.of(BoxPrompt)], np.float64).reshape(-1, 4)
 
     @property
-    def drawn(self) -> tuple[Prompt, ...]:
+    def drawn(self) -> tuple[DrawnPrompt, ...]:
         """What was drawn on this image: everything but text and references."""
         return tuple(prompt for prompt in self.prompts if not isinstance(prompt, TextPrompt | ReferencePrompt))
 
@@ -218,7 +221,7 @@ class PromptSet:
                 raise PromptError(f"{_in_words(prompt)} lies outside the image of {size.width} x {size.height} pixels")
 
 
-def _in_words(prompt: Prompt) -> str:
+def _in_words(prompt: DrawnPrompt) -> str:
     """What was drawn and where, in pixels, as a person would say it."""
     x, y = _anchor(prompt).min(axis=0).tolist()
     return f"the {type(prompt).__name__.removesuffix('Prompt').lower()} at ({x:g}, {y:g})"
@@ -233,11 +236,13 @@ def _is_positive(prompt: Prompt) -> bool:
     match prompt:
         case TextPrompt() | PointPrompt() | ScribblePrompt() | ReferencePrompt():
             return prompt.positive
-        case _:
+        case BoxPrompt() | PolygonPrompt() | MaskPrompt():
             return True
+        case _:
+            assert_never(prompt)
 
 
-def _cover(prompt: Prompt, size: Size) -> BoolArray:
+def _cover(prompt: DrawnPrompt, size: Size) -> BoolArray:
     match prompt:
         case PointPrompt(xy=(x, y)):
             return box_mask((x, y, x, y), size)
@@ -248,10 +253,10 @@ def _cover(prompt: Prompt, size: Size) -> BoolArray:
         case PolygonPrompt():
             return polygon_mask(prompt.points, size)
         case _:
-            return np.zeros((size.height, size.width), np.bool_)
+            assert_never(prompt)
 
 
-def _anchor(prompt: Prompt) -> FloatArray:
+def _anchor(prompt: DrawnPrompt) -> FloatArray:
     """Where a drawn prompt lies: points ``(N, 2)`` in pixels."""
     match prompt:
         case PointPrompt():
@@ -263,17 +268,17 @@ def _anchor(prompt: Prompt) -> FloatArray:
         case ScribblePrompt() | MaskPrompt():
             return np.argwhere(prompt.mask)[:, ::-1].astype(np.float64) + 0.5
         case _:
-            return np.empty((0, 2), np.float64)
+            assert_never(prompt)
 
 
-def _touches(prompt: Prompt, box: BoxPrompt) -> bool:
+def _touches(prompt: DrawnPrompt, box: BoxPrompt) -> bool:
     x0, y0, x1, y1 = box.xyxy
     points = _anchor(prompt)
     inside = (points[:, 0] >= x0) & (points[:, 0] <= x1) & (points[:, 1] >= y0) & (points[:, 1] <= y1)
     return bool(inside.any())
 
 
-def _cover_lies_inside(prompt: Prompt, size: Size) -> bool:
+def _cover_lies_inside(prompt: DrawnPrompt, size: Size) -> bool:
     """Whether the prompt's box meets the image; the far edge counts as inside, as the editor rounds to it."""
     points = _anchor(prompt)
     low, high = points.min(axis=0), points.max(axis=0)

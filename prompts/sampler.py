@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import cv2
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from prompts.geometry import BoolArray, FloatArray, Size
+from prompts.geometry import BoolArray, FloatArray, Size, clip_box, polygon_mask
+from prompts.kinds import BoxPrompt, DrawnPrompt, MaskPrompt, PointPrompt, PolygonPrompt, ScribblePrompt
 
 MAX_POINTS = 512
 
@@ -44,7 +45,32 @@ def sample_points(mask: BoolArray, most: int = MAX_POINTS, seed: int = 0) -> Flo
 
 def visual_token(features: FeatureMap, mask: BoolArray) -> Tensor:
     """One unit vector ``(1, D)`` for a region, the mean of its sampled points; no rows ``(0, D)`` for an empty one."""
-    tokens = features.sample(sample_points(mask))
+    return point_token(features, sample_points(mask))
+
+
+def drawn_points(prompt: DrawnPrompt, size: Size) -> FloatArray:
+    """The pixel centres ``(N, 2)`` that tell what a prompt shows: those of a stroke or a mask; of a box or a rough outline the
+    middle alone, as its edge shows what is around.
+    """
+    match prompt:
+        case PointPrompt(xy=(x, y)):
+            x0, y0, _, _ = clip_box((x, y, x, y), size)
+            return np.array([[x0 + 0.5, y0 + 0.5]])
+        case BoxPrompt():
+            x0, y0, x1, y1 = clip_box(prompt.xyxy, size)
+            return np.array([[(x0 + x1) // 2 + 0.5, (y0 + y1) // 2 + 0.5]])
+        case PolygonPrompt():
+            rows, columns = np.nonzero(polygon_mask(prompt.points, size))
+            return np.floor([[columns.mean() + 0.5, rows.mean() + 0.5]]) + 0.5 if len(rows) else np.empty((0, 2))
+        case ScribblePrompt() | MaskPrompt():
+            return sample_points(prompt.mask)
+        case _:
+            assert_never(prompt)
+
+
+def point_token(features: FeatureMap, points: FloatArray) -> Tensor:
+    """One unit vector ``(1, D)``, the mean at ``points (N, 2)`` in pixels; no rows ``(0, D)`` without a point."""
+    tokens = features.sample(points)
     if not len(tokens):
         return tokens
     return torch.nn.functional.normalize(tokens.mean(dim=0, keepdim=True), dim=-1)

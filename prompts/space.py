@@ -1,4 +1,4 @@
-"""The joint space: text, drawn regions and reference regions become rows of unit vectors that can be compared.
+"""The joint space: every kind of prompt becomes tokens, rows of unit vectors that can be compared, when somebody reads them.
 
 A prompt's meaning here does not depend on where it came from: a phrase, a click and a region of another image are all rows
 ``(N, D)``, and their similarity to the image's features says what they point at.
@@ -7,15 +7,27 @@ A prompt's meaning here does not depend on where it came from: a phrase, a click
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from prompts.kinds import PromptSet, ReferencePrompt, TextPrompt
+from prompts.kinds import (
+    BoxPrompt,
+    MaskPrompt,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ReferencePrompt,
+    ScribblePrompt,
+    TextPrompt,
+)
+from prompts.memory import LabelMemory, best_cut
 from prompts.phrases import Vocabulary
-from prompts.sampler import FeatureMap, visual_token
+from prompts.sampler import FeatureMap, drawn_points, find_parts, point_token, visual_token
 
 
 class TextEncoder(Protocol):
@@ -26,21 +38,63 @@ class TextEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """A prompt set in the joint space; every field is ``(N, D)`` of unit vectors, with no rows where nothing was said.
+class PromptTokens:
+    """The tokens of a prompt set, each computed when it is first read: what no engine reads costs nothing.
 
-    ``text`` has one row for each of ``phrases``; ``visual`` rows are sampled on this image, ``reference`` rows on the
-    reference images; the ``negative`` ones are what the answer must not be.
+    Every property is ``(N, D)`` of unit vectors, with no rows where nothing was said; the ``negative`` ones are what the answer
+    must not be. ``text`` has one row for each of ``phrases``.
     """
 
-    phrases: tuple[str, ...]
-    text: Tensor
-    negative_text: Tensor
-    visual: Tensor
-    negative_visual: Tensor
-    reference: Tensor
-    negative_reference: Tensor
+    def __init__(self, space: JointSpace, prompts: PromptSet, here: FeatureMap, references: Sequence[FeatureMap]) -> None:
+        self._space = space
+        self._prompts = prompts
+        self._here = here
+        self.references = tuple(zip(prompts.of(ReferencePrompt), references, strict=True))
+        """Each reference with the features of its image, for engines that read more of a region than its token."""
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        return self._prompts.phrases
+
+    @cached_property
+    def text(self) -> Tensor:
+        return self._said(positive=True)
+
+    @cached_property
+    def negative_text(self) -> Tensor:
+        return self._said(positive=False)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        return self._shown(positive=True)
+
+    @cached_property
+    def negative_reference(self) -> Tensor:
+        return self._shown(positive=False)
+
+    def of(self, prompt: Prompt) -> Tensor:
+        """The token ``(1, D)`` of one prompt of the set; no row ``(0, D)`` for an empty region."""
+        match prompt:
+            case TextPrompt():
+                return self._space.embed_phrases([prompt.phrase])
+            case ReferencePrompt():
+                there = next(features for reference, features in self.references if reference is prompt)
+                return visual_token(there, prompt.mask)
+            case PointPrompt() | BoxPrompt() | PolygonPrompt() | ScribblePrompt() | MaskPrompt():
+                return point_token(self._here, drawn_points(prompt, self._here.size))
+            case _:
+                assert_never(prompt)
+
+    def _said(self, *, positive: bool) -> Tensor:
+        phrases = [text.phrase for text in self._prompts.of(TextPrompt) if text.positive == positive]
+        return self._space.embed_phrases(phrases) if phrases else self._nothing()
+
+    def _shown(self, *, positive: bool) -> Tensor:
+        tokens = [visual_token(there, at.mask) for at, there in self.references if at.positive == positive]
+        return torch.cat([self._nothing(), *tokens])
+
+    def _nothing(self) -> Tensor:
+        return self._here.sample(np.empty((0, 2)))
 
 
 class JointSpace:
@@ -54,28 +108,11 @@ class JointSpace:
         self.logit_scale = logit_scale
         self._text_encoder = text_encoder
 
-    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> Queries:
-        """The queries of a prompt set on an image; ``references`` are the features of its reference images, in order."""
-        visual = visual_token(features, prompts.region(features.size, positive=True))
-        nothing = visual[:0]
-
-        def say(positive: bool) -> Tensor:
-            phrases = [text.phrase for text in prompts.of(TextPrompt) if text.positive == positive]
-            return self.embed_phrases(phrases) if phrases else nothing
-
-        def show(positive: bool) -> Tensor:
-            pairs = zip(prompts.of(ReferencePrompt), references, strict=True)
-            return torch.cat([nothing, *(visual_token(there, at.mask) for at, there in pairs if at.positive == positive)])
-
-        return Queries(
-            phrases=prompts.phrases,
-            text=say(positive=True),
-            negative_text=say(positive=False),
-            visual=visual,
-            negative_visual=visual_token(features, prompts.region(features.size, positive=False)),
-            reference=show(positive=True),
-            negative_reference=show(positive=False),
-        )
+    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> PromptTokens:
+        """The tokens of a prompt set on an image, none of which is computed yet; ``references`` are the features of its
+        reference images, in order.
+        """
+        return PromptTokens(self, prompts, features, references)
 
     def embed_phrases(self, phrases: Sequence[str]) -> Tensor:
         """Unit vectors ``(N, D)`` of N phrases."""
@@ -89,3 +126,13 @@ class JointSpace:
     def similarity(self, left: Tensor, right: Tensor) -> Tensor:
         """Cosine similarity ``(N, M)`` of unit vectors ``(N, D)`` and ``(M, D)``."""
         return left @ right.T
+
+    def learn(self, label: str, accepted: Tensor, rejected: Tensor) -> LabelMemory:
+        """What the tokens ``(N, D)`` of accepted examples of a label establish, beside ``(M, D)`` of rejected regions.
+
+        Its threshold divides the cosines of accepted examples, each with the nearest other one, from those of rejected ones.
+        """
+        prototypes = find_parts(accepted)
+        alike = (accepted @ accepted.T).fill_diagonal_(-1).amax(dim=1) if len(accepted) > 1 else accepted.new_zeros(0)
+        unlike = (rejected @ prototypes.T).amax(dim=1) if len(prototypes) else rejected.new_zeros(0)
+        return LabelMemory(label, prototypes.numpy(), best_cut(alike.numpy(), unlike.numpy()), self.name)

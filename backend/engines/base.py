@@ -11,7 +11,7 @@ from backend.values.masks import MaskSet
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 
 class MaskDecoder(Protocol):
@@ -31,7 +31,7 @@ class MaskDecoder(Protocol):
         """The features of upright RGB images ``(H, W, 3)`` uint8 of any sizes, in order."""
         ...
 
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image."""
         ...
 

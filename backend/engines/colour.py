@@ -24,10 +24,10 @@ from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement
 from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
-from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptError, PromptSet
+from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory, owner_of
 from prompts.sampler import visual_token
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 SAME_COLOUR = 0.99
 """Cosine above which a pixel has the colour of another one: about 40 of 255 levels in one channel."""
@@ -35,12 +35,13 @@ NAMED_COLOUR = 0.9
 """Cosine above which a pixel may be called by a colour's name: dark red is red, orange is not."""
 SMALLEST_AREA = 4
 MOST_INSTANCES = 100
+SPACE = JointSpace("colour", ColourTextEncoder())
 
 
 def build(weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
     """The colour engine; it has no weights, and computes on the CPU."""
     decoder = ColourDecoder()
-    return Engine("colour", "colour-1", JointSpace("colour", ColourTextEncoder()), decoder, ColourTracker(decoder))
+    return Engine("colour", "colour-1", SPACE, decoder, ColourTracker(decoder))
 
 
 class ColourDecoder:
@@ -52,31 +53,37 @@ class ColourDecoder:
             for image in images
         ]
 
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
-            return self._decode_drawn(features, prompts, memory)
-        return outside_negatives(self._decode_said(features, queries), prompts)
+            return self._decode_drawn(features, prompts, tokens, memory)
+        return outside_negatives(self._decode_said(features, tokens), prompts)
 
-    def _decode_drawn(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> MaskSet:
+    def _decode_drawn(
+        self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None
+    ) -> MaskSet:
         objects, before = list(prompts.objects()), _previous_mask(features, memory)
         owner, nothing = owner_of(objects, before), np.zeros_like(before)
-        masks = [_drawn_object(features, drawn, before if number == owner else nothing) for number, drawn in enumerate(objects)]
+        masks = [
+            _drawn_object(features, drawn, tokens, before if number == owner else nothing)
+            for number, drawn in enumerate(objects)
+        ]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         rows = [_row(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
         return MaskSet.concatenate(rows, features.size)
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """What is connected with the click, and all that has its colour (see OffersAlternatives)."""
-        query = visual_token(features, prompts.region(features.size))[0]
+        tokens = SPACE.embed(prompts, features)
+        (query,) = tokens.of(prompts.of(PointPrompt)[0])
         whole = _row(features, _similar(features, query, SAME_COLOUR), query, None)
-        return MaskSet.concatenate([self._decode_drawn(features, prompts, None), whole], features.size)
+        return MaskSet.concatenate([self._decode_drawn(features, prompts, tokens, None), whole], features.size)
 
-    def _decode_said(self, features: ImageFeatures, queries: Queries) -> MaskSet:
+    def _decode_said(self, features: ImageFeatures, tokens: PromptTokens) -> MaskSet:
         wanted: list[tuple[Tensor, float, str | None]] = [
-            (query, NAMED_COLOUR, phrase) for query, phrase in zip(queries.text, queries.phrases, strict=True)
+            (query, NAMED_COLOUR, phrase) for query, phrase in zip(tokens.text, tokens.phrases, strict=True)
         ]
-        wanted += [(query, SAME_COLOUR, None) for query in queries.reference]
-        unwanted = torch.cat([queries.negative_text, queries.negative_reference])
+        wanted += [(query, SAME_COLOUR, None) for query in tokens.reference]
+        unwanted = torch.cat([tokens.negative_text, tokens.negative_reference])
         rows = []
         for query, threshold, phrase in wanted:
             mask = _similar(features, query, threshold)
@@ -95,33 +102,22 @@ def _previous_mask(features: ImageFeatures, memory: ObjectMemory | None) -> Bool
     return previous
 
 
-def _drawn_object(features: ImageFeatures, prompts: PromptSet, before: BoolArray) -> BoolArray:
+def _drawn_object(features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, before: BoolArray) -> BoolArray:
     """One object: the colours under what was drawn for it, with what was there before, less what was drawn against it."""
     mask, against = before.copy(), np.zeros_like(before)
     for prompt in prompts.drawn:
         seed = PromptSet((prompt,))
-        if (region := seed.region(features.size)).any():
-            mask |= _component(features, _core(prompt, region, features), region)
-        elif (region := seed.region(features.size, positive=False)).any():
-            against |= _component(features, region, region)
+        for side, positive in ((mask, True), (against, False)):
+            if (region := seed.region(features.size, positive=positive)).any():
+                side |= _component(features, tokens.of(prompt)[0], region)
     mask &= ~against
     for box in prompts.of(BoxPrompt):
         mask &= box_mask(box.xyxy, features.size)
     return mask
 
 
-def _core(prompt: Prompt, region: BoolArray, features: ImageFeatures) -> BoolArray:
-    """The part of a prompt's region that tells the colour of its object: of a box the middle pixel, else all of it."""
-    if not isinstance(prompt, BoxPrompt | PolygonPrompt):
-        return region
-    rows, columns = np.nonzero(region)
-    middle = (float(columns.mean()) + 0.5, float(rows.mean()) + 0.5)
-    return PromptSet((PointPrompt(middle),)).region(features.size)
-
-
-def _component(features: ImageFeatures, core: BoolArray, region: BoolArray) -> BoolArray:
-    """The connected pixels of the core's colour that touch the region."""
-    query = visual_token(features, core)[0]
+def _component(features: ImageFeatures, query: Tensor, region: BoolArray) -> BoolArray:
+    """The connected pixels of a colour ``(D,)`` that touch the region."""
     count, numbered = cv2.connectedComponents(_similar(features, query, SAME_COLOUR).astype(np.uint8))
     touched = np.zeros(count, np.bool_)
     touched[np.unique(numbered[region])] = True
@@ -211,7 +207,7 @@ class ColourSession:
         else:
             follows = before is not None and not prompts.region(features.size).any()
             start = before.mask if before is not None and follows else np.zeros(image.shape[:2], np.bool_)
-            mask = _drawn_object(features, prompts, start)
+            mask = _drawn_object(features, prompts, SPACE.embed(prompts, features), start)
         if not mask.any():
             raise PromptError("expected something drawn on the object to follow, got nothing or only what it is not")
         self._objects[object_id] = _Seen(visual_token(features, mask)[0], mask, (0.0, 0.0))

@@ -28,14 +28,14 @@ class Asked:
 
     def __init__(self, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
         self.prompts: list[PromptSet] = []
-        self.likenesses: list[int] = []
+        self.references: list[int] = []
         decoder = parts.engine.segmenter().engine.decoder
         decode = decoder.decode
 
-        def watched(features: Any, prompts: PromptSet, queries: Any, memory: Any) -> Any:
+        def watched(features: Any, prompts: PromptSet, tokens: Any, memory: Any) -> Any:
             self.prompts.append(prompts)
-            self.likenesses.append(len(queries.likenesses))
-            return decode(features, prompts, queries, memory)
+            self.references.append(len(tokens.references))
+            return decode(features, prompts, tokens, memory)
 
         monkeypatch.setattr(decoder, "decode", watched)
 
@@ -96,7 +96,7 @@ def test_text_then_clicks_then_a_reference_then_labels(
     assert all(0 <= answer["score"] <= 1 for answer in answers)
     assert not any(said_in_words(answer) for answer in answers)
     assert [len(answer["result"]) for answer in (clicked, corrected)] == [1, 1]
-    assert asked.likenesses == [0, 0, 0, 1, 1, 0]
+    assert asked.references == [0, 0, 0, 1, 1, 0]
     (reference,) = asked.prompts[4].of(ReferencePrompt)
     assert np.array_equal(reference.image.pixels, two_shapes().image)
     assert np.array_equal(reference.mask, two_shapes().shapes["blue square"])

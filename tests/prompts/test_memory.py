@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
-from prompts.memory import owner_of
+from prompts.memory import best_cut, owner_of
 from tests.backend.pictures import square
 
 BEFORE = square(80, 120, 30, 30, 20)
@@ -26,3 +27,12 @@ def test_where_nothing_is_drawn_on_it_nobody_owns_it_but_a_single_object_does() 
     assert owner_of([PromptSet((ELSEWHERE,)), PromptSet((BoxPrompt((0, 0, 5, 5)),))], BEFORE) is None
     assert owner_of([PromptSet((ELSEWHERE,))], BEFORE) == 0
     assert owner_of([], np.zeros((80, 120), np.bool_)) is None
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "cut"),
+    [([0.9, 0.8], [0.2, 0.4], 0.6), ([0.9, 0.8, 0.1], [0.2, 0.4], 0.6), ([0.9, 0.7], [], 0.7), ([], [0.3], None)],
+)
+def test_the_best_cut_lies_in_the_middle_of_the_gap(inside: list[float], outside: list[float], cut: float | None) -> None:
+    found = best_cut(np.array(inside, np.float32), np.array(outside, np.float32))
+    assert found == (None if cut is None else pytest.approx(cut))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +26,7 @@ from prompts.kinds import (
     TextPrompt,
 )
 from prompts.phrases import LabelPhrases, Vocabulary
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 SPACE = JointSpace("colour", ColourTextEncoder())
 RED, BLUE, LIME = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -34,14 +37,16 @@ class Colours:
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
         self.size = size_of(image)
+        self.sampled = 0
         self._image = image
 
     def sample(self, points: FloatArray) -> Tensor:
+        self.sampled += 1
         columns, rows = np.floor(points).astype(int).T
         return embed_colours(torch.from_numpy(self._image[rows, columns].astype(np.float32) / 255))
 
     def pool(self, mask: BoolArray) -> Tensor:
-        raise AssertionError("queries are sampled, not pooled")
+        raise AssertionError("tokens are sampled, not pooled")
 
 
 def flag() -> NDArray[np.uint8]:
@@ -59,83 +64,122 @@ def meaning(colour: tuple[int, int, int]) -> Tensor:
     return embed_colours(torch.tensor([colour]) / 255)
 
 
-def embed(*prompts: Prompt, references: tuple[Colours, ...] = ()) -> Queries:
+def embed(*prompts: Prompt, references: tuple[Colours, ...] = ()) -> PromptTokens:
     return SPACE.embed(PromptSet(prompts), Colours(flag()), references)
 
 
 def test_a_prompt_set_without_prompts_has_no_rows_anywhere() -> None:
-    queries = embed()
-    assert queries.phrases == ()
-    for name in ("text", "negative_text", "visual", "negative_visual", "reference", "negative_reference"):
-        assert getattr(queries, name).shape == (0, 4), name
+    tokens = embed()
+    assert tokens.phrases == ()
+    for name in ("text", "negative_text", "reference", "negative_reference"):
+        assert getattr(tokens, name).shape == (0, 4), name
 
 
 def test_a_phrase_means_its_colour() -> None:
-    queries = embed(TextPrompt("a blue thing"), TextPrompt("red"), TextPrompt("lime", positive=False))
-    assert queries.phrases == ("a blue thing", "red")
-    assert torch.allclose(queries.text, torch.cat([meaning(BLUE), meaning(RED)]))
-    assert torch.allclose(queries.negative_text, meaning(LIME))
-    assert len(queries.visual) == len(queries.reference) == 0
+    tokens = embed(TextPrompt("a blue thing"), TextPrompt("red"), TextPrompt("lime", positive=False))
+    assert tokens.phrases == ("a blue thing", "red")
+    assert torch.allclose(tokens.text, torch.cat([meaning(BLUE), meaning(RED)]))
+    assert torch.allclose(tokens.negative_text, meaning(LIME))
+    assert len(tokens.reference) == 0
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        PointPrompt((15.0, 10.0)),
-        BoxPrompt((11.0, 2.0, 19.0, 9.0)),
-        ScribblePrompt(stripe(1)),
-        MaskPrompt(stripe(1)),
-        PolygonPrompt(np.array([[11.0, 1.0], [19.0, 1.0], [15.0, 18.0]])),
-    ],
-    ids=lambda prompt: type(prompt).__name__,
-)
-def test_whatever_is_drawn_on_blue_means_blue(prompt: Prompt) -> None:
-    queries = embed(prompt)
-    assert torch.allclose(queries.visual, meaning(BLUE), atol=1e-6)
-    assert len(queries.text) == len(queries.negative_visual) == len(queries.reference) == 0
+ON_BLUE: list[Prompt] = [
+    PointPrompt((15.0, 10.0)),
+    BoxPrompt((11.0, 2.0, 19.0, 9.0)),
+    ScribblePrompt(stripe(1)),
+    MaskPrompt(stripe(1)),
+    PolygonPrompt(np.array([[11.0, 1.0], [19.0, 1.0], [15.0, 18.0]])),
+    ReferencePrompt(KeyedImage.of(np.full((8, 9, 3), BLUE, np.uint8)), np.ones((8, 9), np.bool_)),
+    TextPrompt("blue"),
+    PointPrompt((15.0, 10.0), positive=False),
+    ScribblePrompt(stripe(1), positive=False),
+]
 
 
-def test_a_phrase_a_click_and_a_region_of_another_image_are_the_same_row() -> None:
-    other = np.full((8, 9, 3), RED, np.uint8)
-    reference = ReferencePrompt(KeyedImage.of(other), np.ones((8, 9), np.bool_))
-    queries = embed(TextPrompt("red"), PointPrompt((5.0, 5.0)), reference, references=(Colours(other),))
-    for rows in (queries.text, queries.visual, queries.reference):
-        assert torch.allclose(rows, meaning(RED), atol=1e-6)
+@pytest.mark.parametrize("prompt", ON_BLUE, ids=lambda prompt: type(prompt).__name__)
+def test_a_phrase_a_drawing_and_a_region_of_another_image_are_the_same_row(prompt: Prompt) -> None:
+    others = (Colours(prompt.image.pixels),) if isinstance(prompt, ReferencePrompt) else ()
+    assert torch.allclose(embed(prompt, references=others).of(prompt), meaning(BLUE), atol=1e-6)
 
 
-def test_negative_clicks_and_scribbles_are_kept_apart_from_positive_ones() -> None:
-    queries = embed(PointPrompt((5.0, 5.0)), PointPrompt((15.0, 5.0), positive=False))
-    assert torch.allclose(queries.visual, meaning(RED))
-    assert torch.allclose(queries.negative_visual, meaning(BLUE))
-    queries = embed(ScribblePrompt(stripe(2), positive=False))
-    assert len(queries.visual) == 0
-    assert torch.allclose(queries.negative_visual, meaning(LIME), atol=1e-6)
+def test_every_kind_of_prompt_has_a_token() -> None:
+    assert {type(prompt) for prompt in ON_BLUE} == set(get_args(Prompt))
 
 
-def test_what_is_drawn_together_is_one_region() -> None:
-    queries = embed(MaskPrompt(stripe(0)), MaskPrompt(stripe(1)))
-    between = torch.nn.functional.normalize((meaning(RED) + meaning(BLUE)) / 2, dim=1)
-    assert queries.visual.shape == (1, 4)
-    assert SPACE.similarity(queries.visual, between).item() == pytest.approx(1, abs=1e-6)
+def test_a_box_and_a_rough_outline_mean_what_is_in_their_middle() -> None:
+    """Their edges lie on what is around the object: here blue is the middle third."""
+    wide, outline = BoxPrompt((1.0, 1.0, 29.0, 19.0)), PolygonPrompt(np.array([[1.0, 1], [29, 1], [29, 19], [1, 19]]))
+    for prompt in (wide, outline):
+        assert torch.allclose(embed(prompt).of(prompt), meaning(BLUE), atol=1e-6)
+
+
+def test_a_stroke_over_two_colours_means_both() -> None:
+    stroke = MaskPrompt(stripe(0) | stripe(1))
+    between = torch.nn.functional.normalize(meaning(RED) + meaning(BLUE), dim=1)
+    assert SPACE.similarity(embed(stroke).of(stroke), between).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_an_empty_stroke_has_no_token() -> None:
+    nothing = ScribblePrompt(np.zeros((20, 30), np.bool_))
+    assert embed(nothing).of(nothing).shape == (0, 4)
+
+
+class CountingEncoder(ColourTextEncoder):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def encode_text(self, phrases: Sequence[str]) -> Tensor:
+        self.asked += 1
+        return super().encode_text(phrases)
+
+
+def test_tokens_that_nobody_reads_are_not_computed_and_those_that_are_read_are_computed_once() -> None:
+    encoder, here, there = CountingEncoder(), Colours(flag()), Colours(np.full((8, 9, 3), RED, np.uint8))
+    reference = ReferencePrompt(KeyedImage.of(np.full((8, 9, 3), RED, np.uint8)), np.ones((8, 9), np.bool_))
+    prompts = PromptSet((TextPrompt("red"), MaskPrompt(stripe(0)), BoxPrompt((1, 1, 9, 9)), reference))
+    tokens = JointSpace("colour", encoder).embed(prompts, here, [there])
+    assert (encoder.asked, here.sampled, there.sampled) == (0, 0, 0)
+    for _ in range(2):
+        assert len(tokens.text) == len(tokens.reference) == 1
+    assert (encoder.asked, there.sampled) == (1, 1)
+
+
+def test_what_is_learned_of_a_label_are_its_prototypes_and_the_likeness_that_divides_it_from_what_was_rejected() -> None:
+    reds = torch.cat([meaning((255, 0, 0)), meaning((250, 10, 0)), meaning((240, 0, 20))])
+    oranges, blues = meaning((255, 140, 0)), meaning(BLUE)
+    memory = SPACE.learn("ball", reds, torch.cat([oranges, blues]))
+    assert (memory.label, memory.space) == ("ball", "colour")
+    assert np.allclose(np.linalg.norm(memory.prototypes, axis=1), 1, atol=1e-6)
+    assert memory.threshold is not None
+    prototypes = torch.from_numpy(memory.prototypes)
+    for token, belongs in ((meaning((245, 5, 5)), True), (oranges, False), (blues, False)):
+        assert (SPACE.similarity(token, prototypes).max().item() >= memory.threshold) == belongs
+
+
+def test_one_example_is_a_prototype_without_a_threshold() -> None:
+    memory = SPACE.learn("ball", meaning(RED), meaning(BLUE))
+    assert memory.threshold is None
+    assert np.allclose(memory.prototypes, meaning(RED).numpy())
 
 
 def test_references_are_read_in_their_own_images_and_kept_apart_by_sign() -> None:
     images = [np.full((4, 5, 3), colour, np.uint8) for colour in (BLUE, LIME, RED)]
     whole = np.ones((4, 5), np.bool_)
-    queries = embed(
+    tokens = embed(
         ReferencePrompt(KeyedImage.of(images[0]), whole),
         ReferencePrompt(KeyedImage.of(images[1]), whole, positive=False),
         ReferencePrompt(KeyedImage.of(images[2]), whole),
         references=tuple(Colours(image) for image in images),
     )
-    assert torch.allclose(queries.reference, torch.cat([meaning(BLUE), meaning(RED)]), atol=1e-6)
-    assert torch.allclose(queries.negative_reference, meaning(LIME), atol=1e-6)
+    assert torch.allclose(tokens.reference, torch.cat([meaning(BLUE), meaning(RED)]), atol=1e-6)
+    assert torch.allclose(tokens.negative_reference, meaning(LIME), atol=1e-6)
 
 
 def test_an_empty_reference_region_says_nothing() -> None:
     image = np.zeros((4, 5, 3), np.uint8)
-    queries = embed(ReferencePrompt(KeyedImage.of(image), np.zeros((4, 5), np.bool_)), references=(Colours(image),))
-    assert queries.reference.shape == (0, 4)
+    tokens = embed(ReferencePrompt(KeyedImage.of(image), np.zeros((4, 5), np.bool_)), references=(Colours(image),))
+    assert tokens.reference.shape == (0, 4)
 
 
 def test_references_without_their_features_are_an_error() -> None:

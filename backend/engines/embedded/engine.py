@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings
-from backend.engines.embedded.from_text import Calibration, compete, find_all, said_logits
+from backend.engines.embedded.from_text import Calibration, compete, find_all, reference_logits, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.views import Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
@@ -27,8 +27,8 @@ from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
-from prompts.memory import ObjectMemory
-from prompts.space import Queries
+from prompts.memory import ObjectMemory, owner_of
+from prompts.space import PromptTokens
 
 _NAMES = "names"
 SHIPPED = Path(__file__).parents[2] / "weights" / "embedded.safetensors"
@@ -144,15 +144,15 @@ class EmbeddedDecoder:
         return ImageFeatures(size_of(image), grid, {"pixels": torch.from_numpy(_canvas_pixels(image))})
 
     @torch.inference_mode()
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image; see MaskDecoder."""
         canvas = Canvas.of(features)
-        logits = said_logits(queries, features.grid, self._calibration, self._names)
+        logits = said_logits(tokens, features.grid, self._calibration, self._names)
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
         if prompts.drawn or (previous is not None and not prompts.phrases):
-            return self._decode_drawn(canvas, prompts, logits, previous)
-        asked = len(queries.phrases)
-        return self._decode_said(canvas, queries.phrases, torch.cat([compete(logits[:asked], queries.text), logits[asked:]]))
+            return self.decode_drawn(canvas, prompts, logits, previous)
+        asked = len(tokens.phrases)
+        return self._decode_said(canvas, tokens.phrases, torch.cat([compete(logits[:asked], tokens.text), logits[asked:]]))
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
@@ -168,17 +168,20 @@ class EmbeddedDecoder:
 
     def chance_like(self, canvas: Canvas, token: Tensor) -> NDArray[np.float32]:
         """How likely each place ``(H, W)`` of a canvas shows what a region's vector ``(1, D)`` is of, in 0..1."""
-        nothing = token[:0]
-        queries = Queries((), nothing, nothing, nothing, nothing, token, nothing)
-        return _on_canvas(said_logits(queries, canvas.features.grid, self._calibration, self._names)[0], canvas)
+        return _on_canvas(reference_logits(token, canvas.features.grid, self._calibration, self._names)[0], canvas)
 
-    def _decode_drawn(
-        self, canvas: Canvas, prompts: PromptSet, logits: Tensor, previous: NDArray[np.float32] | None
+    def decode_drawn(
+        self, canvas: Canvas, prompts: PromptSet, logits: Tensor | None, previous: NDArray[np.float32] | None
     ) -> MaskSet:
+        """One mask for each drawn object, helped by what was said, ``logits (M, h, w)``, and by the chance of the last answer
+        ``(H, W)`` on the canvas, which goes to the object that it is of.
+        """
         objects = list(prompts.objects()) or [prompts]
-        said = _on_canvas(logits.amax(dim=0), canvas) if len(logits) else None
-        before = previous if len(objects) == 1 else None
-        drawings = [draw_on(canvas, each, before, said) for each in objects]
+        said = _on_canvas(logits.amax(dim=0), canvas) if logits is not None and len(logits) else None
+        drawings = [draw_on(canvas, each, None, said) for each in objects]
+        if previous is not None:
+            owner = owner_of([drawing.prompts for drawing in drawings], previous > 0.5)
+            drawings = [replace(each, previous=previous if k == owner else None) for k, each in enumerate(drawings)]
         found = [(decode_object(self._views, canvas, drawing), drawing) for drawing in drawings]
         answers = [self._finished(answer, canvas, drawing) for answer, drawing in found if answer is not None]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from backend.engines.embedded.views import (
     whole,
 )
 from prompts.geometry import BoolArray, Size, box_mask, clip_box, mask_box, size_of
-from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, PolygonPrompt, Prompt, PromptSet, ScribblePrompt
+from prompts.kinds import BoxPrompt, DrawnPrompt, MaskPrompt, PointPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 
 MARGIN = 1.4
 SLACK = 0.03
@@ -154,7 +155,7 @@ def _union(boxes: list[tuple[float, float, float, float]]) -> tuple[float, float
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def _scaled(prompt: Prompt, canvas: Canvas) -> Prompt:
+def _scaled(prompt: DrawnPrompt, canvas: Canvas) -> DrawnPrompt:
     """A drawn prompt in canvas pixels."""
     across, down = canvas.scale
     match prompt:
@@ -169,7 +170,7 @@ def _scaled(prompt: Prompt, canvas: Canvas) -> Prompt:
         case MaskPrompt():
             return MaskPrompt(_resized(prompt.mask, canvas.size))
         case _:
-            return prompt
+            assert_never(prompt)
 
 
 def _resized(mask: BoolArray, size: Size) -> BoolArray:

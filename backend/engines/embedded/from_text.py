@@ -15,7 +15,7 @@ from backend.engines.embedded import prompt_features
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Answer, Canvas, around, chance_of, decode_views, look
 from backend.values.masks import Masks, overlaps
-from prompts.space import Queries
+from prompts.space import PromptTokens
 
 MARGIN = 1.3
 MOST_INSTANCES = 24
@@ -54,18 +54,18 @@ class Calibration:
         return 1 / (1 + math.exp(-self.marks_scale * logit - self.marks_bias))
 
 
-def said_logits(queries: Queries, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
+def said_logits(tokens: PromptTokens, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
     """One logit map ``(M, h, w)`` for each phrase, then one for all references together if there are any.
 
     ``names (A, D)`` are the vectors that image regions were trained to have; see ``meaning_of``. What a negative phrase or
     reference claims is taken away from each.
     """
-    maps = [_text(queries.text, grid, calibration)]
-    if len(queries.reference):
-        maps.append(_reference(queries.reference, grid, calibration, names).amax(dim=0, keepdim=True))
+    maps = [_text(tokens.text, grid, calibration)]
+    if len(tokens.reference):
+        maps.append(reference_logits(tokens.reference, grid, calibration, names).amax(dim=0, keepdim=True))
     wanted = torch.cat(maps)
-    shown = _reference(queries.negative_reference, grid, calibration, names)
-    unwanted = torch.cat([_text(queries.negative_text, grid, calibration), shown])
+    shown = reference_logits(tokens.negative_reference, grid, calibration, names)
+    unwanted = torch.cat([_text(tokens.negative_text, grid, calibration), shown])
     if len(unwanted) and len(wanted):
         rival = unwanted.amax(dim=0, keepdim=True)
         return torch.where(rival > wanted, -rival.abs() - 4, wanted)
@@ -76,7 +76,8 @@ def _text(vectors: Tensor, grid: Tensor, calibration: Calibration) -> Tensor:
     return torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.text_scale + calibration.text_bias
 
 
-def _reference(vectors: Tensor, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
+def reference_logits(vectors: Tensor, grid: Tensor, calibration: Calibration, names: Tensor) -> Tensor:
+    """One logit map ``(N, h, w)`` for each region's vector ``(N, D)``."""
     alike = torch.einsum("nd,dhw->nhw", vectors.to(grid), grid) * calibration.reference_scale + calibration.reference_bias
     if not len(names):
         return alike

@@ -25,9 +25,7 @@ from backend.engines.embedded.from_drawing import Drawing
 from backend.engines.embedded.views import Answer, Canvas, chance_of, to_masks
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
-from prompts.memory import ObjectMemory
 from prompts.sampler import visual_token
-from prompts.space import Queries
 
 Map = NDArray[np.float32]
 RECENT = 3
@@ -106,10 +104,7 @@ class EmbeddedSession:
         outlines = PromptSet(prompts.of(MaskPrompt) + prompts.of(PolygonPrompt))
         if len(outlines) and len(outlines) == len(prompts.drawn):
             return outlines.region(canvas.features.size), 1.0
-        nothing = canvas.features.grid.new_zeros((0, len(canvas.features.grid)))
-        queries = Queries((), *[nothing] * 6)
-        followed = None if known is None else ObjectMemory(_logits(known.chance).astype(np.float16), "")
-        found = self._decoder.decode(canvas.features, PromptSet(prompts.drawn), queries, followed)
+        found = self._decoder.decode_drawn(canvas, PromptSet(prompts.drawn), None, None if known is None else known.chance)
         rows = list(found)
         return (rows[0].mask, rows[0].score) if rows else (np.zeros_like(prompts.region(canvas.features.size)), 0.0)
 
@@ -176,8 +171,3 @@ def _votes(canvas: Canvas, remembered: list[tuple[Tensor, Tensor]]) -> Map:
 def _overlap(left: Map, right: Map) -> float:
     """The soft IoU of two maps in 0..1."""
     return float(np.minimum(left, right).sum() / max(float(np.maximum(left, right).sum()), 1e-6))
-
-
-def _logits(chance: Map) -> Map:
-    clipped = np.clip(chance, 1e-3, 1 - 1e-3)
-    return np.asarray(np.log(clipped / (1 - clipped)), np.float32)

@@ -24,9 +24,9 @@ from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_s
 from backend.engines.sam.geometry import geometry_of_drawing
 from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, Sam2Network, load_sam, load_sam2
 from backend.engines.sam.references import (
-    FoundationQueries,
     FoundationSpace,
     allowed_rows,
+    likenesses_of,
     pooled_embeddings,
     reference_map,
     region_embeddings,
@@ -43,7 +43,7 @@ from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory, owner_of
-from prompts.space import Queries
+from prompts.space import PromptTokens
 
 FAMILIES: Mapping[str, Callable[[Path, str, Placement], PromptableNetwork]] = {
     "sam": load_sam,
@@ -91,13 +91,11 @@ class FoundationDecoder:
         encoded = self._parts.decoding.encode(images)
         return [self._features(image, embeddings) for image, embeddings in zip(images, encoded, strict=True)]
 
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
-        if not isinstance(queries, FoundationQueries):
-            raise TypeError(f"expected queries of the engine's own space, got {type(queries).__name__}")
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         if objects := self._objects(features, prompts, memory):
-            return self._decode_drawn(features, objects, queries)
+            return self._decode_drawn(features, objects, tokens)
         if prompts.said:
-            return outside_negatives(self._decode_said(features, queries), prompts)
+            return outside_negatives(self._decode_said(features, tokens), prompts)
         return MaskSet.empty(features.size) if prompts.drawn else self._decode_everything(features)
 
     def _objects(self, features: ImageFeatures, prompts: PromptSet, memory: ObjectMemory | None) -> list[Geometry]:
@@ -113,9 +111,9 @@ class FoundationDecoder:
         )
         return [item for item in shown if item.point_labels.any() or item.box is not None or item.logits is not None]
 
-    def _decode_drawn(self, features: ImageFeatures, objects: Sequence[Geometry], queries: FoundationQueries) -> MaskSet:
-        label = queries.phrases[0] if len(queries.phrases) == 1 else None
-        candidates = self._parts.decoding.decode(features, objects, self._wanted(features, queries))
+    def _decode_drawn(self, features: ImageFeatures, objects: Sequence[Geometry], tokens: PromptTokens) -> MaskSet:
+        label = tokens.phrases[0] if len(tokens.phrases) == 1 else None
+        candidates = self._parts.decoding.decode(features, objects, self._wanted(features, tokens))
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, label) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
 
@@ -126,18 +124,19 @@ class FoundationDecoder:
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
 
-    def _wanted(self, features: ImageFeatures, queries: FoundationQueries) -> Tensor | None:
+    def _wanted(self, features: ImageFeatures, tokens: PromptTokens) -> Tensor | None:
         """Where the thing said together with a drawing is: a map that helps to choose between an object and its parts."""
-        if queries.phrases:
-            return self._parts.space.text_map(features, queries.phrases[0])
-        positive = [likeness for likeness in queries.likenesses if likeness.prompt.positive]
+        if tokens.phrases:
+            return self._parts.space.text_map(features, tokens.phrases[0])
+        positive = [likeness for likeness in likenesses_of(tokens) if likeness.prompt.positive]
         return reference_map(features, positive[0]) if positive else None
 
-    def _decode_said(self, features: ImageFeatures, queries: FoundationQueries) -> MaskSet:
-        found = self._parts.finder.find(features, queries.phrases) if queries.phrases else []
-        found += self._parts.like_finder.find_like(features, queries.likenesses, queries.phrases)
+    def _decode_said(self, features: ImageFeatures, tokens: PromptTokens) -> MaskSet:
+        found = self._parts.finder.find(features, tokens.phrases) if tokens.phrases else []
+        likenesses = likenesses_of(tokens)
+        found += self._parts.like_finder.find_like(features, likenesses, tokens.phrases)
         rows = self._meant(features, self._rows(features, found))
-        return rows[allowed_rows(features, rows, queries)] if len(rows) else rows
+        return rows[allowed_rows(features, rows, tokens, likenesses)] if len(rows) else rows
 
     def _decode_everything(self, features: ImageFeatures) -> MaskSet:
         found = segment_everything(self._parts.decoding, features, self._parts.everything)

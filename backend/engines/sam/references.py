@@ -4,7 +4,7 @@ spaces never meet."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
@@ -18,9 +18,9 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, PromptSet, ReferencePrompt
+from prompts.kinds import Image, ReferencePrompt
 from prompts.sampler import FeatureMap, Prototypes, cells_inside, margin, matches_back, prototypes_of
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 DIMMED = 0.3
 """How bright the outside of a region stays."""
@@ -86,28 +86,20 @@ class Likeness:
     dino: Prototypes | None
 
 
-@dataclass(frozen=True, slots=True)
-class FoundationQueries(Queries):
-    """Queries with the likenesses of the reference regions, in their order."""
+def likenesses_of(tokens: PromptTokens) -> tuple[Likeness, ...]:
+    """The likenesses of the reference regions that are not empty, in their order.
 
-    likenesses: tuple[Likeness, ...]
+    Raises TypeError for features of another engine.
+    """
+    found = (_likeness(prompt, there) for prompt, there in tokens.references)
+    return tuple(likeness for likeness in found if likeness is not None)
 
 
 class FoundationSpace(JointSpace):
-    """CLIP's joint space, which keeps the whole of a reference region and not only its mean."""
+    """CLIP's joint space, which also knows where a phrase is."""
 
     def __init__(self, name: str, clip: OpenClip) -> None:
         super().__init__(name, clip, clip.logit_scale)
-
-    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> FoundationQueries:
-        """The queries of a prompt set on an image; ``references`` are the features of its reference images, in order."""
-        known = super().embed(prompts, features, references)
-        seen = zip(prompts.of(ReferencePrompt), references, strict=True)
-        likenesses = (_likeness(prompt, there) for prompt, there in seen)
-        return FoundationQueries(
-            **{column.name: getattr(known, column.name) for column in fields(known)},
-            likenesses=tuple(likeness for likeness in likenesses if likeness is not None),
-        )
 
     def text_map(self, features: ImageFeatures, phrase: str) -> Tensor:
         """Where a phrase is: logits ``(h, w)`` of its patches against everything else that they may be."""
@@ -152,24 +144,26 @@ def _likeness(prompt: ReferencePrompt, features: FeatureMap) -> Likeness | None:
     return Likeness(prompt, features, clip, dino)
 
 
-def allowed_rows(features: ImageFeatures, rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:
+def allowed_rows(
+    features: ImageFeatures, rows: MaskSet, tokens: PromptTokens, likenesses: Sequence[Likeness]
+) -> NDArray[np.bool_]:
     """The rows ``(N,)`` that may stay: nearer to their phrase than to any negative one, and not like a negative reference."""
     allowed = np.ones(len(rows), np.bool_)
-    if len(queries.negative_text):
-        allowed &= _names_are_right(rows, queries)
-    wanted = [_likeness_of(features, rows, likeness) for likeness in queries.likenesses if likeness.prompt.positive]
+    if len(tokens.negative_text):
+        allowed &= _names_are_right(rows, tokens)
+    wanted = [_likeness_of(features, rows, likeness) for likeness in likenesses if likeness.prompt.positive]
     least = np.maximum(np.max(wanted, axis=0), 0.5) if wanted else np.full(len(rows), 0.5)
-    for likeness in queries.likenesses:
+    for likeness in likenesses:
         if not likeness.prompt.positive:
             allowed &= _likeness_of(features, rows, likeness) <= least
     return allowed
 
 
-def _names_are_right(rows: MaskSet, queries: FoundationQueries) -> NDArray[np.bool_]:
+def _names_are_right(rows: MaskSet, tokens: PromptTokens) -> NDArray[np.bool_]:
     meanings = torch.from_numpy(rows.embeddings)
-    worst = (meanings @ queries.negative_text.T).amax(dim=1)
+    worst = (meanings @ tokens.negative_text.T).amax(dim=1)
     right = [
-        phrase is None or bool(meanings[row] @ queries.text[queries.phrases.index(phrase)] > worst[row])
+        phrase is None or bool(meanings[row] @ tokens.text[tokens.phrases.index(phrase)] > worst[row])
         for row, phrase in enumerate(rows.labels)
     ]
     return np.array(right, np.bool_)

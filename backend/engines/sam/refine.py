@@ -24,7 +24,7 @@ from backend.values.placement import Placement
 from prompts.geometry import BoolArray, FloatArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
-from prompts.space import Queries
+from prompts.space import PromptTokens
 
 LEAST_AGREEMENT = 0.6
 """IoU of the proposal and the refined mask below which the proposal stays."""
@@ -46,8 +46,8 @@ class RefiningDecoder:
             for features, embeddings in zip(proposed, own, strict=True)
         ]
 
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
-        return self._refine(features, prompts, self._proposer.decode(features, prompts, queries, memory))
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
+        return self._refine(features, prompts, self._proposer.decode(features, prompts, tokens, memory))
 
     def _refine(self, features: ImageFeatures, prompts: PromptSet, rows: MaskSet) -> MaskSet:
         own = {name.removeprefix(_OWN): tensor for name, tensor in features.tensors.items() if name.startswith(_OWN)}

@@ -16,7 +16,7 @@ from backend.engines.seem.maps import PanopticRule, Segment, mask_quality, panop
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
 from backend.engines.seem.questions import Drawings, how_to_ask
 from backend.engines.seem.sampler import VisualTokens
-from backend.engines.seem.space import SeemQueries
+from backend.engines.seem.space import SeemTokens
 from backend.engines.seem.vocabulary import THINGS, TrainedVocabulary
 from backend.values.masks import Masks, MaskSet
 from prompts.encoders.seem import PhraseTokens
@@ -35,7 +35,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Q queries that may answer: ``logits (Q, h, w)`` at stride 4, ``embedding (Q, D)``, ``scores (Q,)`` in 0..1."""
+    """Q asked that may answer: ``logits (Q, h, w)`` at stride 4, ``embedding (Q, D)``, ``scores (Q,)`` in 0..1."""
 
     logits: Tensor
     embedding: Tensor
@@ -70,7 +70,7 @@ def to_mask_set(frame: Frame, found: Candidates, label: str | None) -> MaskSet:
 
 
 def segments_to_mask_set(frame: Frame, found: Candidates, numbers: Tensor, segments: Sequence[Segment]) -> MaskSet:
-    """The segments of a panoptic map ``(h, w)`` of the content, best first; ``found`` are all queries that it was made of."""
+    """The segments of a panoptic map ``(h, w)`` of the content, best first; ``found`` are all asked that it was made of."""
     best_first = sorted(segments, key=lambda segment: -segment.score)
     chosen = found.rows(torch.tensor([segment.query for segment in best_first], dtype=torch.long, device=numbers.device))
     masks = [frame.spread(numbers == segment.number) for segment in best_first]
@@ -120,22 +120,22 @@ class Answering:
         self._judge = judgement
         self._chunks = ShrinkingChunks(MOST_PHRASES)
 
-    def drawings(self, image: SeemImage, drawings: Drawings, queries: SeemQueries) -> MaskSet:
+    def drawings(self, image: SeemImage, drawings: Drawings, asked: SeemTokens) -> MaskSet:
         """One mask for each drawn object: that of the query which fits the drawn pixels best."""
         tokens = self._predictor.sample(image.pixels, (drawings.positive, drawings.negative))
-        said = self._ask(image, self._asking.drawn(tokens, drawings.memory, queries))
-        best = [self._best(said.of(self._asking.to_regions, j), tokens.pooled[j], queries) for j in range(len(tokens))]
+        said = self._ask(image, self._asking.drawn(tokens, drawings.memory, asked))
+        best = [self._best(said.of(self._asking.to_regions, j), tokens.pooled[j], asked) for j in range(len(tokens))]
         chosen = Prediction.concatenate([prediction for prediction, _ in best])
         found = _candidates(image, chosen, torch.cat([fit for _, fit in best]))
-        return to_mask_set(image.frame, found, _only_phrase(queries))
+        return to_mask_set(image.frame, found, _only_phrase(asked))
 
-    def words_and_references(self, image: SeemImage, queries: SeemQueries) -> MaskSet:
+    def words_and_references(self, image: SeemImage, asked: SeemTokens) -> MaskSet:
         """Every instance of every phrase and of every reference; a wiring that composes them is asked for both at once."""
         parts = []
-        if queries.read is not None and not (self._predictor.wiring.composes and queries.shown is not None):
-            parts.append(self._named(image, queries.read, queries))
-        if queries.shown is not None:
-            parts.append(self._shown(image, queries.shown, queries))
+        if asked.read is not None and not (self._predictor.wiring.composes and asked.shown is not None):
+            parts.append(self._named(image, asked.read, asked))
+        if asked.shown is not None:
+            parts.append(self._shown(image, asked.shown, asked))
         return MaskSet.concatenate(parts, image.frame.size)
 
     def everything(self, image: SeemImage) -> MaskSet:
@@ -150,19 +150,17 @@ class Answering:
         layers: list[Prediction] = self._predictor(image.pixels, ask)
         return layers[-1].float()
 
-    def _best(self, said: Prediction, pooled: Tensor, queries: SeemQueries) -> tuple[Prediction, Tensor]:
+    def _best(self, said: Prediction, pooled: Tensor, asked: SeemTokens) -> tuple[Prediction, Tensor]:
         """The one query that fits a drawing best, and how well ``(1,)``: the probability of the mean drawn pixel."""
         logit = said.mask_embedding @ pooled
         order = logit
-        if queries.read is not None:
-            chances = [
-                self._chance(said, phrase, queries.read.sentence[k], queries) for k, phrase in enumerate(queries.phrases)
-            ]
+        if asked.read is not None:
+            chances = [self._chance(said, phrase, asked.read.sentence[k], asked) for k, phrase in enumerate(asked.phrases)]
             order = self._asking.prefer(logit, torch.stack(chances).amax(dim=0))
         best = order.argmax()[None]
         return said.rows(best), logit[best].sigmoid()
 
-    def _named(self, image: SeemImage, read: PhraseTokens, queries: SeemQueries) -> MaskSet:
+    def _named(self, image: SeemImage, read: PhraseTokens, asked: SeemTokens) -> MaskSet:
         """Every instance of each phrase, labelled with it. Phrases do not see each other, so that a few at a time say the same
         as all at once, whose attention would take the square of their number in memory.
         """
@@ -171,32 +169,32 @@ class Answering:
             said = self._ask(image, self._asking.named(read.rows(slice(rows[0], rows[-1] + 1))))
             parts = []
             for place, row in enumerate(rows):
-                mine, phrase = said.of(self._asking.to_phrases, place), queries.phrases[row]
-                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[row], queries))
+                mine, phrase = said.of(self._asking.to_phrases, place), asked.phrases[row]
+                found = _candidates(image, mine, self._chance(mine, phrase, read.sentence[row], asked))
                 parts.append(to_mask_set(image.frame, self._instances(found, self._judge.thresholds.text), phrase))
             return parts
 
-        return MaskSet.concatenate(self._chunks.run(range(len(queries.phrases)), compute), image.frame.size)
+        return MaskSet.concatenate(self._chunks.run(range(len(asked.phrases)), compute), image.frame.size)
 
-    def _shown(self, image: SeemImage, shown: VisualTokens, queries: SeemQueries) -> MaskSet:
+    def _shown(self, image: SeemImage, shown: VisualTokens, asked: SeemTokens) -> MaskSet:
         """Every region that fits a reference, and fits it better than any negative reference."""
-        said = self._ask(image, self._asking.shown(shown, queries.read))
+        said = self._ask(image, self._asking.shown(shown, asked.read))
         parts = []
         for number, pooled in enumerate(shown.pooled):
             mine = said.of(self._asking.to_regions, number)
-            if queries.negative_shown is not None:
-                against = (mine.mask_embedding @ queries.negative_shown.pooled.T).amax(dim=1)
+            if asked.negative_shown is not None:
+                against = (mine.mask_embedding @ asked.negative_shown.pooled.T).amax(dim=1)
                 mine = mine.rows(mine.mask_embedding @ pooled > against)
             parts.append(_candidates(image, mine, (mine.mask_embedding @ pooled).sigmoid()))
         found = self._instances(Candidates.concatenate(parts), self._judge.thresholds.reference)
-        return to_mask_set(image.frame, found, _only_phrase(queries) if self._predictor.wiring.composes else None)
+        return to_mask_set(image.frame, found, _only_phrase(asked) if self._predictor.wiring.composes else None)
 
     def _instances(self, candidates: Candidates, least: float) -> Candidates:
         return candidates.instances(least, self._judge.thresholds.same_instance)
 
-    def _chance(self, said: Prediction, phrase: str, sentence: Tensor, queries: SeemQueries) -> Tensor:
+    def _chance(self, said: Prediction, phrase: str, sentence: Tensor, asked: SeemTokens) -> Tensor:
         """How sure it is that each query shows a phrase, ``(Q,)``."""
-        return self._judge.classes.chance(said.embedding, phrase, sentence.float(), queries.negative_text)
+        return self._judge.classes.chance(said.embedding, phrase, sentence.float(), asked.negative_text)
 
 
 def _candidates(image: SeemImage, said: Prediction, chance: Tensor) -> Candidates:
@@ -205,5 +203,5 @@ def _candidates(image: SeemImage, said: Prediction, chance: Tensor) -> Candidate
     return Candidates(logits, said.embedding, chance * mask_quality(logits))
 
 
-def _only_phrase(queries: SeemQueries) -> str | None:
-    return queries.phrases[0] if len(queries.phrases) == 1 else None
+def _only_phrase(asked: SeemTokens) -> str | None:
+    return asked.phrases[0] if len(asked.phrases) == 1 else None

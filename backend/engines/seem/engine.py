@@ -12,13 +12,13 @@ from backend.engines.seem.answering import Answering, Judgement
 from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork, frame_of
 from backend.engines.seem.predictor import Ask, Prediction
 from backend.engines.seem.questions import render
-from backend.engines.seem.space import SeemQueries
+from backend.engines.seem.space import SeemSpace
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
 from prompts.retreat import retreating
-from prompts.space import Queries
+from prompts.space import PromptTokens
 
 
 class SeemDecoder:
@@ -28,9 +28,12 @@ class SeemDecoder:
     network moves to the CPU for good, and what was asked is answered there.
     """
 
-    def __init__(self, network: SeemNetwork, limits: InputSize, dtype: torch.dtype, judgement: Judgement) -> None:
+    def __init__(
+        self, network: SeemNetwork, limits: InputSize, dtype: torch.dtype, judgement: Judgement, space: SeemSpace
+    ) -> None:
         self._network = network
         self._limits = limits
+        self._space = space
         self._dtype = dtype
         self._classes = judgement.classes
         self._answering = Answering(network.predictor, judgement)
@@ -49,18 +52,17 @@ class SeemDecoder:
             return [self._encode(image) for image in images]
 
     @retreating
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
-        """The masks that the prompts ask for on one image. Raises TypeError for queries of another joint space."""
-        if not isinstance(queries, SeemQueries):
-            raise TypeError(f"expected the queries of SEEM's own joint space, got {type(queries).__name__}")
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
+        """The masks that the prompts ask for on one image. Raises TypeError for references of another engine."""
+        mine = self._space.read(tokens)
         device = self._network.device
-        image, queries = SeemImage.unpack(features, self._limits, device), queries.on(device)
+        image, mine = SeemImage.unpack(features, self._limits, device), mine.on(device)
         with torch.inference_mode():
             drawings = render(prompts, image.frame, memory, device)
             if len(drawings):
-                return self._answering.drawings(image, drawings, queries)
+                return self._answering.drawings(image, drawings, mine)
             if prompts.said:
-                return outside_negatives(self._answering.words_and_references(image, queries), prompts)
+                return outside_negatives(self._answering.words_and_references(image, mine), prompts)
             return MaskSet.empty(features.size) if prompts.drawn else self._answering.everything(image)
 
     @retreating

@@ -12,11 +12,11 @@ from torch.nn import functional
 from backend.engines.seem.frame import Frame
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.sampler import MaskMemory, VisualTokens, merge_tokens, repeat_tokens
-from backend.engines.seem.space import SeemQueries
+from backend.engines.seem.space import SeemTokens
 from backend.engines.seem.wiring import Group, Wiring
 from prompts.encoders.seem import PhraseTokens
 from prompts.kinds import PointPrompt, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.memory import ObjectMemory, owner_among
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Drawings:
 def render(prompts: PromptSet, frame: Frame, memory: ObjectMemory | None, device: torch.device) -> Drawings:
     """Everything that was drawn, each object (see PromptSet.objects) on its own.
 
-    Memory belongs to the object whose drawing covers most of the previous mask. An object that was only told what it is not
+    Memory belongs to the object that it is of (see prompts.memory.owner_of). An object that was only told what it is not
     is shown its previous mask instead of a drawing. Objects that nothing shows are left out.
     """
     objects = list(prompts.objects())
@@ -47,10 +47,11 @@ def render(prompts: PromptSet, frame: Frame, memory: ObjectMemory | None, device
     if memory is not None and objects:
         logits = torch.tensor(memory.low_res_logits, dtype=torch.float32)
         before = _enlarge(logits, frame)
-        owner = _owner(positive, negative, before)
-        if not positive[owner].any():
-            positive[owner] = before & ~negative[owner]
-        remembered = (logits, owner)
+        owner = owner_among([drawing.numpy() for drawing in positive | negative], before.numpy())
+        if owner is not None:
+            if not positive[owner].any():
+                positive[owner] = before & ~negative[owner]
+            remembered = (logits, owner)
     return _drop_empty(positive, negative, remembered, device)
 
 
@@ -65,11 +66,6 @@ def _enlarge(logits: Tensor, frame: Frame) -> Tensor:
     """The previous mask ``(H, W)`` bool, from its low-resolution logits."""
     size = (frame.padded.height, frame.padded.width)
     return functional.interpolate(logits[None, None], size, mode="bilinear")[0, 0] > 0
-
-
-def _owner(positive: Tensor, negative: Tensor, before: Tensor) -> int:
-    covered = ((positive | negative) & before).sum(dim=(1, 2))
-    return int(covered.argmax())
 
 
 def _drop_empty(positive: Tensor, negative: Tensor, remembered: tuple[Tensor, int] | None, device: torch.device) -> Drawings:
@@ -90,7 +86,7 @@ class Asking(Protocol):
     to_regions: Group
     """The queries that answer drawings and references."""
 
-    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, queries: SeemQueries) -> Ask:
+    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, asked: SeemTokens) -> Ask:
         """Ask for n drawn objects, each helped by whatever was said."""
         ...
 
@@ -117,9 +113,9 @@ class SeparateAsking:
         self._wiring = wiring
         self._queries = queries
 
-    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, queries: SeemQueries) -> Ask:
-        if queries.shown is not None:
-            tokens = merge_tokens(tokens, repeat_tokens(queries.shown, len(tokens)))
+    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, asked: SeemTokens) -> Ask:
+        if asked.shown is not None:
+            tokens = merge_tokens(tokens, repeat_tokens(asked.shown, len(tokens)))
         return Ask(drawn=tokens, spatial=self._wiring.spatial_queries(len(tokens), self._queries), memory=memory)
 
     def named(self, read: PhraseTokens) -> Ask:
@@ -139,10 +135,10 @@ class ComposedAsking:
     to_phrases = Group.OBJECT
     to_regions = Group.OBJECT
 
-    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, queries: SeemQueries) -> Ask:
+    def drawn(self, tokens: VisualTokens, memory: MaskMemory | None, asked: SeemTokens) -> Ask:
         count = len(tokens)
-        shown = repeat_tokens(queries.shown, count) if queries.shown is not None else None
-        return Ask(objects=count, phrases=_together(queries.read) * count, drawn=tokens, reference=shown)
+        shown = repeat_tokens(asked.shown, count) if asked.shown is not None else None
+        return Ask(objects=count, phrases=_together(asked.read) * count, drawn=tokens, reference=shown)
 
     def named(self, read: PhraseTokens) -> Ask:
         return Ask(objects=len(read.lengths), phrases=[read.of(row) for row in range(len(read.lengths))])

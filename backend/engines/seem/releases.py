@@ -215,7 +215,7 @@ def assemble_engine(version: str, network: SeemNetwork, parts: Parts) -> Engine:
     reader = VocabularyReader(text, parts.store)
     space = SeemSpace(version, text, reader, Sight(network, parts.limits))
     judgement = Judgement(TrainedVocabulary(network.predictor, reader))
-    return Engine("seem", version, space, SeemDecoder(network, parts.limits, dtype, judgement))
+    return Engine("seem", version, space, SeemDecoder(network, parts.limits, dtype, judgement, space))
 
 
 def _resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:

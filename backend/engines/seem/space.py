@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,24 +12,26 @@ from backend.engines.seem.sampler import VisualTokens, stack_tokens
 from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.values.features import ImageFeatures
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
-from prompts.kinds import PromptSet, ReferencePrompt
+from prompts.kinds import ReferencePrompt
 from prompts.phrases import Vocabulary
 from prompts.retreat import retreating
 from prompts.sampler import FeatureMap
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 
 @dataclass(frozen=True, slots=True)
-class SeemQueries(Queries):
-    """Queries with what SEEM's decoder reads: the tokens of the positive phrases, and of the reference regions, each region
-    a prompt of its own; None where there are none.
+class SeemTokens:
+    """What SEEM's decoder reads: the tokens of the positive ``phrases``, and of the reference regions, each region a prompt of
+    its own, None where there are none; and the vectors ``(N, D)`` of the negative phrases.
     """
 
+    phrases: tuple[str, ...]
+    negative_text: Tensor
     read: PhraseTokens | None
     shown: VisualTokens | None
     negative_shown: VisualTokens | None
 
-    def on(self, device: torch.device) -> SeemQueries:
+    def on(self, device: torch.device) -> SeemTokens:
         """The same with its tokens on a device, to which its decoder may have moved after they were read."""
         tokens = {name: getattr(self, name) for name in ("read", "shown", "negative_shown")}
         return replace(self, **{name: each.to(device) for name, each in tokens.items() if each is not None})
@@ -45,16 +46,16 @@ class SeemSpace(JointSpace):
         self._vocabulary = vocabulary
         self._sight = sight
 
-    def embed(self, prompts: PromptSet, features: FeatureMap, references: Sequence[FeatureMap] = ()) -> SeemQueries:
-        """The queries of a prompt set on an image; ``references`` are the features of its reference images, in order."""
-        known = super().embed(prompts, features, references)
+    def read(self, tokens: PromptTokens) -> SeemTokens:
+        """The phrases and references of a prompt set as SEEM's decoder reads them."""
         shown: dict[bool, list[VisualTokens]] = {True: [], False: []}
-        for prompt, there in zip(prompts.of(ReferencePrompt), references, strict=True):
+        for prompt, there in tokens.references:
             if prompt.mask.any():
                 shown[prompt.positive].append(self._sight.look(there, prompt))
-        return SeemQueries(
-            **{column.name: getattr(known, column.name) for column in fields(known)},
-            read=self._text.read(prompts.phrases) if prompts.phrases else None,
+        return SeemTokens(
+            phrases=tokens.phrases,
+            negative_text=tokens.negative_text,
+            read=self._text.read(tokens.phrases) if tokens.phrases else None,
             shown=stack_tokens(shown[True]) if shown[True] else None,
             negative_shown=stack_tokens(shown[False]) if shown[False] else None,
         )

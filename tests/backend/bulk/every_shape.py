@@ -17,7 +17,7 @@ from backend.values.placement import Placement
 from prompts.encoders.colour import ColourTextEncoder
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
-from prompts.space import JointSpace, Queries
+from prompts.space import JointSpace, PromptTokens
 
 RECIPE = Recipe("every-shape", f"{__name__}:build", "the colour engine, which finds everything too", "Apache-2.0")
 
@@ -27,9 +27,9 @@ def build(_weights: Path | None, _placement: Placement) -> Engine:
 
 
 class EveryShape(ColourDecoder):
-    def decode(self, features: ImageFeatures, prompts: PromptSet, queries: Queries, memory: ObjectMemory | None) -> MaskSet:
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         if len(prompts):
-            return super().decode(features, prompts, queries, memory)
+            return super().decode(features, prompts, tokens, memory)
         return MaskSet.concatenate(list(_parts(features)), features.size)
 
 

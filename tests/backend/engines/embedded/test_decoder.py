@@ -89,12 +89,15 @@ def test_every_box_gets_its_own_mask() -> None:
 
 
 def test_what_is_remembered_of_one_box_says_nothing_about_another() -> None:
-    """The memory is of the disc alone; the square is answered as if nothing were remembered."""
+    """The memory is of the disc alone, which is drawn upon it: the square is answered as if nothing were remembered."""
     square_box = BoxPrompt((190, 70, 280, 160))
     memory = ObjectMemory(decode(PointPrompt((80, 120))).low_res_logits[0], engine().version)
     remembered = decode(DISC_BOX, square_box, memory=memory)
     assert len(remembered) == 2
     assert np.array_equal(remembered.masks[1], decode(square_box).masks[0])
+    assert np.array_equal(remembered.masks[0], decode(DISC_BOX, memory=memory).masks[0])
+    assert np.array_equal(decode(square_box, DISC_BOX, memory=memory).masks[1], remembered.masks[0])
+    assert not np.array_equal(remembered.masks[0], decode(DISC_BOX).masks[0])
 
 
 def test_something_drawn_bears_the_phrase_that_was_said_with_it() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,6 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
-from prompts.space import Queries
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
 PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
@@ -98,7 +100,9 @@ def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first(
 
 def test_a_click_is_scored_lower_than_a_box_that_was_judged_alike_where_clicks_reach_less() -> None:
     canvas = ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), {"pixels": torch.zeros(640, 640, 3, dtype=torch.uint8)})
-    nothing = Queries((), *(torch.zeros(0, 4) for _ in range(6)))
+    nothing: Any = SimpleNamespace(
+        phrases=(), **dict.fromkeys(("text", "negative_text", "reference", "negative_reference"), torch.zeros(0, 4))
+    )
     calibration = Calibration(1, 0, 1, 0, 0.5, 0.5, marks_scale=0.5, marks_bias=-1.0)
 
     def score(prompt: Prompt, *judged: list[float]) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from backend.engines.embedded.from_text import Calibration, compete, instances, meaning_of, presence_of, said_logits
-from prompts.space import Queries
 
 CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-5, presence=0.5, presence_among=0.5)
 NOTHING = torch.zeros(0, 3)
@@ -14,9 +16,9 @@ CAT, DOG, SKY = torch.eye(3).unsqueeze(1)
 NAMES = torch.eye(3)
 
 
-def queries(**said: Tensor) -> Queries:
-    rows = dict.fromkeys(("text", "negative_text", "visual", "negative_visual", "reference", "negative_reference"), NOTHING)
-    return Queries(phrases=tuple("x" for _ in said.get("text", NOTHING)), **{**rows, **said})
+def tokens(**said: Tensor) -> Any:
+    rows = dict.fromkeys(("text", "negative_text", "reference", "negative_reference"), NOTHING)
+    return SimpleNamespace(phrases=tuple("x" for _ in said.get("text", NOTHING)), **{**rows, **said})
 
 
 def cat_beside_dog() -> Tensor:
@@ -27,7 +29,7 @@ def cat_beside_dog() -> Tensor:
 
 
 def test_a_phrase_claims_the_places_that_look_like_it() -> None:
-    (logits,) = said_logits(queries(text=CAT), cat_beside_dog(), CALIBRATION, NAMES)
+    (logits,) = said_logits(tokens(text=CAT), cat_beside_dog(), CALIBRATION, NAMES)
     assert (logits[:, :4] > 0).all()
     assert (logits[:, 4:] < 0).all()
 
@@ -36,12 +38,12 @@ def test_each_phrase_has_a_map_and_all_references_share_one() -> None:
     assert (
         len(
             said_logits(
-                queries(text=torch.cat([CAT, DOG]), reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION, NAMES
+                tokens(text=torch.cat([CAT, DOG]), reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION, NAMES
             )
         )
         == 3
     )
-    (shared,) = said_logits(queries(reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION, NAMES)
+    (shared,) = said_logits(tokens(reference=torch.cat([CAT, DOG])), cat_beside_dog(), CALIBRATION, NAMES)
     assert (shared > 0).all()
 
 
@@ -50,7 +52,7 @@ def test_a_region_means_the_name_that_is_nearest_to_it_without_what_is_peculiar_
     assert float(meaning_of(a_cat_in_the_sky, NAMES) @ CAT[0]) > 0.99
     sky = torch.zeros(3, 4, 8)
     sky[2] = 1
-    by_names, alike = (said_logits(queries(reference=a_cat_in_the_sky), sky, CALIBRATION, each) for each in (NAMES, NOTHING))
+    by_names, alike = (said_logits(tokens(reference=a_cat_in_the_sky), sky, CALIBRATION, each) for each in (NAMES, NOTHING))
     assert (alike > 0).all(), "it looks like the sky"
     assert (by_names < 0).all(), "but it means a cat"
 
@@ -62,9 +64,9 @@ def test_a_region_between_two_names_means_something_between_them() -> None:
 
 def test_what_a_negative_phrase_claims_more_strongly_is_taken_away() -> None:
     between = torch.nn.functional.normalize(CAT + DOG, dim=1)
-    (alone,) = said_logits(queries(text=between), cat_beside_dog(), CALIBRATION, NAMES)
+    (alone,) = said_logits(tokens(text=between), cat_beside_dog(), CALIBRATION, NAMES)
     assert (alone > 0).all()
-    (rest,) = said_logits(queries(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION, NAMES)
+    (rest,) = said_logits(tokens(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION, NAMES)
     assert (rest[:, :4] > 0).all()
     assert (rest[:, 4:] < 0).all()
 

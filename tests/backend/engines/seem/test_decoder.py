@@ -233,15 +233,16 @@ def test_rounds_never_run_the_backbone_again(engine_of: Callable[[str], Engine],
     assert len(runs) == 1
 
 
-def test_the_queries_of_another_space_are_refused(engine_of: Callable[[str], Engine], photo: Image) -> None:
-    from prompts.space import Queries
-
+def test_references_of_another_engine_are_refused(engine_of: Callable[[str], Engine], photo: Image) -> None:
     engine = engine_of("focaldw_v1")
-    features = engine.decoder.encode_images([photo])[0]
-    nothing = torch.zeros(0, 3)
-    foreign = Queries((), nothing, nothing, nothing, nothing, nothing, nothing)
-    with pytest.raises(TypeError, match="SEEM's own joint space"):
-        engine.decoder.decode(features, PromptSet(), foreign, None)
+    (features,) = engine.decoder.encode_images([photo])
+    said = PromptSet((ReferencePrompt(KeyedImage.of(photo), np.ones(photo.shape[:2], np.bool_)),))
+    with pytest.raises(TypeError, match="expected ImageFeatures of SEEM"):
+        engine.decoder.decode(features, said, engine.space.embed(said, features, [Foreign()]), None)
+
+
+class Foreign:
+    """The features of an engine of another kind."""
 
 
 def test_images_encoded_in_bfloat16_are_nearly_the_same(
@@ -250,7 +251,7 @@ def test_images_encoded_in_bfloat16_are_nearly_the_same(
     monkeypatch.setattr(pretrained, "processor_has_bfloat16", lambda: True)  # PyTorch imitates it where it is missing
     exact = engine_of("focaldw_v1").decoder
     judgement = Judgement(exact._classes)
-    rounded = SeemDecoder(exact._network, InputSize(96, 256, 32), torch.bfloat16, judgement)
+    rounded = SeemDecoder(exact._network, InputSize(96, 256, 32), torch.bfloat16, judgement, engine_of("focaldw_v1").space)
     exactly, roughly = (decoder.encode_images([photo])[0] for decoder in (exact, rounded))
     assert {tensor.dtype for tensor in (roughly.grid, *roughly.tensors.values())} == {torch.float32}
     one, other = exactly.tensors["mask_features"], roughly.tensors["mask_features"]

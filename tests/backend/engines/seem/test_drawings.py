@@ -55,3 +55,9 @@ def test_an_object_that_was_only_told_what_it_is_not_is_shown_its_previous_mask(
 def test_what_nothing_shows_is_no_object() -> None:
     assert len(drawn(PointPrompt((70, 30), positive=False))) == 0
     assert len(drawn()) == 0
+
+
+def test_what_is_drawn_elsewhere_has_no_memory() -> None:
+    found = drawn(LEFT, BoxPrompt((2, 2, 6, 6)), memory=memory_of(slice(15, 22)))
+    assert len(found) == 2
+    assert found.memory is None

@@ -12,7 +12,7 @@ import torch
 from backend.engines.base import Engine
 from backend.engines.seem.engine import SeemDecoder
 from backend.engines.seem.frame import SeemImage, SeemNetwork
-from backend.engines.seem.space import SeemQueries, Sight
+from backend.engines.seem.space import SeemTokens, Sight
 from backend.values.masks import MaskSet
 from prompts.encoders.seem import SeemTextEncoder
 from prompts.kinds import BoxPrompt, KeyedImage, Prompt, PromptSet, ReferencePrompt, TextPrompt
@@ -78,7 +78,7 @@ def test_a_question_that_does_not_fit_is_answered_on_the_cpu(
     """Where the features are too much, the network was asked for its device before, and has to be asked again."""
     truth = ask(engine, photo, *PROMPTS[kind])
     said, (features,) = PromptSet(tuple(PROMPTS[kind])), engine.decoder.encode_images([photo])
-    queries = engine.space.embed(said, features)
+    tokens = engine.space.embed(said, features)
     full = FullFor(monkeypatch, SeemDecoder if where == "the network" else SeemNetwork)
     if where == "the network":
         for name in ("forward", "sample", "class_logits"):
@@ -86,8 +86,8 @@ def test_a_question_that_does_not_fit_is_answered_on_the_cpu(
     else:
         full.guard(SeemImage, "unpack")
     followed: list[torch.device] = []
-    monkeypatch.setattr(SeemQueries, "on", lambda queries, device: followed.append(device) or queries)
-    assert equal(engine.decoder.decode(features, said, queries, None), truth)
+    monkeypatch.setattr(SeemTokens, "on", lambda tokens, device: followed.append(device) or tokens)
+    assert equal(engine.decoder.decode(features, said, tokens, None), truth)
     assert full.moved == [CPU]
     assert followed[-1:] == [CPU]
 
@@ -131,7 +131,7 @@ def test_tokens_that_were_read_elsewhere_follow_the_decoder(engine: Engine, phot
     here = ReferencePrompt(KeyedImage.of(photo), np.ones(photo.shape[:2], np.bool_))
     said = PromptSet((TextPrompt("dog"), here, ReferencePrompt(KeyedImage.of(photo), here.mask, positive=False)))
     (features,) = engine.decoder.encode_images([photo])
-    moved = engine.space.embed(said, features, [features, features]).on(ELSEWHERE)
+    moved = engine.space.read(engine.space.embed(said, features, [features, features])).on(ELSEWHERE)
     for tokens in (moved.read, moved.shown, moved.negative_shown):
         values = [getattr(tokens, name) for name in tokens.__slots__]
         flat = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
@@ -141,11 +141,11 @@ def test_tokens_that_were_read_elsewhere_follow_the_decoder(engine: Engine, phot
 def test_a_full_cpu_is_an_error(engine: Engine, photo: np.ndarray, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     (features,) = engine.decoder.encode_images([photo])
     said = PromptSet((WORDS[0],))
-    queries = engine.space.embed(said, features)
+    tokens = engine.space.embed(said, features)
 
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(engine.decoder._network.predictor, "forward", full)
     with pytest.raises(torch.OutOfMemoryError):
-        engine.decoder.decode(features, said, queries, None)
+        engine.decoder.decode(features, said, tokens, None)
