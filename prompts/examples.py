@@ -1,0 +1,93 @@
+"""Examples of a label: places inside and outside of regions that were shown, and where an image looks like them.
+
+Places are compared with their nearest ones on either side, not with one mean: a thing has many parts, and so have its
+surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment Anything Model with One Shot").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from prompts.geometry import BoolArray
+
+NEAREST = 5
+MOST_PLACES = 1024
+"""Places that are kept of one example on either side, and of all examples together four times as many."""
+INSIDE, OUTSIDE = 0.7, 0.2
+"""The share of a place that a region covers at least, or at most."""
+SURROUNDINGS = 0.5
+"""The cosine that stands for surroundings nobody showed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Unit vectors of the places ``inside (P, D)`` what was shown and ``outside (Q, D)`` of it."""
+
+    inside: Tensor
+    outside: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def refused(self) -> Examples:
+        """The same region as an example of what the label is not; what surrounds it says nothing."""
+        return Examples(self.inside[:0], self.inside)
+
+
+def example_of(places: Tensor, region: BoolArray) -> Examples:
+    """One region ``(H, W)`` of an image whose places ``(D, h, w)`` are unit vectors; empty where the region is."""
+    share = _cover(region, (places.shape[1], places.shape[2]))
+    least = min(INSIDE, float(share.max()))
+    inside = (share >= least) & (share > 0)
+    return Examples(_some(places, inside), _some(places, (share < OUTSIDE) & ~inside))
+
+
+def together(examples: Iterable[Examples]) -> Examples:
+    """Several examples of one label as one. Raises ValueError where there is none."""
+    shown = list(examples)
+    if not shown:
+        raise ValueError("expected at least one example, got none")
+    inside, outside = torch.cat([each.inside for each in shown]), torch.cat([each.outside for each in shown])
+    return Examples(_thinned(inside, 4 * MOST_PLACES), _thinned(outside, 4 * MOST_PLACES))
+
+
+def likeness(places: Tensor, examples: Examples) -> Tensor:
+    """How much more places ``(D, h, w)`` look like what is inside than like what is outside: a difference of cosines
+    ``(h, w)``, each the mean of the nearest five; -1 everywhere where nothing was shown.
+    """
+    flat = places.flatten(1).T.float()
+    if not len(examples.inside):
+        return flat.new_full((places.shape[1], places.shape[2]), -1.0)
+    return (_near(flat, examples.inside) - _near(flat, examples.outside)).reshape(places.shape[1:])
+
+
+def _near(places: Tensor, shown: Tensor) -> Tensor:
+    """The mean cosine ``(N,)`` of places ``(N, D)`` with their nearest of those ``(P, D)`` that were shown."""
+    if not len(shown):
+        return places.new_full((len(places),), SURROUNDINGS)
+    return (places @ shown.to(places).T).topk(min(NEAREST, len(shown)), dim=1).values.mean(dim=1)
+
+
+def _some(places: Tensor, cells: NDArray[np.bool_]) -> Tensor:
+    """The vectors ``(N, D)`` of cells ``(h, w)``, evenly chosen where there are many."""
+    return _thinned(places.flatten(1).T[torch.from_numpy(np.flatnonzero(cells))], MOST_PLACES)
+
+
+def _thinned(vectors: Tensor, most: int) -> Tensor:
+    if len(vectors) <= most:
+        return vectors
+    return vectors[torch.linspace(0, len(vectors) - 1, most).round().long()]
+
+
+def _cover(region: BoolArray, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The share ``(h, w)`` of each cell that a region ``(H, W)`` covers."""
+    whole = torch.from_numpy(region.astype(np.float32))[None, None]
+    share: NDArray[np.float32] = functional.adaptive_avg_pool2d(whole, shape)[0, 0].numpy()
+    return share
