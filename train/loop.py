@@ -25,6 +25,7 @@ SAVE_EVERY_S = 60
 LOG_EVERY = 20
 T = TypeVar("T")
 Parts = dict[str, Tensor]
+Groups = list[tuple[list[nn.Parameter], float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +55,32 @@ class Progress:
     seconds: float = 0.0
 
 
-def fit(network: nn.Module, plan: Plan, step: Callable[[int], tuple[Tensor, Parts]]) -> nn.Module:
+def everything(network: nn.Module) -> Groups:
+    """All weights of a network in one group, which learns at the full rate."""
+    return [(list(network.parameters()), 1.0)]
+
+
+def fit(
+    network: nn.Module,
+    plan: Plan,
+    step: Callable[[int], tuple[Tensor, Parts]],
+    rates: Callable[[nn.Module], Groups] = everything,
+) -> nn.Module:
     """Train or go on training a network until its minutes are used up; the averaged network, in evaluation.
 
-    ``step(number)`` gives the loss of one batch and the parts of it that the log shows.
+    ``step(number)`` gives the loss of one batch and the parts of it that the log shows; ``rates`` the weights that learn, in
+    groups, each with its share of the learning rate.
     """
     network.to(plan.device).train()
     average = Average(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=0.02)
+    groups = [{"params": weights, "share": share} for weights, share in rates(network)]
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, weight_decay=0.02)
     progress = _resume(plan, network, average, optimizer)
     began = time.monotonic() - progress.seconds
     saved = time.monotonic()
     while (used := (time.monotonic() - began) / max(plan.minutes * 60, 1e-9)) < 1:
-        optimizer.param_groups[0]["lr"] = plan.rate * min(1, (progress.step + 1) / 100) * max(1 - used, 0.01)
+        for group in optimizer.param_groups:
+            group["lr"] = group["share"] * plan.rate * min(1, (progress.step + 1) / 100) * max(1 - used, 0.01)
         loss, parts = step(progress.step)
         optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded.network import ViewDecoder
-from train.crops import cut, paste, recolour
+from train.crops import LARGE, PLAIN, SMALL, cut, paste, products, recolour
 from train.data import CUTOUTS, VOID, Photo
 from train.hints import Hints
 from train.loop import Parts, Plan, fit, made_ahead, mixed_precision
@@ -22,46 +22,39 @@ from train.rounds import View, correct, make_view
 BATCH = 16
 MOST_ROUNDS = 6
 WEIGHTS = {
-    "coco_mini": 4.0, "coco_person": 1.2, "bsds_objects": 1.5, "bsds_segments": 1.5, "ccp_clothing": 1.0, "camvid": 0.5,
-    "labelme_facade": 0.5, "cwfid_crop_weed": 0.3, "dsb2018_nuclei": 0.5, "magnetic_tile_defects": 0.5, "weizmann_horses": 1.0,
+    "coco_mini": 4.0, "coco_person": 1.2, "ccp_clothing": 1.0, "dsb2018_nuclei": 0.5, "magnetic_tile_defects": 0.5,
+    "car_parts": 0.7, "imagenet_grabcut": 1.0, "caltech101_natural": 0.8, "grocery_natural": 0.8,
 }  # fmt: skip
 """How often a photo of a source is drawn."""
-PASTED = 0.08
+PASTED = 0.12
+"""How often a photo with things pasted on it is drawn: as many are made before training as there are things."""
+PASTED_SIDE = 384
 
 
 class Views:
     """Endless training views of objects and parts; one thread may draw while another corrects."""
 
     def __init__(self, photos: Sequence[Photo], seed: int) -> None:
-        self._photos = [p for p in photos if p.row.mask and p.row.source != CUTOUTS and p.regions]
-        self._cutouts = [p for p in photos if p.row.source == CUTOUTS]
-        weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in self._photos])
-        self._chance = weights / weights.sum()
         self._dice, self._later = (np.random.default_rng([seed, stream]) for stream in range(2))
+        shown = [p for p in photos if p.row.mask and p.row.source not in (CUTOUTS, *PLAIN) and p.regions]
+        weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in shown])
+        pasted = with_things(shown, photos, np.random.default_rng(0))
+        share = PASTED if pasted else 0.0
+        self._photos = [*shown, *pasted]
+        self._chance = np.concatenate(
+            [(1 - share) * weights / weights.sum(), np.full(len(pasted), share / max(len(pasted), 1))]
+        )
 
     def draw(self) -> View:
         """A view of a random object with a first prompt."""
         dice = self._dice
         while True:
             photo = self._photos[dice.choice(len(self._photos), p=self._chance)]
-            if dice.random() < PASTED:
-                photo = self._pasted(photo)
-                key = max(photo.row.names, default=0)
-                target = photo.ids == key
-            else:
-                target, key = one_object(photo, dice)
+            target, key = one_object(photo, dice)
             if target.sum() >= 64:
                 view = self._mirrored(make_view(photo.image, target, photo.ids == VOID, dice))
                 view.source, view.name = photo, photo.row.names.get(key)
                 return view
-
-    def _pasted(self, photo: Photo) -> Photo:
-        """A photo of its own with a cutout on it; its last name is the cutout's."""
-        crop = paste(cut(photo, 320, self._dice), self._cutouts, self._dice)
-        fresh = set(crop.names) - set(photo.row.names)
-        names = {key: crop.names[key] for key in [*sorted(fresh)][-1:]}
-        image = photo.row.image.with_name(f"{photo.row.image.name}#{self._dice.integers(1 << 40)}")
-        return replace(photo, row=replace(photo.row, image=image, names=names), image=crop.image, ids=crop.ids)
 
     def _mirrored(self, view: View) -> View:
         dice = self._dice
@@ -80,6 +73,21 @@ class Views:
     def again(self, view: View) -> bool:
         """Whether a view goes on to another round."""
         return view.rounds < MOST_ROUNDS and self._later.random() < 0.75
+
+
+def with_things(shown: Sequence[Photo], photos: Sequence[Photo], dice: np.random.Generator) -> list[Photo]:
+    """Photos of their own with things from plain photos, and drawn ones, pasted on them, of which only those have names."""
+    drawn = [photo for photo in photos if photo.row.source == CUTOUTS]
+    things = [(one, LARGE) for one in products(photos)] + [(one, SMALL) for one in drawn[::3]]
+    return [_with_thing(shown[dice.integers(len(shown))], thing, share, k, dice) for k, (thing, share) in enumerate(things)]
+
+
+def _with_thing(photo: Photo, thing: Photo, share: tuple[float, float], number: int, dice: np.random.Generator) -> Photo:
+    crop = paste(cut(photo, PASTED_SIDE, dice), [thing], dice, share)
+    names = {key: crop.names[key] for key in set(crop.names) - set(photo.row.names)}
+    image = photo.row.image.with_name(f"{photo.row.image.name}#{number}")
+    ids = np.where(np.isin(crop.ids, list(names)), crop.ids, 0).astype(np.uint8)
+    return replace(photo, row=replace(photo.row, image=image, names=names, kind="instance"), image=crop.image, ids=ids)
 
 
 def one_object(photo: Photo, dice: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
@@ -133,12 +141,12 @@ def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan)
 
     def step(take: Callable[[], View]) -> tuple[Tensor, Parts]:
         batch = going + [take() for _ in range(BATCH - len(going))]
-        grids = hints.grids(batch)
+        grids, contexts = hints.grids(batch)
         hints.say(batch, grids)
-        grids = hints.some(batch, grids).to(plan.device)
+        grids, contexts = (hints.some(batch, maps).to(plan.device) for maps in (grids, contexts))
         images, maps, target, known, share = (tensor.to(plan.device) for tensor in as_tensors(batch))
         with mixed_precision(plan.device):
-            logits, quality = decoder(images, maps, grids)
+            logits, quality = decoder(images, maps, grids, contexts)
         parts = loss_of(logits.float(), quality.float(), target, known, share)
         chances = torch.sigmoid(logits.detach().float()).cpu().numpy()
         kept = [views.correct(view, chance) for view, chance in zip(batch, chances, strict=True) if views.again(view)]

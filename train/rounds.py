@@ -17,7 +17,9 @@ from train.data import Photo
 Dice = np.random.Generator
 Maps = NDArray[np.float32]
 KINDS = ("click", "box", "rough", "scribble", "previous")
-CHANCES = (0.36, 0.36, 0.06, 0.07, 0.15)
+NEAR, FAR = 1.8, 2.4
+"""The most that a window is as long as the object; an earlier answer may be a part of it."""
+CHANCES = (0.34, 0.32, 0.06, 0.06, 0.22)
 
 
 @dataclass(slots=True)
@@ -44,7 +46,8 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
     """A view of an object with a first prompt of a random kind."""
     kind = str(dice.choice(KINDS, p=CHANCES))
     click = _inner_point(target, dice) if kind == "click" or (kind == "previous" and dice.random() < 0.5) else None
-    window = _around_click(click, target, dice) if click and kind == "click" else _around_object(target, dice)
+    farthest = FAR if kind == "previous" else NEAR
+    window = _around_click(click, target, dice) if click and kind == "click" else _around_object(target, farthest, dice)
     seen = look(target.astype(np.uint8) * 255, window, outside=0) > 127
     known = look(void.astype(np.uint8) * 255, window, outside=255) < 128
     inside = target[slice(*_rows(window, target))].astype(np.bool_)[:, slice(*_columns(window, target))]
@@ -75,13 +78,13 @@ def _around_click(click: tuple[float, float], target: NDArray[np.bool_], dice: D
     return near((click[0] + jitter[0], click[1] + jitter[1]), max(32, round(length)), Size(*target.shape))
 
 
-def _around_object(target: NDArray[np.bool_], dice: Dice) -> Window:
+def _around_object(target: NDArray[np.bool_], farthest: float, dice: Dice) -> Window:
     box = mask_box(target)
     assert box is not None
     extent = max(box[2] - box[0], box[3] - box[1])
     moved = np.array(box) + dice.normal(0, 0.04 * extent, 4)
     low, high = np.minimum(moved[:2], moved[2:]), np.maximum(moved[:2], moved[2:])
-    return around((low[0], low[1], high[0], high[1]), float(dice.uniform(1.15, 1.8)))
+    return around((low[0], low[1], high[0], high[1]), float(dice.uniform(1.15, farthest)))
 
 
 def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:

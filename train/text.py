@@ -1,13 +1,15 @@
 """Stage one: the joint space, and the text tower distilled into it.
 
-The space is the teacher's, centred on everyday phrases and reduced to its first principal axes, which are evened out half-way
-(each divided by the fourth root of its variance) so that unrelated names end up near a right angle.
+The space is the teacher's, centred on everyday names and reduced to its first principal axes, which are evened out half-way
+(each divided by the fourth root of its variance) so that unrelated names end up near a right angle. What is no word lies along
+the axis that names use least.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,18 @@ from numpy.typing import NDArray
 from prompts.encoders.embedded import TextTower, tokenize
 from train.data import read_rows
 from train.loop import Plan
-from train.phrases import common_words, compose
+from train.names import Names
+from train.phrases import Lesson, common_words, lessons
 from train.teacher import Teacher
+from train.wordnet import classes, synonyms
 
 DIM = 128
-WORDS = 22_000
-COMPOSITIONS = 15_000
+EVERYDAY = 4_000
+WORDS = 20_000
+ABOUT = 45_000
 HELD_OUT = 1000
+LONGEST = 4
+"""Words of the names of WordNet that are learnt."""
 Vectors = NDArray[np.float32]
 
 
@@ -85,23 +92,70 @@ def _forget(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-def make_space(data: Path, teacher: Teacher) -> tuple[list[str], Vectors, Vectors]:
-    """The names of the data, and the centre and the axes of the joint space."""
-    names = sorted({name for row in read_rows(data) for name in row.names.values()})
-    everyday = compose(names, common_words(teacher.vocabulary)[:4000], 2000)
-    return names, *principal_axes(teacher.encode(everyday))
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """The joint space: the teacher's, its ``centre (384,)`` and ``axes (384, dim)``, and the unit vector ``nothing (dim,)``."""
+
+    teacher: Teacher
+    centre: Vectors
+    axes: Vectors
+    nothing: Vectors
+
+    def vectors(self, phrases: Sequence[str]) -> Vectors:
+        """Unit vectors ``(N, dim)`` of phrases, as the teacher says them."""
+        return project(self.teacher.encode(phrases), self.centre, self.axes)
+
+    def targets(self, taught: Sequence[Lesson]) -> Vectors:
+        """What the tower shall answer ``(N, dim)``."""
+        phrases = list(dict.fromkeys(said for lesson in taught for said in (lesson.phrase, lesson.noun) if said))
+        place = {phrase: k for k, phrase in enumerate(phrases)}
+        known = self.vectors(phrases)
+        rows = [self._target(lesson, known, place) for lesson in taught]
+        found: Vectors = np.stack(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+        return found.astype(np.float32)
+
+    def _target(self, lesson: Lesson, known: Vectors, place: dict[str, int]) -> Vectors:
+        if not lesson.noun:
+            return self.nothing
+        noun, phrase = known[place[lesson.noun]], known[place[lesson.phrase]]
+        return np.asarray(lesson.share * noun + (1 - lesson.share) * phrase, np.float32)
+
+
+def make_space(data: Path, teacher: Teacher) -> Space:
+    """The joint space of the data's names, ImageNet's and everyday words."""
+    everyday = list(dict.fromkeys([*vocabulary(data), *common_words(teacher.vocabulary)[:EVERYDAY]]))
+    centre, axes = principal_axes(teacher.encode(everyday))
+    return Space(teacher, centre, axes, least_used(project(teacher.encode(vocabulary(data)), centre, axes)))
+
+
+def least_used(vectors: Vectors) -> Vectors:
+    """The unit vector ``(D,)`` that unit vectors ``(N, D)`` are least along."""
+    found: Vectors = np.linalg.eigh(vectors.T @ vectors)[1][:, 0].astype(np.float32)
+    return found
+
+
+def vocabulary(data: Path) -> list[str]:
+    """The names of the data and of ImageNet's classes, with their synonyms."""
+    said = {name for row in read_rows(data) for name in row.names.values()}
+    return sorted(said | {name for names in classes() for name in names})
+
+
+def class_vectors(space: Space) -> torch.Tensor:
+    """The unit vector ``(1000, dim)`` of each of ImageNet's classes: the mean of its names."""
+    means = np.stack([space.vectors(names).mean(axis=0) for names in classes()])
+    return torch.from_numpy(means / np.linalg.norm(means, axis=1, keepdims=True))
 
 
 def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:
-    """The tower distilled into the joint space of the data's names.
+    """The tower distilled into the joint space.
 
     What the plan's folder holds already is gone on with: the teacher is asked once, and seconds are counted over all starts.
     """
-    lessons, checkpoint, used = plan.folder / "lessons.pt", plan.checkpoint, 0.0
-    if not lessons.exists():
+    written, checkpoint, used = plan.folder / "lessons.pt", plan.checkpoint, 0.0
+    if not written.exists():
         _write_lessons(data, Teacher(teacher_folder), plan.folder)
-    saved = torch.load(lessons, weights_only=True)
-    phrases, targets, names = saved["phrases"], saved["targets"].numpy(), saved["names"]
+    saved = torch.load(written, weights_only=True)
+    phrases, targets, names = saved["phrases"], saved["targets"].numpy(), len(saved["names"])
     if checkpoint.exists():
         before = torch.load(checkpoint, weights_only=True)
         tower.load_state_dict(before["tower"])
@@ -115,11 +169,23 @@ def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextT
     return tower
 
 
+def taught(folder: Path) -> tuple[Names, torch.Tensor]:
+    """What the first stage left in a folder: the vectors of all names, and those of ImageNet's classes ``(1000, dim)``."""
+    saved = torch.load(folder / "lessons.pt", weights_only=True)
+    names = tuple(saved["names"])
+    return Names(names, saved["targets"][: len(names)]), saved["classes"]
+
+
 def _write_lessons(data: Path, teacher: Teacher, out: Path) -> None:
-    names, centre, axes = make_space(data, teacher)
-    phrases = compose(names, common_words(teacher.vocabulary)[:WORDS], COMPOSITIONS)
-    targets = torch.from_numpy(project(teacher.encode(phrases), centre, axes))
-    torch.save({"phrases": phrases, "targets": targets, "names": len(names)}, out / "lessons.pt")
+    """Ask the teacher once: names first, then words, then phrases about names, the last of them held out."""
+    space, names = make_space(data, teacher), vocabulary(data)
+    nouns = [words[0] for words in synonyms().values() if len(words[0].split()) <= LONGEST]
+    learnt = lessons(names, list(dict.fromkeys([*nouns, *common_words(teacher.vocabulary)[:WORDS]])), ABOUT)
+    dice = np.random.default_rng(0)
+    learnt = learnt[: len(names)] + [learnt[k] for k in dice.permutation(np.arange(len(names), len(learnt)))]
+    found = {"targets": torch.from_numpy(space.targets(learnt)), "classes": class_vectors(space)}
+    axes = {"centre": torch.from_numpy(space.centre), "axes": torch.from_numpy(space.axes)}
+    torch.save({"phrases": [lesson.phrase for lesson in learnt], "names": names, **found, **axes}, out / "lessons.pt")
 
 
 def _agreement(vectors: torch.Tensor, targets: Vectors) -> float:

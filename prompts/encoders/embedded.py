@@ -8,7 +8,9 @@ nobody taught lies near words spelt like it. A small transformer reads the words
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from zlib import crc32
@@ -18,11 +20,13 @@ from torch import Tensor, nn
 
 from prompts.phrases import in_words
 
-TABLE_ROWS = 32768
+TABLE_ROWS = 65536
 MOST_WORDS = 8
 MOST_PIECES = 40
 _WORD = re.compile(r"\w+")
 _GRAMS = (3, 4, 5)
+_BATCH = 256
+_ARTICLES = frozenset({"a", "an", "the"})
 
 
 @lru_cache(maxsize=65536)
@@ -35,10 +39,13 @@ def word_pieces(word: str) -> tuple[int, ...]:
 
 
 def words_of(phrase: str) -> tuple[str, ...]:
-    """At most 8 words of a phrase: lower case, no accents, no punctuation; ``?`` when there is no letter in it."""
+    """At most 8 words of a phrase: lower case, no accents, no punctuation, no articles beside other words; ``?`` when there
+    is no letter in it.
+    """
     plain = unicodedata.normalize("NFKD", in_words(phrase))
     found = _WORD.findall("".join(sign for sign in plain if not unicodedata.combining(sign)))
-    return tuple(found[:MOST_WORDS]) or ("?",)
+    meant = [word for word in found if word not in _ARTICLES] or found
+    return tuple(meant[:MOST_WORDS]) or ("?",)
 
 
 def tokenize(phrases: Sequence[str]) -> Tensor:
@@ -94,20 +101,34 @@ class TextTower(nn.Module):
 
 
 class EmbeddedTextEncoder:
-    """Phrases into the joint space of the embedded checkpoint; the vectors of known phrases are kept."""
+    """Phrases into the joint space of the embedded checkpoint; the vectors of known phrases are kept, the latest ones."""
 
     def __init__(self, tower: TextTower, most_kept: int = 4096) -> None:
         self._tower = tower.eval()
-        self._encode = lru_cache(maxsize=most_kept)(self._encode_one)
+        self._most_kept = most_kept
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
 
     def encode_text(self, phrases: Sequence[str]) -> Tensor:
-        """Unit vectors ``(N, D)`` of N phrases."""
+        """Unit vectors ``(N, D)`` of N phrases; those that are new are read together."""
         if not phrases:
             return self._tower.head.weight.new_zeros(0, self._tower.head.out_features)
-        return torch.stack([self._encode(phrase) for phrase in phrases])
+        with self._lock:
+            known = {phrase: self._kept[phrase] for phrase in phrases if phrase in self._kept}
+        fresh = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
+        for start in range(0, len(fresh), _BATCH):
+            batch = fresh[start : start + _BATCH]
+            known.update(zip(batch, self._read(batch), strict=True))
+        self._keep({phrase: known[phrase] for phrase in fresh})
+        return torch.stack([known[phrase] for phrase in phrases])
+
+    def _keep(self, fresh: dict[str, Tensor]) -> None:
+        with self._lock:
+            self._kept.update(fresh)
+            while len(self._kept) > self._most_kept:
+                self._kept.popitem(last=False)
 
     @torch.inference_mode()
-    def _encode_one(self, phrase: str) -> Tensor:
+    def _read(self, phrases: Sequence[str]) -> list[Tensor]:
         device = self._tower.head.weight.device
-        vector: Tensor = self._tower(tokenize([phrase]).to(device))[0]
-        return vector
+        return [vector.clone() for vector in self._tower(tokenize(phrases).to(device))]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.averaging import Average
-from train.calibrate import PRECISION, best_threshold, evenly, fit_logistic, precise_threshold
+from train.calibrate import MOST_INVENTED, best_threshold, evenly, fit_evidence, fit_logistic, sparing_threshold
 from train.loop import Plan, fit, made_ahead
 
 
@@ -108,12 +108,21 @@ def test_every_name_weighs_the_same_in_the_threshold_however_often_it_is_asked_f
     assert best_threshold(scores, present, evenly(names)) <= 0.4
 
 
-def test_the_precise_threshold_is_the_least_that_keeps_most_claims_true() -> None:
-    scores = np.linspace(0.9, 0.35, 12)
-    present = np.arange(12) < 9
-    threshold = precise_threshold(scores, present, np.ones(12))
-    claimed = scores >= threshold
-    assert present[claimed].mean() >= PRECISION
-    assert claimed.sum() == 10, "nine of ten is precise enough, nine of eleven is not"
-    heavy = np.where(present, 1.0, 9.0)
-    assert precise_threshold(scores, present, heavy) > scores[9], "a heavy false claim is too much"
+def test_the_sparing_threshold_is_the_least_that_claims_few_absent_names() -> None:
+    scores = np.linspace(0, 0.9, 101)
+    present = np.arange(101) % 2 == 1
+    threshold = sparing_threshold(scores, present, np.ones(101))
+    absent = scores[~present]
+    assert (absent >= threshold).mean() <= MOST_INVENTED < (absent >= threshold - 0.03).mean()
+
+
+def test_evidence_is_weighed_by_what_it_tells_and_silence_weighs_nothing() -> None:
+    dice = np.random.default_rng(0)
+    evidence = dice.normal(0, 1, (2000, 3))
+    evidence[:, 2] = 0
+    reached = 1 / (1 + np.exp(-(2 * evidence[:, 0] - 1)))
+    bias, telling, idle, silent = fit_evidence(evidence, reached, np.ones(2000))
+    assert abs(telling - 2) < 0.2
+    assert abs(bias + 1) < 0.2
+    assert abs(idle) < 0.1
+    assert silent == 0

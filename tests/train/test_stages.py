@@ -9,14 +9,18 @@ import numpy as np
 import torch
 
 from backend.engines.embedded import prompt_features as evidence
+from backend.engines.embedded.backbone import Backbone
 from backend.engines.embedded.engine import SHIPPED, read, read_checkpoint, write
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import CONTEXT, DIM, PlaceEncoder
 from backend.engines.embedded.views import SIDE
 from tests.backend.pictures import disc
 from train import encoder, masks
 from train.__main__ import finish
+from train.class_teacher import ClassTeacher
 from train.data import VOID, Photo, Row
+from train.held_out import is_held_out, trained_rows, unnamed
 from train.hints import Hints
 from train.names import Names
 
@@ -49,24 +53,70 @@ def test_a_batch_marks_what_is_present_absent_and_unknown() -> None:
 
 def test_the_encoder_s_loss_falls_on_the_photos_it_sees() -> None:
     torch.manual_seed(0)
-    batches, network = encoder.Batches(PHOTOS, NAMES, seed=0), ImageEncoder()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    batches, network = encoder.Batches(PHOTOS, NAMES, seed=0), PlaceEncoder()
+    encoder.keep_as_is(network)
+    optimizer = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad], lr=2e-3)
+    teacher = silent_teacher(network.backbone)
     dense = []
     for _ in range(8):
-        parts = encoder.loss_of(network, batches.draw(2), NAMES)
+        parts = encoder.loss_of(network, batches.draw(2), NAMES, teacher)
         optimizer.zero_grad()
-        torch.autograd.backward(parts["dense"] + parts["dice"] + 0.1 * parts["region"])
+        torch.autograd.backward(encoder.total(parts))
         optimizer.step()
         dense.append(parts["dice"].item())
     assert min(dense[4:]) < dense[0]
 
 
+def silent_teacher(backbone: Backbone) -> ClassTeacher:
+    """A classifier that has learnt nothing, whose classes are all held out."""
+    return ClassTeacher(
+        backbone, torch.nn.Linear(1280, 1000), torch.eye(DIM).repeat(8, 1)[:1000], torch.ones(1000, dtype=torch.bool)
+    )
+
+
+def test_the_classifier_teaches_the_mixture_of_its_likeliest_classes_and_nothing_of_hidden_ones() -> None:
+    classifier = torch.nn.Linear(1280, 1000)
+    torch.nn.init.zeros_(classifier.weight)
+    torch.nn.init.constant_(classifier.bias, -20.0)
+    with torch.no_grad():
+        classifier.bias[[3, 7]] = 5.0
+    vectors = torch.eye(DIM).repeat(8, 1)[:1000]
+    fourth = torch.zeros(1, 24, 16, 16)
+    taught, sure = ClassTeacher(Backbone(), classifier, vectors, torch.zeros(1000, dtype=torch.bool))(fourth)
+    expected = torch.nn.functional.normalize(vectors[3] + vectors[7], dim=0)
+    assert taught.shape == (1, DIM, 2, 2)
+    torch.testing.assert_close(taught[0, :, 0, 0], expected)
+    assert (sure > 0.4).all()
+    hidden = torch.zeros(1000, dtype=torch.bool)
+    hidden[3] = True
+    _, silent = ClassTeacher(Backbone(), classifier, vectors, hidden)(fourth)
+    assert (silent == 0).all()
+
+
+def test_held_out_names_are_neither_named_nor_absent_and_their_objects_are_void() -> None:
+    shown = photo(0)
+    row = replace(shown.row, names={1: "zebra", 2: "ball"})
+    hidden = unnamed(replace(shown, row=row, absent=("cat", "two giraffes", "kite")))
+    assert hidden.row.names == {2: "ball"}
+    assert hidden.absent == ("cat",)
+    assert (hidden.ids[shown.ids == 1] == VOID).all()
+    assert is_held_out("open umbrella")
+    assert not is_held_out("trainer shoe")
+
+
+def test_photos_that_show_held_out_names_alone_and_excluded_sources_are_not_trained_on() -> None:
+    row = photo(0).row
+    others = [replace(row, source="camvid"), replace(row, names={1: "zebra"}), replace(row, split="val")]
+    assert trained_rows([row, *others]) == [row]
+    assert trained_rows([row, *others], frozenset()) == [row, others[0]]
+
+
 def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
-    views, network = masks.Views(PHOTOS, seed=0), ViewDecoder().eval()
+    views, network = masks.Views(PHOTOS, seed=0), ViewDecoder(CONTEXT).eval()
     batch = [views.draw() for _ in range(4)]
     images, maps, target, known, share = masks.as_tensors(batch)
     with torch.inference_mode():
-        logits, quality = network(images, maps, None)
+        logits, quality = network(images, maps, None, torch.zeros(4, CONTEXT, evidence.VOTE_SIDE, evidence.VOTE_SIDE))
     assert logits.shape == target.shape == known.shape == (4, SIDE, SIDE)
     parts = masks.loss_of(logits, quality, target, known, share)
     assert all(torch.isfinite(part) for part in parts.values())
@@ -91,19 +141,21 @@ def test_what_lies_outside_the_window_counts_as_missed() -> None:
 
 def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
     torch.manual_seed(0)
-    hints = Hints(ImageEncoder(), NAMES, seed=0)
+    hints = Hints(PlaceEncoder(), NAMES, seed=0)
     view = masks.Views(PHOTOS, seed=1).draw()
     view.mirrored = False
-    plain = hints.grids([view])
+    grids, contexts = hints.grids([view])
     view.mirrored = True
-    assert torch.equal(hints.grids([view]), plain.flip(3))
-    assert plain.shape == (1, 128, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
+    for plain, mirrored in zip((grids, contexts), hints.grids([view]), strict=True):
+        assert torch.equal(mirrored, plain.flip(3))
+    assert grids.shape == (1, 128, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
+    assert contexts.shape == (1, CONTEXT, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
 
 
 def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
-    hints = Hints(ImageEncoder(), NAMES, seed=0)
+    hints = Hints(PlaceEncoder(), NAMES, seed=0)
     views = [masks.Views(PHOTOS, seed=1).draw()] * 64
-    grids = hints.grids(views)
+    grids, _ = hints.grids(views)
     some = hints.some(views, grids)
     kept = some.flatten(1).any(dim=1)
     assert 0 < int(kept.sum()) < 64
@@ -111,11 +163,11 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
 
 
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
-    trained = read_checkpoint(SHIPPED)
+    trained = replace(read_checkpoint(SHIPPED), sketches=None)
     before = trained.views.quality[-1].weight.clone()
     finished = finish(replace(trained, calibration=unfitted()), PHOTOS)
     fitted = asdict(finished.calibration)
-    assert all(np.isfinite(value) for value in fitted.values())
+    assert all(np.isfinite(value).all() for value in fitted.values())
     assert 0 < finished.calibration.presence < 1
     assert not fitted.items() & asdict(unfitted()).items(), "every value was fitted"
     assert not torch.equal(finished.views.quality[-1].weight, before)

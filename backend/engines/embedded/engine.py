@@ -17,39 +17,62 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.engines.embedded.edges import sharpen
+from backend.engines.embedded.everything import find_everything
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings
-from backend.engines.embedded.from_text import Calibration, compete, find_all, reference_logits, said_logits
+from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
-from backend.engines.embedded.views import Answer, Canvas, chance_of, memory_on, to_masks
+from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
+from backend.engines.embedded.places import DIM, PlaceEncoder, encoded, resized
+from backend.engines.embedded.views import CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
+from prompts.examples import Examples, likeness
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import PromptTokens
 
-_NAMES = "names"
+_NAMES, _PLACES = "names", "places"
+_WEIGHTS = ("evidence", "strange")
 SHIPPED = Path(__file__).parents[2] / "weights" / "embedded.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that the encoder was
-    trained to know, and what was fitted afterwards.
-    """
+class Sketches:
+    """The networks of drawings: an encoder without a backbone, and the decoder that was trained on its vectors."""
 
     encoder: ImageEncoder
     views: ViewDecoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
+    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are read by networks of their own
+    where there are ``sketches``.
+    """
+
+    encoder: PlaceEncoder
+    views: ViewDecoder
     text: TextTower
     names: Tensor
+    places: Tensor
     calibration: Calibration
+    sketches: Sketches | None = None
+
+    @classmethod
+    def fresh(cls, calibration: Calibration) -> Checkpoint:
+        """Networks that have learnt nothing."""
+        nothing = torch.zeros(0, DIM)
+        return cls(PlaceEncoder(), ViewDecoder(CONTEXT_CHANNELS), TextTower(), nothing, nothing, calibration)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names in the file."""
-        return {"encoder": self.encoder, "views": self.views, "text": self.text}
+        own = {} if self.sketches is None else {"sketches": self.sketches.encoder, "sketched": self.sketches.views}
+        return {"encoder": self.encoder, "views": self.views, "text": self.text, **own}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,18 +95,22 @@ def read(path: Path) -> Loaded:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         hint = "give a file that `python -m train` wrote"
         raise SetupError(f"{path} is no checkpoint of the embedded engine ({error}): {hint}") from error
-    fold_batch_norm(found.encoder)
-    fold_batch_norm(found.views)
-    decoder = EmbeddedDecoder(found.encoder, found.views, found.calibration, found.names)
+    for network in found.networks.values():
+        fold_batch_norm(network)
+    decoder = EmbeddedDecoder(found)
     return Loaded(decoder, found.text.eval(), found.calibration, f"embedded-{digest}")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint as it was trained. Raises what reading a file that is none raises."""
     with safe_open(path, "pt") as file:
-        calibration = Calibration(**json.loads(file.metadata()["calibration"]))
+        fitted = json.loads(file.metadata()["calibration"])
+        calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    found = Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), tensors[_NAMES].float(), calibration)
+    sketches = Sketches(ImageEncoder(), ViewDecoder()) if any(name.startswith("sketches.") for name in tensors) else None
+    views = ViewDecoder(CONTEXT_CHANNELS if any(name.startswith("views.context.") for name in tensors) else 0)
+    vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
+    found = replace(Checkpoint.fresh(calibration), views=views, sketches=sketches, **vectors)
     for name, network in found.networks.items():
         network.load_state_dict(_part(tensors, name, network))
     return found
@@ -99,9 +126,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     }
     halved = {
         key: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
-        for key, tensor in {**tensors, _NAMES: checkpoint.names}.items()
+        for key, tensor in {**tensors, _NAMES: checkpoint.names, _PLACES: checkpoint.places}.items()
     }
-    save_file(halved, path, {"format": "maskloom-embedded-2", "calibration": json.dumps(asdict(checkpoint.calibration))})
+    save_file(halved, path, {"format": "maskloom-embedded-3", "calibration": json.dumps(asdict(checkpoint.calibration))})
     path.chmod(0o644)
 
 
@@ -112,24 +139,24 @@ def _part(tensors: dict[str, Tensor], name: str, network: nn.Module) -> dict[str
     return {**counters, **mine}
 
 
-ENCODED_SIDE = 384
+SKETCHED_SIDE = 384
 CANVAS_SIDE = 1024
-SHOWN = 0.3
-"""The presence that a reference needs: whoever shows an object expects to find it, so less than a phrase needs."""
+SHOWN = 0.15
+"""The least score of what a reference finds: whoever shows an object expects to find it, so less than a phrase needs."""
 NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 _STEP = 32
 
 
 class EmbeddedDecoder:
-    """A MaskDecoder of about four million weights. ``encoder`` and ``views`` are in evaluation mode on one device; ``names``
-    are the vectors ``(A, D)`` of the names that the encoder knows.
-    """
+    """A MaskDecoder of about ten million weights, in evaluation mode on one device."""
 
-    def __init__(self, encoder: ImageEncoder, views: ViewDecoder, calibration: Calibration, names: Tensor) -> None:
-        self._names = names
-        self._encoder = encoder
-        self._views = views
-        self._calibration = calibration
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._encoder = checkpoint.encoder
+        self._sketches = checkpoint.sketches
+        self._views = checkpoint.views
+        self._drawn = checkpoint.sketches.views if checkpoint.sketches else checkpoint.views
+        self._calibration = checkpoint.calibration
+        self._names, self.places = checkpoint.names, checkpoint.places
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
@@ -137,38 +164,43 @@ class EmbeddedDecoder:
         return [self._encode(image) for image in images]
 
     def _encode(self, image: Image) -> ImageFeatures:
-        device = next(self._encoder.parameters()).device
-        small = torch.from_numpy(_resized(image, *_encoded_shape(image))).to(device)
-        batch = small.permute(2, 0, 1)[None].float() / 255
-        grid = self._encoder.embed(self._encoder(batch.contiguous(memory_format=torch.channels_last)))[0]
-        return ImageFeatures(size_of(image), grid, {"pixels": torch.from_numpy(_canvas_pixels(image))})
+        context, grid, regions = encoded(self._encoder, image)
+        tensors = {CONTEXT: context, REGIONS: regions, "pixels": torch.from_numpy(_canvas_pixels(image))}
+        if self._sketches is not None:
+            tensors[SKETCHED] = _sketch(self._sketches.encoder, image)
+        return ImageFeatures(size_of(image), grid, tensors)
 
     @torch.inference_mode()
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image; see MaskDecoder."""
         canvas = Canvas.of(features)
-        logits = said_logits(tokens, features.grid, self._calibration, self._names)
+        if not len(prompts) and memory is None:
+            return self._decode_everything(canvas)
+        logits = said_logits(tokens, features.grid.float(), self._calibration, self.places)
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
         if prompts.drawn or (previous is not None and not prompts.phrases):
             return self.decode_drawn(canvas, prompts, logits, previous)
+        vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
         asked = len(tokens.phrases)
-        return self._decode_said(canvas, tokens.phrases, torch.cat([compete(logits[:asked], tokens.text), logits[asked:]]))
+        competing = torch.cat([compete(logits[:asked], vectors[:asked]), logits[asked:]])
+        return self._decode_said(canvas, tokens.phrases, competing, vectors)
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """What one click may mean, at every scale; see OffersAlternatives."""
         canvas = Canvas.of(features)
         drawing = draw_on(canvas, prompts, None, None)
-        answers = [self._finished(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
+        answers = [self._finished(answer, canvas, drawing) for answer in readings(self._drawn, canvas, drawing)]
         return to_masks(answers, [None] * len(answers), canvas)
 
     def decode_drawing(self, canvas: Canvas, drawing: Drawing) -> Answer | None:
         """The mask of one object on a canvas, without its edge; None where nothing tells where it is."""
-        return decode_object(self._views, canvas, drawing)
+        return decode_object(self._drawn, canvas, drawing)
 
-    def chance_like(self, canvas: Canvas, token: Tensor) -> NDArray[np.float32]:
-        """How likely each place ``(H, W)`` of a canvas shows what a region's vector ``(1, D)`` is of, in 0..1."""
-        return _on_canvas(reference_logits(token, canvas.features.grid, self._calibration, self._names)[0], canvas)
+    def chance_like(self, canvas: Canvas, examples: Examples) -> NDArray[np.float32]:
+        """How likely each place ``(H, W)`` of a canvas shows what examples show, in 0..1."""
+        alike = likeness(canvas.features.grid.float(), examples)
+        return _on_canvas(alike * self._calibration.reference_scale + self._calibration.reference_bias, canvas)
 
     def decode_drawn(
         self, canvas: Canvas, prompts: PromptSet, logits: Tensor | None, previous: NDArray[np.float32] | None
@@ -182,7 +214,7 @@ class EmbeddedDecoder:
         if previous is not None:
             owner = owner_of([drawing.prompts for drawing in drawings], previous > 0.5)
             drawings = [replace(each, previous=previous if k == owner else None) for k, each in enumerate(drawings)]
-        found = [(decode_object(self._views, canvas, drawing), drawing) for drawing in drawings]
+        found = [(decode_object(self._drawn, canvas, drawing), drawing) for drawing in drawings]
         answers = [self._finished(answer, canvas, drawing) for answer, drawing in found if answer is not None]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         return to_masks(answers, [label] * len(answers), canvas)
@@ -192,17 +224,40 @@ class EmbeddedDecoder:
         sharp = sharpen(_at_least_its_peak(answer), canvas, drawing)
         return sharp if extent_of(drawing) is not None else replace(sharp, quality=self._calibration.of_marks(sharp.quality))
 
-    def _decode_said(self, canvas: Canvas, phrases: Sequence[str], logits: Tensor) -> MaskSet:
+    def _decode_everything(self, canvas: Canvas) -> MaskSet:
+        found = [sharpen(answer, canvas, NOT_DRAWN) for answer in find_everything(self._views, canvas)]
+        return to_masks(found, [None] * len(found), canvas)
+
+    def find(self, canvas: Canvas, logits: Tensor, vectors: Tensor) -> list[Found]:
+        """Every region that phrases and references may mean, with what speaks for it; see ``find_all``."""
+        return find_all(self._views, canvas, logits, vectors, self._names)
+
+    def _decode_said(self, canvas: Canvas, phrases: Sequence[str], logits: Tensor, vectors: Tensor) -> MaskSet:
         labels: list[str | None] = [*phrases, None][: len(logits)]
         spoken = self._calibration.presence if len(phrases) == 1 else self._calibration.presence_among
-        answers: list[Answer] = []
-        names: list[str | None] = []
-        for label, each in zip(labels, logits, strict=True):
-            least = SHOWN if label is None else spoken
-            found = [sharpen(one, canvas, NOT_DRAWN) for one in find_all(self._views, canvas, each, least)]
-            answers += found
-            names += [label] * len(found)
-        return to_masks(answers, names, canvas)
+        found = self.find(canvas, logits, vectors)
+        scores = [self._calibration.of_evidence(each.evidence) for each in found]
+        least = [SHOWN if labels[each.which] is None else spoken for each in found]
+        present = [k for k, score in enumerate(scores) if score >= least[k]]
+        found, scores = [found[k] for k in present], [scores[k] for k in present]
+        kept = best_of(found, scores, vectors)
+        answers = [replace(sharpen(found[k].answer, canvas, NOT_DRAWN), quality=scores[k]) for k in kept]
+        return to_masks(answers, [labels[found[k].which] for k in kept], canvas)
+
+
+def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:
+    """The vectors ``(D, h, w)`` that the decoder of drawings was trained with."""
+    small = torch.from_numpy(resized(image, *_sketched_shape(image))).to(next(encoder.parameters()).device)
+    batch = small.permute(2, 0, 1)[None].float() / 255
+    found: Tensor = encoder.embed(encoder(batch.contiguous(memory_format=torch.channels_last)))[0]
+    return found
+
+
+def _what_was_shown(tokens: PromptTokens) -> Tensor:
+    """What references show, one unit vector ``(1, D)`` for all; no row where there is none."""
+    if not len(tokens.reference):
+        return tokens.reference
+    return torch.nn.functional.normalize(tokens.reference.mean(dim=0, keepdim=True), dim=1)
 
 
 def _at_least_its_peak(answer: Answer) -> Answer:
@@ -217,9 +272,9 @@ def _on_canvas(logits: Tensor, canvas: Canvas) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(chance, wide, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _encoded_shape(image: Image) -> tuple[int, int]:
+def _sketched_shape(image: Image) -> tuple[int, int]:
     """Height and width, multiples of 32, with the long side at 384."""
-    factor = ENCODED_SIDE / max(image.shape[:2])
+    factor = SKETCHED_SIDE / max(image.shape[:2])
     height, width = (max(_STEP, round(extent * factor / _STEP) * _STEP) for extent in image.shape[:2])
     return height, width
 
@@ -229,9 +284,4 @@ def _canvas_pixels(image: Image) -> Image:
     factor = CANVAS_SIDE / max(height, width)
     if factor >= 1:
         return np.array(image)
-    return _resized(image, max(1, round(height * factor)), max(1, round(width * factor)))
-
-
-def _resized(image: Image, height: int, width: int) -> Image:
-    method = cv2.INTER_AREA if height * width < image.shape[0] * image.shape[1] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return resized(image, max(1, round(height * factor)), max(1, round(width * factor)))

@@ -115,13 +115,15 @@ DECODER_WIDTHS = (24, 48, 80, 128)
 
 
 class ViewDecoder(nn.Module):
-    """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)`` and joint-space vectors ``(N, D, 24, 24)`` or None,
-    to logits ``(N, 96, 96)`` and the logit ``(N,)`` of the IoU that the mask will have with the object.
+    """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)``, joint-space vectors ``(N, D, 24, 24)`` or None, and the
+    backbone's features under the view ``(N, context, 24, 24)`` where it was made for them, to logits ``(N, 96, 96)`` and the
+    logit ``(N,)`` of the IoU that the mask will have with the object.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: int = 0) -> None:
         super().__init__()
         a, b, c, d = DECODER_WIDTHS
+        self.context = nn.Sequential(nn.Conv2d(context, 96, 1), nn.ReLU(inplace=True), Conv(96, b)) if context else None
         self.stem = Conv(3, 16, 2)
         self.halved = nn.Sequential(Conv(16 + prompt_features.CHANNELS, a), Residual(a))
         self.quarter, self.eighth = stage(a, b, 2), stage(b, c, 2)
@@ -131,11 +133,13 @@ class ViewDecoder(nn.Module):
         self.mask = nn.Sequential(Conv(a, a), nn.Conv2d(a, 4, 1), nn.PixelShuffle(2))
         self.quality = nn.Sequential(nn.Linear(d + 2 * a + 4, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             seen = prompt_features.gather(image, maps, grid)
         half = self.halved(torch.cat([self.stem(image * 4 - 2), seen], dim=1))
         quarter = self.quarter(half)
+        if self.context is not None and context is not None:
+            quarter = quarter + self.context(context)
         eighth = self.eighth(quarter)
         coarse = self.coarse(eighth)
         x = coarse

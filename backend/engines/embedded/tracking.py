@@ -22,10 +22,10 @@ from backend.engines.base import TrackedMask, TrackingSession
 from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.from_drawing import Drawing
-from backend.engines.embedded.views import Answer, Canvas, chance_of, to_masks
+from backend.engines.embedded.views import SKETCHED, Answer, Canvas, chance_of, to_masks
+from prompts.examples import Examples, example_of
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
-from prompts.sampler import visual_token
 
 Map = NDArray[np.float32]
 RECENT = 3
@@ -41,11 +41,11 @@ HIDDEN = 0.05
 @dataclass(slots=True, eq=False)
 class _Memory:
     """One object: ``chance (H, W)`` on the canvas when it was last seen, how the prompted and the latest frames looked, each as
-    vectors ``(P, D)`` with chances ``(P,)``, and the token ``(1, D)`` of its first mask.
+    vectors ``(P, D)`` with chances ``(P,)``, and its first mask as an example.
     """
 
     chance: Map
-    token: Tensor
+    shown: Examples
     prompted: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=MOST_PROMPTED))
     recent: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -87,7 +87,7 @@ class EmbeddedSession:
             raise PromptError("expected something drawn on the object to follow, got nothing or only what it is not")
         wide = (canvas.size.width, canvas.size.height)
         chance = np.asarray(cv2.resize(mask.astype(np.float32), wide, interpolation=cv2.INTER_AREA), np.float32)
-        memory = self._objects.setdefault(object_id, _Memory(chance, visual_token(canvas.features, mask)))
+        memory = self._objects.setdefault(object_id, _Memory(chance, example_of(canvas.features.grid.float(), mask)))
         memory.chance = chance
         memory.recent.clear()
         memory.prompted.append(_cells(canvas, chance))
@@ -110,7 +110,7 @@ class EmbeddedSession:
 
     def _follow_one(self, memory: _Memory, canvas: Canvas, flow: Map) -> TrackedMask:
         votes = _votes(canvas, [*memory.prompted, *memory.recent])
-        said = np.asarray((votes + self._decoder.chance_like(canvas, memory.token)) / 2, np.float32)
+        said = np.asarray((votes + self._decoder.chance_like(canvas, memory.shown)) / 2, np.float32)
         answers = self._candidates(memory, canvas, votes, said, flow)
         agreement, answer, drawing = max(answers, key=lambda one: one[0], default=(0.0, None, None))
         if answer is None or drawing is None or agreement < HIDDEN:
@@ -150,16 +150,21 @@ def _moved(chance: Map, flow: Map) -> Map:
     return np.asarray(cv2.remap(chance, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
+def _looks(canvas: Canvas) -> Tensor:
+    """How places look ``(D, h, w)``, as the decoder of drawings sees them where it has an encoder of its own."""
+    return canvas.features.tensors.get(SKETCHED, canvas.features.grid)
+
+
 def _cells(canvas: Canvas, chance: Map) -> tuple[Tensor, Tensor]:
     """A frame's vectors ``(P, D)``, one for each cell of the grid, and the chance ``(P,)`` that each is the object."""
-    grid = canvas.features.grid
+    grid = _looks(canvas)
     share = cv2.resize(chance, (grid.shape[2], grid.shape[1]), interpolation=cv2.INTER_AREA)
     return grid.flatten(1).T.float(), torch.from_numpy(np.asarray(share, np.float32)).flatten().to(grid.device)
 
 
 def _votes(canvas: Canvas, remembered: list[tuple[Tensor, Tensor]]) -> Map:
     """The chance ``(H, W)`` that a place is the object, by the remembered places that look most like it."""
-    grid = canvas.features.grid
+    grid = _looks(canvas)
     keys, chances = (torch.cat(parts) for parts in zip(*remembered, strict=True))
     nearest, which = (grid.flatten(1).T.float() @ keys.T).topk(min(VOTERS, len(keys)), dim=1)
     weights = torch.softmax(nearest * SHARPNESS, dim=1)

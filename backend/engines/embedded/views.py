@@ -150,6 +150,10 @@ def drawn_shapes(prompts: PromptSet, size: Size) -> dict[str, BoolArray]:
 
 FAR = -12.0
 """The logit of places that no window looked at."""
+CONTEXT, REGIONS, SKETCHED = "context", "regions", "sketched"
+"""What the features of an image hold beside its grid: the backbone's features, the map that regions are named from, and the
+vectors of the encoder that the decoder of drawings was trained with.
+"""
 MEMORY_SIDE = 256
 """Long side of the low-resolution logits, in cells."""
 
@@ -194,12 +198,20 @@ def decode_views(decoder: ViewDecoder, canvas: Canvas, windows: Sequence[Window]
     views = np.stack([look(canvas.pixels, window) for window in windows])
     images = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
     images = images.contiguous(memory_format=torch.channels_last)
-    logits, quality = decoder(images, torch.from_numpy(maps).to(device), under(canvas.features.grid, canvas.size, windows))
+    seen: list[Tensor | None] = [under(each, canvas.size, windows) for each in _seen_by(decoder, canvas.features)]
+    logits, quality = decoder(images, torch.from_numpy(maps).to(device), *(seen or [None]))
     judged = torch.sigmoid(quality).tolist()
     return [
         Answer(put_back(view, window, canvas.size, FAR), share)
         for view, window, share in zip(logits.float().cpu().numpy(), windows, judged, strict=True)
     ]
+
+
+def _seen_by(decoder: ViewDecoder, features: ImageFeatures) -> list[Tensor]:
+    """The joint-space vectors and the backbone's features that a decoder was trained with, as far as there are any."""
+    if decoder.context is not None:
+        return [features.grid, features.tensors[CONTEXT]]
+    return [features.tensors[SKETCHED]] if SKETCHED in features.tensors else []
 
 
 def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_SIDE) -> Tensor:
@@ -225,7 +237,7 @@ def to_masks(answers: Sequence[Answer], labels: Sequence[str | None], canvas: Ca
         scores=np.array([answers[k].quality for k in kept], np.float32),
         labels=tuple(labels[k] for k in kept),
         low_res_logits=np.stack([_low_resolution(answers[k].logits) for k in kept]),
-        embeddings=np.stack([_embedding(answers[k].logits, canvas.features.grid) for k in kept]),
+        embeddings=np.stack([_embedding(answers[k].logits, canvas.features) for k in kept]),
     )
 
 
@@ -248,7 +260,9 @@ def _low_resolution(logits: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.asarray(cv2.resize(logits, cells, interpolation=method), np.float16)
 
 
-def _embedding(logits: NDArray[np.float32], grid: Tensor) -> NDArray[np.float32]:
+def _embedding(logits: NDArray[np.float32], features: ImageFeatures) -> NDArray[np.float32]:
+    """What a region shows, a unit vector ``(D,)``, from the map that regions are named from."""
+    grid = features.tensors.get(REGIONS, features.grid)
     cells = (grid.shape[2], grid.shape[1])
     weight = torch.from_numpy(np.asarray(cv2.resize((logits > 0).astype(np.float32), cells, interpolation=cv2.INTER_AREA)))
     pooled = (grid.float() * (weight.to(grid.device) + 1e-6)).sum(dim=(1, 2))

@@ -73,3 +73,26 @@ def test_like_lies_beside_like(word: str, near: str, far: str) -> None:
 
 def test_an_unknown_word_lies_near_the_word_it_is_spelt_like() -> None:
     assert likeness("umbrellla", "umbrella") > likeness("umbrellla", "horse") + 0.1
+
+
+@pytest.mark.parametrize(
+    "same",
+    [("dog", "dogs"), ("cup", "a cup"), ("motorcycle", "the motorcycle"), ("person", "people"), ("cat", "small black cat")],
+)
+def test_plurals_articles_and_adjectives_change_little(same: tuple[str, str]) -> None:
+    assert likeness(*same) > 0.85
+
+
+@pytest.mark.parametrize("string", ["asdfgh", "blorptrim", "zzkf qwx"])
+def test_what_is_no_word_is_like_nothing(string: str) -> None:
+    assert max(likeness(string, name) for name in ("person", "dog", "car", "tree", "cup", "sky", "chair", "zebra")) < 0.3
+
+
+def test_many_phrases_are_read_together_as_each_alone_and_only_the_latest_are_kept() -> None:
+    torch.manual_seed(0)
+    encoder = EmbeddedTextEncoder(TextTower(), most_kept=10)
+    phrases = [f"thing {k}" for k in range(300)]
+    together = encoder.encode_text([*phrases, phrases[0]])
+    assert torch.equal(together[0], together[-1])
+    torch.testing.assert_close(encoder.encode_text(phrases[:3]), together[:3], rtol=1e-4, atol=1e-5)
+    assert len(encoder._kept) == 10

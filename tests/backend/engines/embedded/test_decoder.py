@@ -122,8 +122,36 @@ def test_a_reference_and_a_memory_ask_for_that_one_object() -> None:
     assert len(decode(ReferencePrompt(KeyedImage.of(PICTURE.image), DISC), memory=memory, references=1)) == 1
 
 
-def test_without_any_prompt_nothing_is_found() -> None:
-    assert len(decode()) == 0
+def test_without_any_prompt_the_things_of_the_image_are_found_without_labels() -> None:
+    found = decode()
+    assert set(found.labels) <= {None}
+    for shape in (DISC, SQUARE):
+        assert max(iou(found[[k]], shape) for k in range(len(found))) > 0.6
+
+
+def test_a_negative_phrase_alone_asks_for_nothing() -> None:
+    assert len(decode(TextPrompt("cat", positive=False))) == 0
+
+
+def test_a_string_that_is_no_word_is_nowhere() -> None:
+    assert len(decode(TextPrompt("wxqzkf"))) == 0
+
+
+def test_a_panorama_and_a_single_column_are_answered_at_their_own_size() -> None:
+    wide = np.tile(PICTURE.image[:, :160], (1, 12, 1))[:120]
+    for image in (wide, PICTURE.image[:, :1]):
+        (seen,) = engine().decoder.encode_images([image])
+        asked = PromptSet((PointPrompt((image.shape[1] / 2, image.shape[0] / 2)),))
+        with torch.inference_mode():
+            masks = engine().decoder.decode(seen, asked, engine().space.embed(asked, seen), None)
+        assert len(masks) == 1
+        assert masks.size == size_of(image)
+
+
+def test_hundreds_of_phrases_are_asked_together_without_paying_for_their_square() -> None:
+    words = [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("cat", "cup", "car", "tree", "dog")] * 20
+    asked = [TextPrompt(f"{word} {k}") for k, word in enumerate(words)]
+    assert len(decode(*asked)) < 200
 
 
 def test_every_row_has_a_unit_vector_and_a_small_memory() -> None:

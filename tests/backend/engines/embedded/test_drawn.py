@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from backend.engines.base import OffersAlternatives
 from backend.engines.embedded import build
 from backend.engines.embedded import from_drawing as drawn
-from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.engine import Checkpoint, EmbeddedDecoder
 from backend.engines.embedded.from_drawing import decode_object, draw_on
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Canvas
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
@@ -34,7 +35,7 @@ class Judging(ViewDecoder):
         super().__init__()
         self._judged = list(judged)
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         middle = torch.full((len(image), 96, 96), -4.0)
         middle[:, 24:72, 24:72] = 4
         return middle, torch.tensor(self._judged.pop(0))
@@ -101,12 +102,14 @@ def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first(
 def test_a_click_is_scored_lower_than_a_box_that_was_judged_alike_where_clicks_reach_less() -> None:
     canvas = ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), {"pixels": torch.zeros(640, 640, 3, dtype=torch.uint8)})
     nothing: Any = SimpleNamespace(
-        phrases=(), **dict.fromkeys(("text", "negative_text", "reference", "negative_reference"), torch.zeros(0, 4))
+        phrases=(),
+        references=(),
+        **dict.fromkeys(("text", "negative_text", "reference", "negative_reference"), torch.zeros(0, 4)),
     )
     calibration = Calibration(1, 0, 1, 0, 0.5, 0.5, marks_scale=0.5, marks_bias=-1.0)
 
     def score(prompt: Prompt, *judged: list[float]) -> float:
-        decoder = EmbeddedDecoder(ImageEncoder(), Judging(*judged), calibration, torch.zeros(0, 4))
+        decoder = EmbeddedDecoder(replace(Checkpoint.fresh(calibration), views=Judging(*judged)))
         return float(decoder.decode(canvas, PromptSet((prompt,)), nothing, None).scores[0])
 
     assert score(BoxPrompt((200, 200, 440, 440)), [2.0]) == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))

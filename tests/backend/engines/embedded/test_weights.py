@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,26 +12,29 @@ from safetensors.torch import save_file
 
 from backend.engines.catalogue import find_engine
 from backend.engines.embedded import build
-from backend.engines.embedded.engine import SHIPPED, Checkpoint, read, read_checkpoint, write
+from backend.engines.embedded.engine import SHIPPED, Checkpoint, Sketches, read, read_checkpoint, write
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.network import DIM, Conv, ImageEncoder, Residual, ViewDecoder, fold_batch_norm
+from backend.engines.embedded.network import Conv, ImageEncoder, Residual, ViewDecoder, fold_batch_norm
+from backend.engines.embedded.places import DIM
 from backend.values.errors import SetupError
-from prompts.encoders.embedded import TextTower
 
-CALIBRATION = Calibration(20, -6, 10, -5, 0.4, 0.7)
-
-
-def fresh() -> Checkpoint:
-    return Checkpoint(ImageEncoder(), ViewDecoder(), TextTower(), torch.eye(DIM)[:3], CALIBRATION)
+CALIBRATION = Calibration(20, -6, 10, -5, 0.4, 0.7, evidence=(-1.0, 0.5, 0.25, 1.0, 0.5, 2.0))
 
 
-def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path) -> None:
+def fresh(sketches: Sketches | None = None) -> Checkpoint:
+    return replace(Checkpoint.fresh(CALIBRATION), names=torch.eye(DIM)[:3], places=torch.eye(DIM)[3:5], sketches=sketches)
+
+
+@pytest.mark.parametrize("drawn_apart", [False, True])
+def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path, drawn_apart: bool) -> None:
     torch.manual_seed(1)
-    written = fresh()
+    written = fresh(Sketches(ImageEncoder(), ViewDecoder()) if drawn_apart else None)
     write(tmp_path / "w.safetensors", written)
     again = read_checkpoint(tmp_path / "w.safetensors")
     assert again.calibration == CALIBRATION
     assert torch.equal(again.names, written.names)
+    assert torch.equal(again.places, written.places)
+    assert again.networks.keys() == written.networks.keys()
     for mine, theirs in zip(written.networks.values(), again.networks.values(), strict=True):
         for name, tensor in mine.state_dict().items():
             torch.testing.assert_close(theirs.state_dict()[name].to(tensor), tensor, rtol=1e-3, atol=1e-3)

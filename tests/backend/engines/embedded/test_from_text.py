@@ -1,0 +1,162 @@
+"""Phrases and references as maps: what they claim, what is taken away from them, and which regions are kept."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backend.engines.embedded.from_text import (
+    Calibration,
+    Evidence,
+    Found,
+    best_of,
+    compete,
+    instances,
+    meaning,
+    presence_of,
+    said_logits,
+    usual,
+)
+from backend.engines.embedded.views import Answer
+from backend.values.features import ImageFeatures
+from prompts.geometry import Size
+from prompts.kinds import KeyedImage, ReferencePrompt
+
+CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-1, presence=0.5, presence_among=0.5)
+NOTHING = torch.zeros(0, 3)
+CAT, DOG, SKY = torch.eye(3).unsqueeze(1)
+
+
+def queries(*shown: tuple[Tensor, Tensor], **said: Tensor) -> Any:
+    """What was said, and references: each an inside and an outside, as images of two halves."""
+    rows = dict.fromkeys(("text", "negative_text", "reference", "negative_reference"), NOTHING)
+    references = tuple(reference(inside, outside) for inside, outside in shown)
+    return SimpleNamespace(phrases=tuple("x" for _ in said.get("text", NOTHING)), references=references, **{**rows, **said})
+
+
+def reference(inside: Tensor, outside: Tensor) -> tuple[ReferencePrompt, ImageFeatures]:
+    image, left = np.zeros((40, 80, 3), np.uint8), np.zeros((40, 80), np.bool_)
+    left[:, :40] = True
+    halves = torch.stack([inside[0], outside[0]]).repeat_interleave(4, dim=0).T[:, None].repeat(1, 4, 1)
+    return ReferencePrompt(KeyedImage.of(image), left), ImageFeatures(Size(40, 80), halves)
+
+
+def cat_beside_dog() -> Tensor:
+    grid = torch.zeros(3, 4, 8)
+    grid[0, :, :4] = 1
+    grid[1, :, 4:] = 1
+    return grid
+
+
+def test_a_phrase_claims_the_places_that_look_like_it() -> None:
+    (logits,) = said_logits(queries(text=CAT), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert (logits[:, :4] > 0).all()
+    assert (logits[:, 4:] < 0).all()
+
+
+def test_each_phrase_has_a_map_and_all_references_share_one() -> None:
+    both = queries((CAT, DOG), text=torch.cat([CAT, DOG]))
+    assert len(said_logits(both, cat_beside_dog(), CALIBRATION, NOTHING)) == 3
+    (shared,) = said_logits(queries((CAT, SKY), (DOG, SKY)), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert (shared > 0).all()
+
+
+def test_a_reference_claims_what_looks_more_like_its_inside_than_like_its_outside() -> None:
+    (logits,) = said_logits(queries((CAT, DOG)), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert (logits[:, :4] > 0).all()
+    assert (logits[:, 4:] < 0).all()
+
+
+def test_a_name_that_places_usually_look_a_little_like_needs_more_than_one_that_they_do_not() -> None:
+    halves = torch.nn.functional.normalize(CAT + 1.2 * SKY, dim=1).repeat(20, 1)
+    assert float(usual(CAT, torch.cat([halves, SKY]))) == pytest.approx(float(halves[0, 0]))
+    grid = torch.nn.functional.normalize(CAT + SKY, dim=1).T[:, :, None].repeat(1, 4, 8)
+    common, rare = (said_logits(queries(text=CAT), grid, CALIBRATION, places) for places in (halves, DOG.repeat(20, 1)))
+    assert (common < 0).all()
+    assert (rare > 0).all()
+
+
+def test_what_a_negative_phrase_claims_more_strongly_is_taken_away() -> None:
+    between = torch.nn.functional.normalize(CAT + DOG, dim=1)
+    (alone,) = said_logits(queries(text=between), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert (alone > 0).all()
+    (rest,) = said_logits(queries(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert (rest[:, :4] > 0).all()
+    assert (rest[:, 4:] < 0).all()
+
+
+def test_presence_is_high_where_a_small_place_is_sure_and_low_where_none_is() -> None:
+    somewhere = torch.full((20, 20), -8.0)
+    somewhere[3:5, 3:5] = 8
+    assert presence_of(somewhere) > 0.9
+    assert presence_of(torch.full((20, 20), -8.0)) < 0.01
+
+
+def test_a_place_that_two_phrases_claim_is_left_to_the_stronger() -> None:
+    claims = torch.tensor([[[4.0, 3.0, -5.0]], [[1.0, 6.0, -5.0]]])
+    cat, dog = compete(claims, torch.eye(2))
+    assert (cat > 0).tolist() == [[True, False, False]]
+    assert (dog > 0).tolist() == [[False, True, False]]
+
+
+def test_phrases_of_one_meaning_do_not_compete() -> None:
+    claims = torch.tensor([[[4.0, 3.0]], [[1.0, 6.0]]])
+    assert torch.equal(compete(claims, torch.tensor([[1.0, 0.0], [0.8, 0.6]])), claims)
+
+
+@pytest.mark.parametrize("many", [3, 200])
+def test_every_phrase_hears_its_strongest_rival_however_many_there_are(many: int) -> None:
+    dice = torch.Generator().manual_seed(0)
+    claims, vectors = torch.randn(many, 5, 7, generator=dice) * 4, torch.eye(many)
+    lowered = compete(claims, vectors)
+    for k in range(many):
+        others = torch.cat([claims[:k], claims[k + 1 :]]).amax(dim=0).clamp(min=0)
+        assert torch.allclose(lowered[k], claims[k] - others)
+
+
+def test_every_connected_place_has_a_presence_of_its_own() -> None:
+    logits = torch.full((20, 20), -8.0)
+    logits[2:8, 2:8] = 6
+    logits[12:16, 12:16] = 0.5
+    (large, sure), (small, unsure) = instances(logits)
+    assert sure > 0.9
+    assert 0.5 < unsure < 0.7
+    assert (large > 0).sum() == 36
+    assert (small > 0).sum() == 16
+
+
+def found(which: int, left: int, right: int) -> Found:
+    logits = np.full((8, 40), -5, np.float32)
+    logits[:, left:right] = 5
+    return Found(which, Answer(logits, 0.8), Evidence(0.9, 0.5, 0.5, -1, 0.8))
+
+
+def test_a_region_that_two_phrases_claim_goes_to_the_better_one_and_none_is_found_twice() -> None:
+    vectors = torch.cat([CAT, DOG])
+    cat, again, dog, elsewhere = found(0, 0, 20), found(0, 0, 16), found(1, 0, 20), found(1, 24, 40)
+    assert best_of([cat, again, dog, elsewhere], [0.6, 0.5, 0.7, 0.4], vectors) == [2, 3]
+    assert best_of([cat, again, dog, elsewhere], [0.8, 0.5, 0.7, 0.4], vectors) == [0, 3]
+
+
+def test_two_phrases_of_one_meaning_may_both_have_a_region() -> None:
+    assert best_of([found(0, 0, 20), found(1, 0, 20)], [0.8, 0.7], torch.cat([CAT, CAT])) == [0, 1]
+
+
+def test_more_evidence_is_a_higher_score() -> None:
+    weighing = Calibration(1, 0, 1, 0, 0, 0, evidence=(-1.0, 0.5, 1.0, 1.0, 0.5, 1.0))
+    little, much = Evidence(0.4, 0.1, 0.1, -4, 0.3), Evidence(0.9, 0.5, 0.5, -0.2, 0.9)
+    assert 0 < weighing.of_evidence(little) < 0.1 < 0.5 < weighing.of_evidence(much) < 1
+
+
+def test_a_region_means_what_its_places_mean_together() -> None:
+    regions = torch.zeros(3, 2, 4)
+    regions[0, :, :2], regions[1, :, 2:] = 2.0, 0.5
+    left = torch.zeros(1, 2, 4)
+    left[:, :, :2] = 1
+    assert torch.allclose(meaning(regions, left), CAT, atol=1e-4)
+    assert float(meaning(regions, torch.ones(1, 2, 4))[0] @ CAT[0]) > 0.9, "what is surer counts more"
