@@ -10,13 +10,13 @@ from pathlib import Path
 
 import typer
 
-from bench.quality import report, tasks
+from bench.quality import report, tasks, unasked
 from bench.quality.asking import Annotator
-from bench.quality.cases import names_of, objects_of, pairs_of
+from bench.quality.cases import names_of, objects_of, only_held_out, pairs_of, sets_of, strangers_of
 from bench.quality.tasks import Outcome
 from train.data import Photo, closed_vocabularies, load, read_rows
 
-TASKS = ("box", "clicks", "text", "reference", "video")
+TASKS = ("text", "strangers", "everything", "box", "clicks", "reference", "video")
 FRAMES_FOR_LIMIT = 10
 
 
@@ -28,23 +28,41 @@ def main(
     grabcut: bool = typer.Option(True, help="Whether GrabCut is asked for boxes and clicks too; it takes most of the time."),
     only: list[str] = typer.Option(list(TASKS), help=f"Which tasks: {', '.join(TASKS)}."),
 ) -> None:
-    """Ask for every held-out object by box, clicks, text, reference and video, and write one table and one page."""
+    """Ask by text, box, clicks, reference and video, held-out names and sources first; one table and one page."""
     rows = read_rows(data)
-    photos = load([row for row in rows if row.split == "val"], closed_vocabularies(rows))
+    vocabularies = closed_vocabularies(rows)
     annotator = Annotator(engine)
     outcomes = []
-    for name, run in _tasks(annotator, photos, limit, grabcut).items():
-        if name in only:
-            began = time.monotonic()
-            outcomes.append(run())
-            print(f"{name}: {outcomes[-1].asked} asked in {time.monotonic() - began:.0f} s", flush=True)
-            _write(out, outcomes, f"Engine {annotator.version}; at most {limit} for each task, spread evenly over the sources.")
+    for where, chosen in sets_of(rows).items():
+        photos = load(chosen, vocabularies)
+        for name, run in _tasks(annotator, where, photos, limit, grabcut).items():
+            if name in only:
+                began = time.monotonic()
+                outcomes.append(run())
+                outcomes[-1].task = f"{outcomes[-1].task}, {where}"
+                print(f"{outcomes[-1].task}: {outcomes[-1].asked} asked in {time.monotonic() - began:.0f} s", flush=True)
+                _write(
+                    out,
+                    outcomes,
+                    f"Engine {annotator.version}; at most {limit} for each task and set, spread over the sources.",
+                )
     print(report.table(outcomes))
 
 
-def _tasks(annotator: Annotator, photos: list[Photo], limit: int, grabcut: bool) -> dict[str, Callable[[], Outcome]]:
+def _tasks(
+    annotator: Annotator, where: str, photos: list[Photo], limit: int, grabcut: bool
+) -> dict[str, Callable[[], Outcome]]:
+    """What to ask of a set of photos; of photos with held-out names those names alone, as they were trained on otherwise."""
+    if where == "held-out names":
+        asked = [only_held_out(photo) for photo in photos]
+        return {
+            "text": lambda: tasks.text(annotator, names_of(asked, limit)),
+            "reference": lambda: tasks.reference(annotator, pairs_of(asked, limit)),
+        }
     frames = FRAMES_FOR_LIMIT if limit < 200 else 1_000
     return {
+        "strangers": lambda: unasked.strangers(annotator, strangers_of(photos, limit)),
+        "everything": lambda: unasked.everything(annotator, objects_of(photos, limit)),
         "box": lambda: tasks.boxes(annotator, objects_of(photos, limit), grabcut),
         "clicks": lambda: tasks.clicks(annotator, objects_of(photos, limit), grabcut),
         "text": lambda: tasks.text(annotator, names_of(photos, limit)),

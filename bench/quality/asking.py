@@ -11,10 +11,11 @@ from backend.engines.catalogue import find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import ForPrompts, Round
+from backend.values.session import ForEverything, ForPrompts, Question, Round
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, KeyedImage, Prompt, PromptSet
 from prompts.memory import ObjectMemory
+from prompts.phrases import Vocabulary
 
 Logits = NDArray[np.float16]
 SURE = 6.0
@@ -31,7 +32,14 @@ class Annotator:
     def ask(self, image: Image, prompts: Sequence[Prompt], before: Logits | None = None) -> MaskSet:
         """The masks for prompts on an image, after an answer with these low-resolution logits. Raises the engine's error."""
         memory = ObjectMemory(before, self.version) if before is not None else None
-        (done,) = self._segmenter.segment([ForPrompts(KeyedImage.of(image), PromptSet(tuple(prompts)), memory=memory)])
+        return self._answer(ForPrompts(KeyedImage.of(image), PromptSet(tuple(prompts)), memory=memory))
+
+    def ask_for_everything(self, image: Image) -> MaskSet:
+        """What an image holds when nothing was asked for."""
+        return self._answer(ForEverything(KeyedImage.of(image), Vocabulary(())))
+
+    def _answer(self, question: Question) -> MaskSet:
+        (done,) = self._segmenter.segment([question])
         if not isinstance(done, Round):
             raise done
         return done.masks

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from prompts.geometry import BoolArray
-from train.data import VOID, Photo
+from train.crops import PLAIN
+from train.data import CUTOUTS, VOID, Photo, Row
+from train.held_out import NONCOMMERCIAL, SOURCES, is_held_out
 
 T = TypeVar("T")
 VIDEO = "davis_dev"
@@ -20,6 +22,7 @@ LEAST_SHARE = 0.003
 """Objects below this share of the photo are not asked about by box or click."""
 MOST_OBJECTS = 3
 ABSENT = 4
+STRANGERS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +65,41 @@ def _largest(photo: Photo) -> list[Object]:
     return [Object(photo, mask) for mask in masks if mask.mean() >= LEAST_SHARE]
 
 
+def strangers_of(photos: Sequence[Photo], limit: int) -> list[tuple[Photo, tuple[str, ...]]]:
+    """Photos, each with five names that are certainly not there."""
+    dice = np.random.default_rng(0)
+    told = [photo for photo in photos if len(photo.absent) >= STRANGERS]
+    chosen = [(photo, tuple(dice.permutation(np.array(photo.absent, object)).tolist()[:STRANGERS])) for photo in told]
+    by_source: dict[str, list[tuple[Photo, tuple[str, ...]]]] = defaultdict(list)
+    for photo, names in chosen:
+        by_source[photo.row.source].append((photo, names))
+    return spread(list(by_source.values()), limit)
+
+
 def _largest_piece(mask: BoolArray) -> BoolArray:
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     return np.asarray(pieces == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
+
+
+def sets_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows to ask about, what generalises first: photos that show held-out names, whole held-out sources, and the ``val``
+    split of the sources that weights are made with.
+    """
+    masked = [row for row in rows if row.mask and row.source != CUTOUTS]
+    kept_out = NONCOMMERCIAL | SOURCES
+    named = [row for row in masked if row.source not in {*kept_out, *PLAIN} and any(map(is_held_out, row.names.values()))]
+    return {
+        "held-out names": named,
+        "held-out sources": [row for row in masked if row.split == "val" and row.source in kept_out],
+        "known sources": [row for row in masked if row.split == "val" and row.source not in kept_out],
+    }
+
+
+def only_held_out(photo: Photo) -> Photo:
+    """A photo of which only held-out names are asked, present and absent."""
+    hidden = frozenset(name for name in photo.row.names.values() if not is_held_out(name))
+    row = replace(photo.row, incomplete=photo.row.incomplete | hidden)
+    return replace(photo, row=row, absent=tuple(name for name in photo.absent if is_held_out(name)))
 
 
 def names_of(photos: Sequence[Photo], limit: int) -> list[Asked]:

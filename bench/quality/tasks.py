@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from backend.values.masks import MaskSet
 from bench.quality import baselines
 from bench.quality.asking import Annotator, Logits, as_logits, last_of, merged
 from bench.quality.cases import VIDEO, Asked, Object
@@ -18,6 +19,7 @@ from train.data import VOID, Photo
 
 CAP = 20
 GRABCUT_CLICKS = 5
+FOUND_AT_ALL = 0.1
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -146,6 +148,7 @@ def text(annotator: Annotator, asked: Sequence[Asked]) -> Outcome:
     for each in asked:
         answer = annotator.ask(each.photo.image, [TextPrompt(each.name)])
         mask, void = merged(answer), each.photo.ids == VOID
+        outcome.scores += _told(answer, each)
         present, claimed = bool(each.mask.any()), bool(mask.any())
         found, invented, missed = (
             found + (present and claimed),
@@ -157,6 +160,8 @@ def text(annotator: Annotator, asked: Sequence[Asked]) -> Outcome:
             by_name[each.name].append(iou(mask, each.mask, void))
             both, either = both + int((mask & each.mask & ~void).sum()), either + int(((mask | each.mask) & ~void).sum())
             outcome.cases.append(Case(each.photo.image, each.mask, mask, each.name, by_name[each.name][-1]))
+    never = [name for name, values in by_name.items() if max(values) < FOUND_AT_ALL]
+    outcome.rows[f"names never found, of {len(by_name)}"] = {"maskloom": float(len(never))}
     rectangle = {share: _means_by_name(large, share) for share in SHARES}
     outcome.groups = _means(by_name)
     outcome.rows["mean IoU per class"] = {
@@ -171,6 +176,17 @@ def text(annotator: Annotator, asked: Sequence[Asked]) -> Outcome:
     outcome.rows["presence precision"] = {"maskloom": found / max(found + invented, 1)}
     outcome.rows["presence recall"] = {"maskloom": found / max(found + missed, 1)}
     return outcome
+
+
+def _told(answer: MaskSet, each: Asked) -> list[tuple[float, float]]:
+    """The score of every region and the IoU that it reached, with the whole name or with one object of it."""
+    keys = [key for key, name in each.photo.row.names.items() if name == each.name]
+    wanted = [each.mask, *(each.photo.ids == key for key in keys)] if each.mask.any() else []
+    void = each.photo.ids == VOID
+    return [
+        (float(score), max((iou(np.asarray(mask, np.bool_), one, void) for one in wanted), default=0.0))
+        for score, mask in zip(answer.scores, answer.masks, strict=True)
+    ]
 
 
 def _means_by_name(asked: Sequence[Asked], share: float) -> float:
