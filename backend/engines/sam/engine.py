@@ -17,7 +17,6 @@ from backend.engines.catalogue import fingerprint
 from backend.engines.device import read_model_type, resolve
 from backend.engines.phrase_cache import VocabularyStore
 from backend.engines.sam import dino
-from backend.engines.sam.crops import with_crops
 from backend.engines.sam.detectors import load_detector
 from backend.engines.sam.dino import Dino
 from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything
@@ -64,7 +63,7 @@ def load_network(folder: Path, placement: Placement) -> PromptableNetwork:
 
 
 KEPT_SIDE = 1024
-"""The longer side of the copy of the image that is kept for crops and detectors, twice as long for each layer of crops."""
+"""The longer side of the copy of the image that is kept for crops and detectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,6 @@ class FoundationDecoder:
     def _decode_everything(self, features: ImageFeatures) -> MaskSet:
         found = segment_everything(self._parts.decoding, features, self._parts.everything)
         rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in found])
-        if self._parts.everything.crop_n_layers:
-            rows = with_crops(self._parts.decoding, features, rows, self._parts.everything)
         if self._parts.everything.min_mask_region_area > 0 and len(rows):
             masks = (remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks)
             rows = rows.with_masks(masks)
@@ -175,7 +172,7 @@ class FoundationDecoder:
         return replace(rows, embeddings=embeddings.float().cpu().numpy())
 
     def _features(self, image: Image, embeddings: dict[str, Tensor]) -> ImageFeatures:
-        tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image, KEPT_SIDE << self._parts.everything.crop_n_layers))}
+        tensors = {**embeddings, "pixels": torch.from_numpy(_smaller(image, KEPT_SIDE))}
         if self._parts.dino is not None:
             tensors["dino"] = self._parts.dino.encode_patches(image)
         return ImageFeatures(size_of(image), self._parts.clip.encode_patches(image), tensors)

@@ -23,10 +23,7 @@ from prompts.geometry import BoolArray, FloatArray, Size
 
 @dataclass(frozen=True, slots=True)
 class EverythingOptions:
-    """Names and meaning as in SamAutomaticMaskGenerator; areas in pixels of the image.
-
-    With ``crop_n_layers`` the image is also looked at in 4 crops, in 16, and so on, which takes as many encodings.
-    """
+    """Names and meaning as in SamAutomaticMaskGenerator; areas in pixels of the image."""
 
     points_per_side: int = 32
     pred_iou_thresh: float = 0.88
@@ -34,10 +31,6 @@ class EverythingOptions:
     stability_score_offset: float = 1.0
     box_nms_thresh: float = 0.7
     min_mask_region_area: int = 0
-    crop_n_layers: int = 0
-    crop_overlap_ratio: float = 512 / 1500
-    crop_n_points_downscale_factor: int = 1
-    crop_nms_thresh: float = 0.7
 
 
 ON_A_CPU = EverythingOptions(points_per_side=16)

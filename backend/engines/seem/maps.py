@@ -1,4 +1,4 @@
-"""Class and mask logits of many queries, as the maps of the field: semantic, panoptic and instance segmentation.
+"""Class and mask logits of many queries, as the panoptic map of the field.
 
 After Cheng et al. 2022, "Mask2Former", with the thresholds of SEEM. The last class is "background".
 """
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-MOST_INSTANCES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +30,6 @@ class Segment:
     category: int
     query: int
     score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Instances:
-    """N instances: ``scores (N,)``, ``categories (N,)`` and ``queries (N,)``, whose masks are theirs."""
-
-    scores: Tensor
-    categories: Tensor
-    queries: Tensor
-
-
-def semantic_map(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Scores ``(K, H, W)`` of K classes for every pixel, from ``(Q, K + 1)`` and ``(Q, H, W)``."""
-    return torch.einsum("qk,qhw->khw", class_logits.softmax(dim=-1)[:, :-1], mask_logits.sigmoid())
 
 
 def panoptic_map(
@@ -75,18 +59,6 @@ def panoptic_map(
 
 def _is_kept(mask: Tensor, won: Tensor, own: Tensor, rule: PanopticRule) -> bool:
     return bool(mask.any()) and int(won.sum()) / int(own.sum()) >= rule.least_share
-
-
-def instances(class_logits: Tensor, mask_logits: Tensor, things: Collection[int]) -> Instances:
-    """The surest 100 pairs of a query and a class among ``(Q, K + 1)``, things only; an instance's score is that of its class
-    times the mean probability inside its mask ``(Q, H, W)``.
-    """
-    chances = class_logits.softmax(dim=-1)[:, :-1]
-    best, flat = chances.flatten().topk(min(MOST_INSTANCES, chances.numel()))
-    queries, categories = flat // chances.shape[1], flat % chances.shape[1]
-    is_thing = torch.isin(categories, torch.tensor(sorted(things), device=categories.device))
-    best, queries, categories = best[is_thing], queries[is_thing], categories[is_thing]
-    return Instances(best * mask_quality(mask_logits)[queries], categories, queries)
 
 
 def mask_quality(mask_logits: Tensor) -> Tensor:

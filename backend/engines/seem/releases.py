@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from backend.engines.device import processor_has_bfloat16, resolve
 from backend.engines.phrase_cache import VocabularyStore
 from backend.engines.seem.answering import Judgement
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNet, FocalNetConfig, SamViT, SamViTConfig
-from backend.engines.seem.davit import DaViT, DaViTConfig
 from backend.engines.seem.engine import SeemDecoder
 from backend.engines.seem.frame import InputSize, SeemNetwork
 from backend.engines.seem.pixel_decoders import DeformablePixelDecoder, FeaturePyramidPixelDecoder, TransformerSizes
@@ -28,13 +28,11 @@ from backend.values.errors import SetupError
 from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
 
-BackboneConfig = FocalNetConfig | DaViTConfig | SamViTConfig
+BackboneConfig = FocalNetConfig | SamViTConfig
 NECK_CHANNELS = (128, 256, 512, 1024)
 
 TINY_FOCALNET = FocalNetConfig(96, (2, 2, 6, 2), 3, 3, DepthwiseFocalBlock)
 LARGE_FOCALNET = FocalNetConfig(192, (2, 2, 18, 2), 4, 2, FocalBlock)
-DAVIT_D3 = DaViTConfig((128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 9, 1), (7, 2, 2, 2), (3, 0, 0, 0))
-DAVIT_D5 = DaViTConfig((256, 512, 1024, 2048), (8, 16, 32, 64), (1, 1, 9, 1), (7, 3, 3, 3), (3, 1, 1, 1))
 SAM_B = SamViTConfig(1024, 768, 12, 12, (2, 5, 8, 11))
 SAM_L = SamViTConfig(1024, 1024, 24, 16, (5, 11, 17, 23))
 
@@ -63,8 +61,6 @@ def _official(backbone: BackboneConfig) -> SeemConfig:
 CONFIGS: Mapping[str, SeemConfig] = {
     "focal-t": _official(TINY_FOCALNET),
     "focal-l": _official(LARGE_FOCALNET),
-    "davit-d3": _official(DAVIT_D3),
-    "davit-d5": _official(DAVIT_D5),
     "samvit-b": _official(SAM_B),
     "samvit-l": _official(SAM_L),
 }
@@ -75,16 +71,13 @@ def assemble(config: SeemConfig, wiring: Wiring) -> SeemNetwork:
     predictor = Predictor(config.predictor, config.language, wiring)
     match config.backbone:
         case FocalNetConfig():
-            return SeemNetwork(FocalNet(config.backbone), _pyramid(config, config.backbone.widths), predictor)
-        case DaViTConfig():
-            return SeemNetwork(DaViT(config.backbone), _pyramid(config, config.backbone.widths), predictor)
+            pyramid = FeaturePyramidPixelDecoder(config.backbone.widths, config.pixel)
+            return SeemNetwork(FocalNet(config.backbone), pyramid, predictor)
         case SamViTConfig():
             return SeemNetwork(SamViT(config.backbone), DeformablePixelDecoder(NECK_CHANNELS, config.pixel), predictor)
 
 
-def _pyramid(config: SeemConfig, channels: tuple[int, ...]) -> nn.Module:
-    return FeaturePyramidPixelDecoder(channels, config.pixel)
-
+log = logging.getLogger(__name__)
 
 REPOSITORY = "xdecoder/SEEM"
 NOT_WEIGHTS: Mapping[str, tuple[int, ...]] = {"dilation_kernel": (1, 1, 3, 3), "criterion.empty_weight": (134,)}
@@ -108,8 +101,14 @@ def find_checkpoint(file: str) -> Path:
     except Exception as error:
         raise SetupError(
             f"cannot get {file} from the hub's {REPOSITORY}: {error}. Connect to the internet once, or download the file "
-            "elsewhere and name it with --weights."
+            "elsewhere and name it with MASKLOOM_WEIGHTS."
         ) from error
+
+
+WRAPPINGS = ("model", "state_dict", "model_state_dict", "model_ema", "ema")
+"""Names under which training programs keep a network's tensors beside other things, the first that is there counts."""
+PREFIXES = ("module.", "model.")
+"""What wrappers for several devices and for training put before every name."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -118,8 +117,20 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         state = _load(path)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise SetupError(f"{path} cannot be read as a PyTorch checkpoint of plain tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SetupError(f"{path} is not a state dict: expected names and tensors, got {type(state).__name__}")
+    state = _unwrap(state)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        held = f"a dict with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) else type(state).__name__
+        raise SetupError(f"{path} is not a state dict: expected names and tensors, got {held}")
+    return state
+
+
+def _unwrap(state: object) -> object:
+    """The state dict itself, out of what training programs save around it."""
+    while isinstance(state, dict) and any(isinstance(state.get(name), dict) for name in WRAPPINGS):
+        state = next(state[name] for name in WRAPPINGS if isinstance(state.get(name), dict))
+    for prefix in PREFIXES:
+        if isinstance(state, dict) and state and all(str(name).startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -134,30 +145,20 @@ def _load(path: Path) -> object:
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put the tensors of a checkpoint into a network, which may be on the meta device. Raises SetupError that names every
-    missing, unexpected and mis-shaped tensor.
+    """Put the tensors of a checkpoint into a network, which may be on the meta device; what it has no place for is told and
+    left out, as SEEM's own code does. Raises SetupError that names every missing and mis-shaped tensor.
     """
-    differences = compare(network, state)
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    got = {key: tuple(value.shape) for key, value in state.items()}
+    differences = [f"missing: {key} {shape}" for key, shape in wanted.items() if key not in got]
+    differences += [
+        f"mis-shaped: {key}, expected {shape}, got {got[key]}" for key, shape in wanted.items() if got.get(key, shape) != shape
+    ]
     if differences:
         raise SetupError("\n  ".join([f"{source} does not fit this network ({len(differences)} differences):", *differences]))
-    network.load_state_dict({key: value.float() for key, value in state.items() if key not in NOT_WEIGHTS}, assign=True)
-
-
-def compare(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a checkpoint from fitting a network, one line for each tensor."""
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    got = {key: tuple(value.shape) for key, value in state.items() if key not in NOT_WEIGHTS}
-    missing = [f"missing: {key} {wanted[key]}" for key in wanted if key not in got]
-    unexpected = [f"unexpected: {key} {got[key]}" for key in got if key not in wanted]
-    shared = [key for key in wanted if key in got and wanted[key] != got[key]]
-    return [*missing, *unexpected, *(f"mis-shaped: {key}, expected {wanted[key]}, got {got[key]}" for key in shared)]
-
-
-def save_checkpoint(network: nn.Module, path: Path) -> None:
-    """Write a network in the layout of the official files, the two entries that are no weights included."""
-    constants = {key: torch.ones(shape) for key, shape in NOT_WEIGHTS.items()}
-    weights = {key: value.contiguous().clone() for key, value in network.state_dict().items()}
-    torch.save({**constants, **weights}, path)
+    if surplus := sorted(got.keys() - wanted.keys() - NOT_WEIGHTS.keys()):
+        log.warning("%s: %d tensors are not used, such as %s", source, len(surplus), ", ".join(surplus[:3]))
+    network.load_state_dict({key: state[key].float() for key in wanted}, assign=True)
 
 
 SHORT_512 = InputSize(short=512, longest=1024, divisor=32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backend.engines.phrase_cache import Phrases, VocabularyStore
 from backend.engines.seem.predictor import Predictor
-from prompts.encoders.seem import SeemTextEncoder, load_open_clip
+from prompts.encoders.seem import SeemTextEncoder
 from prompts.phrases import fill_templates
 
 _THINGS = """
@@ -108,11 +108,6 @@ class VocabularyReader:
         self._known.move_to_end(key)
         while len(self._known) > MOST_ROWS:
             self._known.popitem(last=False)
-
-
-def all_templates() -> tuple[str, ...]:
-    """The 81 templates of SEEM's evaluation: the bare name, and the 80 of CLIP's (Radford et al. 2021)."""
-    return (*PLAIN, *(fill("{}") for fill in load_open_clip().OPENAI_IMAGENET_TEMPLATES))
 
 
 NAMES = tuple(plain_name(name) for name in PANOPTIC_NAMES)

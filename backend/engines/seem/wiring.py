@@ -84,4 +84,3 @@ _COMPOSED = {
 V0 = Wiring("v0", _SEPARATE, None, 0.0)
 V1 = Wiring("v1", _SEPARATE, 3, -1.0)
 DEMO = Wiring("demo", _COMPOSED, None, 0.0)
-WIRINGS = {wiring.name: wiring for wiring in (V0, V1, DEMO)}

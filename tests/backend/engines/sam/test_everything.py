@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from backend.engines.catalogue import find_engine
 from backend.engines.sam.candidates import Candidate
+from backend.engines.sam.engine import FoundationDecoder
 from backend.engines.sam.everything import EverythingOptions, remove_small_regions, segment_everything
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.text_grounding import Decoding
+from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
+from backend.values.placement import Placement
 from prompts.geometry import size_of
+from prompts.kinds import PromptSet
+from tests.backend.engines import tiny_bundles
 from tests.backend.engines.colour_network import ColourNetwork
-from tests.backend.pictures import disc, square, two_shapes
+from tests.backend.engines.sam.test_foundation import segmenter_around
+from tests.backend.pictures import BLUE, RED, disc, paint, square, two_shapes
 
 OPTIONS = EverythingOptions(points_per_side=8)
 
@@ -70,3 +79,30 @@ def test_small_holes_are_filled_small_islands_go_and_the_largest_island_stays() 
     assert np.array_equal(remove_small_regions((body & ~hole) | island, 20), body)
     assert np.array_equal(remove_small_regions((body & ~hole) | island, 5), (body & ~hole) | island)
     assert np.array_equal(remove_small_regions(island, 100), island)
+
+
+@pytest.mark.parametrize(("least", "is_filled"), [(0, False), (200, True)])
+def test_holes_that_are_too_small_for_the_project_are_filled_in_the_answer(least: int, is_filled: bool) -> None:
+    picture = paint({"disc": (disc(160, 240, 75, 75, 50), RED), "hole": (square(160, 240, 70, 70, 12), BLUE)})
+    engine = segmenter_around(ColourNetwork()).engine
+    options = EverythingOptions(points_per_side=16, min_mask_region_area=least)
+    decoder = FoundationDecoder(replace(engine.decoder._parts, everything=options))  # type: ignore[attr-defined]
+    (features,) = decoder.encode_images([picture.image])
+    found = decoder.decode(features, PromptSet(), engine.space.embed(PromptSet(), features), None)
+    (mask,) = [mask for mask in found.masks if mask[75, 40]]
+    assert bool(mask[75, 75]) is is_filled
+
+
+def test_a_bundle_says_how_everything_is_looked_for(tmp_path: Path) -> None:
+    bundle = tiny_bundles.write_bundle("sam2-tiny", tmp_path)
+    engine, placement = find_engine("sam2-tiny"), Placement("cpu", "float32")
+    before = engine.version(bundle)
+    (bundle / "everything.json").write_text(json.dumps({"points_per_side": 4, "min_mask_region_area": 9}))
+    assert engine.version(bundle) != before
+    loaded = engine.load(bundle, placement)
+    asked = EverythingOptions(points_per_side=4, min_mask_region_area=9)
+    assert loaded.decoder._parts.everything == asked  # type: ignore[attr-defined]
+    for wrong in ('{"crop_n_layers": 1}', '{"points_per_side": "one"}', "[1]", "{"):
+        (bundle / "everything.json").write_text(wrong)
+        with pytest.raises(SetupError, match=r"everything\.json cannot be used.*points_per_side"):
+            engine.load(bundle, placement)

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from backend.engines.base import Engine
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNetConfig, SamViTConfig
-from backend.engines.seem.davit import DaViTConfig
 from backend.engines.seem.frame import InputSize, SeemNetwork, normalise
 from backend.engines.seem.pixel_decoders import PixelFeatures, TransformerSizes
 from backend.engines.seem.predictor import PredictorSizes
 from backend.engines.seem.releases import BackboneConfig, Parts, SeemConfig, assemble, assemble_engine
-from backend.engines.seem.wiring import WIRINGS
+from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, PhraseTokens, Tokenize, clip_tokenizer
@@ -37,8 +36,9 @@ from prompts.memory import ObjectMemory
 
 COPY = Path(__file__).parent / "parity"
 FOLDER = Path(os.environ.get("MASKLOOM_SEEM_PARITY", COPY))
+WIRINGS = {wiring.name: wiring for wiring in (V0, V1, DEMO)}
 HALF = ("query_feat", "query_embed", "level_embed", "spatial_embed", "spatial_featured", "pn_indicator")
-TINY = ("focaldw_v0", "focaldw_v1", "focaldw_demo", "focal4_v1", "davit_v1", "samvit_v1")
+TINY = ("focaldw_v0", "focaldw_v1", "focaldw_demo", "focal4_v1", "samvit_v1")
 
 
 def recipe(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -79,7 +79,6 @@ def tiny_config(backbone: BackboneConfig, feed_forward: int = 128) -> SeemConfig
 CONFIGS = {
     "focaldw": tiny_config(FocalNetConfig(16, (1, 1, 2, 1), 3, 3, DepthwiseFocalBlock)),
     "focal4": tiny_config(FocalNetConfig(16, (1, 1, 2, 1), 4, 2, FocalBlock)),
-    "davit": tiny_config(DaViTConfig((16, 32, 64, 128), (2, 4, 8, 16), (1, 1, 2, 1), (7, 2, 2, 2), (3, 0, 0, 0))),
     "samvit": tiny_config(SamViTConfig(128, 64, 4, 4, (1, 3)), 1024),
 }
 
@@ -158,7 +157,7 @@ def tiny(name: str) -> Recording:
 
 @pytest.fixture(params=TINY)
 def recording(request: pytest.FixtureRequest) -> Recording:
-    """Each of the six recorded small models in turn."""
+    """Each of the five recorded small models in turn."""
     return tiny(request.param)
 
 

@@ -17,12 +17,13 @@ import torch
 
 from backend.engines.base import Engine
 from backend.engines.seem.frame import InputSize, SeemNetwork
-from backend.engines.seem.releases import Release, SeemConfig, assemble, load_weights, read_checkpoint, save_checkpoint
+from backend.engines.seem.releases import Release, SeemConfig, assemble, load_weights, read_checkpoint
 from backend.engines.seem.wiring import V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from prompts.kinds import BoxPrompt
+from tests.backend.engines.seem.checkpoints import save_checkpoint
 
 
 @pytest.fixture
@@ -53,17 +54,43 @@ def test_an_older_file_format_is_read_as_well(network: SeemNetwork, config: Seem
     load_weights(empty_network(config), read_checkpoint(tmp_path / "old.pt"), "old.pt")
 
 
+def test_what_training_programs_save_around_a_network_is_taken_off(
+    network: SeemNetwork, config: SeemConfig, tmp_path: Path
+) -> None:
+    state = dict(network.state_dict())
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    for content in (
+        {"model": wrapped, "iteration": 3},
+        {"state_dict": {"model": state}},
+        {"model_ema": state, "epoch": 1},
+        wrapped,
+    ):
+        torch.save(content, tmp_path / "wrapped.pt")
+        again = empty_network(config)
+        load_weights(again, read_checkpoint(tmp_path / "wrapped.pt"), "wrapped.pt")
+        assert all(torch.equal(again.state_dict()[key], value) for key, value in state.items())
+
+
+def test_tensors_that_the_network_has_no_place_for_are_told_and_left_out(
+    network: SeemNetwork, config: SeemConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SEEM's own code reads such files as well; the two entries of official files that are no weights are not worth a word."""
+    state = {**network.state_dict(), "sem_seg_head.predictor.extra": torch.zeros(3), "criterion.empty_weight": torch.ones(134)}
+    again = empty_network(config)
+    load_weights(again, state, "newer.pt")
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in network.state_dict().items())
+    assert "newer.pt: 1 tensors are not used, such as sem_seg_head.predictor.extra" in caplog.text
+
+
 def test_every_difference_is_named(network: SeemNetwork, config: SeemConfig) -> None:
     state = dict(network.state_dict())
     del state["sem_seg_head.predictor.class_embed"]
     state["sem_seg_head.predictor.query_feat.weight"] = torch.zeros(20, 64)
-    state["sem_seg_head.predictor.extra"] = torch.zeros(3)
     with pytest.raises(SetupError) as said:
         load_weights(empty_network(config), state, "broken.pt")
     text = str(said.value)
-    assert "broken.pt does not fit this network (3 differences)" in text
+    assert "broken.pt does not fit this network (2 differences)" in text
     assert "missing: sem_seg_head.predictor.class_embed (64, 64)" in text
-    assert "unexpected: sem_seg_head.predictor.extra (3,)" in text
     assert "mis-shaped: sem_seg_head.predictor.query_feat.weight, expected (21, 64), got (20, 64)" in text
 
 
@@ -95,6 +122,9 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(SetupError, match="expected names and tensors, got list"):
         read_checkpoint(tmp_path / "list.pt")
+    torch.save({"optimizer": {"lr": 0.1}, "step": 7}, tmp_path / "run.pt")
+    with pytest.raises(SetupError, match="expected names and tensors, got a dict with optimizer, step"):
+        read_checkpoint(tmp_path / "run.pt")
 
 
 def test_an_engine_is_built_from_a_file_and_answers(
@@ -183,5 +213,5 @@ def test_offline_mode_never_tries_the_network(hub: tuple[str, list[str]], tmp_pa
     address, asked = hub
     answer = find_in_a_fresh_process(address, tmp_path, "1")
     assert "cannot get seem_focalt_v1.pt" in answer["refused"]
-    assert "--weights" in answer["refused"]
+    assert "MASKLOOM_WEIGHTS" in answer["refused"]
     assert asked == []

@@ -23,12 +23,13 @@ from backend.engines.base import Engine
 from backend.engines.catalogue import ENGINES, Recipe
 from backend.engines.seem import releases
 from backend.engines.seem.frame import InputSize
-from backend.engines.seem.releases import Release, SeemConfig, save_checkpoint
+from backend.engines.seem.releases import Release, SeemConfig
 from backend.engines.seem.wiring import V1
 from backend.labelstudio.shapes import brush as rle
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines import tiny_bundles
+from tests.backend.engines.seem.checkpoints import save_checkpoint
 
 CONFIG = """<View>
   <TextArea name="prompt" toName="image"/>

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from backend.engines.seem.releases import CONFIGS, assemble
-from backend.engines.seem.wiring import WIRINGS
+from backend.engines.seem.wiring import DEMO, V0, V1
 
 Keys = dict[str, dict[str, list[int]]]
+WIRINGS = {wiring.name: wiring for wiring in (V0, V1, DEMO)}
 NOT_PARAMETERS = {"dilation_kernel", "criterion.empty_weight"}
-NAMES = {"focalt": "focal-t", "focall": "focal-l", "davitd3": "davit-d3", "davitd5": "davit-d5"}
+NAMES = {"focalt": "focal-t", "focall": "focal-l"}
 NAMES |= {"samvitb": "samvit-b", "samvitl": "samvit-l"}
 OFFICIAL = [
     *("focalt_unicl_lang_v0", "focalt_unicl_lang_v1", "focalt_unicl_lang_demo"),
     *("focall_unicl_lang_v0", "focall_unicl_lang_v1"),
-    *("davitd3_unicl_lang_v1", "davitd5_unicl_lang_v1"),
     *("samvitb_unicl_lang_v1", "samvitl_unicl_lang_v1"),
 ]
 
