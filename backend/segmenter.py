@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -19,7 +18,7 @@ import torch
 from backend.engines.base import Engine, OffersAlternatives
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.features import Encoded, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
@@ -35,7 +34,7 @@ RECENT_ENCODINGS = 5
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """At most ``most`` images together, of callers within ``window_s``; one caller's images are never divided."""
+    """At most ``most`` images together, of callers within ``window_s``."""
 
     most: int = 1
     window_s: float = WINDOW_S
@@ -47,7 +46,7 @@ SINGLY = Batching()
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
     images: Sequence[Image]
-    result: Future[Sequence[ImageFeatures]] = field(default_factory=Future)
+    result: Future[Sequence[Encoded]] = field(default_factory=Future)
 
 
 class EncodeQueue:
@@ -66,8 +65,8 @@ class EncodeQueue:
         self._waiting: deque[_Request] = deque()
         self._has_leader = False
 
-    def __call__(self, images: Sequence[Image]) -> Sequence[ImageFeatures]:
-        """The features of all images, in order. Raises what the engine raises for them."""
+    def __call__(self, images: Sequence[Image]) -> Sequence[Encoded]:
+        """The features of all images, in order, or what the engine raises for one of them."""
         request = _Request(images)
         with self._changed:
             self._waiting.append(request)
@@ -113,27 +112,32 @@ class EncodeQueue:
         return batch
 
     def _answer(self, batch: Sequence[_Request]) -> None:
-        """Encode a batch; when that fails, each request by itself, so that an image costs only those who want it."""
         try:
-            features = self._encode([image for request in batch for image in request.images])
-            parts = iter(features)
-            shares = [[next(parts) for _ in request.images] for request in batch] if len(batch) > 1 else [features]
+            images = [image for request in batch for image in request.images]
+            parts = [images[start : start + self._batching.most] for start in range(0, len(images), self._batching.most)]
+            encoded = iter([each for part in parts for each in self._encode_part(part)])
         except BaseException as error:
-            if len(batch) > 1:
-                for request in batch:
-                    self._answer([request])
-            else:
-                batch[0].result.set_exception(error)
+            for request in batch:
+                request.result.set_exception(error)
             return
-        for request, share in zip(batch, shares, strict=True):
-            request.result.set_result(share)
+        for request in batch:
+            request.result.set_result([next(encoded) for _ in request.images])
+
+    def _encode_part(self, images: Sequence[Image]) -> list[Encoded]:
+        """Encode together; when that fails, each image by itself, so that one costs only those who want it."""
+        try:
+            return [features for _, features in zip(images, self._encode(images), strict=True)]
+        except Exception as error:
+            if len(images) == 1:
+                return [error]
+        return [each for image in images for each in self._encode_part([image])]
 
 
 log = logging.getLogger(__name__)
 
 
-Held = Mapping[str, ImageFeatures]
-"""Encoded images by their keys."""
+Held = Mapping[str, Encoded]
+"""Images that are encoded, or cannot be, by their keys."""
 NOTHING: Held = MappingProxyType({})
 
 
@@ -160,7 +164,7 @@ class Segmenter:
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
-        held = self._encode_together([question.image for question in questions])
+        held = self._encode_together([question.image for question in questions if _asks_for_something(question)])
         return [self._answer_or_error(question, held) for question in questions]
 
     def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
@@ -169,13 +173,8 @@ class Segmenter:
             return rank_names(masks, vocabulary, self.engine.space)
 
     def _encode_together(self, images: Sequence[KeyedImage]) -> Held:
-        """The features of all images of a longer batch, held until it is answered even where the cache has no room for so many;
-        whatever fails here fails again for its own question.
-        """
-        if len(images) > 1:
-            with contextlib.suppress(Exception):
-                return dict(zip((image.key for image in images), self._features(images), strict=True))
-        return NOTHING
+        """All images of a longer batch, held until it is answered even where the cache has no room for so many."""
+        return self._encoded(images) if len(images) > 1 else NOTHING
 
     def _answer_or_error(self, question: Question, held: Held) -> Round | MaskloomError:
         try:
@@ -226,10 +225,19 @@ class Segmenter:
         return labelled if prompts.drawn else suppress_duplicates(labelled)
 
     def _features(self, images: Sequence[KeyedImage], held: Held = NOTHING) -> list[ImageFeatures]:
-        wanted = {image.key: image.pixels for image in images if image.key not in held}
-        fresh = self._cache.get_or_encode(list(wanted), list(wanted.values()), self._queue)
-        others = dict(zip(wanted, fresh, strict=True))
-        return [held[image.key] if image.key in held else others[image.key] for image in images]
+        """Raises the error of the first image that cannot be encoded."""
+        encoded = {**held, **self._encoded([image for image in images if image.key not in held])}
+        features: list[ImageFeatures] = []
+        for image in images:
+            each = encoded[image.key]
+            if isinstance(each, Exception):
+                raise each
+            features.append(each)
+        return features
+
+    def _encoded(self, images: Sequence[KeyedImage]) -> dict[str, Encoded]:
+        wanted = {image.key: image.pixels for image in images}
+        return dict(zip(wanted, self._cache.get_or_encode(list(wanted), list(wanted.values()), self._queue), strict=True))
 
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """Called by the queue, which holds the device."""
@@ -239,6 +247,10 @@ class Segmenter:
         took_s = (time.perf_counter() - started) / max(len(images), 1)
         self._recent_s = (*self._recent_s, took_s)[-RECENT_ENCODINGS:]
         return encoded
+
+
+def _asks_for_something(question: Question) -> bool:
+    return not isinstance(question, ForNames) or len(question.vocabulary) > 0
 
 
 def _may_mean_several_things(question: ForPrompts) -> bool:

@@ -54,11 +54,25 @@ class SingleFlight(Generic[T]):
         """The results for several keys, in order; ``work`` gets those that nobody has or is at, and gives a result or an error
         for each. Raises the first error among them; the others are kept all the same.
         """
+        results: list[T] = []
+        for each in self.do_each(keys, work):
+            if isinstance(each, Exception):
+                raise each
+            results.append(each)
+        return results
+
+    def do_each(self, keys: Sequence[str], work: Callable[[Sequence[str]], Mapping[str, T | Exception]]) -> list[T | Exception]:
+        """The same with its error in place of each result that there is not."""
         found, mine, waiting = self._claim(keys)
+        results: dict[str, T | Exception] = {**found}
         if mine:
             self._settle(mine, work)
-        found.update({key: future.result() for key, future in (*mine.items(), *waiting.items())})
-        return [found[key] for key in keys]
+        for key, future in (*mine.items(), *waiting.items()):
+            try:
+                results[key] = future.result()
+            except Exception as error:
+                results[key] = error
+        return [results[key] for key in keys]
 
     def _claim(self, keys: Sequence[str]) -> tuple[dict[str, T], dict[str, Future[T]], dict[str, Future[T]]]:
         """What is kept, what the caller must make, and what others are making."""

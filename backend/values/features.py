@@ -98,7 +98,9 @@ def features_from_bytes(body: bytes) -> ImageFeatures:
     return ImageFeatures(Size(height, width), grid, {name.removeprefix(_OTHER): tensor for name, tensor in tensors.items()})
 
 
-Encode = Callable[[Sequence[Image]], Sequence[ImageFeatures]]
+Encoded = ImageFeatures | Exception
+"""What became of an image that was to be encoded."""
+Encode = Callable[[Sequence[Image]], Sequence[Encoded]]
 
 
 class FeatureCache:
@@ -122,47 +124,31 @@ class FeatureCache:
         """What is in memory now."""
         return self._kept.nbytes
 
-    def get_or_encode(self, keys: Sequence[str], images: Sequence[Image], encode: Encode) -> list[ImageFeatures]:
-        """The features of every image, in order, the same object for the same key; those that nobody has are encoded in one
-        batch. Raises what ``encode`` raises for one of them by itself, upon which the others are kept all the same.
+    def get_or_encode(self, keys: Sequence[str], images: Sequence[Image], encode: Encode) -> list[Encoded]:
+        """The features of every image, in order, the same object for the same key, or the error that kept it from being
+        encoded; those that nobody has are given to ``encode`` in one batch. Raises what that raises, upon which none is kept.
         """
         by_key = dict(zip(keys, images, strict=True))
-        found = self._kept.do_all(keys, lambda missing: self._obtain({key: by_key[key] for key in missing}, encode))
-        widened = {key: features.widened() for key, features in zip(keys, found, strict=True)}
+        found = self._kept.do_each(keys, lambda missing: self._obtain({key: by_key[key] for key in missing}, encode))
+        widened = {key: each if isinstance(each, Exception) else each.widened() for key, each in zip(keys, found, strict=True)}
         return [widened[key] for key in keys]
 
-    def _obtain(self, images: Mapping[str, Image], encode: Encode) -> dict[str, ImageFeatures | Exception]:
-        """What the caller must get: spilled features are read, the rest is encoded. When a batch fails, each image is tried by
-        itself, so that one costs only those who want it.
-        """
-        found: dict[str, ImageFeatures | Exception] = {}
-        missing: dict[str, Image] = {}
-        for key, image in images.items():
-            spilled = self._spill.get(key) if self._spill is not None else None
-            if spilled is None:
-                missing[key] = image
-            else:
-                found[key] = spilled
-        try:
-            return found | self._encoded(missing, encode)
-        except Exception as error:
-            if len(missing) == 1:
-                return found | dict.fromkeys(missing, error)
-        return found | {key: self._encoded_alone(key, image, encode) for key, image in missing.items()}
+    def _obtain(self, images: Mapping[str, Image], encode: Encode) -> dict[str, Encoded]:
+        """What the caller must get: spilled features are read, the rest is encoded."""
+        spilled = {key: self._spill.get(key) if self._spill is not None else None for key in images}
+        found: dict[str, Encoded] = {key: features for key, features in spilled.items() if features is not None}
+        missing = [key for key in images if key not in found]
+        if missing:
+            fresh = encode([images[key] for key in missing])
+            found.update(zip(missing, map(self._stored, fresh), strict=True))
+            with self._lock:
+                self.encoded += sum(not isinstance(each, Exception) for each in fresh)
+        return found
 
-    def _encoded_alone(self, key: str, image: Image, encode: Encode) -> ImageFeatures | Exception:
-        try:
-            return self._encoded({key: image}, encode)[key]
-        except Exception as error:
-            return error
-
-    def _encoded(self, images: Mapping[str, Image], encode: Encode) -> dict[str, ImageFeatures]:
-        if not images:
-            return {}
-        fresh = [features.halved() if self._is_half else features for features in encode(list(images.values()))]
-        with self._lock:
-            self.encoded += len(images)
-        return dict(zip(images, (features.compact() for features in fresh), strict=True))
+    def _stored(self, each: Encoded) -> Encoded:
+        if isinstance(each, Exception):
+            return each
+        return (each.halved() if self._is_half else each).compact()
 
     def _move_out(self, key: str, features: ImageFeatures) -> None:
         if self._spill is not None and key not in self._spill:

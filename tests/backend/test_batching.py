@@ -55,15 +55,13 @@ def together(*work: Callable[[], object]) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def ask_all(queue: EncodeQueue, *requests: tuple[int, ...]) -> dict[tuple[int, ...], list[int] | str]:
+def ask_all(queue: EncodeQueue, *requests: tuple[int, ...]) -> dict[tuple[int, ...], list[int | str]]:
     """What each of several callers at the same time gets."""
-    answers: dict[tuple[int, ...], list[int] | str] = {}
+    answers: dict[tuple[int, ...], list[int | str]] = {}
 
     def one(values: tuple[int, ...]) -> None:
-        try:
-            answers[values] = [value_of(features) for features in queue([image_of(value) for value in values])]
-        except RuntimeError as error:
-            answers[values] = str(error)
+        encoded = queue([image_of(value) for value in values])
+        answers[values] = [str(each) if isinstance(each, Exception) else value_of(each) for each in encoded]
 
     together(*[lambda values=values: one(values) for values in requests])
     return answers
@@ -96,11 +94,11 @@ def until(condition: Callable[[], bool]) -> None:
         pass
 
 
-def test_the_images_of_one_caller_stay_together_however_many() -> None:
+def test_no_more_images_are_encoded_together_than_fit_whoever_asks_for_them() -> None:
     encoder = Counting()
     queue = EncodeQueue(encoder, threading.Lock(), Batching(2, LONG))
-    assert [value_of(features) for features in queue([image_of(value) for value in range(5)])] == list(range(5))
-    assert encoder.batches == [[0, 1, 2, 3, 4]]
+    assert ask_all(queue, tuple(range(5))) == {tuple(range(5)): list(range(5))}
+    assert encoder.batches == [[0, 1], [2, 3], [4]]
 
 
 def test_a_lone_caller_waits_for_nobody_where_batches_are_of_one() -> None:
@@ -112,7 +110,7 @@ def test_an_image_that_cannot_be_encoded_fails_its_own_caller_alone() -> None:
     encoder = Counting()
     queue = EncodeQueue(encoder, threading.Lock(), Batching(3, LONG))
     answers = ask_all(queue, (1,), (13,), (2,))
-    assert answers == {(1,): [1], (13,): "thirteen", (2,): [2]}
+    assert answers == {(1,): [1], (13,): ["thirteen"], (2,): [2]}
     assert ask_all(queue, (3,), (4,), (5,)) == {(3,): [3], (4,): [4], (5,): [5]}
 
 

@@ -251,7 +251,7 @@ def test_by_settings_a_server_reads_after_a_restart_what_it_spilled_before(tmp_p
     def look(server: Parts, *values: int) -> int:
         segmenter = server.engine.segmenter()
         for value in values:
-            segmenter.look_at(np.full((200, 200, 3), value, np.uint8))
+            segmenter.look_at(KeyedImage.of(np.full((200, 200, 3), value, np.uint8)))
         return segmenter._cache.encoded
 
     wanted: dict[str, Any] = {"engine": "colour", "home": tmp_path, "feature_cache_mib": 1, "feature_spill_mib": 64}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from backend.engines import colour
 from backend.engines.base import MaskDecoder
-from backend.segmenter import Segmenter
+from backend.segmenter import Batching, Segmenter
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
@@ -20,6 +21,7 @@ from backend.values.session import ForNames, ForPrompts, Question, Round
 from prompts.geometry import Size
 from prompts.kinds import (
     BoxPrompt,
+    Image,
     KeyedImage,
     MaskPrompt,
     PointPrompt,
@@ -310,3 +312,49 @@ def test_an_empty_vocabulary_names_nothing_and_the_image_is_not_even_encoded(seg
 def test_a_question_for_prompts_without_a_prompt_is_refused() -> None:
     with pytest.raises(PromptError, match="expected at least one prompt, got none"):
         ForPrompts(KeyedImage.of(two_shapes().image), PromptSet())
+
+
+class Breaking:
+    """The colour engine's decoder, which breaks down at images with a black corner and counts what it is given."""
+
+    def __init__(self) -> None:
+        self._decoder = colour.build(None).decoder
+        self.given: list[tuple[int, ...]] = []
+
+    def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
+        self.given += [tuple(image[0, 0].tolist()) for image in images]
+        if (0, 0, 0) in self.given[-len(images) :]:
+            raise RuntimeError("a black corner")
+        return self._decoder.encode_images(images)
+
+    def decode(self, *asked: Any) -> MaskSet:
+        return self._decoder.decode(*asked)
+
+
+@pytest.mark.parametrize(("together", "times"), [(1, 1), (8, 2)])
+def test_an_image_that_breaks_the_engine_costs_its_own_question_and_no_other_image_is_encoded_again(
+    together: int, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Images that are encoded together have to be tried apart once; the cache has no room for any of them."""
+    decoder = Breaking()
+    engine = replace(colour.build(None), decoder=decoder)
+    corners = [(255, 255, 255), (0, 0, 0), (250, 250, 250), (255, 255, 240)]
+    questions = [ForNames(KeyedImage.of(with_corner(corner)), Vocabulary.from_names(["red"])) for corner in corners]
+    answers = Segmenter(engine, FeatureCache(1), Batching(together)).segment(questions)
+    assert [isinstance(done, Round) for done in answers] == [True, False, True, True]
+    assert "a black corner" in str(answers[1])
+    assert sorted(decoder.given) == sorted(corners * times)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def with_corner(colour: tuple[int, int, int]) -> Image:
+    image = two_shapes().image.copy()
+    image[0, 0] = colour
+    return image
+
+
+def test_questions_for_no_name_encode_nothing_beside_others_either(segmenter: Segmenter) -> None:
+    image = KeyedImage.of(two_shapes().image)
+    done = segmenter.segment([ForNames(image, Vocabulary()) for _ in range(2)])
+    assert [len(each.masks) for each in done if isinstance(each, Round)] == [0, 0]
+    assert segmenter.encode_s == math.inf
