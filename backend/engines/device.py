@@ -12,7 +12,7 @@ import torch
 
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
-from prompts.retreat import Movable, free_device, retreat
+from prompts.cpu_fallback import Movable, fall_back_to_cpu, free_device
 from prompts.torchvision_compat import declare_missing_operators
 
 
@@ -168,5 +168,5 @@ class Chunks(ShrinkingChunks):
         return self._network.device.type != "cpu"
 
     def _retreat(self) -> None:
-        retreat(self._network)
+        fall_back_to_cpu(self._network)
         self.most = CHUNKS["cpu"]

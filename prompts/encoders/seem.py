@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prompts.retreat import retreating
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.torchvision_compat import declare_missing_operators
 
 VOCABULARY_SIZE = 49408
@@ -142,7 +142,7 @@ class SeemTextEncoder:
         """Move all weights."""
         self._network.to(device)
 
-    @retreating
+    @with_cpu_fallback
     def _read(self, phrases: tuple[str, ...]) -> PhraseTokens:
         ids = self._tokenize(phrases).to(self._network.lang_proj.device)
         read: PhraseTokens = self._network(ids)

@@ -17,8 +17,8 @@ from backend.engines.sam.text_grounding import Boxes, Grounder
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.geometry import Size
-from prompts.retreat import retreating
 
 SAME_BOX_IOU = 0.5
 MOST_BOXES = 100
@@ -110,7 +110,7 @@ class OmDet(Detector):
         super().__init__(model, tokenizer)
         self._side = int(model.config.image_size)
 
-    @retreating
+    @with_cpu_fallback
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
@@ -149,7 +149,7 @@ class Owlv2(Detector):
         super().__init__(model, tokenizer)
         self._side = int(model.config.vision_config.image_size)
 
-    @retreating
+    @with_cpu_fallback
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:
@@ -195,7 +195,7 @@ class GroundingDino(Detector):
         super().__init__(model, tokenizer)
         self._shortest, self._longest = shortest, longest
 
-    @retreating
+    @with_cpu_fallback
     @torch.inference_mode()
     def detect(self, tensors: Mapping[str, Tensor], size: Size, phrases: Sequence[str]) -> Boxes:
         if not phrases:

@@ -16,9 +16,9 @@ from backend.engines.device import computing, import_class, load_pretrained, rea
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.geometry import Size, size_of
 from prompts.kinds import Image
-from prompts.retreat import retreating
 
 CLASSES = {
     "dinov2": "Dinov2Model",
@@ -47,7 +47,7 @@ class Dino:
         """Move all weights."""
         self._model.to(device)
 
-    @retreating
+    @with_cpu_fallback
     @torch.inference_mode()
     def encode_patches(self, image: Image) -> Tensor:
         """Unit vectors ``(D, h, w)`` of the patches of an image ``(H, W, 3)``."""

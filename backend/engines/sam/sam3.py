@@ -25,8 +25,8 @@ from backend.engines.sam.text_grounding import Finding, LikeFinder
 from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, SquashFrame
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.kinds import Image
-from prompts.retreat import retreating
 
 TEXT_LENGTH = 32
 EXEMPLARS_ALONE = "visual"
@@ -86,7 +86,7 @@ class Sam3Network:
         found = self._tracker(image_embeddings=levels, **call_arguments(prompts))
         return MaskCandidates(found.pred_masks[0], found.iou_scores[0], found.object_score_logits[0, :, 0])
 
-    @retreating
+    @with_cpu_fallback
     @torch.inference_mode()
     def find(self, embeddings: Mapping[str, Tensor], phrase: str, exemplars: Exemplars | None = None) -> Concepts:
         """Everything on an image that is called by a phrase, or that is like the exemplars on it."""

@@ -15,9 +15,9 @@ from backend.engines.seem.questions import render
 from backend.engines.seem.space import SeemSpace
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
-from prompts.retreat import retreating
 from prompts.space import PromptTokens
 
 
@@ -51,7 +51,7 @@ class SeemDecoder:
         with torch.inference_mode():
             return [self._encode(image) for image in images]
 
-    @retreating
+    @with_cpu_fallback
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         """The masks that the prompts ask for on one image. Raises TypeError for references of another engine."""
         mine = self._space.read(tokens)
@@ -65,7 +65,7 @@ class SeemDecoder:
                 return outside_negatives(self._answering.words_and_references(image, mine), prompts)
             return MaskSet.empty(features.size) if prompts.drawn else self._answering.everything(image)
 
-    @retreating
+    @with_cpu_fallback
     def _encode(self, image: Image) -> ImageFeatures:
         """The backbone, the pixel decoder and one pass of the mask decoder that asks for nothing. The latter is what is found
         without a prompt, and what gives every place of the image a meaning; meanings are float32, as those of phrases are.

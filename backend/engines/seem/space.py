@@ -11,10 +11,10 @@ from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork
 from backend.engines.seem.sampler import VisualTokens, stack_tokens
 from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.values.features import ImageFeatures
+from prompts.cpu_fallback import with_cpu_fallback
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
 from prompts.kinds import ReferencePrompt
 from prompts.phrases import Vocabulary
-from prompts.retreat import retreating
 from prompts.sampler import FeatureMap
 from prompts.space import JointSpace, PromptTokens
 
@@ -84,7 +84,7 @@ class Sight:
         """Move all weights."""
         self._network.to(device)
 
-    @retreating
+    @with_cpu_fallback
     def look(self, features: FeatureMap, reference: ReferencePrompt) -> VisualTokens:
         """The tokens of one region of another image. Raises TypeError for features of another engine."""
         if not isinstance(features, ImageFeatures):

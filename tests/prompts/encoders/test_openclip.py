@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import math
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from prompts.encoders import openclip
 from prompts.encoders.openclip import TEMPLATES, OpenClip
 from tests.backend.engines import tiny_models
 
@@ -112,3 +116,15 @@ def test_another_kind_of_image_tower_is_refused() -> None:
     model.visual = Tower()
     with pytest.raises(ValueError, match="plain vision transformer"):
         OpenClip(model, None, {"mean": (0, 0, 0), "std": (1, 1, 1)}, 64)
+
+
+def test_the_nearness_of_patches_is_a_gaussian_of_their_distance_and_is_not_kept() -> None:
+    near = openclip._nearness(3, 4)
+    for one in range(12):
+        for other in range(12):
+            distance = math.hypot(one // 4 - other // 4, one % 4 - other % 4)
+            assert near[one, other].item() == pytest.approx(math.exp(-(distance**2) / (2 * 5.0**2)), abs=1e-6)
+    kept = weakref.ref(near)
+    del near
+    gc.collect()
+    assert kept() is None

@@ -1,4 +1,4 @@
-"""What a network does when its device has no room even for one input: it moves to the CPU for good, with a warning."""
+"""CPU fallback: a network whose device has no room even for one input moves to the CPU for good, with a warning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def retreat(network: Movable) -> None:
+def fall_back_to_cpu(network: Movable) -> None:
     """Move a network to the CPU because its device is full."""
     log.warning(
         "%s: out of memory on the device %s; going on with the CPU, which is slower", type(network).__name__, network.device
@@ -43,7 +43,7 @@ def free_device() -> None:
         torch.cuda.empty_cache()
 
 
-def retreating(
+def with_cpu_fallback(
     method: Callable[Concatenate[_Network, _Arguments], _Result],
 ) -> Callable[Concatenate[_Network, _Arguments], _Result]:
     """A method that is done again on the CPU when the device is full; its OutOfMemoryError is raised when that is full, too."""
@@ -55,7 +55,7 @@ def retreating(
         except torch.OutOfMemoryError:
             if self.device.type == "cpu":
                 raise
-        retreat(self)
+        fall_back_to_cpu(self)
         return method(self, *args, **kwargs)
 
     return done_anyway
