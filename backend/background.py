@@ -61,10 +61,12 @@ class Worker(Generic[T]):
     def close(self, patience_s: float) -> None:
         """Take nothing more, and give what is under way and what waits so many seconds to end."""
         with self._lock:
-            self._is_closed = True
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
+                self._queue.task_done()
             thread = self._thread
         if thread is not None:
-            self._queue.put(None)
             thread.join(patience_s)
             if thread.is_alive():
                 log.warning("%s: %d left undone after %.0f s", self._name, self._queue.qsize(), patience_s)
@@ -81,4 +83,3 @@ class Worker(Generic[T]):
                 with self._lock:
                     self._bytes -= self._size_of(item)
                 self._queue.task_done()
-        self._queue.task_done()

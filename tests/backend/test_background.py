@@ -82,3 +82,16 @@ def test_a_worker_that_was_never_used_is_closed_at_once() -> None:
     worker: Worker[int] = Worker("tester", lambda item: None, most=1)
     worker.close(patience_s=10)
     worker.wait()
+
+
+def test_a_worker_that_is_closed_twice_can_still_be_waited_for() -> None:
+    seen: list[int] = []
+    worker: Worker[int] = Worker("tester", seen.append, most=1)
+    worker.offer(1)
+    worker.close(patience_s=10)
+    worker.close(patience_s=10)
+    waiting = threading.Thread(target=worker.wait, daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert seen == [1]
