@@ -36,6 +36,8 @@ def test_the_next_task_without_annotations_is_encoded_and_annotated_ones_are_pas
     parts.prefetcher.wait()
     cache = parts.engine.segmenter()._cache
     assert cache.encoded == 1
-    parts.engine.segmenter().look_at(image // 3)
+    parts.engine.segmenter().look_at(
+        parts.prefetcher._images.load(label_studio.task(third).data["image"], str(project.id), str(third))
+    )
     assert cache.encoded == 1, "task 3 had been encoded, not 2 or 4"
     assert third > second

@@ -62,7 +62,7 @@ def test_a_message_in_the_text_box_does_not_end_the_scribble_before_it(
     ann.until_saved()
     ann.choose(".clicks", "lamp", POINT)
     (message,) = ann.point(240, 70)
-    assert "no control of the labelling config draws regions labelled ['lamp']" in message["value"]["text"][0]
+    assert "no tag of the labelling config draws regions labelled ['lamp']" in message["value"]["text"][0]
     ann.until_saved()
     (draft,) = label_studio.call("GET", f"/api/tasks/{task}/drafts")
     assert message["id"] in [region["id"] for region in draft["result"]]
