@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.backbone import from_pretrained
 from backend.engines.embedded.engine import Checkpoint, EmbeddedDecoder, read_checkpoint, write
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.places import PlaceEncoder
+from backend.engines.embedded.places import PlaceEncoder, from_pretrained
 from train import calibrate, encoder, masks, text
 from train.class_teacher import ClassTeacher
 from train.data import CUTOUTS, Photo, Row, closed_vocabularies, load, read_rows

@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.engine import EmbeddedDecoder
-from backend.engines.embedded.from_drawing import decode_object, draw_on
+from backend.engines.embedded.from_drawing import decode_object, draw_on, sharpen
 from backend.engines.embedded.from_text import Calibration, Evidence, Found, above_usual, compete, text_logits
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Canvas

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.engines.embedded.backbone import Backbone
+from backend.engines.embedded.places import Backbone
 
 LIKELIEST = 5
 LEAST_SURE = 0.15

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backend.engines.embedded.backbone import Depthwise
-from backend.engines.embedded.places import STRIDE, PlaceEncoder
+from backend.engines.embedded.places import STRIDE, Depthwise, PlaceEncoder
 from train.class_teacher import ClassTeacher
 from train.crops import LARGE, PLAIN, SMALL, Crop, cut, lifted, paste, products
 from train.data import CUTOUTS, VOID, Photo

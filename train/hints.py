@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.embedded import prompt_features
+from backend.engines.embedded.network import MAP_SIDE, PREVIOUS, SAID
 from backend.engines.embedded.places import PlaceEncoder, encoded
 from backend.engines.embedded.views import look, under
 from prompts.geometry import size_of
@@ -59,7 +59,7 @@ class Hints:
             if view.kind == "previous" and self._dice.random() < MEANT:
                 self._as_previous(view, grid)
             elif self._dice.random() < NAMED:
-                view.maps[prompt_features.SAID] = self._map(view, grid)
+                view.maps[SAID] = self._map(view, grid)
 
     def _as_previous(self, view: View, grid: Tensor) -> None:
         assert view.source is not None
@@ -69,7 +69,7 @@ class Hints:
         found = self._map(view, grid)
         claimed = np.kron(found > 0.5, np.ones((2, 2), np.bool_))
         if (claimed & everywhere).sum() > 0.2 * (claimed | everywhere).sum():
-            view.maps[prompt_features.PREVIOUS], view.target, view.share = self._forgetful(found), everywhere, 1.0
+            view.maps[PREVIOUS], view.target, view.share = self._forgetful(found), everywhere, 1.0
 
     def _forgetful(self, found: NDArray[np.float32]) -> NDArray[np.float32]:
         """A name's map, of which a part is missing at times: on new photos the encoder finds heads, wheels and sleeves."""
@@ -83,7 +83,7 @@ class Hints:
         assert view.name is not None
         logits = torch.einsum("d,dhw->hw", self._vectors[view.name], grid) * self._scale + self._bias
         chance = torch.sigmoid(logits)[None, None]
-        side = prompt_features.MAP_SIDE
+        side = MAP_SIDE
         return np.asarray(torch.nn.functional.interpolate(chance, size=(side, side), mode="bilinear")[0, 0].numpy())
 
     def _under(self, view: View) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.engines.embedded import prompt_features
 from backend.engines.embedded.from_drawing import SCALES
+from backend.engines.embedded.network import BOX, MAP_SIDE, MAPS, NEGATIVE, POSITIVE, PREVIOUS, ROUGH
 from backend.engines.embedded.views import SIDE, Window, around, box_map, click_map, look, near
 from prompts.geometry import Size, mask_box
 from train.data import Photo
@@ -55,11 +55,11 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
     if not seen.any():
         seen = np.zeros_like(seen)
         seen[SIDE // 2, SIDE // 2] = True
-    maps = np.zeros((prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE), np.float32)
+    maps = np.zeros((MAPS, MAP_SIDE, MAP_SIDE), np.float32)
     _draw(kind, maps, seen, dice)
     if click:
         x, y = window.to_view(np.array([click]))[0].tolist()
-        _click(maps, prompt_features.POSITIVE, (x, y))
+        _click(maps, POSITIVE, (x, y))
     return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share, kind)
 
 
@@ -90,16 +90,16 @@ def _around_object(target: NDArray[np.bool_], farthest: float, dice: Dice) -> Wi
 def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
     """Whatever covers an area, drawn for an object of the view."""
     if kind == "box":
-        maps[prompt_features.BOX] = box_map(_jittered_box(target, dice))
+        maps[BOX] = box_map(_jittered_box(target, dice))
     elif kind == "rough":
-        maps[prompt_features.ROUGH] = shrink(distort(target, dice).astype(np.float32))
+        maps[ROUGH] = shrink(distort(target, dice).astype(np.float32))
     elif kind == "scribble":
-        maps[prompt_features.POSITIVE] = np.maximum(maps[prompt_features.POSITIVE], _stroke(target, dice))
+        maps[POSITIVE] = np.maximum(maps[POSITIVE], _stroke(target, dice))
         if dice.random() < 0.4 and not target.all():
-            maps[prompt_features.NEGATIVE] = _stroke(~target, dice)
+            maps[NEGATIVE] = _stroke(~target, dice)
     elif kind == "previous":
         soft = cv2.GaussianBlur(distort(target, dice).astype(np.float32), (0, 0), dice.uniform(0.5, 4))
-        maps[prompt_features.PREVIOUS] = shrink(soft)
+        maps[PREVIOUS] = shrink(soft)
 
 
 def _jittered_box(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.float64]:
@@ -150,7 +150,7 @@ def distort(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.bool_]:
 
 def shrink(mask: Maps) -> Maps:
     """A map ``(96, 96)`` at the resolution of prompt maps."""
-    return np.asarray(cv2.resize(mask, (prompt_features.MAP_SIDE,) * 2, interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(cv2.resize(mask, (MAP_SIDE,) * 2, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def correct(view: View, chance: Maps, dice: Dice) -> None:
@@ -158,12 +158,12 @@ def correct(view: View, chance: Maps, dice: Dice) -> None:
     wrong = (chance > 0.5) != view.target
     wrong &= view.known
     view.rounds += 1
-    view.maps[prompt_features.PREVIOUS] = shrink(chance)
+    view.maps[PREVIOUS] = shrink(chance)
     point = largest_error(wrong)
     if point is None:
         return
     moved = (point[0] + dice.normal(0, 1.0), point[1] + dice.normal(0, 1.0))
-    channel = prompt_features.POSITIVE if view.target[int(point[1]), int(point[0])] else prompt_features.NEGATIVE
+    channel = POSITIVE if view.target[int(point[1]), int(point[0])] else NEGATIVE
     _click(view.maps, channel, (float(np.clip(moved[0], 0, SIDE)), float(np.clip(moved[1], 0, SIDE))))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.embedded import prompt_features as evidence
+from backend.engines.embedded.network import NEGATIVE, POSITIVE, SAID
 from backend.engines.embedded.views import SIDE
 from tests.backend.pictures import disc, square
 from train.rounds import correct, distort, largest_error, make_view
@@ -25,7 +25,7 @@ def test_every_view_shows_part_of_the_object_and_one_kind_of_prompt(seed: int) -
     assert 0 < view.share <= 1
     drawn = view.maps.max(axis=(1, 2)) > 0.1
     assert drawn.sum() >= 1
-    assert not drawn[evidence.SAID]
+    assert not drawn[SAID]
     assert view.maps.min() >= 0
     assert view.maps.max() <= 1 + 1e-5
 
@@ -34,20 +34,20 @@ def test_every_view_shows_part_of_the_object_and_one_kind_of_prompt(seed: int) -
 def test_a_first_click_lies_on_the_object(seed: int) -> None:
     view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed))
     if view.kind == "click":
-        row, column = np.unravel_index(int(view.maps[evidence.POSITIVE].argmax()), view.maps.shape[1:])
+        row, column = np.unravel_index(int(view.maps[POSITIVE].argmax()), view.maps.shape[1:])
         assert view.target[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].any()
 
 
 def test_a_first_click_is_often_right_in_the_middle_of_its_view_as_it_is_when_somebody_clicks() -> None:
     views = [make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed)) for seed in range(400)]
-    clicked = [view.maps[evidence.POSITIVE] for view in views if view.kind == "click" and view.window.length < 200]
+    clicked = [view.maps[POSITIVE] for view in views if view.kind == "click" and view.window.length < 200]
     middle = [abs(np.array(np.unravel_index(int(each.argmax()), each.shape)) - 23.5).max() < 2 for each in clicked]
     assert 0.3 < np.mean(middle) < 0.9
 
 
 def test_half_of_the_earlier_answers_come_with_the_click_that_they_follow() -> None:
     views = [make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed)) for seed in range(400)]
-    clicked = [view.maps[evidence.POSITIVE].max() > 0.1 for view in views if view.kind == "previous"]
+    clicked = [view.maps[POSITIVE].max() > 0.1 for view in views if view.kind == "previous"]
     assert 0.3 < np.mean(clicked) < 0.7
 
 
@@ -57,10 +57,10 @@ def test_a_correction_is_negative_where_too_much_was_claimed() -> None:
     view.target = disc(SIDE, SIDE, 30, 48, 20)
     too_much = (view.target | square(SIDE, SIDE, 60, 30, 30)).astype(np.float32)
     correct(view, too_much, np.random.default_rng(0))
-    row, column = np.unravel_index(int(view.maps[evidence.NEGATIVE].argmax()), view.maps.shape[1:])
+    row, column = np.unravel_index(int(view.maps[NEGATIVE].argmax()), view.maps.shape[1:])
     assert abs(2 * row - 45) < 8
     assert abs(2 * column - 75) < 8
-    assert view.maps[evidence.POSITIVE].max() == 0
+    assert view.maps[POSITIVE].max() == 0
     assert view.rounds == 2
 
 
@@ -69,8 +69,8 @@ def test_a_correction_is_positive_where_something_is_missing() -> None:
     view.maps[:] = 0
     view.target = disc(SIDE, SIDE, 48, 48, 30)
     correct(view, np.zeros((SIDE, SIDE), np.float32), np.random.default_rng(0))
-    assert view.maps[evidence.POSITIVE].max() > 0.8
-    assert view.maps[evidence.NEGATIVE].max() == 0
+    assert view.maps[POSITIVE].max() > 0.8
+    assert view.maps[NEGATIVE].max() == 0
 
 
 def test_the_largest_error_is_clicked_at_its_deepest_point() -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.engines.embedded import prompt_features as evidence
-from backend.engines.embedded.backbone import Backbone
 from backend.engines.embedded.engine import SHIPPED, read, read_checkpoint, write
 from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.places import CONTEXT, DIM, PlaceEncoder
+from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
+from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder
 from backend.engines.embedded.views import SIDE
 from tests.backend.pictures import disc
 from train import encoder, masks
@@ -116,13 +114,13 @@ def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
     batch = [views.draw() for _ in range(4)]
     images, maps, target, known, share = masks.as_tensors(batch)
     with torch.inference_mode():
-        logits, quality = network(images, maps, None, torch.zeros(4, CONTEXT, evidence.VOTE_SIDE, evidence.VOTE_SIDE))
+        logits, quality = network(images, maps, None, torch.zeros(4, CONTEXT, VOTE_SIDE, VOTE_SIDE))
     assert logits.shape == target.shape == known.shape == (4, SIDE, SIDE)
     parts = masks.loss_of(logits, quality, target, known, share)
     assert all(torch.isfinite(part) for part in parts.values())
     again = views.correct(batch[0], torch.sigmoid(logits[0]).numpy())
     assert again.rounds == 2
-    assert again.maps[evidence.PREVIOUS].max() > 0
+    assert again.maps[PREVIOUS].max() > 0
 
 
 def test_a_perfect_mask_has_no_overlap_loss_and_full_iou() -> None:
@@ -148,8 +146,8 @@ def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
     view.mirrored = True
     for plain, mirrored in zip((grids, contexts), hints.grids([view]), strict=True):
         assert torch.equal(mirrored, plain.flip(3))
-    assert grids.shape == (1, 128, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
-    assert contexts.shape == (1, CONTEXT, evidence.VOTE_SIDE, evidence.VOTE_SIDE)
+    assert grids.shape == (1, 128, VOTE_SIDE, VOTE_SIDE)
+    assert contexts.shape == (1, CONTEXT, VOTE_SIDE, VOTE_SIDE)
 
 
 def test_some_views_of_a_batch_see_no_hints_at_all() -> None:

@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.everything import find_everything
-from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings
+from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
 from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS

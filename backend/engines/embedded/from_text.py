@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.embedded import prompt_features
+from backend.engines.embedded import network
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import REGIONS, Answer, Canvas, around, chance_of, decode_views, look
 from backend.values.features import ImageFeatures
@@ -240,8 +240,8 @@ def _grow_some(decoder: ViewDecoder, canvas: Canvas, seeds: Sequence[NDArray[np.
     for seed in seeds:
         box, chance = _on_canvas(seed, canvas)
         windows.append(around(box, MARGIN, least=32))
-        maps.append(np.zeros((prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE), np.float32))
-        maps[-1][prompt_features.PREVIOUS] = look(chance, windows[-1], prompt_features.MAP_SIDE, outside=0)
+        maps.append(np.zeros((network.MAPS, network.MAP_SIDE, network.MAP_SIDE), np.float32))
+        maps[-1][network.PREVIOUS] = look(chance, windows[-1], network.MAP_SIDE, outside=0)
     return decode_views(decoder, canvas, windows, np.stack(maps))
 
 

@@ -1,4 +1,10 @@
-"""The networks of the embedded engine: the image encoder, and the decoder of one view."""
+"""The networks for what is drawn: prompt features of a view, the encoder of an image, and the decoder that answers one view.
+
+Prompt features are what the image itself says about a prompt: every pixel's vote, by likeness to the prompt's own pixels. A
+kernel estimate of foreground against background (Nadaraya 1964, Watson 1964) in the manner of GrabCut (Rother et al. 2004):
+seeds vote for the pixels that look like them, and the outcome votes again. Three likenesses are used: colour and texture,
+the same nearby, and the image encoder's joint-space vectors.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,141 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from backend.engines.embedded import prompt_features
+MAP_SIDE = 48
+"""Prompt maps are kept at half the resolution of a view, votes are cast at a quarter and seeds are kept at an eighth."""
+VOTE_SIDE = 24
+KEY_SIDE = 12
+ROUNDS = 3
+
+POSITIVE, NEGATIVE, BOX, ROUGH, PREVIOUS, SAID = range(6)
+"""The prompt maps: clicks and strokes of either sign, the filled box, a polygon or mask, the previous answer, and how much
+each place looks like the phrase or the reference.
+"""
+MAPS = 6
+VOTES = 6
+FLAGS = 4
+CHANNELS = MAPS + VOTES + FLAGS
+
+
+def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
+    """All evidence ``(N, 16, 48, 48)`` for views ``image (N, 3, 96, 96)`` in 0..1 with prompt maps ``(N, 6, 48, 48)``.
+
+    ``grid (N, D, 24, 24)`` are joint-space vectors under each view, zero where unknown: a view that has none gets no votes
+    from them; None when no view has any.
+    """
+    small = F.avg_pool2d(image, image.shape[-1] // MAP_SIDE)
+    prior = _prior(maps)
+    votes = [_votes(features, prior, maps) for features in _likenesses(small, grid)]
+    if grid is None:
+        votes.append(torch.zeros_like(votes[0]))
+    else:
+        votes[-1] = votes[-1] * grid.abs().amax(dim=(1, 2, 3)).gt(0).to(maps)[:, None, None, None]
+    flags = maps[:, [POSITIVE, BOX, PREVIOUS, SAID]].amax(dim=(2, 3), keepdim=True).gt(0.1).to(maps)
+    return torch.cat([maps, *votes, flags.expand(-1, -1, MAP_SIDE, MAP_SIDE)], dim=1)
+
+
+def _prior(maps: Tensor) -> Tensor:
+    """Where the object is to begin with ``(N, 1, 48, 48)``: the most telling prompt map that is not empty."""
+    prior = _near_clicks(maps[:, POSITIVE : POSITIVE + 1])
+    for kind in (SAID, BOX, ROUGH, PREVIOUS):
+        this = maps[:, kind : kind + 1]
+        prior = torch.where(this.amax(dim=(2, 3), keepdim=True) > 0.1, this, prior)
+    return prior
+
+
+def _near_clicks(clicks: Tensor) -> Tensor:
+    small = F.max_pool2d(clicks, 4)
+    spread = F.avg_pool2d(F.avg_pool2d(small, 5, 1, 2), 5, 1, 2)
+    grown = F.interpolate(spread, size=clicks.shape[2:], mode="bilinear")
+    return grown / grown.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
+    """Feature maps ``(N, F, 48, 48)``, the last one ``(N, F, 24, 24)``, in which likeness is ``exp(-distance² / 2)``."""
+    red, green, blue = small.unbind(dim=1)
+    colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
+    spread = colour.std(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True)
+    around = blurred(colour)
+    rough = (blurred(colour[:, :1] ** 2) - around[:, :1] ** 2).clamp(min=0).sqrt()
+    look = torch.cat([colour, around, rough], dim=1) / (0.5 * spread + 0.02)
+    where = _places(small)
+    found = [look, torch.cat([look * 0.8, where / 0.2], dim=1)]
+    if grid is not None:
+        found.append(torch.cat([smoothed(grid) * 4, _places(grid) / 0.5], dim=1))
+    return [features.contiguous(memory_format=torch.channels_last) for features in found]
+
+
+def smoothed(grid: Tensor) -> Tensor:
+    """Every place with an eighth of each neighbour, across and down: what doubling bilinearly and halving by areas gives."""
+    side = grid.shape[-1]
+    band = 0.75 * torch.eye(side) + 0.125 * (_shifted(side, -1) + _shifted(side, 1))
+    return _both_ways(grid, band)
+
+
+def blurred(maps: Tensor) -> Tensor:
+    """The mean of the 5 x 5 places around each that lie on the map."""
+    side = maps.shape[-1]
+    near = torch.ones(side, side).triu(-2).tril(2)
+    return _both_ways(maps, near / near.sum(dim=1, keepdim=True))
+
+
+def _both_ways(maps: Tensor, weights: Tensor) -> Tensor:
+    """Maps ``(..., S, S)`` whose columns and rows are mixed by ``weights (S, S)``."""
+    weights = weights.to(maps)
+    return weights @ (maps @ weights.T)
+
+
+def _shifted(side: int, by: int) -> Tensor:
+    """The matrix ``(S, S)`` that takes every place from its neighbour, and those at the rim from themselves."""
+    return torch.eye(side)[(torch.arange(side) + by).clamp(0, side - 1)]
+
+
+def _places(like: Tensor) -> Tensor:
+    side = like.shape[-1]
+    steps = (torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) / side
+    down, across = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([across, down]).expand(len(like), -1, -1, -1)
+
+
+def _votes(features: Tensor, prior: Tensor, maps: Tensor) -> Tensor:
+    """The first and the last vote ``(N, 2, 48, 48)``."""
+    keys, voters = _places_of(features, KEY_SIDE), _places_of(features, VOTE_SIDE)
+    shrunk = [F.adaptive_avg_pool2d(m, KEY_SIDE).flatten(1) for m in (prior, maps[:, :1], maps[:, 1:2])]
+    start, positive, negative = shrunk
+    among = _likeness(keys, keys)
+    first = _seeds(start, positive, negative)
+    last = first
+    for _ in range(ROUNDS - 1):
+        last = _seeds(_ratio(among, last) * (start > 0.05), positive, negative)
+    likeness = _likeness(voters, keys)
+    answers = torch.stack([_ratio(likeness, first), _ratio(likeness, last)], dim=1).view(-1, 2, VOTE_SIDE, VOTE_SIDE)
+    return F.interpolate(answers, size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
+
+
+def _places_of(features: Tensor, side: int) -> Tensor:
+    """Feature maps ``(N, F, S, S)`` as ``side * side`` places ``(N, P, F)``."""
+    step = features.shape[-1] // side
+    return (F.avg_pool2d(features, step) if step > 1 else features).flatten(2).transpose(1, 2)
+
+
+def _seeds(belief: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Voting weights ``(N, keys, 2)`` for and against, each side summing to one."""
+    weights = torch.stack([belief + 4 * positive, 1 - belief + 4 * negative], dim=2).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _ratio(likeness: Tensor, seeds: Tensor) -> Tensor:
+    heard = likeness @ seeds
+    return (heard[..., 0] + 1e-7) / (heard.sum(dim=2) + 2e-7)
+
+
+def _likeness(queries: Tensor, keys: Tensor) -> Tensor:
+    """``exp(-|q - k|² / 2)`` between ``(N, Q, F)`` and ``(N, K, F)``: ``(N, Q, K)``; never so small that arithmetic slows."""
+    here, there = queries.square().sum(dim=2) / 2, keys.square().sum(dim=2) / 2
+    distance = torch.baddbmm(there.unsqueeze(1), queries, keys.transpose(1, 2), beta=-1)
+    return distance.sub_(here.unsqueeze(2)).clamp_(-30, 0).exp_()
 
 
 class Conv(nn.Sequential):
@@ -125,7 +264,7 @@ class ViewDecoder(nn.Module):
         a, b, c, d = DECODER_WIDTHS
         self.context = nn.Sequential(nn.Conv2d(context, 96, 1), nn.ReLU(inplace=True), Conv(96, b)) if context else None
         self.stem = Conv(3, 16, 2)
-        self.halved = nn.Sequential(Conv(16 + prompt_features.CHANNELS, a), Residual(a))
+        self.halved = nn.Sequential(Conv(16 + CHANNELS, a), Residual(a))
         self.quarter, self.eighth = stage(a, b, 2), stage(b, c, 2)
         self.coarse = nn.Sequential(stage(c, d, 1), Surroundings(d), Residual(d))
         self.down = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)])
@@ -135,7 +274,7 @@ class ViewDecoder(nn.Module):
 
     def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            seen = prompt_features.gather(image, maps, grid)
+            seen = gather(image, maps, grid)
         half = self.halved(torch.cat([self.stem(image * 4 - 2), seen], dim=1))
         quarter = self.quarter(half)
         if self.context is not None and context is not None:

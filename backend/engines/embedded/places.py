@@ -1,12 +1,16 @@
 """The encoder of words: a photo as a map of joint-space vectors of its places, and a map from which regions are named.
 
-An ImageNet-trained backbone with a feature pyramid (Lin et al. 2017) on top, read out at one eighth of its input. A region is
-named by a linear map of every stage, pooled: as the map is linear, it is taken at every place once and pooled for any region.
+An EfficientNet-Lite2 (Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite", after Tan & Le 2019; the padding is
+TensorFlow's) without batch norm: every norm is folded into the convolution before it, in training as at run time. On top a
+feature pyramid (Lin et al. 2017), read out at one eighth of the input. A region is named by a linear map of every stage,
+pooled: as the map is linear, it is taken at every place once and pooled for any region.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,9 +19,133 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend.engines.device import has_bfloat16
-from backend.engines.embedded.backbone import HEAD, Backbone
 from backend.engines.embedded.network import Conv, Residual
 from prompts.kinds import Image
+
+EPSILON = 1e-3
+STEM = 32
+HEAD = 1280
+CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """``blocks`` inverted residuals of ``width`` channels; the first has ``stride``, all have ``kernel`` and ``expansion``."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    width: int
+
+
+LITE2 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(3, 3, 2, 6, 24),
+    Stage(3, 5, 2, 6, 48),
+    Stage(4, 3, 2, 6, 88),
+    Stage(4, 5, 1, 6, 120),
+    Stage(5, 5, 2, 6, 208),
+    Stage(1, 3, 1, 6, 352),
+)
+
+
+class Depthwise(nn.Conv2d):
+    """A convolution of each channel by itself; with stride 2 an even map is padded below and on the right first.
+
+    With stride 2 and gradients it is computed in float32: its gradient is twenty times slower in bfloat16 on a CPU.
+    """
+
+    def __init__(self, width: int, kernel: int, stride: int) -> None:
+        super().__init__(width, width, kernel, stride, kernel // 2 if stride == 1 else 0, groups=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] == 1 or not torch.is_grad_enabled():
+            x = x if self.stride[0] == 1 else padded(x, self.kernel_size[0])
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(padded(x.to(self.weight.dtype), self.kernel_size[0])).to(x.dtype)
+
+
+def padded(x: Tensor, kernel: int) -> Tensor:
+    """A map of even sides with the margin that TensorFlow gives a convolution of stride 2."""
+    before, after = (kernel - 2) // 2, (kernel - 1) // 2
+    return F.pad(x, (before, after, before, after))
+
+
+class InvertedResidual(nn.Module):
+    """Widen, convolve each channel by itself, narrow; added to the input where the shapes agree (Sandler et al. 2018)."""
+
+    def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
+        super().__init__()
+        wide = inputs * stage.expansion
+        self.widen = nn.Conv2d(inputs, wide, 1) if stage.expansion > 1 else None
+        self.depthwise = Depthwise(wide, stage.kernel, stride)
+        self.narrow = nn.Conv2d(wide, stage.width, 1)
+        self.added = stride == 1 and inputs == stage.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if self.widen is None else F.relu6(self.widen(x))
+        found: Tensor = self.narrow(F.relu6(self.depthwise(wide)))
+        return x + found if self.added else found
+
+
+class Backbone(nn.Module):
+    """RGB ``(N, 3, H, W)`` in 0..255, sides divisible by 32, to the maps of each stage; see ``forward``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, STEM, 3, 2)
+        stages, width = [], STEM
+        for stage in LITE2:
+            strides = [stage.stride] + [1] * (stage.blocks - 1)
+            widths = [width] + [stage.width] * (stage.blocks - 1)
+            pairs = zip(widths, strides, strict=True)
+            stages.append(nn.Sequential(*(InvertedResidual(inputs, stage, stride) for inputs, stride in pairs)))
+            width = stage.width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Conv2d(width, HEAD, 1)
+
+    def early(self, image: Tensor) -> Tensor:
+        """The map of the second stage ``(N, 24, H/4, W/4)``."""
+        x = F.relu6(self.stem(padded((image - 127) / 128, 3)))
+        early: Tensor = self.stages[1](self.stages[0](x))
+        return early
+
+    def late(self, fourth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The maps of the third stage (48 channels, stride 8), the fifth (120, 16), the last (352, 32) and the head
+        (1280, 32), from that of the second.
+        """
+        eighth = self.stages[2](fourth)
+        sixteenth = self.stages[4](self.stages[3](eighth))
+        last = self.stages[6](self.stages[5](sixteenth))
+        return eighth, sixteenth, last, F.relu6(self.head(last))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The maps at strides 4, 8, 16, 32 and of the head."""
+        fourth = self.early(image)
+        return (fourth, *self.late(fourth))
+
+
+def from_pretrained(weights: Mapping[str, Tensor]) -> tuple[Backbone, nn.Linear]:
+    """The backbone and the classifier of 1,000 classes from the published weights, whose order is that of the layers."""
+    backbone, classifier = Backbone(), nn.Linear(HEAD, CLASSES)
+    found = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
+    layers = [part for part in backbone.modules() if isinstance(part, nn.Conv2d)]
+    layers.remove(backbone.stem)
+    layers.insert(0, backbone.stem)
+    with torch.no_grad():
+        for layer in layers:
+            kernel, scale, shift, mean, variance = found[:5]
+            factor = scale / (variance + EPSILON).sqrt()
+            layer.weight.copy_(kernel * factor[:, None, None, None])
+            assert layer.bias is not None
+            layer.bias.copy_(shift - mean * factor)
+            found = found[5:]
+        classifier.weight.copy_(found[0])
+        classifier.bias.copy_(found[1])
+    return backbone, classifier
+
 
 STRIDE = 8
 ENCODED_SIDE = 512

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.engines.base import TrackedMask, TrackingSession
-from backend.engines.embedded.edges import sharpen
 from backend.engines.embedded.engine import EmbeddedDecoder
-from backend.engines.embedded.from_drawing import Drawing
+from backend.engines.embedded.from_drawing import Drawing, sharpen
 from backend.engines.embedded.views import SKETCHED, Answer, Canvas, chance_of, to_masks
 from prompts.examples import Examples, example_of
 from prompts.geometry import BoolArray

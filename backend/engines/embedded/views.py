@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.engines.embedded import prompt_features
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.prompt_features import VOTE_SIDE
+from backend.engines.embedded import network
+from backend.engines.embedded.network import VOTE_SIDE, ViewDecoder
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
@@ -93,8 +92,8 @@ _CLICK = 1.5
 
 def click_map(points: NDArray[np.float64]) -> Map:
     """Clicks ``(N, 2)`` in view pixels as one map ``(48, 48)``."""
-    places = np.arange(prompt_features.MAP_SIDE) + 0.5
-    scaled = points.reshape(-1, 2) * (prompt_features.MAP_SIDE / SIDE)
+    places = np.arange(network.MAP_SIDE) + 0.5
+    scaled = points.reshape(-1, 2) * (network.MAP_SIDE / SIDE)
     across = np.exp(-((places - scaled[:, :1]) ** 2) / (2 * _CLICK**2))
     down = np.exp(-((places - scaled[:, 1:]) ** 2) / (2 * _CLICK**2))
     return np.asarray((down[:, :, None] * across[:, None, :]).max(axis=0, initial=0), np.float32)
@@ -102,8 +101,8 @@ def click_map(points: NDArray[np.float64]) -> Map:
 
 def box_map(xyxy: NDArray[np.float64]) -> Map:
     """A box in view pixels as the share of every cell ``(48, 48)`` that it covers."""
-    cell = SIDE / prompt_features.MAP_SIDE
-    starts = np.arange(prompt_features.MAP_SIDE) * cell
+    cell = SIDE / network.MAP_SIDE
+    starts = np.arange(network.MAP_SIDE) * cell
     across = np.clip(np.minimum(starts + cell, xyxy[2]) - np.maximum(starts, xyxy[0]), 0, cell) / cell
     down = np.clip(np.minimum(starts + cell, xyxy[3]) - np.maximum(starts, xyxy[1]), 0, cell) / cell
     return np.asarray(down[:, None] * across[None, :], np.float32)
@@ -111,7 +110,7 @@ def box_map(xyxy: NDArray[np.float64]) -> Map:
 
 def area_map(mask: BoolArray, window: Window) -> Map:
     """The part of a mask ``(H, W)`` under a window as a map ``(48, 48)``."""
-    return np.asarray(look(mask.astype(np.float32), window, prompt_features.MAP_SIDE, outside=0), np.float32)
+    return np.asarray(look(mask.astype(np.float32), window, network.MAP_SIDE, outside=0), np.float32)
 
 
 def prompt_maps(prompts: PromptSet, shapes: dict[str, BoolArray], window: Window) -> Map:
@@ -119,20 +118,20 @@ def prompt_maps(prompts: PromptSet, shapes: dict[str, BoolArray], window: Window
 
     ``shapes`` holds what covers an area, rendered once for all windows; see ``drawn_shapes``.
     """
-    maps = np.zeros((prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE), np.float32)
-    for channel, label in ((prompt_features.POSITIVE, 1), (prompt_features.NEGATIVE, 0)):
+    maps = np.zeros((network.MAPS, network.MAP_SIDE, network.MAP_SIDE), np.float32)
+    for channel, label in ((network.POSITIVE, 1), (network.NEGATIVE, 0)):
         points = prompts.point_coords[prompts.point_labels == label]
         if len(points):
             maps[channel] = click_map(window.to_view(points))
     for name, channel in (
-        ("positive", prompt_features.POSITIVE),
-        ("negative", prompt_features.NEGATIVE),
-        ("rough", prompt_features.ROUGH),
+        ("positive", network.POSITIVE),
+        ("negative", network.NEGATIVE),
+        ("rough", network.ROUGH),
     ):
         if name in shapes:
             maps[channel] = np.maximum(maps[channel], area_map(shapes[name], window))
     for box in prompts.boxes:
-        maps[prompt_features.BOX] = np.maximum(maps[prompt_features.BOX], box_map(window.to_view(box.reshape(2, 2)).ravel()))
+        maps[network.BOX] = np.maximum(maps[network.BOX], box_map(window.to_view(box.reshape(2, 2)).ravel()))
     return maps
 
 

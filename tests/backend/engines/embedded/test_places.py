@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engines.embedded.backbone import CLASSES, HEAD, from_pretrained
-from backend.engines.embedded.places import CONTEXT, DIM, ENCODED_SIDE, PlaceEncoder, encoded, encoded_shape
+from backend.engines.embedded.places import (
+    CLASSES,
+    CONTEXT,
+    DIM,
+    ENCODED_SIDE,
+    HEAD,
+    PlaceEncoder,
+    encoded,
+    encoded_shape,
+    from_pretrained,
+)
 from prompts.torchvision_compat import declare_missing_operators
 
 

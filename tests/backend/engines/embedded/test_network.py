@@ -1,4 +1,4 @@
-"""Evidence: the image's own pixels vote for what looks like the prompt."""
+"""Prompt features: the image's own pixels vote for what looks like the prompt."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from backend.engines.embedded import prompt_features
+from backend.engines.embedded import network
 from backend.engines.embedded.views import SIDE, Window, area_map, box_map, click_map
 
-VOTES = slice(prompt_features.MAPS, prompt_features.MAPS + prompt_features.VOTES)
+VOTES = slice(network.MAPS, network.MAPS + network.VOTES)
 
 
 def red_square_on_green() -> torch.Tensor:
@@ -20,21 +20,21 @@ def red_square_on_green() -> torch.Tensor:
 
 
 def maps(**drawn: np.ndarray) -> torch.Tensor:
-    result = torch.zeros(1, prompt_features.MAPS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE)
+    result = torch.zeros(1, network.MAPS, network.MAP_SIDE, network.MAP_SIDE)
     for name, drawing in drawn.items():
-        result[0, getattr(prompt_features, name)] = torch.from_numpy(drawing)
+        result[0, getattr(network, name)] = torch.from_numpy(drawing)
     return result
 
 
 def test_the_pixels_of_a_loose_box_that_look_like_its_surroundings_vote_against() -> None:
-    seen = prompt_features.gather(red_square_on_green(), maps(BOX=box_map(np.array([15.0, 15, 81, 81]))), None)
+    seen = network.gather(red_square_on_green(), maps(BOX=box_map(np.array([15.0, 15, 81, 81]))), None)
     last_colour_vote = seen[0, VOTES][1]
     assert last_colour_vote[24, 24] > 0.9
     assert last_colour_vote[10, 10] < 0.3
 
 
 def test_a_click_is_voted_for_by_everything_of_its_colour() -> None:
-    seen = prompt_features.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))), None)
+    seen = network.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))), None)
     first_colour_vote = seen[0, VOTES][0]
     assert first_colour_vote[15, 15] > 0.7
     assert first_colour_vote[5, 5] < 0.3
@@ -42,9 +42,9 @@ def test_a_click_is_voted_for_by_everything_of_its_colour() -> None:
 
 def test_a_negative_click_takes_votes_away_from_its_colour() -> None:
     box = box_map(np.array([0.0, 0, SIDE, SIDE]))
-    without = prompt_features.gather(red_square_on_green(), maps(BOX=box), None)[0, VOTES][0]
+    without = network.gather(red_square_on_green(), maps(BOX=box), None)[0, VOTES][0]
     refused = click_map(np.array([[8.0, 8.0]]))
-    with_it = prompt_features.gather(red_square_on_green(), maps(BOX=box, NEGATIVE=refused), None)[0, VOTES][0]
+    with_it = network.gather(red_square_on_green(), maps(BOX=box, NEGATIVE=refused), None)[0, VOTES][0]
     assert with_it[5, 40] < without[5, 40] - 0.2
     assert with_it[24, 24] > with_it[5, 40]
 
@@ -55,14 +55,14 @@ def test_joint_space_vectors_vote_only_where_there_are_any() -> None:
     grid[:, :, 6:18, 6:18] = 0
     grid[:, 1, 6:18, 6:18] = 1
     drawn = maps(POSITIVE=click_map(np.array([[48.0, 48.0]])))
-    seen = prompt_features.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, grid)[0, VOTES][4]
+    seen = network.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, grid)[0, VOTES][4]
     assert seen[24, 24] > seen[4, 4]
-    assert prompt_features.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, None)[0, VOTES][4:].abs().max() == 0
+    assert network.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, None)[0, VOTES][4:].abs().max() == 0
 
 
 def test_evidence_has_no_gap_for_an_empty_prompt() -> None:
-    seen = prompt_features.gather(red_square_on_green(), maps(), None)
-    assert seen.shape == (1, prompt_features.CHANNELS, prompt_features.MAP_SIDE, prompt_features.MAP_SIDE)
+    seen = network.gather(red_square_on_green(), maps(), None)
+    assert seen.shape == (1, network.CHANNELS, network.MAP_SIDE, network.MAP_SIDE)
     assert torch.isfinite(seen).all()
 
 
@@ -82,9 +82,9 @@ def test_vectors_are_smoothed_as_doubling_bilinearly_and_halving_by_areas_would(
     torch.manual_seed(0)
     grid = torch.randn(2, 5, 24, 24)
     doubled = torch.nn.functional.interpolate(grid, scale_factor=2, mode="bilinear")
-    torch.testing.assert_close(prompt_features.smoothed(grid), torch.nn.functional.avg_pool2d(doubled, 2))
+    torch.testing.assert_close(network.smoothed(grid), torch.nn.functional.avg_pool2d(doubled, 2))
 
 
 def test_the_mean_of_the_places_around_leaves_out_what_is_off_the_map() -> None:
     drawn = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(prompt_features.blurred(drawn), F.avg_pool2d(drawn, 5, 1, 2, count_include_pad=False))
+    torch.testing.assert_close(network.blurred(drawn), F.avg_pool2d(drawn, 5, 1, 2, count_include_pad=False))
