@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
+from backend.stores import schema
 from backend.values.errors import SetupError, StoreError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ CLICK_WAIT_S = 0.5
 PATIENT_WAIT_S = 30.0
 """How long everything else waits."""
 _DAMAGED = ("malformed", "not a database", "disk i/o error", "file is encrypted")
+_INCOMPLETE = ("no such table", "no such column", "has no column named", "unable to open")
 _FILES = ("", "-wal", "-shm", "-journal")
 """What SQLite writes for one database, by what is added to its name."""
 
@@ -56,13 +58,16 @@ class Database:
             ) from error
 
     def create(self, tables: sql.MetaData) -> None:
-        """Make tables unless they are there. A database that is held by somebody else gets them later, when they are missed."""
+        """Make tables unless they are there, and bring those of an earlier Maskloom up to date. A database that is held by
+        somebody else gets them later, when they are missed.
+        """
         self._tables.append(tables)
         with contextlib.suppress(StoreError):  # a damaged file has been put aside
             if self._has(tables):
                 return
         try:
             with self.writing() as connection:
+                schema.bring_up_to_date(connection)
                 tables.create_all(connection)
         except StoreError as error:
             log.warning("the tables of the stores cannot be made yet: %s", error)
@@ -85,10 +90,10 @@ class Database:
             self._one_writes.release()
 
     def _has(self, tables: sql.MetaData) -> bool:
-        """Whether all tables are there, which can be told while somebody else writes."""
+        """Whether all tables are there as they are now, which can be told while somebody else writes."""
         with self.reading() as connection:
             known = sql.inspect(connection).get_table_names()
-        return set(tables.tables) <= set(known)
+            return set(tables.tables) <= set(known) and schema.is_newest(connection)
 
     def _open_sqlite(self, url: sql.URL) -> sql.Engine:
         name = url.database
@@ -120,18 +125,19 @@ class Database:
             with self._mending:
                 if any(word in said.lower() for word in _DAMAGED) and _is_damaged(self._file):
                     return _put_aside(self._file)
-                if "no such table" in said or "unable to open" in said:
+                if any(word in said for word in _INCOMPLETE):
                     self._make_tables(self._file)
-                    return f"the database {self._file} was gone ({said}) and has been made anew"
+                    return f"the database {self._file} was gone or old ({said}) and has been made anew"
         return f"the database cannot be used: {said}"
 
     def _make_tables(self, file: Path) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
+                schema.bring_up_to_date(connection)
                 for tables in self._tables:
                     tables.create_all(connection)
-        except (sql.exc.SQLAlchemyError, OSError) as error:
+        except (sql.exc.SQLAlchemyError, StoreError, OSError) as error:
             log.warning("the tables of the stores cannot be made: %s", error)
 
 

@@ -1,94 +1,301 @@
-"""The memory bank: accepted regions of a project by label, and the examples that people showed in it."""
+"""The memory bank: what the annotations of a project show and reject, by label, as they stand in Label Studio."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
 from pycocotools import mask as coco
 
 from backend.stores.database import Database
-from backend.values.session import Example
+from backend.values.session import Example, Submission, Verdict
 
-MOST_OF_A_LABEL = 64
-"""Examples of one label of one project that are kept, the newest."""
-MOST_EXAMPLES = 50_000
+MOST_EXAMPLES = 200_000
+"""Regions that are kept, the newest."""
+MOST_FORGOTTEN = 200_000
+"""Deleted annotations and tasks of which is known that they are deleted."""
+LONGEST_LABEL = 300
+PINNED, REMOVED = "pinned", "removed"
+"""What a person says about an example: it is always used first, or never."""
 
-_metadata = sql.MetaData()
-_examples = sql.Table(
+metadata = sql.MetaData()
+examples = sql.Table(
     "examples",
-    _metadata,
+    metadata,
     sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("project", sql.String(50), nullable=False),
+    sql.Column("project", sql.String(300), nullable=False),
     sql.Column("task", sql.String(50), nullable=False),
     sql.Column("annotation", sql.String(50), nullable=False),
     sql.Column("region", sql.String(50), nullable=False),
     sql.Column("image_url", sql.Text, nullable=False),
-    sql.Column("label", sql.String(300), nullable=True),
+    sql.Column("label", sql.String(LONGEST_LABEL), nullable=True),
     sql.Column("made_at", sql.Float, nullable=False),
     sql.Column("height", sql.Integer, nullable=False),
     sql.Column("width", sql.Integer, nullable=False),
     sql.Column("runs", sql.LargeBinary, nullable=False),
-    sql.Index("examples_by_label", "project", "label"),
+    sql.Column("verdict", sql.String(10), nullable=False, server_default=Verdict.DRAWN),
+    sql.Column("annotator", sql.String(50), nullable=False, server_default=""),
+    sql.Column("engine", sql.String(200), nullable=False, server_default=""),
+    sql.Column("iou", sql.Float, nullable=True),
+    sql.Column("is_current", sql.Boolean, nullable=False, server_default=sql.true()),
+    sql.Column("mark", sql.String(10), nullable=False, server_default=""),
+    sql.Column("thumbnail", sql.LargeBinary, nullable=True),
+    sql.Index("examples_by_label", "project", "label", "verdict", "made_at"),
     sql.Index("examples_by_annotation", "project", "annotation"),
+    sql.Index("examples_by_task", "project", "task"),
 )
+"""Rows that a frozen snapshot holds stay when they are not current any more."""
+submissions = sql.Table(
+    "submissions",
+    metadata,
+    sql.Column("project", sql.String(300), primary_key=True),
+    sql.Column("annotation", sql.String(50), primary_key=True),
+    sql.Column("task", sql.String(50), nullable=False),
+    sql.Column("annotator", sql.String(50), nullable=False),
+    sql.Column("made_at", sql.Float, nullable=False),
+    sql.Column("seconds", sql.Float, nullable=True),
+    sql.Index("submissions_by_task", "project", "task"),
+)
+_forgotten = sql.Table(
+    "forgotten",
+    metadata,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("project", sql.String(300), nullable=False),
+    sql.Column("kind", sql.String(10), nullable=False),
+    sql.Column("name", sql.String(50), nullable=False),
+    sql.UniqueConstraint("project", "kind", "name"),
+)
+"""Deleted ``annotation``s and ``task``s: what is told of them late is not taken. Label Studio uses no number twice."""
+projects = sql.Table(
+    "memory_projects",
+    metadata,
+    sql.Column("project", sql.String(300), primary_key=True),
+    sql.Column("changes", sql.Integer, nullable=False),
+    sql.Column("is_off", sql.Boolean, nullable=False),
+    sql.Column("bulk_snapshot", sql.Integer, nullable=True),
+)
+snapshots = sql.Table(
+    "snapshots",
+    metadata,
+    sql.Column("project", sql.String(300), primary_key=True),
+    sql.Column("n", sql.Integer, primary_key=True),
+    sql.Column("made_at", sql.Float, nullable=False),
+    sql.Column("is_withdrawn", sql.Boolean, nullable=False, server_default=sql.false()),
+    sql.Column("report", sql.Text, nullable=False, server_default=""),
+)
+frozen = sql.Table(
+    "snapshot_examples",
+    metadata,
+    sql.Column("project", sql.String(300), primary_key=True),
+    sql.Column("n", sql.Integer, primary_key=True),
+    sql.Column("example", sql.Integer, primary_key=True),
+    sql.Index("snapshot_examples_by_example", "example"),
+)
+"""Which rows of ``examples`` a snapshot holds. Rows are never changed but for their mark; a snapshot that loses one because it
+was deleted in Label Studio is withdrawn.
+"""
+_CONTENT = (
+    "region",
+    "label",
+    "image_url",
+    "task",
+    "height",
+    "width",
+    "runs",
+    "verdict",
+    "annotator",
+    "engine",
+    "iou",
+    "made_at",
+)
+"""The columns by which rows of one annotation are the same."""
 
 
 class MemoryBank:
-    """Examples by project and label; masks are kept as COCO's run-length code."""
+    """Examples by project and label; masks are kept as COCO's run-length code. Every method may raise StoreError.
+
+    What is told of an annotation twice, late or out of order leaves the bank as the annotation stands.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(_metadata)
+        database.create(metadata)
 
-    def replace(self, project: str, annotation: str, examples: Sequence[Example]) -> None:
-        """Keep these as all examples of an annotation (or draft), and of each label only the newest."""
+    def submit(self, told: Submission) -> bool:
+        """Take what an annotation shows as all that it shows; False for an annotation that is known to be deleted or newer, and
+        in a project that does not want to be remembered.
+        """
+        project, annotation = told.project, told.annotation
         with self._database.writing() as connection:
-            same = (_examples.c.project == project) & (_examples.c.annotation == annotation)
-            connection.execute(sql.delete(_examples).where(same))
-            for example in examples:
-                connection.execute(sql.insert(_examples), _row(example))
-            for label in {example.label for example in examples}:
-                self._forget_oldest(connection, project, label)
-            newest = connection.execute(sql.select(sql.func.max(_examples.c.id))).scalar() or 0
-            connection.execute(sql.delete(_examples).where(_examples.c.id <= newest - MOST_EXAMPLES))
+            if _is_off(connection, project) or self._is_forgotten(connection, told):
+                return False
+            here = (submissions.c.project == project) & (submissions.c.annotation == annotation)
+            known = connection.execute(sql.select(submissions.c.made_at).where(here)).scalar()
+            if known is not None and told.made_at < known:
+                return False
+            connection.execute(sql.delete(submissions).where(here))
+            facts = {name: getattr(told, name) for name in ("project", "annotation", "task", "annotator", "made_at", "seconds")}
+            connection.execute(sql.insert(submissions), facts)
+            self._replace(connection, project, annotation, told.examples)
+        return True
+
+    def replace(self, project: str, annotation: str, shown: Sequence[Example]) -> None:
+        """Keep these as all examples of a draft."""
+        with self._database.writing() as connection:
+            if not _is_off(connection, project):
+                self._replace(connection, project, annotation, shown)
 
     def forget(self, project: str, *, annotations: Collection[str] = (), tasks: Collection[str] = ()) -> None:
-        """Forget the examples of annotations and of tasks that were deleted."""
-        gone = _examples.c.annotation.in_(annotations) | _examples.c.task.in_(tasks)
+        """Forget the examples of annotations and of tasks that were deleted, and whatever is told of them later."""
         with self._database.writing() as connection:
-            connection.execute(sql.delete(_examples).where(_examples.c.project == project, gone))
+            for kind, names in (("annotation", annotations), ("task", tasks)):
+                for name in names:
+                    here = (_forgotten.c.project == project) & (_forgotten.c.kind == kind) & (_forgotten.c.name == name)
+                    connection.execute(sql.delete(_forgotten).where(here))
+                    connection.execute(sql.insert(_forgotten), {"project": project, "kind": kind, "name": name})
+            newest = connection.execute(sql.select(sql.func.max(_forgotten.c.id))).scalar() or 0
+            connection.execute(sql.delete(_forgotten).where(_forgotten.c.id <= newest - MOST_FORGOTTEN))
+            gone = submissions.c.annotation.in_(annotations) | submissions.c.task.in_(tasks)
+            connection.execute(sql.delete(submissions).where(submissions.c.project == project, gone))
+            erase(connection, project, examples.c.annotation.in_(annotations) | examples.c.task.in_(tasks))
 
-    def recall(self, project: str, label: str | None, most: int) -> list[Example]:
-        """The newest examples of a label or, with None, of those that only show."""
-        query = sql.select(_examples).where(_examples.c.project == project, _with_label(label))
+    def keep_only(self, project: str, annotations: Collection[str]) -> int:
+        """Forget every annotation but these, which are all that a project has; how many are gone. Drafts stay."""
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(_examples.c.id.desc()).limit(most))
-            return [_example(row) for row in rows]
+            known = set(connection.scalars(sql.select(submissions.c.annotation).where(submissions.c.project == project)))
+            known |= set(connection.scalars(sql.select(examples.c.annotation).where(_current(project)).distinct()))
+        gone = sorted(name for name in known - set(annotations) if not name.startswith("draft "))
+        for start in range(0, len(gone), 500):
+            self.forget(project, annotations=gone[start : start + 500])
+        return len(gone)
 
-    def _forget_oldest(self, connection: sql.Connection, project: str, label: str | None) -> None:
-        these = sql.select(_examples.c.id).where(_examples.c.project == project, _with_label(label))
-        kept = these.order_by(_examples.c.id.desc()).limit(MOST_OF_A_LABEL).subquery()
-        oldest = connection.execute(sql.select(sql.func.min(kept.c.id))).scalar()
-        if oldest is not None:
-            old = (_examples.c.project == project) & _with_label(label) & (_examples.c.id < oldest)
-            connection.execute(sql.delete(_examples).where(old))
+    def find_again(self, project: str, annotations: Collection[str], tasks: Collection[str]) -> None:
+        """Take back that annotations and tasks are deleted, as Label Studio has them."""
+        with self._database.writing() as connection:
+            for kind, names in (("annotation", annotations), ("task", tasks)):
+                here = (_forgotten.c.project == project) & (_forgotten.c.kind == kind)
+                connection.execute(sql.delete(_forgotten).where(here, _forgotten.c.name.in_(names)))
+
+    def recall(self, project: str, label: str | None, most: int, snapshot: int | None = None) -> list[Example]:
+        """The newest accepted examples of a label or, with None, of those that only show; pinned ones first. With a
+        ``snapshot`` those that it has frozen.
+        """
+        accepted = examples.c.verdict != Verdict.REJECTED
+        return self._read(_of(project, label, snapshot) & accepted, most)
+
+    def rejected(self, project: str, label: str, most: int, snapshot: int | None = None) -> list[Example]:
+        """The newest regions that were suggested under a label and deleted or relabelled."""
+        return self._read(_of(project, label, snapshot) & (examples.c.verdict == Verdict.REJECTED), most)
+
+    def labels(self, project: str) -> dict[str, int]:
+        """How many accepted examples each label of a project has."""
+        accepted = _current(project) & (examples.c.verdict != Verdict.REJECTED) & examples.c.label.is_not(None)
+        query = sql.select(examples.c.label, sql.func.count().label("number")).where(accepted).group_by(examples.c.label)
+        with self._database.reading() as connection:
+            return {row.label: row.number for row in connection.execute(query.order_by(examples.c.label))}
+
+    def changes(self, project: str) -> int:
+        """A number that is another one whenever something that may be recalled has changed: what is made of a project's
+        examples can be kept under it.
+        """
+        with self._database.reading() as connection:
+            found = connection.execute(sql.select(projects.c.changes).where(projects.c.project == project)).scalar()
+        return found or 0
+
+    def _read(self, which: sql.ColumnElement[bool], most: int) -> list[Example]:
+        pinned_first = sql.case((examples.c.mark == PINNED, 0), else_=1)
+        query = sql.select(examples).where(which).order_by(pinned_first, examples.c.made_at.desc(), examples.c.id.desc())
+        with self._database.reading() as connection:
+            return [example_of(row) for row in connection.execute(query.limit(most))]
+
+    def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: Iterable[Example]) -> None:
+        """Rows that say the same stay as they are; the mark of a region stays when the region is drawn anew."""
+        here = _current(project) & (examples.c.annotation == annotation)
+        known = list(connection.execute(sql.select(examples).where(here)))
+        shown = list(shown)
+        rows = [_row(example) for example in shown]
+        told = [example.made_at for example in shown]
+        when = [row.made_at if made_at else 0.0 for row, made_at in zip(known, told, strict=False)]
+        if (when, [_content(row._mapping) for row in known]) == (told, [_content(row) for row in rows]):
+            return
+        marks = {(row.region, row.verdict == Verdict.REJECTED): row.mark for row in known}
+        _retire(connection, here)
+        for row in rows:
+            mark = marks.get((row["region"], row["verdict"] == Verdict.REJECTED), row["mark"])
+            connection.execute(sql.insert(examples), {**row, "mark": mark})
+        newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
+        connection.execute(sql.delete(examples).where(examples.c.id <= newest - MOST_EXAMPLES))
+        _note_change(connection, project)
+
+    def _is_forgotten(self, connection: sql.Connection, told: Submission) -> bool:
+        annotation = (_forgotten.c.kind == "annotation") & (_forgotten.c.name == told.annotation)
+        task = (_forgotten.c.kind == "task") & (_forgotten.c.name == told.task)
+        query = sql.select(_forgotten.c.id).where(_forgotten.c.project == told.project, annotation | task).limit(1)
+        return connection.execute(query).first() is not None
 
 
-def _with_label(label: str | None) -> sql.ColumnElement[bool]:
-    return _examples.c.label.is_(None) if label is None else _examples.c.label == label[:300]
-
-
-def _row(example: Example) -> dict[str, object]:
-    code = coco.encode(np.asfortranarray(example.mask, np.uint8))
-    names = {name: getattr(example, name) for name in ("project", "task", "annotation", "region", "image_url")}
-    label = None if example.label is None else example.label[:300]
-    height, width = example.mask.shape
-    return {**names, "label": label, "made_at": time.time(), "height": height, "width": width, "runs": code["counts"]}
-
-
-def _example(row: sql.Row[tuple[object, ...]]) -> Example:
+def example_of(row: Any) -> Example:
+    """The example of a row of ``examples``."""
     mask = coco.decode({"size": [row.height, row.width], "counts": row.runs}).astype(np.bool_)
-    return Example(row.project, row.task, row.annotation, row.region, row.image_url, row.label, mask)
+    origin = (row.project, row.task, row.annotation, row.region, row.image_url, row.label)
+    verdict, is_pinned = Verdict(row.verdict), row.mark == PINNED
+    return Example(*origin, mask, verdict, row.annotator, row.engine, row.made_at, row.iou, is_pinned)
+
+
+def _row(example: Example) -> dict[str, Any]:
+    code = coco.encode(np.asfortranarray(example.mask, np.uint8))
+    origin = ("project", "task", "annotation", "region", "image_url", "annotator", "engine", "iou")
+    names = {name: getattr(example, name) for name in origin}
+    label = None if example.label is None else example.label[:LONGEST_LABEL]
+    height, width = example.mask.shape
+    facts = {"verdict": str(example.verdict), "made_at": example.made_at or time.time(), "mark": PINNED * example.is_pinned}
+    return {**names, **facts, "label": label, "height": height, "width": width, "runs": code["counts"]}
+
+
+def _content(row: Any) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _CONTENT)
+
+
+def _current(project: str) -> sql.ColumnElement[bool]:
+    return (examples.c.project == project) & examples.c.is_current
+
+
+def _of(project: str, label: str | None, snapshot: int | None) -> sql.ColumnElement[bool]:
+    """The examples of a label that may be used, now or in a snapshot."""
+    labelled = examples.c.label.is_(None) if label is None else examples.c.label == label[:LONGEST_LABEL]
+    if snapshot is None:
+        return labelled & _current(project) & (examples.c.mark != REMOVED)
+    held = sql.select(frozen.c.example).where(frozen.c.project == project, frozen.c.n == snapshot)
+    return labelled & (examples.c.project == project) & examples.c.id.in_(held)
+
+
+def _is_off(connection: sql.Connection, project: str) -> bool:
+    return bool(connection.execute(sql.select(projects.c.is_off).where(projects.c.project == project)).scalar())
+
+
+def _note_change(connection: sql.Connection, project: str) -> None:
+    here = projects.c.project == project
+    if not connection.execute(sql.update(projects).where(here).values(changes=projects.c.changes + 1)).rowcount:
+        connection.execute(sql.insert(projects), {"project": project, "changes": 1, "is_off": False, "bulk_snapshot": None})
+
+
+def _retire(connection: sql.Connection, which: sql.ColumnElement[bool]) -> None:
+    """Use rows no more: those of snapshots stay for these."""
+    is_frozen = examples.c.id.in_(sql.select(frozen.c.example))
+    connection.execute(sql.update(examples).where(which, is_frozen).values(is_current=False))
+    connection.execute(sql.delete(examples).where(which, ~is_frozen))
+
+
+def erase(connection: sql.Connection, project: str, which: sql.ColumnElement[bool]) -> None:
+    """Take rows of a project out of everything: snapshots that held some are withdrawn, as they would be other ones."""
+    lost = sql.select(examples.c.id).where(examples.c.project == project, which)
+    losing = sql.select(frozen.c.n).where(frozen.c.project == project, frozen.c.example.in_(lost))
+    connection.execute(
+        sql.update(snapshots).where(snapshots.c.project == project, snapshots.c.n.in_(losing)).values(is_withdrawn=True)
+    )
+    connection.execute(sql.delete(frozen).where(frozen.c.project == project, frozen.c.example.in_(lost)))
+    connection.execute(sql.delete(examples).where(examples.c.project == project, which))
+    _note_change(connection, project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 
 import numpy as np
 
@@ -68,11 +69,29 @@ class SessionKey:
     label: str
 
 
+class Verdict(StrEnum):
+    """What a person made of what was suggested for a task."""
+
+    ACCEPTED = "accepted"
+    """Submitted as it was suggested."""
+    CORRECTED = "corrected"
+    """Submitted in another shape or under another label than was suggested."""
+    MISSED = "missed"
+    """Drawn where suggestions were made and had nothing."""
+    DRAWN = "drawn"
+    """Drawn where, as far as is known, nothing was suggested."""
+    REJECTED = "rejected"
+    """Suggested under this label, and deleted or given another one: an example of what the label is not."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A region that somebody accepted or showed: "find more like this". ``label`` is its class, None when it only shows.
+    """A region that somebody accepted, rejected or showed: "find more like this". ``label`` is its class, None when it only
+    shows.
 
-    ``region`` and ``annotation`` say where it came from; the image is known by its address. ``mask`` is ``(H, W)``.
+    ``project`` (of one Label Studio), ``task``, ``annotation`` and ``region`` say where it came from; the image is known by its
+    address. ``mask`` is ``(H, W)``. ``engine`` is the version that suggested it, empty for what was drawn; ``made_at`` is when
+    its annotation was last submitted, in seconds since 1970; ``iou`` is how much of the suggestion was left.
     """
 
     project: str
@@ -82,6 +101,28 @@ class Example:
     image_url: str
     label: str | None
     mask: BoolArray
+    verdict: Verdict = Verdict.DRAWN
+    annotator: str = ""
+    engine: str = ""
+    made_at: float = 0.0
+    iou: float | None = None
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Submission:
+    """An annotation as it stands: what it shows and what it rejects. ``seconds`` is how long it took (``lead_time``), None when
+    that is not known.
+    """
+
+    project: str
+    task: str
+    annotation: str
+    examples: tuple[Example, ...] = ()
+    annotator: str = ""
+    engine: str = ""
+    made_at: float = 0.0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 from backend.stores import memory
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
-from backend.values.session import Example
+from backend.values.session import Example, Submission, Verdict
 from tests.backend.pictures import disc
 
 CAT = Example("1", "7", "70", "r", "/a.png", "Cat", disc(40, 60, 30, 20, 12))
@@ -35,7 +35,7 @@ def test_what_was_accepted_comes_back_to_the_pixel_after_a_restart(bank: MemoryB
     bank.replace("1", "70", [CAT])
     (found,) = MemoryBank(Database(url)).recall("1", "Cat", 5)
     assert np.array_equal(found.mask, CAT.mask)
-    assert replace(found, mask=CAT.mask) == CAT or (found.task, found.image_url, found.label) == ("7", "/a.png", "Cat")
+    assert (found.task, found.image_url, found.label, found.verdict) == ("7", "/a.png", "Cat", Verdict.DRAWN)
 
 
 def test_the_newest_come_first_and_labels_projects_and_mere_references_are_apart(bank: MemoryBank) -> None:
@@ -64,17 +64,57 @@ def test_deleted_annotations_and_tasks_are_forgotten(bank: MemoryBank) -> None:
     assert regions(bank.recall("1", "Cat", 5)) == ["90"]
 
 
-def test_of_each_label_only_so_many_are_kept(bank: MemoryBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_OF_A_LABEL", 3)
-    for number in range(5):
-        bank.replace("1", str(number), [replace(CAT, region=str(number))])
-    bank.replace("1", "dogs", [replace(CAT, region="dog", label="Dog")])
-    assert regions(bank.recall("1", "Cat", 10)) == ["4", "3", "2"]
-    assert regions(bank.recall("1", "Dog", 10)) == ["dog"]
-
-
 def test_of_all_examples_only_so_many_are_kept(bank: MemoryBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MOST_EXAMPLES", 3)
     for number in range(5):
         bank.replace("1", str(number), [replace(CAT, region=str(number), label=str(number))])
     assert [len(bank.recall("1", str(number), 1)) for number in range(5)] == [0, 0, 1, 1, 1]
+
+
+def told(annotation: str, made_at: float, *shown: Example, task: str = "7") -> Submission:
+    stamped = tuple(replace(each, annotation=annotation, task=task, made_at=made_at) for each in shown)
+    return Submission("1", task, annotation, stamped, "ann", "engine-1", made_at, 12.5)
+
+
+def test_an_older_state_that_is_told_late_does_not_replace_a_newer_one(bank: MemoryBank) -> None:
+    assert bank.submit(told("70", 2.0, replace(CAT, region="new")))
+    assert not bank.submit(told("70", 1.0, replace(CAT, region="old")))
+    assert regions(bank.recall("1", "Cat", 5)) == ["new"]
+
+
+def test_what_is_told_of_a_deleted_annotation_or_task_is_not_taken(bank: MemoryBank) -> None:
+    bank.forget("1", annotations=["70"], tasks=["8"])
+    assert not bank.submit(told("70", 9.0, CAT))
+    assert not bank.submit(told("80", 9.0, CAT, task="8"))
+    assert bank.recall("1", "Cat", 5) == []
+    bank.find_again("1", ["70"], ["8"])
+    assert bank.submit(told("70", 9.0, CAT))
+
+
+def test_rejected_regions_are_examples_of_what_a_label_is_not(bank: MemoryBank) -> None:
+    bank.submit(told("70", 1.0, CAT, replace(CAT, region="no", verdict=Verdict.REJECTED, engine="engine-1", iou=0.0)))
+    assert regions(bank.recall("1", "Cat", 5)) == ["r"]
+    (rejected,) = bank.rejected("1", "Cat", 5)
+    assert (rejected.region, rejected.verdict, rejected.engine, rejected.made_at) == ("no", Verdict.REJECTED, "engine-1", 1.0)
+    assert bank.labels("1") == {"Cat": 1}
+
+
+def test_changes_are_counted_only_when_something_changed(bank: MemoryBank) -> None:
+    assert bank.changes("1") == 0
+    bank.submit(told("70", 1.0, CAT))
+    after = bank.changes("1")
+    bank.submit(told("70", 1.0, CAT))
+    assert bank.changes("1") == after > 0
+    bank.submit(told("70", 2.0, CAT))
+    again = bank.changes("1")
+    assert again != after
+    bank.forget("1", annotations=["70"])
+    assert bank.changes("1") != again
+
+
+def test_an_annotation_that_label_studio_has_no_more_is_forgotten_and_drafts_stay(bank: MemoryBank) -> None:
+    bank.submit(told("70", 1.0, CAT))
+    bank.submit(told("71", 1.0, replace(CAT, region="kept")))
+    bank.replace("1", "draft 5", [replace(CAT, annotation="draft 5", region="shown", label=None)])
+    assert bank.keep_only("1", ["71"]) == 1
+    assert (regions(bank.recall("1", "Cat", 5)), regions(bank.recall("1", None, 5))) == (["kept"], ["shown"])
