@@ -26,8 +26,7 @@ from backend.engines.seem.frame import SeemNetwork
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
 from backend.engines.seem.releases import CONFIGS, assemble
-from backend.engines.seem.sampler import MaskMemory, VisualTokens
-from backend.engines.seem.wiring import V1
+from backend.engines.seem.wiring import V1, MaskMemory, VisualTokens
 from prompts.encoders.seem import CONTEXT, END_OF_TEXT, LanguageEncoder
 
 IMAGE = (512, 768)

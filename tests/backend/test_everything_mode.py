@@ -19,7 +19,7 @@ from backend.values.placement import Placement
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines.colour_network import ColourNetwork
-from tests.backend.engines.sam.test_foundation import iou, segmenter_around
+from tests.backend.engines.sam.test_engine import iou, segmenter_around
 from tests.backend.pictures import Picture, two_shapes
 
 CONFIG = """<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">

@@ -16,13 +16,13 @@ from backend.engines.base import Engine, Tracker, outside_negatives
 from backend.engines.catalogue import fingerprint
 from backend.engines.device import read_model_type, resolve
 from backend.engines.phrase_cache import VocabularyStore
-from backend.engines.sam import dino
+from backend.engines.sam import references
 from backend.engines.sam.detectors import load_detector
-from backend.engines.sam.dino import Dino
 from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything
 from backend.engines.sam.geometry import geometry_of_drawing
 from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, Sam2Network, load_sam, load_sam2
 from backend.engines.sam.references import (
+    Dino,
     FoundationSpace,
     allowed_rows,
     likenesses_of,
@@ -207,7 +207,7 @@ def _assemble(folder: Path, version: str, placement: Placement) -> Engine:
         decoding=decoding,
         space=space,
         clip=clip,
-        dino=dino.load(folder / "dino", placement) if (folder / "dino").is_dir() else None,
+        dino=references.load_dino(folder / "dino", placement) if (folder / "dino").is_dir() else None,
         finder=_finder(folder, decoding, space, placement),
         like_finder=_like_finder(decoding),
         everything=_everything(folder / "everything.json", ON_A_CPU if device.type == "cpu" else EverythingOptions()),

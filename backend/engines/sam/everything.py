@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.sam.candidates import Candidate, stability
+from backend.engines.sam.geometry import Candidate, stability
 from backend.engines.sam.networks import Geometry, MaskCandidates, decode_objects
 from backend.engines.sam.text_grounding import Decoding
 from backend.values.features import ImageFeatures

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import Chunks, computing, import_class, load_pretrained, resolve
-from backend.engines.sam.candidates import stability
 from backend.engines.sam.detectors import load_tokenizer
-from backend.engines.sam.geometry import box_of
+from backend.engines.sam.geometry import box_of, stability
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates, call_arguments
 from backend.engines.sam.references import Likeness
 from backend.engines.sam.text_grounding import Finding, LikeFinder

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import Chunks
-from backend.engines.sam.candidates import Candidate, all_candidates, best_candidate
-from backend.engines.sam.geometry import Spot, mask_logits, spots_of
+from backend.engines.sam.geometry import Candidate, Spot, all_candidates, best_candidate, mask_logits, spots_of
 from backend.engines.sam.networks import Geometry, PromptableNetwork, decode_objects
 from backend.engines.sam.references import FoundationSpace, Likeness, reference_map
 from backend.engines.sam.transforms import SquashFrame

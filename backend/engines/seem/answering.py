@@ -1,8 +1,11 @@
-"""From SEEM's outputs to masks: instances, semantic and panoptic maps."""
+"""From SEEM's outputs to masks: instances, semantic and panoptic maps.
+
+The panoptic map is that of Cheng et al. 2022, "Mask2Former", with the thresholds of SEEM; the last class is "background".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,15 +14,62 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import ShrinkingChunks
-from backend.engines.seem.frame import Frame, SeemImage
-from backend.engines.seem.maps import PanopticRule, Segment, mask_quality, panoptic_map
+from backend.engines.seem.frame import Frame, SeemImage, mask_quality
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
-from backend.engines.seem.questions import Drawings, how_to_ask
-from backend.engines.seem.sampler import VisualTokens
-from backend.engines.seem.space import SeemTokens
+from backend.engines.seem.space import Drawings, SeemTokens, how_to_ask
 from backend.engines.seem.vocabulary import THINGS, TrainedVocabulary
+from backend.engines.seem.wiring import VisualTokens
 from backend.values.masks import Masks, MaskSet
 from prompts.encoders.seem import PhraseTokens
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticRule:
+    """Which segments stay: those whose class is at least this sure, and that keep at least this share of their mask when every
+    pixel goes to one segment. The defaults are those of SEEM's demo; its evaluation uses 0.8 and 0.8.
+    """
+
+    least_score: float = 0.4
+    least_share: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a panoptic map: its number there, its class, the query that it is from, and how sure the class is."""
+
+    number: int
+    category: int
+    query: int
+    score: float
+
+
+def panoptic_map(
+    class_logits: Tensor, mask_logits: Tensor, things: Collection[int], rule: PanopticRule
+) -> tuple[Tensor, list[Segment]]:
+    """A segment's number for every pixel ``(H, W)``, 0 for none, and the segments. Stuff of one class is one segment."""
+    scores, categories = class_logits.softmax(dim=-1).max(dim=-1)
+    kept = ((categories != class_logits.shape[1] - 1) & (scores > rule.least_score)).nonzero()[:, 0]
+    numbers = torch.zeros(mask_logits.shape[1:], dtype=torch.int32, device=mask_logits.device)
+    segments: list[Segment] = []
+    if not len(kept):
+        return numbers, segments
+    inside = mask_logits[kept].sigmoid()
+    winner = (scores[kept, None, None] * inside).argmax(dim=0)
+    for row, query in enumerate(kept.tolist()):
+        mask = (winner == row) & (inside[row] >= 0.5)
+        if not _is_kept(mask, winner == row, inside[row] >= 0.5, rule):
+            continue
+        category = int(categories[query])
+        known = next((s for s in segments if s.category == category and category not in things), None)
+        if known is None:
+            known = Segment(len(segments) + 1, category, query, float(scores[query]))
+            segments.append(known)
+        numbers[mask] = known.number
+    return numbers, segments
+
+
+def _is_kept(mask: Tensor, won: Tensor, own: Tensor, rule: PanopticRule) -> bool:
+    return bool(mask.any()) and int(won.sum()) / int(own.sum()) >= rule.least_share
 
 
 @dataclass(frozen=True, slots=True)

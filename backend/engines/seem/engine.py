@@ -11,8 +11,7 @@ from backend.engines.device import computing
 from backend.engines.seem.answering import Answering, Judgement
 from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork, frame_of
 from backend.engines.seem.predictor import Ask, Prediction
-from backend.engines.seem.questions import render
-from backend.engines.seem.space import SeemSpace
+from backend.engines.seem.space import SeemSpace, render
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.cpu_fallback import with_cpu_fallback

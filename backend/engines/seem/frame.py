@@ -11,7 +11,6 @@ from PIL import Image as pillow
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backend.engines.seem.maps import mask_quality
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Prediction, Predictor
 from backend.engines.seem.wiring import Group
@@ -189,3 +188,10 @@ def normalise(image: Tensor) -> Tensor:
     """Images ``(B, 3, H, W)`` of RGB in 0..255 around zero, as the network was trained; to be padded with zeros after it."""
     mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (MEAN, STD))
     return (image.float() - mean) / std
+
+
+def mask_quality(mask_logits: Tensor) -> Tensor:
+    """The mean probability inside each mask of ``(N, h, w)``, ``(N,)``; 0 for an empty one."""
+    inside = (mask_logits > 0).float()
+    total = (mask_logits.sigmoid() * inside).sum(dim=(1, 2))
+    return total / (inside.sum(dim=(1, 2)) + 1e-6)

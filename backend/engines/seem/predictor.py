@@ -10,8 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backend.engines.seem.pixel_decoders import PixelFeatures, sine_position
-from backend.engines.seem.sampler import TOKENS, MaskMemory, SpatialSampler, VisualTokens
-from backend.engines.seem.wiring import LOOK_AT_THE_IMAGE, QUERIES, Group, Wiring
+from backend.engines.seem.wiring import (
+    LOOK_AT_THE_IMAGE,
+    QUERIES,
+    TOKENS,
+    Group,
+    MaskMemory,
+    SpatialSampler,
+    VisualTokens,
+    Wiring,
+)
 from prompts.encoders.seem import LanguageEncoder, LanguageSizes
 
 

@@ -15,11 +15,11 @@ from backend.engines import device as pretrained
 from backend.engines.base import Engine
 from backend.engines.catalogue import find_engine
 from backend.engines.device import Chunks
-from backend.engines.sam import dino
 from backend.engines.sam import engine as networks
+from backend.engines.sam import references
 from backend.engines.sam.detectors import Detector
-from backend.engines.sam.dino import Dino
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates, PromptableNetwork
+from backend.engines.sam.references import Dino
 from backend.segmenter import Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache
@@ -170,10 +170,10 @@ def test_a_clip_whose_device_is_full_goes_on_with_the_cpu(
 
 
 def test_a_dino_whose_device_is_full_goes_on_with_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = dino.load(tiny_models.write_dino(tmp_path / "dino"), Placement("cpu", "float32"))
+    network = references.load_dino(tiny_models.write_dino(tmp_path / "dino"), Placement("cpu", "float32"))
     truth = network.encode_patches(two_shapes().image)
     full = FullFor(monkeypatch, Dino)
-    full.guard(monkeypatch, dino, "resize_image")
+    full.guard(monkeypatch, references, "resize_image")
     assert torch.equal(network.encode_patches(two_shapes().image), truth)
     assert full.moved == [CPU]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from backend.engines.catalogue import find_engine
-from backend.engines.sam.candidates import Candidate
 from backend.engines.sam.engine import FoundationDecoder
 from backend.engines.sam.everything import EverythingOptions, remove_small_regions, segment_everything
+from backend.engines.sam.geometry import Candidate
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.text_grounding import Decoding
 from backend.values.errors import SetupError
@@ -25,7 +25,7 @@ from prompts.geometry import size_of
 from prompts.kinds import PromptSet
 from tests.backend.engines import tiny_bundles
 from tests.backend.engines.colour_network import ColourNetwork
-from tests.backend.engines.sam.test_foundation import segmenter_around
+from tests.backend.engines.sam.test_engine import segmenter_around
 from tests.backend.pictures import BLUE, RED, disc, paint, square, two_shapes
 
 OPTIONS = EverythingOptions(points_per_side=8)

@@ -18,8 +18,7 @@ from backend.engines.seem.frame import SeemNetwork, normalise
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.releases import CONFIGS, assemble
-from backend.engines.seem.sampler import MaskMemory
-from backend.engines.seem.wiring import V1
+from backend.engines.seem.wiring import V1, MaskMemory
 
 LOGITS = 2e-4
 Arrays = dict[str, np.ndarray]

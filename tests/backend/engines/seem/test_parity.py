@@ -11,8 +11,7 @@ import torch
 from torch.nn import functional
 
 from backend.engines.seem.predictor import Ask, Prediction
-from backend.engines.seem.sampler import MaskMemory, VisualTokens
-from backend.engines.seem.wiring import Group
+from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens
 
 if TYPE_CHECKING:
     from conftest import Recording

@@ -1,4 +1,4 @@
-"""Checkpoints in the official layout: they come from a file or the hub, fit or say why not, and come back the same."""
+"""Releases: the published files in whatever they are wrapped, and the variants that they make."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 
 from backend.engines.base import Engine
 from backend.engines.seem.frame import InputSize, SeemNetwork
-from backend.engines.seem.releases import Release, SeemConfig, assemble, load_weights, read_checkpoint
-from backend.engines.seem.wiring import V1
+from backend.engines.seem.releases import CONFIGS, Release, SeemConfig, assemble, load_weights, read_checkpoint
+from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
@@ -215,3 +215,31 @@ def test_offline_mode_never_tries_the_network(hub: tuple[str, list[str]], tmp_pa
     assert "cannot get seem_focalt_v1.pt" in answer["refused"]
     assert "MASKLOOM_WEIGHTS" in answer["refused"]
     assert asked == []
+
+
+Keys = dict[str, dict[str, list[int]]]
+WIRINGS = {wiring.name: wiring for wiring in (V0, V1, DEMO)}
+NOT_PARAMETERS = {"dilation_kernel", "criterion.empty_weight"}
+NAMES = {"focalt": "focal-t", "focall": "focal-l"}
+NAMES |= {"samvitb": "samvit-b", "samvitl": "samvit-l"}
+OFFICIAL = [
+    *("focalt_unicl_lang_v0", "focalt_unicl_lang_v1", "focalt_unicl_lang_demo"),
+    *("focall_unicl_lang_v0", "focall_unicl_lang_v1"),
+    *("samvitb_unicl_lang_v1", "samvitl_unicl_lang_v1"),
+]
+
+
+@pytest.mark.parametrize("official", OFFICIAL)
+def test_the_parameters_are_those_of_the_official_checkpoint(
+    official: str, official_keys: dict[str, dict[str, list[int]]]
+) -> None:
+    backbone, *_, wiring = official.split("_")
+    with torch.device("meta"):
+        network = assemble(CONFIGS[NAMES[backbone]], WIRINGS[wiring])
+    mine = {key: list(value.shape) for key, value in network.state_dict().items()}
+    expected = {key: shape for key, shape in official_keys[official].items() if key not in NOT_PARAMETERS}
+    assert mine == expected
+
+
+def test_every_published_configuration_is_checked(official_keys: Keys) -> None:
+    assert set(official_keys) == set(OFFICIAL)

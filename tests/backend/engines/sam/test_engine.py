@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.sam.candidates import agreement
 from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.everything import EverythingOptions
+from backend.engines.sam.geometry import agreement
 from backend.engines.sam.networks import MaskCandidates
 from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.text_grounding import Boxes, BoxFinder, Decoding, MapFinder, MapLikeFinder

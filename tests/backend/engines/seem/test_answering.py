@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.engines.seem.answering import PanopticRule, mask_quality, panoptic_map
 from backend.engines.seem.frame import Frame
-from backend.engines.seem.maps import PanopticRule, mask_quality, panoptic_map
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import Group
 from prompts.geometry import Size

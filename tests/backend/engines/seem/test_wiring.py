@@ -1,14 +1,24 @@
-"""SEEM's visual sampler: which pixels become tokens, whose they are, and what each prompt's mean is."""
+"""The rows of the decoder: tokens of what was drawn and of the last mask."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.engines.seem.sampler import SpatialSampler, choose_points, merge_tokens, read_points, repeat_tokens, stack_tokens
+from backend.engines.seem.wiring import (
+    TOKENS,
+    MaskMemory,
+    SpatialSampler,
+    choose_points,
+    merge_tokens,
+    read_points,
+    repeat_tokens,
+    stack_tokens,
+)
 
 FEW = st.integers(1, 3).flatmap(lambda n: arrays(np.bool_, (n, 6, 9)))
 
@@ -85,3 +95,23 @@ def test_the_tokens_of_several_images_stay_apart_and_can_be_shared() -> None:
     merged = merge_tokens(two, repeat_tokens(one, 2))
     assert [len(rows) for rows in merged.levels] == [64, 64]
     torch.testing.assert_close(merged.pooled, two.pooled)
+
+
+@given(st.integers(1, TOKENS))
+def test_the_tokens_are_shared_as_evenly_as_possible(masks: int) -> None:
+    share = torch.bincount(MaskMemory(torch.zeros(masks, 2, 2), torch.arange(masks)).split(), minlength=masks)
+    assert int(share.sum()) == TOKENS
+    assert int(share.max() - share.min()) <= 1
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 2)])
+def test_everything_but_the_mask_is_outside(size: tuple[int, int]) -> None:
+    logits = torch.full((2, 4, 4), -3.0)
+    logits[0, :2] = 3
+    logits[1, :, 2:] = 3
+    outside = MaskMemory(logits, torch.arange(2)).outside(size).unflatten(1, size)
+    half = size[0] // 2
+    assert not outside[:16, :half].any()
+    assert outside[:16, half:].all()
+    assert not outside[16:, :, half:].any()
+    assert outside[16:, :, :half].all()

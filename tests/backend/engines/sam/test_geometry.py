@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.engines.sam.candidates import agreement, all_candidates, best_candidate, stability
+from backend.engines.sam.geometry import agreement, all_candidates, best_candidate, stability
 from backend.engines.sam.networks import MaskCandidates
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from backend.engines.seem.frame import Frame, InputSize
-from backend.engines.seem.questions import Drawings, render
+from backend.engines.seem.space import Drawings, render
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
 from prompts.memory import ObjectMemory
