@@ -15,10 +15,9 @@ from backend import __version__
 from backend.bulk.jobs import Jobs
 from backend.bulk.run import BulkContext
 from backend.bulk.work import PatientImages, wait_for
-from backend.disk_cache import Codec, DiskCache
-from backend.engines.base import Engine
+from backend.caches import Codec, DiskCache
+from backend.engines.base import Engine, EngineHandle, EngineOptions
 from backend.engines.catalogue import find_engine, find_refiner
-from backend.engines.handle import EngineHandle, EngineOptions
 from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, is_up
 from backend.labelstudio.project_options import ProjectOptions

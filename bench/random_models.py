@@ -9,7 +9,7 @@ import torch
 
 from backend.engines.sam.networks import PromptableNetwork, Sam2Network
 from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
-from prompts.torchvision_compat import declare_missing_operators
+from prompts.torch_fallbacks import declare_missing_operators
 
 HIERA: dict[str, dict[str, Any]] = {
     "sam2-tiny": {},

@@ -19,7 +19,7 @@ from backend.assemble import bulk_images, bulk_settings, engine_handle
 from backend.bulk.recipe import Recipe
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.stores.ledger import Item, pages
+from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, SetupError
 from backend.values.settings import Settings
 
@@ -54,7 +54,7 @@ class RayPipeline:
         Raises SetupError when Ray is missing or does not answer.
         """
         data = _start(self._cluster.address, self._cluster.workers)
-        for wave in pages(items, WAVE):
+        for wave in in_batches(items, WAVE):
             yield from self._process(data, wave)
 
     def _process(self, data: Any, wave: list[Item]) -> Iterator[ItemResult]:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.bulk.report import run_page
-from backend.bulk.run import BulkContext, Progress, Run
+from backend.bulk.run import BulkContext, Progress, Run, run_page
 from backend.bulk.sources import Selection
 from backend.bulk.spec import BulkJob, JobSpec, resolve
 from backend.bulk.values import FoundRegion, ItemResult, Target

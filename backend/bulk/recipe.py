@@ -13,8 +13,8 @@ from xml.sax.saxutils import quoteattr
 
 from backend.bulk.values import Form
 from backend.labelstudio.config import read_config
+from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
-from backend.options import PreannotationOptions
 from backend.stores.ledger import Item
 from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary

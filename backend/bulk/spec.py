@@ -17,8 +17,7 @@ from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.sources import FolderSource, Selection, Source, StudioSource
 from backend.bulk.values import Form, Sink, Target
 from backend.labelstudio.api import LabelStudio
-from backend.labelstudio.project_options import read_extra_params
-from backend.options import ANY_LABEL, PreannotationOptions
+from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params
 from backend.stores.ledger import RunIdentity
 from backend.values.errors import RequestError
 

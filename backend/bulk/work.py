@@ -20,7 +20,7 @@ from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.serving.base import names_of
 from backend.serving.preannotate import question_about
-from backend.stores.ledger import Item, pages
+from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
 from backend.values.session import Question, Round
@@ -197,7 +197,7 @@ def process(worker: Worker, items: Iterable[Item], version: str, limits: Pipelin
     """The results of items, as they become ready. The model runs in the thread that asks for them."""
     with ThreadPoolExecutor(limits.loaders, "load") as loaders, ThreadPoolExecutor(limits.writers, "write") as writers:
         loaded = overlap(loaders, worker.load, items, limits.ahead)
-        segmented = (each for batch in pages(loaded, limits.batch) for each in worker.segment(batch))
+        segmented = (each for batch in in_batches(loaded, limits.batch) for each in worker.segment(batch))
         yield from overlap(writers, partial(worker.write, version=version), segmented, limits.behind)
 
 

@@ -16,10 +16,8 @@ import typer
 from backend.assemble import bulk_context
 from backend.bulk.run import BulkContext
 from backend.cli.terminal import read_settings, say, write_text
-from backend.evaluation.clicks import Assumptions
-from backend.evaluation.compare import Clicking, Comparison, compare
-from backend.evaluation.metrics import quality
-from backend.evaluation.report import eval_page, numbers
+from backend.evaluation.metrics import Assumptions, quality
+from backend.evaluation.report import Clicking, Comparison, compare, eval_page, numbers
 from backend.evaluation.review import Reviewing
 from backend.evaluation.samples import Sample, coco_samples, project_samples
 from backend.labelstudio.config import read_config

@@ -1,19 +1,212 @@
-"""A Label Studio project with photos and their masks: what is missing is made, what is there is kept."""
+"""A Label Studio project with photos and their masks: its labelling config, its photos on disk, and the steps that fill it.
+
+What is missing is made, what is there is kept, and how long work takes is shown: a spinner or a bar on a terminal, one line
+with the seconds anywhere.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import time
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
 
-from backend.demo.photos import lay_out
-from backend.demo.recommended import recommended_config
-from backend.demo.steps import Steps
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
 from backend.labelstudio.api import LabelStudio, Project, Task
 from backend.values.errors import ImageError, SetupError
+
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075")
+
+_CONFIG = """<View>
+  <Style>
+    .prompt {{ max-width: 640px; }}
+    .lsf-main-content.lsf-requesting .prompt::before {{ content: "segmenting ..."; color: #617ADA; }}
+    .work {{ display: flex; gap: 16px; }}
+    .photo {{ flex: 1 1 auto; min-width: 0; }}
+    .labels {{ flex: 0 0 150px; }}
+    .labels h6 {{ margin: 0 0 4px 0; }}
+  </Style>
+  <View className="prompt">
+    <TextArea name="prompt" toName="image" rows="1" maxSubmissions="1" editable="true"
+              placeholder="What to segment, then Enter: cup, not the saucer"/>
+  </View>
+  <View className="work">
+    <View className="photo">
+      <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+    </View>
+    <View className="labels">
+      <Header value="Click, Alt-click" size="6"/>
+      <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">
+{labels}
+      </KeyPointLabels>
+      <Header value="Box" size="6"/>
+      <RectangleLabels name="box" toName="image" smart="true" smartOnly="true">
+{labels}
+      </RectangleLabels>
+      <Header value="Brush" size="6"/>
+      <BrushLabels name="brush" toName="image" smart="false">
+{labels}
+      </BrushLabels>
+      <Header value="Polygon" size="6"/>
+      <PolygonLabels name="polygon" toName="image" smart="false">
+{labels}
+      </PolygonLabels>
+    </View>
+  </View>
+</View>
+"""
+
+
+def recommended_config(labels: Sequence[str]) -> str:
+    """Label Studio's XML for a project that segments images into these labels.
+
+    Brushes hold the masks, smart key points and smart rectangles prompt with a click or a box, the text box prompts with words,
+    and polygons are drawn by hand.
+    """
+    lines = (
+        f'    <Label value={quoteattr(label)} background="{COLOURS[i % len(COLOURS)]}"/>' for i, label in enumerate(labels)
+    )
+    return _CONFIG.format(labels="\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of one run, one after the other."""
+
+    console: Console
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Work of unknown length; what is yielded takes news about it."""
+        started = time.monotonic()
+        with self.console.status(f"{escape(name)} ...") as status:
+            yield lambda news: status.update(f"{escape(name)}: {escape(news[:100])}")
+        self._done(name, started)
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Work on ``total`` things; what is yielded takes how many more are done."""
+        started = time.monotonic()
+        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task(name, total=total)
+            yield lambda count: progress.advance(task, count)
+        self._done(f"{name} ({total})", started)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"[yellow]{escape(message)}[/]", highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        self.console.print(escape(message), highlight=False, soft_wrap=True)
+
+    def _done(self, name: str, started: float) -> None:
+        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+
+SHOWN_BY_BROWSERS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+CONVERTED = frozenset({".tif", ".tiff"})
+SUPPORTED = SHOWN_BY_BROWSERS | CONVERTED
+EXAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """The photos in a folder and the folders below it, hidden ones left out, by name.
+
+    Raises SetupError when there is no such folder, or nothing in it that could be a photo.
+    """
+    if not folder.is_dir():
+        kind = "is not a folder" if folder.exists() else "does not exist"
+        raise SetupError(f"the photo folder {folder} {kind}; give another one")
+    photos = [path for path in folder.rglob("*") if path.suffix.lower() in SUPPORTED and path.is_file()]
+    shown = sorted(path for path in photos if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    if not shown:
+        raise SetupError(f"the photo folder {folder} holds no photos ({', '.join(sorted(SUPPORTED))})")
+    return shown
+
+
+def example_folder() -> Path:
+    """Where scikit-image keeps the photos that it ships. Raises SetupError when scikit-image is not installed."""
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise SetupError("the example photos come with scikit-image; install it (pip install 'maskloom[demo]')") from error
+    return Path(skimage.data.__file__).parent
+
+
+def find_examples(names: Sequence[str] = EXAMPLES) -> list[Path]:
+    """Photos of things that scikit-image ships inside its wheel, so that nothing is downloaded."""
+    folder = example_folder()
+    photos = [folder / name for name in names if (folder / name).is_file()]
+    if not photos:
+        raise SetupError(f"this scikit-image ships none of {', '.join(names)} in {folder}; give a folder of photos")
+    return photos
+
+
+def lay_out(photo: Path, target: Path) -> Path:
+    """Put a photo at ``target`` and return where it came to lie; one that lies there already is left alone.
+
+    It is a hard link where the disk allows it, otherwise a copy; formats that browsers do not show become PNG.
+    Raises ImageError when the photo cannot be decoded.
+    """
+    if photo.suffix.lower() in CONVERTED:
+        target = target.with_name(f"{target.name}.png")
+    written = photo.stat()
+    if target.exists() and target.stat().st_mtime_ns == written.st_mtime_ns:
+        return target
+    check(photo)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if photo.suffix.lower() in CONVERTED:
+        _convert(photo, target)
+        os.utime(target, ns=(written.st_atime_ns, written.st_mtime_ns))
+    else:
+        _link(photo, target)
+    return target
+
+
+def check(photo: Path) -> None:
+    """Decode a photo coarsely. Raises ImageError when it is broken."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(photo) as image:
+            image.draft("L", (1, 1))
+            image.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        raise ImageError(f"{photo} cannot be read: {error}") from error
+
+
+def _convert(photo: Path, target: Path) -> None:
+    with warnings.catch_warnings(action="ignore"), Image.open(photo) as image:
+        upright = ImageOps.exif_transpose(image)
+        partial = target.with_name(f".{target.name}.partial")
+        _eight_bits(upright).save(partial, "PNG")
+        partial.replace(target)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.nan_to_num(np.asarray(image, np.float32))
+    low, high = float(values.min()), float(values.max())
+    return Image.fromarray(((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+
+
+def _link(photo: Path, target: Path) -> None:
+    try:
+        os.link(photo.resolve(), target)
+    except OSError:
+        shutil.copy2(photo, target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,8 @@ from types import FrameType
 
 from rich.console import Console
 
-from backend.demo.filling import FilledProject, Filling, ProjectSpec
+from backend.demo.filling import FilledProject, Filling, ProjectSpec, Steps, example_folder, find_examples, find_photos
 from backend.demo.label_studio import HOST, Studio, StudioFolder, install, wait_until_up
-from backend.demo.photos import example_folder, find_examples, find_photos
-from backend.demo.steps import Steps
 from backend.demo.supervised_process import Child, Program
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import SetupError

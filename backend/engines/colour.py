@@ -2,11 +2,16 @@
 
 Words find pixels near the named colour, clicks and regions find connected pixels of the colour under them. It exists for
 tests and for trying the whole service without a model.
+
+Its joint space can be checked by eye: a colour ``(r, g, b)`` in 0..1 becomes ``(2r - 1, 2g - 1, 2b - 1, w) / sqrt(6)`` with
+``w`` chosen so that the vector has length 1. Equal colours have cosine 1, red and orange 0.86, red and grey 0.71, black and
+white 0.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +21,44 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageColor
 from torch import Tensor
 
 from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_negatives
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement
-from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory, owner_of
 from prompts.sampler import visual_token
 from prompts.space import JointSpace, PromptTokens
+
+DIMENSIONS = 4
+
+
+def embed_colours(rgb: Tensor) -> Tensor:
+    """Colours ``(..., 3)`` in 0..1 as unit vectors ``(..., 4)``."""
+    centred = 2 * rgb - 1
+    last = (6 - (centred**2).sum(dim=-1, keepdim=True)).sqrt()
+    return torch.cat([centred, last], dim=-1) / 6**0.5
+
+
+class ColourTextEncoder:
+    """The colour words of a phrase as a mean colour; a phrase without any is the zero vector, which resembles nothing."""
+
+    def encode_text(self, phrases: Sequence[str]) -> Tensor:
+        """Unit vectors ``(N, 4)`` for N phrases."""
+        return torch.stack([_encode(phrase) for phrase in phrases]) if phrases else torch.zeros(0, DIMENSIONS)
+
+
+def _encode(phrase: str) -> Tensor:
+    words = re.findall(r"[a-z]+", phrase.lower())
+    colours = [ImageColor.getrgb(word)[:3] for word in words if word in ImageColor.colormap]
+    if not colours:
+        return torch.zeros(DIMENSIONS)
+    return torch.nn.functional.normalize(embed_colours(torch.tensor(colours) / 255).mean(dim=0), dim=0)
+
 
 SAME_COLOUR = 0.99
 """Cosine above which a pixel has the colour of another one: about 40 of 255 levels in one channel."""

@@ -1,19 +1,22 @@
-"""Where and how exactly a network computes, and what happens when its device is full."""
+"""Where and how exactly a network computes, what happens when its device is full, and where vectors of names are kept."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from backend.caches import Codec, DiskCache
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
-from prompts.cpu_fallback import Movable, fall_back_to_cpu, free_device
-from prompts.torchvision_compat import declare_missing_operators
+from prompts.torch_fallbacks import Movable, declare_missing_operators, fall_back_to_cpu, free_device
 
 
 def import_class(name: str) -> Any:
@@ -170,3 +173,40 @@ class Chunks(ShrinkingChunks):
     def _retreat(self) -> None:
         fall_back_to_cpu(self._network)
         self.most = CHUNKS["cpu"]
+
+
+MOST_BYTES = 256 << 20
+
+Phrases = tuple[str, ...]
+
+
+class VocabularyStore:
+    """Rows of names in a folder, one file for each (network, phrases, templates); the folder can be deleted at any time.
+
+    ``network`` changes with the encoder's weights.
+    """
+
+    def __init__(self, folder: Path, network: str) -> None:
+        self._rows = DiskCache(folder, network, MOST_BYTES, Codec("the vectors of names", ".npy", _write, _read))
+
+    def find(self, phrases: Phrases, templates: Phrases) -> Tensor | None:
+        """The row ``(D,)`` that was kept, or None; a file that cannot be read counts as missing."""
+        return self._rows.get(_key(phrases, templates))
+
+    def keep(self, phrases: Phrases, templates: Phrases, row: Tensor) -> None:
+        """Write a row, whole or not at all."""
+        self._rows.put(_key(phrases, templates), row)
+
+
+def _key(phrases: Phrases, templates: Phrases) -> str:
+    return json.dumps([list(phrases), list(templates)])
+
+
+def _write(row: Tensor) -> bytes:
+    content = BytesIO()
+    np.save(content, row.numpy())
+    return content.getvalue()
+
+
+def _read(body: bytes) -> Tensor:
+    return torch.from_numpy(np.load(BytesIO(body), allow_pickle=False))

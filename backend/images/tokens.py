@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
+from backend.caches import Bounds, SingleFlight
 from backend.images.limits import TOKEN_SETTING, URL_SETTING
 from backend.images.sites import Site
-from backend.single_flight import Bounds, SingleFlight
 from backend.values.errors import RemoteError
 
 REFRESH_PATH = "/api/token/refresh/"

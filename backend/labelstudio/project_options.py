@@ -1,4 +1,8 @@
-"""What a project's extra parameters (Settings, Model) ask for; Label Studio sends them as an object or as its text."""
+"""What a pre-annotation is made of, and what a project's extra parameters (Settings, Model) ask of it.
+
+Instances, one region a class, every pixel once, boxes; and what is good enough. Label Studio sends extra parameters as an
+object or as its text.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,112 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
 from backend.labelstudio.shapes import SHAPES
-from backend.options import ANY_LABEL, Mode, PreannotationOptions
 from backend.values.errors import ConfigError
+from backend.values.masks import Masks, MaskSet, RunLengths, best_first, keep_best, overlaps
+
+ANY_LABEL = "*"
+LEAST_LEFT = 0.5
+"""A thing of which less than this share is left beside better ones is dropped, as in Kirillov et al. 2019, "Panoptic
+Segmentation"."""
+
+
+class Mode(StrEnum):
+    """What the regions of a pre-annotation are."""
+
+    INSTANCE = "instance"
+    """Each thing is a region; regions may overlap."""
+    SEMANTIC = "semantic"
+    """Each class is one region."""
+    PANOPTIC = "panoptic"
+    """No pixel belongs to two regions: things are regions, stuff is one region a class."""
+    EVERYTHING = "everything"
+    """Whatever can be told apart is a region, named by the most similar label."""
+    BOXES = "boxes"
+    """Each thing is a rectangle, where the labelling config has some."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreannotationOptions:
+    """A project's choice. ``thresholds`` are least scores by label, under ``*`` for all others; ``min_area`` is in pixels;
+    ``containment`` is the share of a region that may lie inside a better one, whatever its label; ``stuff`` are the labels that
+    cannot be counted; ``output`` is the shape to prefer (``polygon``); ``alternatives`` is how many masks may answer one click.
+    """
+
+    mode: Mode = Mode.INSTANCE
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    max_regions: int | None = None
+    min_area: int = 0
+    containment: float | None = None
+    stuff: frozenset[str] = frozenset()
+    output: str = ""
+    alternatives: int = 1
+
+    @property
+    def form(self) -> str:
+        """The shape to prefer in answers, ``rectangle`` for boxes; empty for the usual order."""
+        return "rectangle" if self.mode is Mode.BOXES else self.output
+
+    def apply(self, masks: MaskSet) -> MaskSet:
+        """The regions to answer with, best first."""
+        masks = self._good_enough(masks)
+        if self.containment is not None:
+            masks = without_contained(masks, self.containment)
+        match self.mode:
+            case Mode.SEMANTIC:
+                masks = merge_classes(masks, frozenset(filter(None, masks.labels)))
+            case Mode.PANOPTIC:
+                masks = without_overlaps(merge_classes(masks, self.stuff), self.stuff)
+            case _:
+                pass
+        return masks[best_first(masks.scores)[: self.max_regions]]
+
+    def _good_enough(self, masks: MaskSet) -> MaskSet:
+        if not len(masks) or not (self.thresholds or self.min_area):
+            return masks
+        other = self.thresholds.get(ANY_LABEL, 0.0)
+        least = np.array([self.thresholds.get(label or "", other) for label in masks.labels], np.float64)
+        return masks[(masks.scores >= least) & (masks.masks.areas >= self.min_area)]
+
+
+def without_contained(masks: MaskSet, most: float) -> MaskSet:
+    """Without the rows of which more than a share lies inside a better row, whatever its label."""
+    _, inside = overlaps(masks.masks)
+    return masks[keep_best(inside, masks.scores, most)]
+
+
+def merge_classes(masks: MaskSet, labels: frozenset[str]) -> MaskSet:
+    """With all rows of each of these labels as one: the union, under the mean score, with the rest of its best row."""
+    merged: list[MaskSet] = []
+    for label in dict.fromkeys(masks.labels):
+        rows = np.flatnonzero([its == label for its in masks.labels])
+        if label in labels and len(rows) > 1:
+            same, best = masks[rows], masks[rows[[int(masks.scores[rows].argmax())]]]
+            merged.append(replace(best.with_masks([same.masks.union()]), scores=same.scores.mean(keepdims=True)))
+        else:
+            merged.append(masks[rows])
+    return MaskSet.concatenate(merged, masks.size)
+
+
+def without_overlaps(masks: MaskSet, stuff: frozenset[str]) -> MaskSet:
+    """With every pixel in one row at most: things before stuff, better ones first; things that keep too little are dropped."""
+    taken = np.zeros((masks.size.height, masks.size.width), np.bool_)
+    free: dict[int, RunLengths] = {}
+    for row in sorted(best_first(masks.scores), key=lambda row: masks.labels[row] in stuff):
+        (rows, columns), whole = masks.masks.runs[row].window()
+        left = whole & ~taken[rows, columns]
+        least = 0.0 if masks.labels[row] in stuff else LEAST_LEFT * float(whole.sum())
+        if left.sum() >= max(least, 1):
+            taken[rows, columns] |= left
+            free[row] = RunLengths.placed(left, (columns.start, rows.start), masks.size)
+    return replace(masks[list(free)], masks=Masks(masks.size, tuple(free.values())))
+
 
 MOST_ALTERNATIVES = 5
 MOST_PROJECTS = 10_000

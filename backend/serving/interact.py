@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
 from backend.labeling import drop_known
 from backend.labelstudio.project_options import ProjectOptions
@@ -12,7 +13,6 @@ from backend.labelstudio.request.joining import join
 from backend.labelstudio.request.request import InteractionRequest
 from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.serving.history import History
-from backend.single_flight import Bounds, SingleFlight
 from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
 from prompts.kinds import KeyedImage, PromptSet

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
-from backend.labelstudio.project_options import ProjectOptions
+from backend.labelstudio.project_options import Mode, PreannotationOptions, ProjectOptions
 from backend.labelstudio.request.request import PreannotationRequest
-from backend.options import Mode, PreannotationOptions
 from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
-from backend.single_flight import Bounds, SingleFlight
 from backend.values.session import ForEverything, ForNames
 from prompts.kinds import KeyedImage
 from prompts.phrases import Vocabulary

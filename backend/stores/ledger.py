@@ -153,7 +153,7 @@ class Ledger:
         replaced; done ones stay done, unless ``undone`` is AGAIN: then they are to be done anew. Others are left out.
         """
         count = 0
-        for page in pages(items, PAGE):
+        for page in in_batches(items, PAGE):
             with self._database.writing() as connection:
                 self._ask_page(connection, run, list({item.key: item for item in page}.values()), count, undone)
             count += len(page)
@@ -231,7 +231,7 @@ class Ledger:
         """Settle what was in doubt: what arrived is done, what was lost is asked for again when the source lists it."""
         with self._database.writing() as connection:
             for keys, state in ((arrived, DONE), (lost, PARKED)):
-                for page in pages(keys, PAGE):
+                for page in in_batches(keys, PAGE):
                     connection.execute(sql.update(_items).where(_of(run, page)).values(state=state))
 
     def settle(self, run: int, entries: Sequence[Entry]) -> None:
@@ -280,7 +280,7 @@ class Ledger:
             return [RunRow(*row) for row in connection.execute(query)]
 
 
-def pages(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
+def in_batches(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
     """Lists of at most ``most`` items."""
     rest = iter(items)
     while page := list(islice(rest, most)):

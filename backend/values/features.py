@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from backend.single_flight import Bounds, SingleFlight
+from backend.caches import Bounds, SingleFlight
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prompts.cpu_fallback import with_cpu_fallback
-from prompts.torchvision_compat import declare_missing_operators
+from prompts.torch_fallbacks import declare_missing_operators, with_cpu_fallback
 
 VOCABULARY_SIZE = 49408
 CONTEXT = 77

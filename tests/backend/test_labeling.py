@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from backend.engines.colour import ColourTextEncoder
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.values.masks import Masks, MaskSet
-from prompts.encoders.colour import ColourTextEncoder
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import JointSpace
 from tests.backend.pictures import square

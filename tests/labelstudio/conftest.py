@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from backend.demo.filling import recommended_config
 from backend.demo.label_studio import REQUIREMENT, Studio, StudioFolder, wait_until_up
-from backend.demo.recommended import recommended_config
 from backend.demo.supervised_process import Child, Program
 from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
-from backend.demo.recommended import recommended_config
 from backend.labelstudio.api import LabelStudio, Project
 from backend.labelstudio.shapes import read_regions
 from tests.backend.bulk.runs import drawn, picture_folder, same

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
-from backend.demo.recommended import recommended_config
 from backend.images import Media, MediaOptions
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import ImageError, RemoteError

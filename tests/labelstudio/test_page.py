@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from backend.demo.filling import find_examples
 from backend.demo.label_studio import Studio
-from backend.demo.photos import find_examples
 from backend.labelstudio.api import LabelStudio
 from tests.labelstudio.conftest import new_project
 from tests.labelstudio.editor import Editor

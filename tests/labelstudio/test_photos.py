@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend.demo.photos import find_examples
+from backend.demo.filling import find_examples
 from backend.labelstudio.api import LabelStudio, Project
 from prompts.geometry import Size, polygon_mask
 from tests.labelstudio.annotator import Annotator, mask_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backend.assemble import assemble
+from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
-from backend.demo.recommended import recommended_config
 from backend.labelstudio.api import LabelStudio
 from backend.values.settings import Settings
 from tests.backend.test_app import body, key_point

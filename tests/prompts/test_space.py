@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prompts.encoders.colour import ColourTextEncoder, embed_colours
+from backend.engines.colour import ColourTextEncoder, embed_colours
 from prompts.geometry import BoolArray, FloatArray, size_of
 from prompts.kinds import (
     BoxPrompt,

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from backend.engines.base import Engine, Tracker, outside_negatives
 from backend.engines.catalogue import fingerprint
-from backend.engines.device import read_model_type, resolve
-from backend.engines.phrase_cache import VocabularyStore
+from backend.engines.device import VocabularyStore, read_model_type, resolve
 from backend.engines.sam import references
 from backend.engines.sam.detectors import load_detector
 from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything

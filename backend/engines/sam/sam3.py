@@ -24,8 +24,8 @@ from backend.engines.sam.text_grounding import Finding, LikeFinder
 from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, SquashFrame
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
-from prompts.cpu_fallback import with_cpu_fallback
 from prompts.kinds import Image
+from prompts.torch_fallbacks import with_cpu_fallback
 
 TEXT_LENGTH = 32
 EXEMPLARS_ALONE = "visual"

@@ -14,10 +14,10 @@ from backend.engines.seem.predictor import Ask, Prediction
 from backend.engines.seem.space import SeemSpace, render
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from prompts.cpu_fallback import with_cpu_fallback
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
 from prompts.space import PromptTokens
+from prompts.torch_fallbacks import with_cpu_fallback
 
 
 class SeemDecoder:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from backend.engines.base import Engine
 from backend.engines.catalogue import fingerprint
-from backend.engines.device import processor_has_bfloat16, resolve
-from backend.engines.phrase_cache import VocabularyStore
+from backend.engines.device import VocabularyStore, processor_has_bfloat16, resolve
 from backend.engines.seem.answering import Judgement
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNet, FocalNetConfig, SamViT, SamViTConfig
 from backend.engines.seem.engine import SeemDecoder

@@ -14,13 +14,13 @@ from backend.engines.seem.predictor import Ask
 from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens, Wiring, merge_tokens, repeat_tokens, stack_tokens
 from backend.values.features import ImageFeatures
-from prompts.cpu_fallback import with_cpu_fallback
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
 from prompts.kinds import PointPrompt, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory, owner_among
 from prompts.phrases import Vocabulary
 from prompts.sampler import FeatureMap
 from prompts.space import JointSpace, PromptTokens
+from prompts.torch_fallbacks import with_cpu_fallback
 
 
 @dataclass(frozen=True, slots=True)

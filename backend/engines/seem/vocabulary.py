@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backend.engines.phrase_cache import Phrases, VocabularyStore
+from backend.engines.device import Phrases, VocabularyStore
 from backend.engines.seem.predictor import Predictor
 from prompts.encoders.seem import SeemTextEncoder
 from prompts.phrases import fill_templates

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
 from backend.labelstudio.request import draft
+from backend.labelstudio.request.draft import Typed, read_typed
 from backend.labelstudio.request.examples import RegionMark
-from backend.labelstudio.request.typed import Typed, read_typed
 from backend.labelstudio.shapes import Mark, keypoint, read_smart, rectangle, shape_of
 from backend.labelstudio.shapes.base import OF_REFERENCES, Json, Role, label_of, read_value, region_id, region_kind
 from backend.labelstudio.shapes.rectangle import BoxMark

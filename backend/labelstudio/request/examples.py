@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from backend.labelstudio.config import ImageLabels
 from backend.labelstudio.request import draft
-from backend.labelstudio.request.typed import TypedReference
+from backend.labelstudio.request.draft import TypedReference
 from backend.labelstudio.shapes import SHAPES, keypoint, mask_of, shape_of
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,

@@ -11,6 +11,7 @@ from typing import Any
 from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
 from backend.labelstudio.request import draft
 from backend.labelstudio.request.context import Context, current_marks, read_context
+from backend.labelstudio.request.draft import Typed
 from backend.labelstudio.request.examples import (
     ReferenceRequest,
     RegionMark,
@@ -20,7 +21,6 @@ from backend.labelstudio.request.examples import (
     reference_requests,
     result_marks,
 )
-from backend.labelstudio.request.typed import Typed
 from backend.labelstudio.shapes import Mark
 from backend.labelstudio.shapes.base import Json, Role, mappings
 from backend.labelstudio.shapes.keypoint import PointMark

@@ -10,11 +10,10 @@ import numpy as np
 
 from backend.engines.base import Engine
 from backend.engines.catalogue import Recipe
-from backend.engines.colour import ColourDecoder
+from backend.engines.colour import ColourDecoder, ColourTextEncoder
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement
-from prompts.encoders.colour import ColourTextEncoder
 from prompts.kinds import PromptSet
 from prompts.memory import ObjectMemory
 from prompts.space import JointSpace, PromptTokens

@@ -22,7 +22,7 @@ from backend.bulk import cluster as engine
 from backend.bulk.recipe import TaskRecipe, config_for
 from backend.bulk.spec import JobSpec
 from backend.bulk.work import AwayError, PipelineLimits
-from backend.demo.photos import find_examples
+from backend.demo.filling import find_examples
 from backend.values.settings import Settings
 from prompts.kinds import KeyedImage
 from tests.backend.bulk.runs import context_for, job_of, picture_folder

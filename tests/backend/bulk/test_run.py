@@ -14,8 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
-from backend.bulk.report import run_page
-from backend.bulk.run import Progress, Run
+from backend.bulk.run import Progress, Run, run_page
 from backend.bulk.sinks.lines import LinesSink
 from backend.bulk.sources import Source
 from backend.bulk.spec import BulkJob, JobSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.bulk.spec import read_min_scores
-from backend.options import ANY_LABEL
+from backend.labelstudio.project_options import ANY_LABEL
 
 
 def test_least_scores_are_those_of_their_labels() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.engines.colour import ColourTextEncoder, embed_colours
 from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.transforms import PadFrame, SquashFrame
-from prompts.encoders.colour import ColourTextEncoder, embed_colours
 from prompts.kinds import Image
 
 SIDE = 128

@@ -12,9 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.evaluation.clicks import MOST_CLICKS, Assumptions, Clicked, estimate, next_click, simulate
-from backend.evaluation.compare import Clicking, compare
-from backend.evaluation.metrics import at_threshold, best_threshold, boundary_f, match, quality
+from backend.evaluation.metrics import (
+    MOST_CLICKS,
+    Assumptions,
+    Clicked,
+    at_threshold,
+    best_threshold,
+    boundary_f,
+    estimate,
+    match,
+    next_click,
+    quality,
+    simulate,
+)
+from backend.evaluation.report import Clicking, compare
 from backend.evaluation.samples import Sample
 from backend.labelstudio.shapes import DrawnRegion
 from backend.values.masks import Masks, MaskSet

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from backend.evaluation.clicks import Assumptions
-from backend.evaluation.compare import compare
-from backend.evaluation.metrics import match, quality
-from backend.evaluation.report import eval_page, numbers
+from backend.evaluation.metrics import Assumptions, match, quality
+from backend.evaluation.report import compare, eval_page, numbers
 from backend.evaluation.samples import Sample, coco_samples, project_samples
 from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.values.errors import RequestError, SetupError
 from prompts.geometry import BoolArray
-from tests.backend.evaluation.test_rank import brush
+from tests.backend.evaluation.test_review import brush
 from tests.backend.pictures import square
 
 

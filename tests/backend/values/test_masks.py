@@ -206,9 +206,9 @@ import resource, sys
 import numpy as np
 from backend.labeling import drop_known, label_masks, suppress_duplicates
 from backend.labelstudio.shapes import brush
-from backend.options import Mode, PreannotationOptions
+from backend.labelstudio.project_options import Mode, PreannotationOptions
 from backend.values.masks import Masks, MaskSet
-from prompts.encoders.colour import ColourTextEncoder
+from backend.engines.colour import ColourTextEncoder
 from prompts.geometry import Size, mask_box, ellipse_outline, polygon_mask
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace

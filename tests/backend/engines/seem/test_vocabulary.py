@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.base import Engine
-from backend.engines.phrase_cache import VocabularyStore
+from backend.engines.device import VocabularyStore
 from backend.engines.seem import vocabulary
 from backend.engines.seem.vocabulary import (
     NAMES,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.encoders.colour import ColourTextEncoder, embed_colours
+from backend.engines.colour import ColourTextEncoder, embed_colours
 
 channel = st.floats(0, 1, width=32)
 
