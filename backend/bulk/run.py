@@ -19,7 +19,7 @@ from backend.bulk.values import ItemResult
 from backend.bulk.work import overlap
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
-from backend.serving.base import EngineSource
+from backend.serving.service import EngineSource
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunRow, in_batches
 from backend.values.errors import MaskloomError, SetupError, StoreError

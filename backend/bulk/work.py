@@ -18,8 +18,8 @@ from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
-from backend.serving.base import names_of
 from backend.serving.preannotate import question_about
+from backend.serving.service import names_of
 from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet

@@ -11,8 +11,8 @@ from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.joining import join
 from backend.labelstudio.request.request import InteractionRequest
-from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.serving.history import History
+from backend.serving.service import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
 from prompts.kinds import KeyedImage, PromptSet

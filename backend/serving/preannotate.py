@@ -8,7 +8,7 @@ from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
 from backend.labelstudio.project_options import Mode, PreannotationOptions, ProjectOptions
 from backend.labelstudio.request.request import PreannotationRequest
-from backend.serving.base import EngineSource, Finding, Found, failure_of, names_of, segment
+from backend.serving.service import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.values.session import ForEverything, ForNames
 from prompts.kinds import KeyedImage
 from prompts.phrases import Vocabulary

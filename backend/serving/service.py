@@ -1,4 +1,7 @@
-"""One request of Label Studio: its tasks are read, answered by one of two verbs and written, within the time that there is."""
+"""One request of Label Studio: its tasks are read, answered by one of two verbs and written, within the time that there is.
+
+What both verbs share is here: the engine that answers, what was found before it is written, and what a failure is called.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,93 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from backend.labelstudio.answer import write_refusal
-from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, read_predict
-from backend.serving.base import Answer, EngineSource
-from backend.serving.interact import Interactor
-from backend.serving.preannotate import Preannotator
+from backend.labelstudio.answer import Names, write_failure, write_message, write_prediction, write_refusal, write_together
+from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
+from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
+from backend.values.masks import MaskSet
+from backend.values.session import Question, Round
+from prompts.kinds import PromptError
 
 log = logging.getLogger(__name__)
+
+Answer = dict[str, Any]
+
+
+class EngineSource(Protocol):
+    """The engine, loaded when it is first needed; its version can be told before."""
+
+    @property
+    def version(self) -> str: ...
+
+    def segmenter(self) -> Segmenter: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions."""
+
+    task: TaskRequest
+    masks: MaskSet
+    names: Names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """What is answered to a request, not written yet: each who asks the same gets it written anew, under ids of its own.
+    ``message`` is for the annotator, ``failure`` says why there is no answer.
+    """
+
+    version: str
+    found: tuple[Found, ...] = ()
+    form: str = ""
+    message: str = ""
+    failure: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        masks = (each.masks for each in self.found)
+        return 1000 + sum(m.masks.nbytes + m.low_res_logits.nbytes + m.embeddings.nbytes for m in masks)
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        return not self.failure and any(len(each.masks) for each in self.found)
+
+    def write(self, task: TaskRequest) -> Answer:
+        """The answer in Label Studio's words."""
+        if isinstance(task, InteractionRequest) and (self.failure or self.message):
+            return write_message(task, self.failure or self.message, self.version)
+        if self.failure:
+            return write_failure(self.failure, self.version)
+        parts = [write_prediction(each.task, each.masks, self.version, self.form, each.names) for each in self.found]
+        return write_together(parts, self.version)
+
+
+def segment(engine: EngineSource, question: Question) -> tuple[Round, Segmenter]:
+    """The round and the segmenter that gave it: its engine may have been switched a moment ago. Raises MaskloomError."""
+    segmenter = engine.segmenter()
+    (done,) = segmenter.segment([question])
+    if isinstance(done, MaskloomError):
+        raise done
+    return done, segmenter
+
+
+def names_of(masks: MaskSet, task: TaskRequest, segmenter: Segmenter) -> Names:
+    """For each tag of the labelling config that names regions the names of every row, the likeliest first."""
+    return {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in task.labels.namings}
+
+
+def failure_of(error: Exception, task: TaskRequest) -> str:
+    """Why a task has no answer, in a sentence; the log says more of what nobody expected."""
+    if isinstance(error, MaskloomError | PromptError):
+        log.warning("task %s of project %s: %s", task.task_id, task.project, error)
+        return str(error)
+    log.error("task %s of project %s", task.task_id, task.project, exc_info=error)
+    return f"Maskloom failed on this task ({type(error).__name__}); its log says more"
+
 
 DEADLINE_S = 75.0
 """After so long a batch is cut, as Label Studio waits for 100 s."""
@@ -24,13 +104,25 @@ HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
 """Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
 
 
+class Preannotates(Protocol):
+    """Answers tasks on which nothing was drawn (see preannotate.Preannotator)."""
+
+    def find(self, task: PreannotationRequest) -> Finding: ...
+
+
+class Interacts(Protocol):
+    """Answers what an annotator draws and types (see interact.Interactor)."""
+
+    def find(self, task: InteractionRequest) -> Finding: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """Answers Label Studio's requests; a task that fails costs that task alone."""
 
     engine: EngineSource
-    preannotator: Preannotator
-    interactor: Interactor
+    preannotator: Preannotates
+    interactor: Interacts
     hand_over: HandOver = lambda project, tasks, ready: False
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from backend.demo import filling as photos
+from backend.demo import filling
 from backend.demo.filling import (
     EXAMPLES,
     ProjectSpec,
@@ -114,7 +114,7 @@ def test_a_photo_that_lies_there_is_not_read_again(tmp_path: Path, monkeypatch: 
     photo = tmp_path / "a.tif"
     PICTURE.save(photo)
     place = lay_out(photo, tmp_path / "out" / "a.tif")
-    monkeypatch.setattr(photos, "check", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(filling, "check", lambda _: pytest.fail("read again"))
     assert lay_out(photo, tmp_path / "out" / "a.tif") == place
 
 

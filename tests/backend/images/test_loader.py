@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.images import loader as decoded
+from backend.images import loader
 from backend.images.fetch import Fetched, Validators
 from backend.images.loader import DecodedImages, image_cache
 from backend.values.errors import ImageError
@@ -244,14 +244,14 @@ def file_of(value: int) -> bytes:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The grey of every image that is really decoded."""
     seen: list[int] = []
-    real = decoded.decode_image
+    real = loader.decode_image
 
     def watched(body: bytes, most_pixels: int) -> np.ndarray:
         image = real(body, most_pixels)
         seen.append(int(image[0, 0, 0]))
         return image
 
-    monkeypatch.setattr(decoded, "decode_image", watched)
+    monkeypatch.setattr(loader, "decode_image", watched)
     return seen
 
 
