@@ -27,11 +27,9 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from backend.assemble import bulk_context
-from backend.bulk.recipe import FolderRecipe, TaskRecipe
+from backend.bulk.recipe import FolderRecipe, Form, ItemResult, Target, TaskRecipe
 from backend.bulk.run import BulkContext, Run
-from backend.bulk.sources import FolderSource
-from backend.bulk.spec import BulkJob, JobSpec, resolve
-from backend.bulk.values import Form, ItemResult, Target
+from backend.bulk.spec import BulkJob, FolderSource, JobSpec, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.images import Media, MediaOptions
 from backend.labelstudio.shapes import brush as rle

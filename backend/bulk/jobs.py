@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from backend.bulk.recipe import FoundRegion, ItemResult, Target
 from backend.bulk.run import BulkContext, Progress, Run, run_page
-from backend.bulk.sources import Selection
-from backend.bulk.spec import BulkJob, JobSpec, resolve
-from backend.bulk.values import FoundRegion, ItemResult, Target
+from backend.bulk.spec import BulkJob, JobSpec, Selection, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions

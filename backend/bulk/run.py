@@ -14,8 +14,8 @@ from itertools import islice
 from typing import Any
 
 from backend import pages
+from backend.bulk.recipe import ItemResult
 from backend.bulk.spec import BulkJob
-from backend.bulk.values import ItemResult
 from backend.bulk.work import overlap
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from backend.bulk.recipe import ImageRequest, Recipe
-from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
+from backend.bulk.recipe import Form, FoundRegion, ImageRequest, ItemResult, Recipe, encode_mask
 from backend.images import ImageSource
 from backend.labelstudio.answer import Names, write_prediction, write_together
 from backend.labelstudio.request.request import TaskRequest

@@ -20,10 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from backend.assemble import bulk_context
+from backend.bulk.recipe import ItemResult, Target
 from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of, preview_page, run_page
-from backend.bulk.sources import Selection
-from backend.bulk.spec import BulkJob, JobSpec, resolve
-from backend.bulk.values import ItemResult, Target
+from backend.bulk.spec import BulkJob, JobSpec, Selection, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.cli.terminal import console, read_settings, say, say_error, write_text
 from backend.labelstudio.project_options import PreannotationOptions

@@ -31,8 +31,7 @@ from backend.values.placement import ANYWHERE, Placement
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory, owner_of
-from prompts.sampler import visual_token
-from prompts.space import JointSpace, PromptTokens
+from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4
 

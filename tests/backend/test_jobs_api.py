@@ -18,8 +18,7 @@ from backend.assemble import assemble
 from backend.bulk import jobs as jobs_module
 from backend.bulk import run as run_module
 from backend.bulk.jobs import ENDED_JOBS_KEPT, Job
-from backend.bulk.sources import Selection
-from backend.bulk.spec import JobSpec
+from backend.bulk.spec import JobSpec, Selection
 from backend.serving import service
 from backend.values.errors import RequestError
 from backend.values.settings import Settings

@@ -13,8 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MATCHES = {  # the functions that tell kinds of prompt apart
     "prompts/kinds.py": ("_is_positive", "_cover", "_anchor"),
-    "prompts/sampler.py": ("drawn_points",),
-    "prompts/space.py": ("of",),
+    "prompts/space.py": ("drawn_points", "of"),
     "backend/engines/embedded/from_drawing.py": ("_scaled",),
 }
 LASSO = """

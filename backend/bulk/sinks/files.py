@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from backend.bulk.recipe import Form, ItemResult, decode_mask
 from backend.bulk.sinks.lines import disk_at, make_last
-from backend.bulk.values import Form, ItemResult, decode_mask
 from backend.labelstudio.shapes import polygon
 from backend.pictures import PALETTE
 from backend.values.masks import RunLengths

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from backend.bulk.values import Form, ItemResult
+from backend.bulk.recipe import Form, ItemResult
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError
 

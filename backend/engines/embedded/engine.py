@@ -16,12 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backend.engines.embedded.everything import find_everything
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
 from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
-from backend.engines.embedded.places import DIM, PlaceEncoder, encoded, resized
+from backend.engines.embedded.places import DIM, PlaceEncoder, encoded, find_everything, resized
 from backend.engines.embedded.views import CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures

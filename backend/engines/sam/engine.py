@@ -17,7 +17,6 @@ from backend.engines.catalogue import fingerprint
 from backend.engines.device import VocabularyStore, read_model_type, resolve
 from backend.engines.sam import references
 from backend.engines.sam.detectors import load_detector
-from backend.engines.sam.everything import ON_A_CPU, EverythingOptions, remove_small_regions, segment_everything
 from backend.engines.sam.geometry import geometry_of_drawing
 from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, Sam2Network, load_sam, load_sam2
 from backend.engines.sam.references import (
@@ -30,7 +29,19 @@ from backend.engines.sam.references import (
     region_embeddings,
 )
 from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_sam3
-from backend.engines.sam.text_grounding import BoxFinder, Decoding, Finder, Finding, LikeFinder, MapFinder, MapLikeFinder
+from backend.engines.sam.text_grounding import (
+    ON_A_CPU,
+    BoxFinder,
+    Decoding,
+    EverythingOptions,
+    Finder,
+    Finding,
+    LikeFinder,
+    MapFinder,
+    MapLikeFinder,
+    remove_small_regions,
+    segment_everything,
+)
 from backend.engines.sam.transforms import to_masks
 from backend.engines.sam.video import load_tracker
 from backend.values.errors import SetupError

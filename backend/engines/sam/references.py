@@ -27,8 +27,7 @@ from backend.values.placement import Placement
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import BoolArray, Size, size_of
 from prompts.kinds import Image, ReferencePrompt
-from prompts.sampler import FeatureMap, Prototypes, cells_inside, margin, matches_back, prototypes_of
-from prompts.space import JointSpace, PromptTokens
+from prompts.space import FeatureMap, JointSpace, PromptTokens, Prototypes, cells_inside, margin, matches_back, prototypes_of
 from prompts.torch_fallbacks import with_cpu_fallback
 
 CLASSES = {

@@ -18,8 +18,7 @@ from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
 from prompts.kinds import PointPrompt, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory, owner_among
 from prompts.phrases import Vocabulary
-from prompts.sampler import FeatureMap
-from prompts.space import JointSpace, PromptTokens
+from prompts.space import FeatureMap, JointSpace, PromptTokens
 from prompts.torch_fallbacks import with_cpu_fallback
 
 

@@ -15,8 +15,7 @@ from backend.assemble import bulk_context
 from backend.bulk import run as run_module
 from backend.bulk.run import BulkContext, Progress
 from backend.bulk.sinks import studio as sink_module
-from backend.bulk.sources import Selection
-from backend.bulk.spec import JobSpec
+from backend.bulk.spec import JobSpec, Selection
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import FAILED
 from backend.values.errors import ConfigError, RemoteError, SetupError

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from backend.bulk.recipe import Target
 from backend.bulk.run import Progress
-from backend.bulk.sources import Selection
-from backend.bulk.spec import JobSpec
-from backend.bulk.values import Target
+from backend.bulk.spec import JobSpec, Selection
 from backend.cli import bulk
 from backend.cli.bulk import STOPPED, RunOptions, run_job
 from backend.cli.terminal import read_settings

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend.images.tokens import is_refresh_token, read_claims, usable_s
+from backend.images.address import is_refresh_token, read_claims, usable_s
 from backend.values.errors import RemoteError
 from tests.backend.images.conftest import MakeMedia
 from tests.backend.images.servers import LEGACY_TOKEN, Answer, Server, Studio, make_jwt

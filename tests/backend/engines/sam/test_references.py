@@ -12,7 +12,7 @@ from backend.engines.sam.references import Likeness, dimmed_crop, reference_map,
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image, KeyedImage, ReferencePrompt
-from prompts.sampler import prototypes_of
+from prompts.space import prototypes_of
 from tests.backend.pictures import square
 
 THING, GROUND, OTHER = [1.0, 0, 0], [0, 1.0, 0], [0.8, 0, 0.6]

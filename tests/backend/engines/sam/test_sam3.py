@@ -34,7 +34,7 @@ from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
 from prompts.geometry import Size, size_of
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
-from prompts.sampler import Prototypes
+from prompts.space import Prototypes
 from tests.backend.engines import tiny_bundles, tiny_models
 from tests.backend.engines.tiny_models import SAM3_SIDE
 from tests.backend.pictures import square
