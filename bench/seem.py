@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from backend.engines.device import computing, processor_has_bfloat16
 from backend.engines.seem import predictor as attention
+from backend.engines.seem.engine import CONFIGS, assemble
 from backend.engines.seem.frame import SeemNetwork
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
-from backend.engines.seem.releases import CONFIGS, assemble
 from backend.engines.seem.wiring import V1, MaskMemory, VisualTokens
 from prompts.encoders.seem import CONTEXT, END_OF_TEXT, LanguageEncoder
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend import pages
+from backend import pictures
 
 POINTS = 60
 """Each curve shows so many means of equally many logged steps."""
@@ -15,7 +15,7 @@ POINTS = 60
 def draw(folder: Path) -> None:
     """``curves.html`` of a training folder from the ``*.jsonl`` logs that lie in it."""
     sections = [_section(log) for log in sorted(folder.glob("*.jsonl"))]
-    folder.joinpath("curves.html").write_text(pages.page("Training", "The parts of each loss over the steps", sections))
+    folder.joinpath("curves.html").write_text(pictures.page("Training", "The parts of each loss over the steps", sections))
 
 
 def _section(log: Path) -> str:
@@ -23,7 +23,7 @@ def _section(log: Path) -> str:
     parts = dict.fromkeys(key for row in rows for key in row if key not in ("step", "s"))
     drawn = [_curve(part, [(row["step"], row[part]) for row in rows if part in row]) for part in parts]
     last = f"{rows[-1]['step']:,} steps, {rows[-1]['s'] / 60:.0f} minutes" if rows else "nothing logged yet"
-    return pages.section(log.stem, pages.note(last), pages.charts(*drawn))
+    return pictures.section(log.stem, pictures.note(last), pictures.charts(*drawn))
 
 
 def _row(line: str) -> dict[str, float] | None:
@@ -38,7 +38,7 @@ def _row(line: str) -> dict[str, float] | None:
 def _curve(part: str, points: Sequence[tuple[float, float]]) -> str:
     means = smooth(points)
     most = float(f"{max(max(y for _, y in means) * 1.05, 1e-6):.2g}")
-    return pages.curves(part, {part: means}, (float(means[-1][0]), most))
+    return pictures.curves(part, {part: means}, (float(means[-1][0]), most))
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

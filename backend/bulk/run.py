@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from backend import pages
+from backend import pictures as pages
 from backend.bulk.recipe import ItemResult
 from backend.bulk.spec import BulkJob
 from backend.bulk.work import overlap

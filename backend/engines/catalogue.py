@@ -138,7 +138,7 @@ def _around(name: str, summary: str, decoder: PublishedModel, costs: str) -> Rec
 
 def _seem(name: str, summary: str) -> Recipe:
     release = name.removeprefix("seem-").replace("-", "_").upper()
-    return Recipe(name, f"backend.engines.seem.releases:{release}.build", f"SEEM {summary}", "Apache-2.0: xdecoder/SEEM")
+    return Recipe(name, f"backend.engines.seem.engine:{release}.build", f"SEEM {summary}", "Apache-2.0: xdecoder/SEEM")
 
 
 _SAM_FAMILY = (

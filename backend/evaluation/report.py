@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backend import pages
+from backend import pictures as pages
 from backend.evaluation.metrics import (
     MOST_CLICKS,
     THRESHOLDS,

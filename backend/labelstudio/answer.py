@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.labelstudio.config import ControlTag, ImageLabels, read_config
 from backend.labelstudio.request.context import MESSAGE_SIGN
-from backend.labelstudio.request.draft import OURS
+from backend.labelstudio.request.examples import OURS
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
 from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import RequestError

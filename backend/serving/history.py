@@ -11,7 +11,6 @@ import numpy as np
 
 from backend.images import ImageSource
 from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
-from backend.labelstudio.request.joining import notes_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
@@ -23,6 +22,14 @@ from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewNotes:
+    """The prompts ``now`` on a page as notes, and those ``seen`` there that the request was read with."""
+
+    now: Sequence[Note]
+    seen: Sequence[Note]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,11 @@ class History:
         """
         return tuple(example for wanted in task.reference_requests() for example in self._fulfil(wanted, task, image))
 
-    def remember_round(self, task: InteractionRequest, seen: Sequence[Note], version: str, done: Round) -> None:
-        """Keep what was asked and answered; ``seen`` are the notes that the request was read with."""
-        notes = Notes(_page_key(task), notes_of(task, seen), seen) if task.marks else None
+    def remember_round(self, task: InteractionRequest, notes: NewNotes, version: str, done: Round) -> None:
+        """Keep what was asked and answered, and the prompts on the page when there were any."""
+        kept = Notes(_page_key(task), notes.now, notes.seen) if task.marks else None
         try:
-            self.sessions.remember(_object_key(task), version, done, notes)
+            self.sessions.remember(_object_key(task), version, done, kept)
         except StoreError as error:
             log.warning("a round about task %s is not remembered: %s", task.task_id, error)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from backend import pages
+from backend import pictures as pages
 from bench.quality.measures import reliability
 from bench.quality.tasks import Case, Outcome
 from prompts.geometry import BoolArray

@@ -1,18 +1,82 @@
-"""Which of the regions that the page sends along with a request are prompts, and what they say."""
+"""Which of the regions that the page sends along with a request are prompts, and what they and a typed line say.
+
+A line has phrases, "this" for what is marked, and "like this" or "like cup" for examples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
-from backend.labelstudio.request import draft
-from backend.labelstudio.request.draft import Typed, read_typed
-from backend.labelstudio.request.examples import RegionMark
+from backend.labelstudio.request import examples
+from backend.labelstudio.request.examples import RegionMark, TypedReference
 from backend.labelstudio.shapes import Mark, keypoint, read_smart, rectangle, shape_of
 from backend.labelstudio.shapes.base import OF_REFERENCES, Json, Role, label_of, read_value, region_id, region_kind
 from backend.labelstudio.shapes.rectangle import BoxMark
 from backend.values.errors import RequestError
+from prompts.kinds import TextPrompt
+from prompts.phrases import LabelPhrases, Vocabulary, in_words, read_phrases, split_phrases
+
+_LIKE = re.compile(r"^(?:(?P<phrase>\S.*?)\s+)??like\s+(?P<whom>\S.*)$", re.IGNORECASE)
+_EVERYTHING = re.compile(r"^(?:(?:find|segment)\s+)?(?:all|every|everything|any)(?:\s+of\s+them)?$", re.IGNORECASE)
+Names = Mapping[str, LabelPhrases]
+"""Labels by their names."""
+
+THIS = frozenset({"this", "that", "these", "it"})
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What was typed: the phrases and the references, each once, and whether "this" asks for what is marked."""
+
+    texts: tuple[TextPrompt, ...] = ()
+    references: tuple[TypedReference, ...] = ()
+    asks_for_marked: bool = False
+
+
+def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
+    """Read the lines of a text prompt.
+
+    A label of the config is that label, whatever words it has ("not red", "like new"), and all the phrases that find it.
+    Otherwise "cup, not the saucer" are two phrases; "this" alone says nothing but to answer what is marked on the image; "like
+    this", "all like this" and "cup like this" ask for what resembles the reference regions, "like cup" for what resembles the
+    regions that have the label cup, and "not like cup" for what does not.
+    """
+    names = {name: entry for entry in reversed(labels.entries) for name in (in_words(entry.label), entry.label)}
+    parts = [
+        _read_part(part, names) for line in lines for part in ([line.strip()] if _find(line, names) else split_phrases(line))
+    ]
+    texts = dict.fromkeys(text for part in parts for text in part.texts)
+    references = dict.fromkeys(reference for part in parts for reference in part.references)
+    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts))
+
+
+def _read_part(part: str, names: Names) -> Typed:
+    """What stands between two commas: a label, or a phrase that may be negative and may tell what the thing resembles."""
+    if entry := _find(part, names):
+        return Typed(_phrases(TextPrompt(part), entry))
+    prompt = next(iter(read_phrases(part)), None)
+    if prompt is None:
+        return Typed()
+    found = _LIKE.match(prompt.phrase) if not _find(prompt.phrase, names) else None
+    references = (TypedReference(None if found["whom"].lower() in THIS else found["whom"], prompt.positive),) if found else ()
+    phrase = found["phrase"] if found else prompt.phrase
+    if not phrase or phrase.lower() in THIS or (found and _EVERYTHING.match(phrase)):
+        return Typed((), references, prompt.phrase.lower() in THIS)
+    return Typed(_phrases(TextPrompt(phrase, prompt.positive), _find(phrase, names)), references)
+
+
+def _phrases(prompt: TextPrompt, entry: LabelPhrases | None) -> tuple[TextPrompt, ...]:
+    """A phrase or, when it is the name of a label, every phrase of that label."""
+    return (prompt, *(TextPrompt(phrase, prompt.positive) for phrase in (entry.phrases[1:] if entry else ())))
+
+
+def _find(text: str, names: Names) -> LabelPhrases | None:
+    """The label that a text names, in its own spelling or in words."""
+    return names.get(text.strip()) or names.get(in_words(text))
+
 
 MESSAGE_SIGN = "\N{WARNING SIGN}"
 """What our own messages in a TextArea begin with, so that they are not read as prompts when they come back."""
@@ -77,7 +141,7 @@ def current_marks(task: Json, labels: ImageLabels, page: int) -> list[tuple[str 
     those that can be nothing else.
     """
     found: list[tuple[str | None, Mark]] = []
-    items = draft.since_accepted(draft.regions_of(draft.newest_draft(task)))
+    items = examples.since_accepted(examples.regions_of(examples.newest_draft(task)))
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
     for item in items:
         is_here = item.get("to_name") == labels.image.name and item.get("item_index") in (None, page)
@@ -103,7 +167,7 @@ def _prompting(items: Sequence[Json], config: LabelConfig, task: Json) -> Iterat
     Submitted regions are never prompts, and neither are those that were used, except the newest.
     """
     drawn = _each_once([item for item in items if _kind(item)])
-    submitted, used = draft.submitted_ids(task), draft.used_ids(task)
+    submitted, used = examples.submitted_ids(task), examples.used_ids(task)
     for item in drawn:
         if _kind(item) == "textarea":
             if _is_about_the_image(item, config):
@@ -125,7 +189,7 @@ def _each_once(items: Sequence[Json]) -> list[Json]:
 
 def _ambiguous(drawn: Sequence[Json], labels: ImageLabels, task: Json) -> list[Json]:
     """The rectangles that may be ordinary: a draft holds them already, and their tag can draw both kinds; never the newest."""
-    saved = draft.saved_ids(task)
+    saved = examples.saved_ids(task)
     rectangles = (item for item in drawn[:-1] if _kind(item) == "rectangle" and region_id(item) in saved)
     return [item for item in rectangles if not _is_smart_only(item, labels)]
 

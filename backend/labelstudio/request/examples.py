@@ -1,4 +1,7 @@
-"""Regions with a role, what each says about the object, and the examples that "like this" and "like cup" mean."""
+"""What a task already holds: its annotations, predictions and the annotator's draft, regions with a role, and examples.
+
+A region with a role says something about the object; "like this" and "like cup" mean examples.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from backend.labelstudio.config import ImageLabels
-from backend.labelstudio.request import draft
-from backend.labelstudio.request.draft import TypedReference
 from backend.labelstudio.shapes import SHAPES, keypoint, mask_of, shape_of
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
@@ -26,6 +28,77 @@ from backend.labelstudio.shapes.base import (
 from backend.values.errors import RequestError
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import Prompt, PromptError, PromptSet
+
+OURS = "mk_"
+"""What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
+
+
+def submitted_ids(task: Json) -> frozenset[str]:
+    """The ids of all regions in submitted annotations and in predictions."""
+    return frozenset(_ids(task, "annotations", "predictions"))
+
+
+def saved_ids(task: Json) -> frozenset[str]:
+    """The ids of all regions in drafts, which the page saves a few seconds after each change."""
+    return frozenset(_ids(task, "drafts"))
+
+
+def newest_draft(task: Json) -> Json:
+    """The draft that was saved last; empty when there is none."""
+    return max(mappings(task.get("drafts")), key=saved_at, default={})
+
+
+def saved_at(draft: Json) -> float:
+    """When a draft was saved, in seconds since 1970; 0 when it does not tell."""
+    try:
+        return datetime.fromisoformat(str(draft.get("updated_at"))).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def regions_of(holder: Json) -> list[Json]:
+    """The regions of a draft or an annotation, in the order in which they were made."""
+    return list(mappings(holder.get("result")))
+
+
+def since_accepted(regions: list[Json]) -> list[Json]:
+    """The regions that were made after the last accepted suggestion: earlier prompts have done their work."""
+    accepted = (place for place, region in enumerate(regions) if _is_accepted(region))
+    return regions[max(accepted, default=-1) + 1 :]
+
+
+def used_ids(task: Json) -> frozenset[str]:
+    """The ids of the regions of the newest draft that were made before the last accepted suggestion."""
+    regions = regions_of(newest_draft(task))
+    used = regions[: len(regions) - len(since_accepted(regions))]
+    return frozenset(region["id"] for region in used if isinstance(region.get("id"), str))
+
+
+def annotator(task: Json) -> str:
+    """Whose drafts came along, as Label Studio sends only those of whoever asks; empty when there are none."""
+    users = (str(draft["user"]) for draft in mappings(task.get("drafts")) if draft.get("user"))
+    return next(users, "")
+
+
+def _is_accepted(region: Json) -> bool:
+    """Whether a region was suggested by us and accepted; a message of ours in a TextArea is no answer."""
+    is_ours = str(region.get("id")).startswith(OURS) and region.get("type") != "textarea"
+    return is_ours and not str(region.get("origin")).startswith("prediction")
+
+
+def _ids(task: Json, *keys: str) -> Iterator[str]:
+    for key in keys:
+        for holder in mappings(task.get(key)):
+            yield from (region["id"] for region in mappings(holder.get("result")) if isinstance(region.get("id"), str))
+
+
+@dataclass(frozen=True, slots=True)
+class TypedReference:
+    """ "Like cup": what resembles the regions accepted under ``label`` is meant or, when it is None, the reference regions."""
+
+    label: str | None
+    positive: bool = True
+
 
 log = logging.getLogger(__name__)
 
@@ -92,28 +165,28 @@ class ReferenceRequest:
 
 def marks_of_the_object(task: Json, labels: ImageLabels, page: int) -> list[RegionMark]:
     """What the annotator has marked for the object at hand: in the newest draft, after the last accepted suggestion."""
-    regions = draft.since_accepted(draft.regions_of(draft.newest_draft(task)))
+    regions = since_accepted(regions_of(newest_draft(task)))
     return list(_with_roles(regions, labels, page, OF_THE_OBJECT))
 
 
 def reference_marks(task: Json, labels: ImageLabels, page: int) -> list[RegionMark]:
     """The examples that the draft and the annotations show on one image, each once."""
-    holders = (draft.newest_draft(task), *mappings(task.get("annotations")))
+    holders = (newest_draft(task), *mappings(task.get("annotations")))
     found = {
         mark.id or mark.digest: mark
         for holder in reversed(holders)
-        for mark in _with_roles(draft.regions_of(holder), labels, page, OF_REFERENCES)
+        for mark in _with_roles(regions_of(holder), labels, page, OF_REFERENCES)
     }
     return list(found.values())
 
 
 def result_marks(task: Json, labels: ImageLabels, page: int) -> list[RegionMark]:
     """The results in the newest draft, or in the annotations without one: regions that have a class and no role."""
-    newest = draft.newest_draft(task)
+    newest = newest_draft(task)
     holders = [newest] if newest else list(mappings(task.get("annotations")))
     found: dict[str, RegionMark] = {}
     for holder in holders:
-        for item, label, role in _labelled(draft.regions_of(holder), labels):
+        for item, label, role in _labelled(regions_of(holder), labels):
             if role is None and label is not None and _is_on_page(item, page):
                 found[region_id(item)] = RegionMark.of(item, Role.REFERENCE, label)
     return list(found.values())
@@ -123,7 +196,7 @@ def examples_of(holder: Json, labels: ImageLabels) -> Iterator[RegionMark]:
     """The regions on one image of an annotation that show something to be found again: results with their class, and
     references.
     """
-    for item, label, role in _labelled(draft.regions_of(holder), labels):
+    for item, label, role in _labelled(regions_of(holder), labels):
         if role is Role.REFERENCE or (role is None and label is not None):
             yield RegionMark.of(item, Role.REFERENCE, label)
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
-from backend.labelstudio.request import draft
-from backend.labelstudio.request.context import Context, current_marks, read_context
-from backend.labelstudio.request.draft import Typed
+from backend.labelstudio.request import examples
+from backend.labelstudio.request.context import Context, Typed, current_marks, read_context
 from backend.labelstudio.request.examples import (
     ReferenceRequest,
     RegionMark,
@@ -245,7 +244,7 @@ def _read_task(body: Json, task: Json) -> Request:
         project=project,
         task_id=task_id,
         image=image,
-        annotator=draft.annotator(task),
+        annotator=examples.annotator(task),
         armed_label=context.armed_label,
         marks=context.marks,
         ambiguous=context.ambiguous,
@@ -277,8 +276,8 @@ def _draft(task: Json, context: Context) -> Draft:
     """Results are read only where more like them are wanted: a draft may hold hundreds of large masks."""
     are_results_wanted = context.references or context.typed.references
     return Draft(
-        draft.saved_at(draft.newest_draft(task)),
-        draft.saved_ids(task),
+        examples.saved_at(examples.newest_draft(task)),
+        examples.saved_ids(task),
         tuple(current_marks(task, context.labels, context.page)),
         tuple(result_marks(task, context.labels, context.page)) if are_results_wanted else (),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from backend.engines.seem.releases import NOT_WEIGHTS
+from backend.engines.seem.engine import NOT_WEIGHTS
 
 
 def save_checkpoint(network: nn.Module, path: Path) -> None:

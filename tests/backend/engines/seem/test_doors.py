@@ -21,9 +21,9 @@ from backend.assemble import assemble
 from backend.cli import cli
 from backend.engines.base import Engine
 from backend.engines.catalogue import ENGINES, Recipe
-from backend.engines.seem import releases
+from backend.engines.seem import engine as releases
+from backend.engines.seem.engine import Release, SeemConfig
 from backend.engines.seem.frame import InputSize
-from backend.engines.seem.releases import Release, SeemConfig
 from backend.engines.seem.wiring import V1
 from backend.labelstudio.shapes import brush as rle
 from backend.values.settings import Settings
@@ -49,7 +49,7 @@ def weights(
     """A checkpoint of generated weights, and an engine by the name of seem-tiny that reads it."""
     release = Release(tiny_configs["focaldw"], V1, "seem_tiny_v1.pt", InputSize(96, 256, 32))
     monkeypatch.setattr(releases, "TINY", release, raising=False)
-    recipe = Recipe("seem-tiny", "backend.engines.seem.releases:TINY.build", "SEEM, small", "none")
+    recipe = Recipe("seem-tiny", "backend.engines.seem.engine:TINY.build", "SEEM, small", "none")
     monkeypatch.setitem(ENGINES, "seem-tiny", recipe)
     save_checkpoint(engine_of("focaldw_v1").decoder._network, tmp_path / "seem.pt")
     return tmp_path / "seem.pt"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.engines.seem.engine import CONFIGS, assemble
 from backend.engines.seem.frame import SeemNetwork, normalise
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask
-from backend.engines.seem.releases import CONFIGS, assemble
 from backend.engines.seem.wiring import V1, MaskMemory
 
 LOGITS = 2e-4

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
+from backend.engines.seem.engine import CONFIGS, Release, SeemConfig, assemble, load_weights, read_checkpoint
 from backend.engines.seem.frame import InputSize, SeemNetwork
-from backend.engines.seem.releases import CONFIGS, Release, SeemConfig, assemble, load_weights, read_checkpoint
 from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
@@ -181,7 +181,7 @@ def hub() -> Iterator[tuple[str, list[str]]]:
 
 FIND = """
 import json, sys
-from backend.engines.seem.releases import find_checkpoint
+from backend.engines.seem.engine import find_checkpoint
 from backend.values.errors import SetupError
 try:
     print(json.dumps({"read": find_checkpoint("seem_focalt_v1.pt").read_text()}))
