@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import httpx
 
-from backend.images.address import Remote, Tokens, is_refresh_token, read_claims
+from backend.images.address import Remote
 from backend.images.limits import ROOTS_SETTING, TOKEN_SETTING, URL_SETTING, MediaOptions, too_large
 from backend.images.network import CA_SETTING, HostLimits, HostPolicy, Network
-from backend.images.sites import Site, is_loopback, read_base, same_origin
+from backend.images.sites import Site, Tokens, is_loopback, is_refresh_token, read_base, read_claims, same_origin
 from backend.values.errors import ImageError, MaskloomError, RemoteError
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from backend.caches import Bounds, Codec, DiskCache, SingleFlight
-from backend.images.address import Inline, LocalFile, Remote, Source, locate, shown
+from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
 from backend.images.decode import decode_image
 from backend.images.fetch import Fetched, Fetcher, Validators
 from backend.images.limits import MediaOptions, too_large
-from backend.images.sites import Folders, Sites, read_file
+from backend.images.sites import Sites
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import Image, KeyedImage
 

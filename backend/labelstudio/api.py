@@ -10,9 +10,8 @@ from typing import Any
 
 import httpx
 
-from backend.images.address import Tokens
 from backend.images.network import Network
-from backend.images.sites import Site
+from backend.images.sites import Site, Tokens
 from backend.values.errors import RemoteError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.images.address import LocalFile, Remote, locate, read_data_uri, shown
-from backend.images.sites import Folders, Site, read_base
+from backend.images.address import Folders, LocalFile, Remote, locate, read_data_uri, shown
+from backend.images.sites import Site, read_base
 from backend.values.errors import ImageError
 from tests.backend.images.conftest import MakeMedia
 from tests.backend.images.servers import LEGACY_TOKEN, Answer, Request, Server, Studio
