@@ -181,7 +181,7 @@ Phrases = tuple[str, ...]
 
 
 class VocabularyStore:
-    """Rows of names in a folder, one file for each (network, phrases, templates); the folder can be deleted at any time.
+    """The phrase cache: rows of names in a folder, one file for each (network, phrases, templates), to be deleted at any time.
 
     ``network`` changes with the encoder's weights.
     """
