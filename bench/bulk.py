@@ -32,7 +32,7 @@ from backend.bulk.run import BulkContext, Run
 from backend.bulk.spec import BulkJob, FolderSource, JobSpec, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.images import Media, MediaOptions
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.segmenter import Segmenter
 from backend.stores.ledger import Item, RunIdentity, pages
 from backend.values.errors import MaskloomError

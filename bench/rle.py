@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from backend.demo.label_studio import StudioFolder
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.values.settings import Settings
 from prompts.geometry import BoolArray, Size, ellipse_outline, polygon_mask, size_of, stroke_mask
 

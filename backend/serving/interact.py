@@ -20,8 +20,7 @@ from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes import Mark
-from backend.labelstudio.shapes.keypoint import PointMark
-from backend.labelstudio.shapes.rectangle import BoxMark
+from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.serving.history import History, NewNotes
 from backend.serving.service import EngineSource, Finding, Found, failure_of, names_of, segment
 from backend.stores.sessions import Note

@@ -11,7 +11,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, GREEN, RED, Picture, disc, paint, square
 

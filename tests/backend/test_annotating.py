@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backend.assemble import Parts
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.stores.sessions import SessionStore
 from backend.values.errors import StoreError
 from prompts.geometry import Size

@@ -18,7 +18,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.serving import service
 from backend.values.settings import Settings
 from prompts.geometry import Size

@@ -14,7 +14,7 @@ from backend.app import create_app
 from backend.assemble import assemble
 from backend.engines.base import Engine
 from backend.engines.catalogue import Recipe
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.values.placement import Placement
 from backend.values.settings import Settings
 from prompts.geometry import Size

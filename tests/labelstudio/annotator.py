@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Response
 
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from prompts.geometry import Size
 from tests.labelstudio.editor import IMAGE, SELECTED, Editor
 

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 
 from backend.bulk.recipe import Form, ItemResult, decode_mask
 from backend.bulk.sinks.lines import disk_at, make_last
-from backend.labelstudio.shapes import polygon
+from backend.labelstudio.shapes import outlined
 from backend.pictures import PALETTE
 from backend.values.masks import RunLengths
 
@@ -83,7 +83,7 @@ def yolo_folder(folder: Path, labels: Sequence[str], shares_stem: Callable[[str]
         lines = []
         for region in result.regions:
             if result.size is not None and region.label in numbers:
-                for shape in polygon.write(RunLengths.of(decode_mask(region.rle, result.size))):
+                for shape in outlined.write_polygon(RunLengths.of(decode_mask(region.rle, result.size))):
                     points = np.asarray(shape.value["points"], np.float64).ravel() / 100
                     lines.append(f"{numbers[region.label]} {' '.join(f'{value:.6f}' for value in points)}\n")
         path.write_text("".join(lines), encoding="ascii")

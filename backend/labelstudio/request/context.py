@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from backend.labelstudio.config import ImageLabels, LabelConfig
 from backend.labelstudio.request import examples
 from backend.labelstudio.request.examples import RegionMark, TypedReference
-from backend.labelstudio.shapes import Mark, keypoint, read_smart, rectangle, shape_of
+from backend.labelstudio.shapes import Mark, read_smart, shape_of
 from backend.labelstudio.shapes.base import OF_REFERENCES, Json, Role, label_of, read_value, region_id, region_kind
-from backend.labelstudio.shapes.rectangle import BoxMark
+from backend.labelstudio.shapes.marks import BoxMark, read_box, sign
 from backend.values.errors import RequestError
 from prompts.kinds import TextPrompt
 from prompts.phrases import LabelPhrases, Vocabulary, in_words, read_phrases, split_phrases
@@ -129,7 +129,7 @@ def _read_here(here: Sequence[Json], items: Sequence[Json], labels: ImageLabels,
     if role is None or role is Role.FOR:
         ambiguous = _ambiguous(drawn, labels, task)
         marks = tuple(mark for item in drawn if item not in ambiguous and (mark := read_smart(item)) is not None)
-        return Context(labels, page, label, marks, tuple(map(rectangle.smart, ambiguous)), typed=typed)
+        return Context(labels, page, label, marks, tuple(map(read_box, ambiguous)), typed=typed)
     regions = tuple(RegionMark.of(item, role, label) for item in drawn)
     if role in OF_REFERENCES:
         return Context(labels, page, label, references=regions, typed=typed)
@@ -145,7 +145,7 @@ def current_marks(task: Json, labels: ImageLabels, page: int) -> list[tuple[str 
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
     for item in items:
         is_here = item.get("to_name") == labels.image.name and item.get("item_index") in (None, page)
-        is_smart = keypoint.sign(item) is not None or (_kind(item) == "rectangle" and _is_smart_only(item, labels))
+        is_smart = sign(item) is not None or (_kind(item) == "rectangle" and _is_smart_only(item, labels))
         label = label_of(item) or twins.get(region_id(item))
         if is_here and is_smart and labels.role_of(item.get("from_name"), label) in (None, Role.FOR):
             mark = _readable(item)
@@ -238,7 +238,7 @@ def _is_about_the_image(item: Json, config: LabelConfig) -> bool:
 def _is_smart(item: Json) -> bool:
     """Whether a region may be a prompt; of rectangles nothing tells, but those of predictions are none."""
     is_predicted = str(item.get("origin")).startswith("prediction")
-    return not is_predicted and (_kind(item) != "keypoint" or keypoint.sign(item) is not None)
+    return not is_predicted and (_kind(item) != "keypoint" or sign(item) is not None)
 
 
 def _is_smart_only(item: Json, labels: ImageLabels) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from backend.labelstudio.config import ImageLabels
-from backend.labelstudio.shapes import SHAPES, keypoint, mask_of, shape_of
+from backend.labelstudio.shapes import SHAPES, marks, mask_of, shape_of
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
     OF_THE_OBJECT,
@@ -263,7 +263,7 @@ def nothing_to_compare(label: str | None) -> RequestError:
 
 def _with_roles(items: Sequence[Json], labels: ImageLabels, page: int, roles: frozenset[Role]) -> Iterator[RegionMark]:
     for item, label, role in _labelled(items, labels):
-        if role in roles and role is not None and _is_on_page(item, page) and keypoint.sign(item) is None:
+        if role in roles and role is not None and _is_on_page(item, page) and marks.sign(item) is None:
             yield RegionMark.of(item, role, label)
 
 

@@ -22,8 +22,7 @@ from backend.labelstudio.request.examples import (
 )
 from backend.labelstudio.shapes import Mark
 from backend.labelstudio.shapes.base import Json, Role, mappings
-from backend.labelstudio.shapes.keypoint import PointMark
-from backend.labelstudio.shapes.rectangle import BoxMark
+from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.values.errors import RequestError
 from prompts.geometry import Size
 from prompts.kinds import Prompt, PromptError, PromptSet

@@ -1,6 +1,7 @@
 """The table of shapes: for each tag that draws on images how it is read, how it is written, and what it says as a prompt.
 
-A tag's shape is one module here and one row of ``SHAPES``; nothing else knows which tags there are.
+A tag's shape is three functions, in the module of its kind (painted, outlined, marked), and one row of ``SHAPES``; nothing else
+knows which tags there are.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, rectangle, vector
+from backend.labelstudio.shapes import marks, outlined, painted
 from backend.labelstudio.shapes.base import (
     Json,
     Role,
@@ -19,8 +20,7 @@ from backend.labelstudio.shapes.base import (
     read_value,
     region_kind,
 )
-from backend.labelstudio.shapes.keypoint import PointMark
-from backend.labelstudio.shapes.rectangle import BoxMark
+from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
@@ -48,13 +48,13 @@ class Shape:
 
 
 SHAPES: Mapping[str, Shape] = {
-    "brush": Shape(brush.read, brush.write, brush.prompt),
-    "polygon": Shape(polygon.read, polygon.write, polygon.prompt),
-    "bitmask": Shape(bitmask.read, bitmask.write, bitmask.prompt),
-    "vector": Shape(vector.read, vector.write, vector.prompt),
-    "ellipse": Shape(ellipse.read, ellipse.write, ellipse.prompt),
-    "rectangle": Shape(rectangle.read, rectangle.write, rectangle.prompt, smart=rectangle.smart),
-    "keypoint": Shape(keypoint.read, keypoint.write, keypoint.prompt, smart=keypoint.smart, covers=False),
+    "brush": Shape(painted.read_brush, painted.write_brush, painted.prompt_brush),
+    "polygon": Shape(outlined.read_polygon, outlined.write_polygon, outlined.prompt_polygon),
+    "bitmask": Shape(painted.read_bitmask, painted.write_bitmask, painted.prompt_bitmask),
+    "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector),
+    "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse),
+    "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle, smart=marks.read_box),
+    "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, smart=marks.read_point, covers=False),
 }
 """Each shape under the type of its results without ``labels``; the one that says most about a mask, and is exported as most
 formats, first: a mask is written as the first shape that the labelling config has.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backend.evaluation.review import SAME_BITS, Reviewing, difference_hash, duplicates, rank
 from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.labelstudio.api import Project as ProjectRow
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.values.errors import ImageError, RemoteError
 from prompts.kinds import KeyedImage
 from tests.backend.bulk.studio_double import CONFIG

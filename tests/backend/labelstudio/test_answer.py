@@ -13,7 +13,7 @@ import pytest
 from backend.labelstudio.answer import write_empty, write_message, write_prediction
 from backend.labelstudio.config import read_config
 from backend.labelstudio.request.request import TaskRequest
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.values.errors import ConfigError
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import BoolArray, Size, box_mask

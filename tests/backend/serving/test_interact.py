@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.request.request import InteractionRequest
-from backend.labelstudio.shapes.rectangle import BoxMark
+from backend.labelstudio.shapes.marks import BoxMark
 from backend.serving.interact import MOST_JOINED, join, notes_of
 from tests.backend.labelstudio.captured import box, only_task, point, prompted, text
 from tests.backend.labelstudio.request.test_examples import accepted

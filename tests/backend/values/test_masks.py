@@ -205,7 +205,7 @@ SCRIPT = """
 import resource, sys
 import numpy as np
 from backend.labeling import drop_known, label_masks, suppress_duplicates
-from backend.labelstudio.shapes import brush
+from backend.labelstudio.shapes import painted
 from backend.labelstudio.project_options import Mode, PreannotationOptions
 from backend.values.masks import Masks, MaskSet
 from backend.engines.colour import ColourTextEncoder
@@ -234,7 +234,7 @@ for mode in (Mode.INSTANCE, Mode.PANOPTIC, Mode.SEMANTIC):
     done = PreannotationOptions(mode, thresholds={"red": 0.1}, min_area=5, containment=0.99).apply(labelled)
     assert len(done)
     for region in done:
-        assert brush.write(region.runs)
+        assert painted.write_brush(region.runs)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 

@@ -25,7 +25,7 @@ from backend.engines.seem import engine as releases
 from backend.engines.seem.engine import Release, SeemConfig
 from backend.engines.seem.frame import InputSize
 from backend.engines.seem.wiring import V1
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted as rle
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines import tiny_bundles

@@ -9,8 +9,8 @@ import pytest
 
 from backend.labelstudio.request.examples import RegionMark, masks_of
 from backend.labelstudio.request.request import InteractionRequest, read_predict
-from backend.labelstudio.shapes import bitmask
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import painted
+from backend.labelstudio.shapes import painted as rle
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
@@ -88,9 +88,9 @@ def test_a_polygon_and_an_ellipse_for_an_object_surround_it_and_a_rectangle_is_i
 
 
 def test_a_mask_to_refine_is_the_mask_whatever_it_was_drawn_with() -> None:
-    (bits,) = bitmask.write(RunLengths.of(SQUARE))
-    painted = {"format": "rle", "rle": rle.encode(SQUARE)}
-    for tool, value in (("Brush", painted), ("Bitmask", bits.value)):
+    (bits,) = painted.write_bitmask(RunLengths.of(SQUARE))
+    strokes = {"format": "rle", "rle": rle.encode(SQUARE)}
+    for tool, value in (("Brush", strokes), ("Bitmask", bits.value)):
         (mask,) = with_draft(region(tool, "mask", value), trigger=text("this")).prompts(SIZE).prompts
         assert isinstance(mask, MaskPrompt)
         assert np.array_equal(mask.mask, SQUARE)

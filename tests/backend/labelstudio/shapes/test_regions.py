@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from backend.labelstudio.shapes import bitmask, brush, ellipse, polygon, read_regions, rectangle
+from backend.labelstudio.shapes import SHAPES, painted, read_regions
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from tests.backend.pictures import disc, square
@@ -32,19 +31,17 @@ def iou(mask: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tag", "mask", "least"),
+    ("kind", "mask", "least"),
     [
-        ("brush", brush, DISC, 1.0),
-        ("bitmask", bitmask, DISC, 1.0),
-        ("polygon", polygon, DISC, 0.93),
-        ("rectangle", rectangle, SQUARE, 1.0),
-        ("ellipse", ellipse, DISC, 0.97),
+        ("brush", DISC, 1.0),
+        ("bitmask", DISC, 1.0),
+        ("polygon", DISC, 0.93),
+        ("rectangle", SQUARE, 1.0),
+        ("ellipse", DISC, 0.97),
     ],
 )
-def test_every_shape_is_read_as_the_mask_that_it_was_written_from(
-    kind: str, tag: ModuleType, mask: np.ndarray, least: float
-) -> None:
-    (shape,) = tag.write(RunLengths.of(mask))
+def test_every_shape_is_read_as_the_mask_that_it_was_written_from(kind: str, mask: np.ndarray, least: float) -> None:
+    (shape,) = SHAPES[kind].write(RunLengths.of(mask))
     (found,) = read_regions([region(kind, shape.value)])
     assert (found.label, found.score) == ("Cat", 0.5)
     assert iou(found.mask, mask) >= least
@@ -74,13 +71,13 @@ def test_a_bitmask_that_is_far_larger_than_its_image_is_not_decoded() -> None:
 
 @given(arrays(np.bool_, (60, 80)))
 def test_any_brush_mask_survives(mask: np.ndarray) -> None:
-    found = read_regions([region("brush", shape.value) for shape in brush.write(RunLengths.of(mask))])
+    found = read_regions([region("brush", shape.value) for shape in painted.write_brush(RunLengths.of(mask))])
     assert len(found) == mask.any()
     assert all(np.array_equal(each.mask, mask) for each in found)
 
 
 def test_a_shape_and_its_label_under_one_id_are_one_region() -> None:
-    (shape,) = brush.write(RunLengths.of(DISC))
+    (shape,) = painted.write_brush(RunLengths.of(DISC))
     head = {"id": "a", "original_width": 80, "original_height": 60}
     twins = [
         {**head, "type": "brush", "value": shape.value},
@@ -91,7 +88,7 @@ def test_a_shape_and_its_label_under_one_id_are_one_region() -> None:
 
 
 def test_points_texts_and_regions_without_a_label_are_left_out() -> None:
-    (shape,) = brush.write(RunLengths.of(DISC))
+    (shape,) = painted.write_brush(RunLengths.of(DISC))
     others = [
         region("keypoint", {"x": 1, "y": 2, "width": 1}),
         {"id": "t", "type": "textarea", "value": {"text": ["cat"]}},

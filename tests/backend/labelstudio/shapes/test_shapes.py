@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from shapely import Polygon
 
-from backend.labelstudio.shapes import bitmask, brush, ellipse, keypoint, polygon, read_number, rectangle
-from backend.labelstudio.shapes import brush as rle
+from backend.labelstudio.shapes import marks, outlined, painted, read_number
+from backend.labelstudio.shapes import painted as rle
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import (
@@ -33,7 +33,14 @@ from prompts.geometry import (
 
 masks = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(lambda shape: arrays.arrays(np.bool_, shape))
 filled_masks = masks.filter(np.any)
-WRITERS = [brush.write, polygon.write, rectangle.write, ellipse.write, bitmask.write, keypoint.write]
+WRITERS = [
+    painted.write_brush,
+    outlined.write_polygon,
+    marks.write_rectangle,
+    outlined.write_ellipse,
+    painted.write_bitmask,
+    marks.write_keypoint,
+]
 
 
 def iou(left: BoolArray, right: BoolArray) -> float:
@@ -63,14 +70,14 @@ def test_a_mask_that_fills_its_image_has_a_shape_inside_the_image(write: Any, sh
 
 @given(masks)
 def test_a_brush_mask_is_the_mask(mask: BoolArray) -> None:
-    for shape in brush.write(RunLengths.of(mask)):
+    for shape in painted.write_brush(RunLengths.of(mask)):
         assert shape.value["format"] == "rle"
         assert np.array_equal(rle.decode(shape.value["rle"], size_of(mask)), mask)
 
 
 @given(filled_masks)
 def test_a_bitmask_is_opaque_exactly_where_the_mask_is(mask: BoolArray) -> None:
-    (shape,) = bitmask.write(RunLengths.of(mask))
+    (shape,) = painted.write_bitmask(RunLengths.of(mask))
     head, _, data = shape.value["imageDataURL"].partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
@@ -80,28 +87,28 @@ def test_a_bitmask_is_opaque_exactly_where_the_mask_is(mask: BoolArray) -> None:
 
 
 def test_a_bitmask_is_small() -> None:
-    (shape,) = bitmask.write(RunLengths.of(polygon_mask(ellipse_outline(320, 240, 150, 150, 0), Size(480, 640))))
+    (shape,) = painted.write_bitmask(RunLengths.of(polygon_mask(ellipse_outline(320, 240, 150, 150, 0), Size(480, 640))))
     assert len(shape.value["imageDataURL"]) < 3000
 
 
 @given(filled_masks)
 def test_a_rectangle_read_again_is_the_box_around_the_mask(mask: BoolArray) -> None:
-    (shape,) = rectangle.write(RunLengths.of(mask))
-    box = rectangle.smart({"value": shape.value}).prompt(size_of(mask))
+    (shape,) = marks.write_rectangle(RunLengths.of(mask))
+    box = marks.read_box({"value": shape.value}).prompt(size_of(mask))
     assert box.xyxy == pytest.approx(mask_box(mask))
 
 
 def test_a_rectangle_turns_around_its_own_corner() -> None:
     value = {"x": 50, "y": 50, "width": 10, "height": 10, "rotation": 45}
     side = 20 / math.sqrt(2)
-    box = rectangle.smart({"value": value}).prompt(Size(200, 200))
+    box = marks.read_box({"value": value}).prompt(Size(200, 200))
     assert box.xyxy == pytest.approx((100 - side, 100, 100 + side, 100 + 2 * side))
 
 
 @given(filled_masks)
 def test_a_key_point_read_again_lies_in_the_mask(mask: BoolArray) -> None:
-    (shape,) = keypoint.write(RunLengths.of(mask))
-    mark = keypoint.smart({"is_positive": True, "value": shape.value})
+    (shape,) = marks.write_keypoint(RunLengths.of(mask))
+    mark = marks.read_point({"is_positive": True, "value": shape.value})
     assert mark is not None
     x, y = mark.prompt(size_of(mask)).xy
     assert mask[int(y), int(x)]
@@ -109,7 +116,7 @@ def test_a_key_point_read_again_lies_in_the_mask(mask: BoolArray) -> None:
 
 def test_a_key_point_is_deep_inside_and_not_at_the_centroid() -> None:
     ring = box_mask((0, 0, 60, 60), Size(60, 60)) & ~box_mask((8, 8, 60, 52), Size(60, 60))
-    (shape,) = keypoint.write(RunLengths.of(ring))
+    (shape,) = marks.write_keypoint(RunLengths.of(ring))
     x, y = percent_to_pixels(np.array([[shape.value["x"], shape.value["y"]]]), Size(60, 60))[0]
     assert ring[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4].all()
 
@@ -124,7 +131,7 @@ def ellipse_of(value: dict[str, float], size: Size) -> BoolArray:
 @pytest.mark.parametrize("size", [Size(200, 300), Size(300, 200)])
 def test_an_ellipse_is_found_again(size: Size, degrees: float) -> None:
     mask = polygon_mask(ellipse_outline(110, 90, 60, 25, degrees), size)
-    (shape,) = ellipse.write(RunLengths.of(mask))
+    (shape,) = outlined.write_ellipse(RunLengths.of(mask))
     assert iou(ellipse_of(shape.value, size), mask) > 0.97
     radii = (shape.value["radiusX"] * size.width / 100, shape.value["radiusY"] * size.height / 100)
     assert sorted(radii) == pytest.approx([25, 60], rel=0.02)
@@ -133,13 +140,13 @@ def test_an_ellipse_is_found_again(size: Size, degrees: float) -> None:
 def test_a_tall_ellipse_in_a_tall_image_has_radii_that_the_format_allows() -> None:
     size = Size(1000, 100)
     mask = polygon_mask(ellipse_outline(50, 500, 400, 30, 90), size)
-    (shape,) = ellipse.write(RunLengths.of(mask))
+    (shape,) = outlined.write_ellipse(RunLengths.of(mask))
     assert (shape.value["radiusX"], shape.value["radiusY"]) == pytest.approx((30, 40), rel=0.02)
 
 
 @given(filled_masks)
 def test_the_radii_of_an_ellipse_are_positive_and_at_most_half_the_image(mask: BoolArray) -> None:
-    (shape,) = ellipse.write(RunLengths.of(mask))
+    (shape,) = outlined.write_ellipse(RunLengths.of(mask))
     assert all(math.isfinite(number) for number in shape.value.values())
     assert 0 < shape.value["radiusX"] <= 50
     assert 0 < shape.value["radiusY"] <= 50
@@ -147,12 +154,12 @@ def test_the_radii_of_an_ellipse_are_positive_and_at_most_half_the_image(mask: B
 
 @given(filled_masks)
 def test_polygons_are_valid_rings_inside_the_image_within_the_budget(mask: BoolArray) -> None:
-    shapes = polygon.write(RunLengths.of(mask))
+    shapes = outlined.write_polygon(RunLengths.of(mask))
     assert shapes
     for shape in shapes:
         points = np.array(shape.value["points"])
         assert shape.value["closed"] is True
-        assert 3 <= len(points) <= polygon.MOST_POINTS
+        assert 3 <= len(points) <= outlined.MOST_POINTS
         assert points.min() >= 0
         assert points.max() <= 100
         assert not np.array_equal(points[0], points[-1]), "the page would keep a repeated point as a second vertex"
@@ -161,7 +168,7 @@ def test_polygons_are_valid_rings_inside_the_image_within_the_budget(mask: BoolA
 
 @given(filled_masks)
 def test_the_note_tells_the_iou_of_what_was_drawn(mask: BoolArray) -> None:
-    shapes = polygon.write(RunLengths.of(mask))
+    shapes = outlined.write_polygon(RunLengths.of(mask))
     drawn = redraw(shapes, size_of(mask))
     assert {shape.note for shape in shapes} == {f"polygon IoU {iou(mask, drawn):.3f}"}
 
@@ -169,7 +176,7 @@ def test_the_note_tells_the_iou_of_what_was_drawn(mask: BoolArray) -> None:
 @pytest.mark.parametrize("box", [(3, 4, 4, 5), (3, 4, 9, 5), (3, 4, 4, 9), (0, 0, 30, 20), (5, 5, 25, 15)])
 def test_a_rectangular_region_loses_nothing(box: tuple[float, float, float, float]) -> None:
     mask = box_mask(box, Size(20, 30))
-    (shape,) = polygon.write(RunLengths.of(mask))
+    (shape,) = outlined.write_polygon(RunLengths.of(mask))
     assert len(shape.value["points"]) == 4
     assert np.array_equal(redraw([shape], Size(20, 30)), mask)
 
@@ -177,7 +184,7 @@ def test_a_rectangular_region_loses_nothing(box: tuple[float, float, float, floa
 def test_a_smooth_region_keeps_its_shape_with_few_points() -> None:
     size = Size(480, 640)
     mask = polygon_mask(ellipse_outline(300, 200, 150, 90, 30), size)
-    (shape,) = polygon.write(RunLengths.of(mask))
+    (shape,) = outlined.write_polygon(RunLengths.of(mask))
     assert len(shape.value["points"]) <= 60
     assert iou(redraw([shape], size), mask) > 0.985
 
@@ -185,7 +192,7 @@ def test_a_smooth_region_keeps_its_shape_with_few_points() -> None:
 def test_a_large_hole_is_opened_and_a_small_one_is_filled() -> None:
     size = Size(100, 100)
     mask = box_mask((10, 10, 90, 90), size) & ~box_mask((30, 30, 60, 60), size) & ~box_mask((70, 70, 75, 75), size)
-    (shape,) = polygon.write(RunLengths.of(mask))
+    (shape,) = outlined.write_polygon(RunLengths.of(mask))
     drawn = redraw([shape], size)
     assert not drawn[31:59, 31:59].any()
     assert drawn[70:75, 70:75].all()
@@ -197,7 +204,7 @@ def test_several_large_holes_are_all_opened() -> None:
     mask = box_mask((10, 10, 190, 90), size)
     for x in (30, 90, 150):
         mask &= ~box_mask((x, 30, x + 30, 70), size)
-    (shape,) = polygon.write(RunLengths.of(mask))
+    (shape,) = outlined.write_polygon(RunLengths.of(mask))
     assert iou(redraw([shape], size), mask) > 0.97
     assert Polygon(shape.value["points"]).is_valid
 
@@ -205,7 +212,7 @@ def test_several_large_holes_are_all_opened() -> None:
 def test_large_parts_are_polygons_of_their_own_and_specks_are_dropped() -> None:
     size = Size(100, 100)
     mask = box_mask((0, 0, 40, 40), size) | box_mask((60, 60, 90, 80), size) | box_mask((95, 5, 97, 7), size)
-    large, small = polygon.write(RunLengths.of(mask))
+    large, small = outlined.write_polygon(RunLengths.of(mask))
     assert np.array_equal(redraw([large], size), box_mask((0, 0, 40, 40), size))
     assert np.array_equal(redraw([small], size), box_mask((60, 60, 90, 80), size))
 
@@ -213,7 +220,7 @@ def test_large_parts_are_polygons_of_their_own_and_specks_are_dropped() -> None:
 def test_an_island_in_a_hole_is_a_part() -> None:
     size = Size(100, 100)
     mask = box_mask((0, 0, 100, 100), size) & ~box_mask((20, 20, 80, 80), size) | box_mask((35, 35, 65, 65), size)
-    shapes = polygon.write(RunLengths.of(mask))
+    shapes = outlined.write_polygon(RunLengths.of(mask))
     assert len(shapes) == 2
     assert iou(redraw(shapes, size), mask) > 0.97
 
@@ -221,17 +228,17 @@ def test_an_island_in_a_hole_is_a_part() -> None:
 def test_a_frayed_region_stays_within_the_budget() -> None:
     rng, size = np.random.default_rng(0), Size(300, 300)
     mask = stroke_mask(rng.uniform(20, 280, (40, 2)), 9, size)
-    for shape in polygon.write(RunLengths.of(mask)):
-        assert len(shape.value["points"]) <= polygon.MOST_POINTS
+    for shape in outlined.write_polygon(RunLengths.of(mask)):
+        assert len(shape.value["points"]) <= outlined.MOST_POINTS
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6])
 def test_noise_becomes_a_polygon_in_bounded_time(share: float) -> None:
     """A mask of noise at 1080p once took half a minute."""
     mask = np.random.default_rng(0).random((700, 700)) < share
-    shapes = polygon.write(RunLengths.of(mask))
+    shapes = outlined.write_polygon(RunLengths.of(mask))
     assert shapes
-    assert sum(len(shape.value["points"]) for shape in shapes) <= polygon.MOST_POINTS * 20
+    assert sum(len(shape.value["points"]) for shape in shapes) <= outlined.MOST_POINTS * 20
 
 
 @pytest.mark.parametrize("found", [None, "5", True, [], float("nan"), float("inf"), 10**400, 2e6])

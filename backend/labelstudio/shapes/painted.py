@@ -1,12 +1,16 @@
-"""Brush regions: Label Studio's run lengths, and the strokes of its brush."""
+"""Painted regions: a brush's run lengths and strokes, and bitmasks, PNGs whose opaque pixels are the mask."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt, mappings, read_number
 from backend.values.errors import RequestError
@@ -178,12 +182,12 @@ class Stroke:
     erases: bool
 
 
-def write(runs: RunLengths) -> list[ShapeValue]:
+def write_brush(runs: RunLengths) -> list[ShapeValue]:
     """A mask ``(H, W)`` as a brush mask; nothing for an empty mask."""
     return [ShapeValue({"format": "rle", "rle": encode_runs(runs)})] if len(runs.edges) else []
 
 
-def read(value: Json, size: Size) -> BoolArray:
+def read_brush(value: Json, size: Size) -> BoolArray:
     """The mask ``(H, W)`` of a brush region: the one that the server had kept, with the strokes that came since.
 
     Raises:
@@ -196,9 +200,9 @@ def read(value: Json, size: Size) -> BoolArray:
     return paint(strokes, size, painted)
 
 
-def prompt(value: Json, size: Size, role: Role) -> Prompt | None:
+def prompt_brush(value: Json, size: Size, role: Role) -> Prompt | None:
     """What it covers is, is not, or roughly is the object."""
-    return area_prompt(read(value, size), role)
+    return area_prompt(read_brush(value, size), role)
 
 
 def paint(strokes: Sequence[Stroke], size: Size, ground: BoolArray | None = None) -> BoolArray:
@@ -218,3 +222,49 @@ def _read_stroke(touch: Json) -> Stroke:
     if flat.ndim != 1 or not 2 <= flat.size <= MOST_POINTS or flat.size % 2 or not (np.abs(flat) <= FARTHEST_PERCENT).all():
         raise RequestError(f"expected pairs of percents under a stroke's 'relativePoints', got an array of {flat.shape}")
     return Stroke(flat.reshape(-1, 2), read_number(touch, "relativeStrokeWidth"), touch.get("type") == "eraser")
+
+
+LARGEST = 4
+"""A bitmask may be stretched to its image; one of more pixels than so many times the image's is not decoded."""
+_HEAD = "data:image/png;base64,"
+
+
+def write_bitmask(runs: RunLengths) -> list[ShapeValue]:
+    """A mask ``(H, W)`` as a PNG with one bit a pixel, 0 transparent and 1 opaque; nothing for an empty mask.
+
+    The page reads alpha alone; this is the smallest form that it draws.
+    """
+    mask = runs.decode()
+    if not mask.any():
+        return []
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    out = io.BytesIO()
+    picture.save(out, "PNG", bits=1, transparency=0)
+    return [ShapeValue({"imageDataURL": _HEAD + base64.b64encode(out.getvalue()).decode()})]
+
+
+def read_bitmask(value: Json, size: Size) -> BoolArray:
+    """The mask ``(H, W)`` of a bitmask: where its PNG, stretched to the image, is not transparent.
+
+    Raises:
+        RequestError: it is no PNG, or one that is far larger than the image.
+    """
+    _, _, body = str(value.get("imageDataURL")).partition("base64,")
+    try:
+        opened = Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=("PNG",))
+        if opened.width * opened.height > LARGEST * size.pixels:
+            raise RequestError(
+                f"a bitmask has {opened.width} x {opened.height} pixels, too many for an image of {size.width} x {size.height}"
+            )
+        picture = opened.convert("RGBA")
+    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError(f"a bitmask is no PNG: {error}") from error
+    alpha = picture.resize((size.width, size.height), Image.Resampling.NEAREST).getchannel("A")
+    mask: BoolArray = np.asarray(alpha) > 0
+    return mask
+
+
+def prompt_bitmask(value: Json, size: Size, role: Role) -> Prompt | None:
+    """What it covers is, is not, or roughly is the object."""
+    return area_prompt(read_bitmask(value, size), role)
