@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from backend.labelstudio.config import LabelConfig, lookup, read_config
+from backend.labelstudio.request import draft
 from backend.labelstudio.request.examples import RegionMark, examples_of
 from backend.labelstudio.shapes import covers_pixels, size_of_item
-from backend.labelstudio.shapes.base import mappings
+from backend.labelstudio.shapes.base import mappings, region_id
 from backend.values.errors import RequestError
-from backend.values.session import Example
+from backend.values.masks import NOTHING_DRAWN, RunLengths
+from backend.values.session import Example, Submission, Verdict
 
 log = logging.getLogger(__name__)
 
 Json = Mapping[str, Any]
 
 MOST_PIXELS = 100_000_000
+LONGEST_VERSION = 200
+LONGEST_NAME = 50
+LONGEST_S = 7 * 86_400.0
+"""A longer time was not spent on one annotation."""
+_VERDICTS = {"prediction": Verdict.ACCEPTED, "prediction-changed": Verdict.CORRECTED}
+"""What Label Studio's page writes on regions that came from a prediction; what was suggested says it better, where it is known.
+"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Accepted:
-    """All examples that one annotation shows now."""
+    """An annotation as it stands. Its examples are not compared with what was ``suggested`` yet, which is None where the event
+    does not tell; ``was_derived`` from suggestions it is for certain where Label Studio says so.
+    """
 
-    project: str
-    annotation: str
-    examples: tuple[Example, ...]
+    submission: Submission
+    suggested: tuple[Example, ...] | None = None
+    was_derived: bool = False
+
+    @property
+    def project(self) -> str:
+        return self.submission.project
+
+    @property
+    def annotation(self) -> str:
+        return self.submission.annotation
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        return self.submission.examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +83,46 @@ def read_event(body: Any) -> list[Accepted | Gone]:
             return []
 
 
-def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig) -> Accepted:
-    task = _task_of(annotation, _each(body.get("task")))
-    blank = Example(project, str(task.get("id")), str(annotation.get("id")), "", "", None, np.zeros((1, 1), np.bool_))
+def read_annotation(project: str, annotation: Json, task: Json, config: LabelConfig, predictions: Sequence[Json]) -> Accepted:
+    """What an annotation of a task shows now, and what the prediction suggested that it was made from, or else the last one."""
+    number, made_at = str(annotation.get("id")), draft.saved_at(annotation)
+    blank = Example(project, str(task.get("id")), number, "", "", None, NOTHING_DRAWN, annotator=_user(annotation))
+    blank = replace(blank, made_at=made_at)
     is_work = not annotation.get("was_cancelled")
     examples = tuple(_examples(annotation, task, config, blank)) if is_work else ()
-    return Accepted(project, blank.annotation, examples)
+    facts = (blank.annotator, "", made_at, _seconds(annotation.get("lead_time")))
+    submission = Submission(project, blank.task, number, examples, *facts)
+    prediction = _prediction_of(annotation, predictions)
+    if prediction is None or not is_work:
+        return Accepted(submission)
+    blank = replace(blank, engine=str(prediction.get("model_version") or "")[:LONGEST_VERSION])
+    suggested = tuple(_examples(prediction, task, config, blank))
+    return Accepted(submission, suggested, annotation.get("parent_prediction") is not None)
+
+
+def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig) -> Accepted:
+    task, viewed = _task_of(annotation, _each(body.get("task"))), annotation.get("prediction")
+    return read_annotation(project, annotation, task, config, [viewed] if isinstance(viewed, Mapping) else [])
+
+
+def _prediction_of(annotation: Json, predictions: Sequence[Json]) -> Json | None:
+    """The prediction that an annotation was made from: Label Studio names it, or keeps its regions' ids; else any."""
+    known = [each for each in predictions if isinstance(each.get("result"), list)]
+    named = annotation.get("parent_prediction")
+    if named is not None:
+        return next((each for each in known if each.get("id") == named), None)
+    ids = {region_id(item) for item in draft.regions_of(annotation)}
+    return max(known, key=lambda each: len(ids & {region_id(item) for item in draft.regions_of(each)}), default=None)
+
+
+def _user(annotation: Json) -> str:
+    found = annotation.get("completed_by")
+    return str(found.get("id") if isinstance(found, Mapping) else found or "")[:LONGEST_NAME]
+
+
+def _seconds(found: Any) -> float | None:
+    is_time = isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < LONGEST_S
+    return float(found) if is_time else None
 
 
 def _task_of(annotation: Json, tasks: list[Json]) -> Json:
@@ -94,12 +149,14 @@ def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example)
 
 
 def _example(mark: RegionMark, url: str, blank: Example) -> Iterator[Example]:
-    size = size_of_item(mark.item)
+    size, origin = size_of_item(mark.item), str(mark.item.get("origin"))
     if size.pixels > MOST_PIXELS:
         raise RequestError(f"the image has {size.pixels} pixels, more than {MOST_PIXELS}")
     mask = mark.mask(size)
     if mask.any():
-        yield replace(blank, region=mark.short_id, image_url=url, label=mark.label, mask=mask)
+        verdict = _VERDICTS.get(origin, Verdict.DRAWN) if mark.label is not None else Verdict.DRAWN
+        named = replace(blank, region=mark.short_id, image_url=url, label=mark.label)
+        yield replace(named, runs=RunLengths.of(mask), verdict=verdict)
 
 
 def _address(item: Json, config: LabelConfig, data: Json) -> str:

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from backend.images import ImageSource
 from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.request import InteractionRequest
@@ -16,8 +14,8 @@ from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import Note, Notes, SessionStore
 from backend.values.errors import MaskloomError, StoreError
+from backend.values.masks import NOTHING_DRAWN, RunLengths
 from backend.values.session import Example, Round, SessionKey
-from prompts.geometry import size_of
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
 
@@ -84,8 +82,10 @@ class History:
         place = repr((task.labels.image.name, task.image.item_index, task.task_id, task.annotator))
         draft = "draft " + hashlib.blake2b(place.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
-        blank = Example(task.project, task.task_id, draft, "", task.image_url, None, np.zeros((1, 1), np.bool_))
-        examples = [replace(blank, region=mark.short_id, mask=mask) for mark, mask in masks_of(shown, image.size)]
+        blank = Example(task.project, task.task_id, draft, "", task.image_url, None, NOTHING_DRAWN)
+        examples = [
+            replace(blank, region=mark.short_id, runs=RunLengths.of(mask)) for mark, mask in masks_of(shown, image.size)
+        ]
         try:
             self.memory.replace(task.project, draft, examples)
         except StoreError as error:
@@ -113,7 +113,7 @@ class History:
             except MaskloomError as error:
                 log.warning("an example of task %s cannot be seen again: %s", example.task, error)
                 continue
-            if image.size == size_of(example.mask):
+            if image.size == example.runs.size:
                 yield ReferencePrompt(image, example.mask, wanted.positive)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from dataclasses import replace
 
 from backend.background import Worker
 from backend.labelstudio.events import Accepted, Gone, read_event
+from backend.labelstudio.verdicts import compare
 from backend.stores.memory import MemoryBank
 from backend.values.errors import RequestError, StoreError
 
@@ -59,6 +61,12 @@ class AnnotationEvents:
         for told in read_event(event):
             match told:
                 case Accepted():
-                    self._memory.replace(told.project, told.annotation, told.examples)
+                    take(told, self._memory)
                 case Gone():
                     self._memory.forget(told.project, annotations=told.annotations, tasks=told.tasks)
+
+
+def take(told: Accepted, memory: MemoryBank) -> bool:
+    """Remember an annotation with what it says about the suggestions; False where it is not to be remembered."""
+    examples = compare(told.examples, told.suggested, told.was_derived)
+    return memory.submit(replace(told.submission, examples=tuple(examples)))

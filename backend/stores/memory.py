@@ -6,12 +6,12 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sql
-from pycocotools import mask as coco
 
 from backend.stores.database import Database
+from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
+from prompts.geometry import Size
 
 MOST_EXAMPLES = 200_000
 """Regions that are kept, the newest."""
@@ -239,20 +239,19 @@ class MemoryBank:
 
 def example_of(row: Any) -> Example:
     """The example of a row of ``examples``."""
-    mask = coco.decode({"size": [row.height, row.width], "counts": row.runs}).astype(np.bool_)
+    runs = RunLengths.of_coco(row.runs, Size(row.height, row.width))
     origin = (row.project, row.task, row.annotation, row.region, row.image_url, row.label)
     verdict, is_pinned = Verdict(row.verdict), row.mark == PINNED
-    return Example(*origin, mask, verdict, row.annotator, row.engine, row.made_at, row.iou, is_pinned)
+    return Example(*origin, runs, verdict, row.annotator, row.engine, row.made_at, row.iou, is_pinned)
 
 
 def _row(example: Example) -> dict[str, Any]:
-    code = coco.encode(np.asfortranarray(example.mask, np.uint8))
     origin = ("project", "task", "annotation", "region", "image_url", "annotator", "engine", "iou")
     names = {name: getattr(example, name) for name in origin}
     label = None if example.label is None else example.label[:LONGEST_LABEL]
-    height, width = example.mask.shape
+    size, code = example.runs.size, example.runs.coco_counts().encode("ascii")
     facts = {"verdict": str(example.verdict), "made_at": example.made_at or time.time(), "mark": PINNED * example.is_pinned}
-    return {**names, **facts, "label": label, "height": height, "width": width, "runs": code["counts"]}
+    return {**names, **facts, "label": label, "height": size.height, "width": size.width, "runs": code}
 
 
 def _content(row: Any) -> tuple[Any, ...]:

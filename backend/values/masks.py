@@ -88,6 +88,11 @@ class RunLengths:
         ends = self.edges if len(self.edges) and self.edges[-1] == self.size.pixels else np.append(self.edges, self.size.pixels)
         return np.diff(ends, prepend=0).astype(np.uint32)
 
+    @classmethod
+    def of_coco(cls, counts: bytes | str, size: Size) -> RunLengths:
+        """The runs of COCO's compressed run lengths. Raises ValueError for what is none."""
+        return cls.of(coco.decode({"size": [size.height, size.width], "counts": counts}).astype(np.bool_))
+
     def coco_counts(self) -> str:
         """COCO's compressed run lengths, which go column by column."""
         return _as_coco(self.transposed())["counts"].decode("ascii")
@@ -100,6 +105,10 @@ class RunLengths:
         values = np.zeros(len(counts), np.bool_)
         values[1::2] = True
         return np.repeat(values, counts).reshape(last - first, self.size.width)
+
+
+NOTHING_DRAWN = RunLengths(Size(1, 1), np.zeros(0, np.uint32))
+"""No pixel, of an image whose size is not known yet."""
 
 
 class _Coco(TypedDict):

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from backend.values.masks import MaskSet
+from backend.values.masks import MaskSet, RunLengths
 from prompts.geometry import BoolArray
 from prompts.kinds import KeyedImage, Prompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory
@@ -90,7 +90,7 @@ class Example:
     shows.
 
     ``project`` (of one Label Studio), ``task``, ``annotation`` and ``region`` say where it came from; the image is known by its
-    address. ``mask`` is ``(H, W)``. ``engine`` is the version that suggested it, empty for what was drawn; ``made_at`` is when
+    address. ``engine`` is the version that suggested it, empty for what was drawn; ``made_at`` is when
     its annotation was last submitted, in seconds since 1970; ``iou`` is how much of the suggestion was left.
     """
 
@@ -100,13 +100,18 @@ class Example:
     region: str
     image_url: str
     label: str | None
-    mask: BoolArray
+    runs: RunLengths
     verdict: Verdict = Verdict.DRAWN
     annotator: str = ""
     engine: str = ""
     made_at: float = 0.0
     iou: float | None = None
     is_pinned: bool = False
+
+    @property
+    def mask(self) -> BoolArray:
+        """The mask ``(H, W)``, decoded."""
+        return self.runs.decode()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

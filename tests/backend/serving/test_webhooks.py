@@ -15,7 +15,7 @@ from backend.serving import webhooks
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
-from backend.values.session import Example
+from backend.values.session import Example, Submission
 from tests.backend.labelstudio.test_events import event
 
 
@@ -27,9 +27,10 @@ class SlowBank(MemoryBank):
         self.may_go_on = threading.Event()
         self.replaced = 0
 
-    def replace(self, project: str, annotation: str, examples: object) -> None:
+    def submit(self, told: Submission) -> bool:
         self.may_go_on.wait(10)
         self.replaced += 1
+        return True
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import pytest
 from backend.stores import memory
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
+from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
 from tests.backend.pictures import disc
 
-CAT = Example("1", "7", "70", "r", "/a.png", "Cat", disc(40, 60, 30, 20, 12))
+CAT = Example("1", "7", "70", "r", "/a.png", "Cat", RunLengths.of(disc(40, 60, 30, 20, 12)))
 
 
 @pytest.fixture
