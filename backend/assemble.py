@@ -183,3 +183,8 @@ def image_files(settings: Settings) -> Callable[[Path], KeyedImage]:
     """Reads image files of the user's own machine, wherever they lie."""
     media = Media(replace(media_options(settings), local_roots=(Path("/"),)))
     return lambda path: media.load(str(path.expanduser().resolve()), project="", task_id=None)
+
+
+def memory_bank(settings: Settings) -> MemoryBank:
+    """What projects' annotations have taught, by the settings; with patience, as nobody waits for an answer."""
+    return MemoryBank(Database(settings.database_url))

@@ -15,11 +15,12 @@ from backend.values.errors import RequestError, StoreError
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 256
+MOST_WAITING = 10_000
 MOST_BYTES = 64 << 20
 """Of all events that wait."""
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 """Before an event is tried again while the store cannot be used: Label Studio sends it once and believes that it was heard."""
+ADVICE = "`maskloom remember` makes the memory of a project what its annotations say"
 
 
 class AnnotationEvents:
@@ -33,7 +34,7 @@ class AnnotationEvents:
     def enqueue(self, body: bytes) -> None:
         """Keep an event for later; one that is too large, alone or with those that wait, or one too many is left out."""
         if not self._worker.offer(body):
-            log.warning("an event of %d bytes was left out: too many wait, or too large ones", len(body))
+            log.warning("an event of %d bytes was left out: too many wait, or too large ones; %s", len(body), ADVICE)
 
     def wait(self) -> None:
         """Until everything that was taken has been read."""
@@ -51,7 +52,10 @@ class AnnotationEvents:
             except StoreError as error:
                 log.warning("an event is tried again in %g s: %s", pause_s, error)
                 self._is_closing.wait(pause_s)
-        return self._remember(body)
+        try:
+            return self._remember(body)
+        except StoreError as error:
+            raise StoreError(f"an event was not remembered: {error}; {ADVICE}") from error
 
     def _remember(self, body: bytes) -> None:
         try:

@@ -36,6 +36,7 @@ class StudioDouble:
     config: str = CONFIG
     tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
     backends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[int | str] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
@@ -106,6 +107,8 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
                 listed = self.listed(json.loads(query.get("query", "{}")))
                 size, number = int(query["page_size"]), int(query["page"])
                 self.answer(200, {"tasks": listed[size * (number - 1) : size * number], "total": len(listed)})
+            elif url.path.startswith("/api/tasks/"):
+                self.task(int(url.path.split("/")[3]))
             elif double.busy:
                 self.answer(double.busy.pop(0), {"detail": "not now"}, {"Retry-After": "0"})
             elif int(query["task"]) in double.tasks:
@@ -116,6 +119,7 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
         def listed(self, query: dict[str, Any]) -> list[dict[str, Any]]:
             """The tasks that a query chooses, as Label Studio 1.23 does it: by number, and by a part of a model version."""
             counts, chosen = double.per_task(), set(double.tasks)
+            annotated = Counter(each["task"] for each in double.annotations.values())
             if not query.get("selectedItems", {"all": True})["all"]:
                 chosen &= set(query["selectedItems"]["included"])
             for item in query.get("filters", {"items": []})["items"]:
@@ -123,10 +127,17 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
                 made = [each for each in double.predictions if any(part in each["model_version"] for part in item["value"])]
                 chosen &= {each["task"] for each in made}
             return [
-                {"id": task, "data": data, "total_annotations": 0, "total_predictions": counts[task]}
+                {"id": task, "data": data, "total_annotations": annotated[task], "total_predictions": counts[task]}
                 for task, data in double.tasks.items()
                 if task in chosen
             ]
+
+        def task(self, number: int) -> None:
+            mine = {
+                "annotations": [each for each in double.annotations.values() if each["task"] == number],
+                "predictions": [each for each in double.predictions if each["task"] == number],
+            }
+            self.answer(200, {"id": number, "data": double.tasks[number], **mine})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
