@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.request import draft
-from backend.labelstudio.request.examples import RegionMark, examples_of
+from backend.labelstudio.request.examples import RegionMark, examples_of, regions_of, saved_at
 from backend.labelstudio.shapes import covers_pixels, size_of_item
 from backend.labelstudio.shapes.base import mappings, region_id
 from backend.values.errors import RequestError
@@ -85,7 +84,7 @@ def read_event(body: Any) -> list[Accepted | Gone]:
 
 def read_annotation(project: str, annotation: Json, task: Json, config: LabelConfig, predictions: Sequence[Json]) -> Accepted:
     """What an annotation of a task shows now, and what the prediction suggested that it was made from, or else the last one."""
-    number, made_at = str(annotation.get("id")), draft.saved_at(annotation)
+    number, made_at = str(annotation.get("id")), saved_at(annotation)
     blank = Example(project, str(task.get("id")), number, "", "", None, NOTHING_DRAWN, annotator=_user(annotation))
     blank = replace(blank, made_at=made_at)
     is_work = not annotation.get("was_cancelled")
@@ -111,8 +110,8 @@ def _prediction_of(annotation: Json, predictions: Sequence[Json]) -> Json | None
     named = annotation.get("parent_prediction")
     if named is not None:
         return next((each for each in known if each.get("id") == named), None)
-    ids = {region_id(item) for item in draft.regions_of(annotation)}
-    return max(known, key=lambda each: len(ids & {region_id(item) for item in draft.regions_of(each)}), default=None)
+    ids = {region_id(item) for item in regions_of(annotation)}
+    return max(known, key=lambda each: len(ids & {region_id(item) for item in regions_of(each)}), default=None)
 
 
 def _user(annotation: Json) -> str:

@@ -92,6 +92,7 @@ frozen = sql.Table(
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("n", sql.Integer, primary_key=True),
     sql.Column("example", sql.Integer, primary_key=True),
+    sql.Column("is_pinned", sql.Boolean, nullable=False, server_default=sql.false()),
     sql.Index("snapshot_examples_by_example", "example"),
 )
 """Which rows of ``examples`` a snapshot holds. Rows are never changed but for their mark; a snapshot that loses one because it
@@ -183,12 +184,11 @@ class MemoryBank:
         """The newest accepted examples of a label or, with None, of those that only show; pinned ones first. With a
         ``snapshot`` those that it has frozen.
         """
-        accepted = examples.c.verdict != Verdict.REJECTED
-        return self._read(_of(project, label, snapshot) & accepted, most)
+        return self._read(project, snapshot, _labelled(label) & (examples.c.verdict != Verdict.REJECTED), most)
 
     def rejected(self, project: str, label: str, most: int, snapshot: int | None = None) -> list[Example]:
         """The newest regions that were suggested under a label and deleted or relabelled."""
-        return self._read(_of(project, label, snapshot) & (examples.c.verdict == Verdict.REJECTED), most)
+        return self._read(project, snapshot, _labelled(label) & (examples.c.verdict == Verdict.REJECTED), most)
 
     def labels(self, project: str) -> dict[str, int]:
         """How many accepted examples each label of a project has."""
@@ -205,11 +205,17 @@ class MemoryBank:
             found = connection.execute(sql.select(projects.c.changes).where(projects.c.project == project)).scalar()
         return found or 0
 
-    def _read(self, which: sql.ColumnElement[bool], most: int) -> list[Example]:
-        pinned_first = sql.case((examples.c.mark == PINNED, 0), else_=1)
-        query = sql.select(examples).where(which).order_by(pinned_first, examples.c.made_at.desc(), examples.c.id.desc())
+    def _read(self, project: str, snapshot: int | None, which: sql.ColumnElement[bool], most: int) -> list[Example]:
+        """Pins are those of the moment or, in a snapshot, those of when it was frozen."""
+        if snapshot is None:
+            query = sql.select(examples, (examples.c.mark == PINNED).label("is_pinned"))
+            query = query.where(_current(project), examples.c.mark != REMOVED, which)
+        else:
+            held = (frozen.c.project == project) & (frozen.c.n == snapshot) & (frozen.c.example == examples.c.id)
+            query = sql.select(examples, frozen.c.is_pinned).join(frozen, held).where(examples.c.project == project, which)
+        query = query.order_by(sql.desc("is_pinned"), examples.c.made_at.desc(), examples.c.id.desc()).limit(most)
         with self._database.reading() as connection:
-            return [example_of(row) for row in connection.execute(query.limit(most))]
+            return [example_of(row, bool(row.is_pinned)) for row in connection.execute(query)]
 
     def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: Iterable[Example]) -> None:
         """Rows that say the same stay as they are; the mark of a region stays when the region is drawn anew."""
@@ -237,12 +243,11 @@ class MemoryBank:
         return connection.execute(query).first() is not None
 
 
-def example_of(row: Any) -> Example:
+def example_of(row: Any, is_pinned: bool = False) -> Example:
     """The example of a row of ``examples``."""
     runs = RunLengths.of_coco(row.runs, Size(row.height, row.width))
     origin = (row.project, row.task, row.annotation, row.region, row.image_url, row.label)
-    verdict, is_pinned = Verdict(row.verdict), row.mark == PINNED
-    return Example(*origin, runs, verdict, row.annotator, row.engine, row.made_at, row.iou, is_pinned)
+    return Example(*origin, runs, Verdict(row.verdict), row.annotator, row.engine, row.made_at, row.iou, is_pinned)
 
 
 def _row(example: Example) -> dict[str, Any]:
@@ -262,13 +267,8 @@ def _current(project: str) -> sql.ColumnElement[bool]:
     return (examples.c.project == project) & examples.c.is_current
 
 
-def _of(project: str, label: str | None, snapshot: int | None) -> sql.ColumnElement[bool]:
-    """The examples of a label that may be used, now or in a snapshot."""
-    labelled = examples.c.label.is_(None) if label is None else examples.c.label == label[:LONGEST_LABEL]
-    if snapshot is None:
-        return labelled & _current(project) & (examples.c.mark != REMOVED)
-    held = sql.select(frozen.c.example).where(frozen.c.project == project, frozen.c.n == snapshot)
-    return labelled & (examples.c.project == project) & examples.c.id.in_(held)
+def _labelled(label: str | None) -> sql.ColumnElement[bool]:
+    return examples.c.label.is_(None) if label is None else examples.c.label == label[:LONGEST_LABEL]
 
 
 def _is_off(connection: sql.Connection, project: str) -> bool:
