@@ -24,6 +24,7 @@ from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Batching, Segmenter
 from backend.serving.history import History
 from backend.serving.interact import Interactor
+from backend.serving.learning import PLACES, Learning
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.service import Service
@@ -36,11 +37,14 @@ from backend.stores.sessions import SessionStore
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
+from prompts.examples import ShownImage
 from prompts.kinds import KeyedImage
 
 TURN_S = 0.0005
 """So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 BULK_CACHE_MIB = 32
+EXAMPLES_MIB = 512
+"""What is kept on disk of the places of examples: about a thousand images of the embedded engine."""
 GPU_ENCODE_BATCH = 8
 CLOSING_S = 5.0
 """How long events that wait may take when the server ends."""
@@ -73,10 +77,12 @@ class Parts:
     jobs: Jobs
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
+    learning: Learning
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
         self.prefetcher.close()
+        self.learning.close()
         self.webhooks.close(CLOSING_S)
         self.jobs.close()
 
@@ -91,13 +97,22 @@ def assemble(settings: Settings) -> Parts:
     jobs = Jobs(context, options)
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
     memory = MemoryBank(for_clicks)
+    learning = Learning(memory, media, places_of_examples(settings))
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
     service = Service(
-        engine, Preannotator(engine, media, options), Interactor(engine, media, options, history), hand_over=jobs.hand_over
+        engine,
+        Preannotator(engine, media, options, learning),
+        Interactor(engine, media, options, history),
+        hand_over=jobs.hand_over,
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    return Parts(settings, engine, media, service, options, jobs, AnnotationEvents(memory), prefetcher)
+    return Parts(settings, engine, media, service, options, jobs, AnnotationEvents(memory), prefetcher, learning)
+
+
+def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
+    """Where it is kept what examples show, by engine and by the release that wrote it."""
+    return DiskCache(settings.home_folder / "examples", __version__, EXAMPLES_MIB * MEBIBYTE, PLACES)
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:

@@ -15,15 +15,18 @@ from typing import assert_never
 
 import torch
 
-from backend.engines.base import Engine, OffersAlternatives
+from backend.engines.base import Engine, LearnsLabels, OffersAlternatives
 from backend.labeling import label_masks, rank_names, suppress_duplicates
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
+from prompts.examples import LabelMemory, ShownImage, shown_image
+from prompts.geometry import BoolArray
 from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
+from prompts.space import PromptTokens
 
 WINDOW_S = 0.005
 """How long the first caller waits for others, far below the time of any encoding."""
@@ -162,6 +165,20 @@ class Segmenter:
         """Encode an image for later. Raises what the engine raises."""
         self._features([image])
 
+    @property
+    def can_learn(self) -> bool:
+        """Whether the engine can be shown what labels look like."""
+        return isinstance(self.engine.decoder, LearnsLabels)
+
+    def show(self, image: KeyedImage, regions: Sequence[tuple[str, BoolArray]]) -> ShownImage:
+        """What regions ``(H, W)`` of an image show of their labels, for engines that can learn. Raises what engines raise."""
+        decoder = self.engine.decoder
+        if not isinstance(decoder, LearnsLabels):
+            raise MaskloomError(f"the engine {self.engine.name} cannot be shown what labels look like")
+        (features,) = self._features([image])
+        with self._device, torch.inference_mode():
+            return shown_image(decoder.places_of(features), regions)
+
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
         held = self._encode_together([question.image for question in questions if _asks_for_something(question)])
@@ -220,9 +237,17 @@ class Segmenter:
         space = self.engine.space
         with self._device, torch.inference_mode():
             tokens = space.embed(prompts, features, reference_features)
-            masks = self.engine.decoder.decode(features, prompts, tokens, memory)
+            masks = self._decode_tokens(features, tokens, _taught(question, prompts, self.engine.version), memory)
             labelled = label_masks(masks, question.vocabulary, armed, space)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
+
+    def _decode_tokens(
+        self, features: ImageFeatures, tokens: PromptTokens, learnt: Sequence[LabelMemory], memory: ObjectMemory | None
+    ) -> MaskSet:
+        decoder = self.engine.decoder
+        if learnt and isinstance(decoder, LearnsLabels):
+            return decoder.decode_labels(features, tokens, learnt)
+        return decoder.decode(features, tokens.prompts, tokens, memory)
 
     def _features(self, images: Sequence[KeyedImage], held: Held = NOTHING) -> list[ImageFeatures]:
         """Raises the error of the first image that cannot be encoded."""
@@ -251,6 +276,13 @@ class Segmenter:
 
 def _asks_for_something(question: Question) -> bool:
     return not isinstance(question, ForNames) or len(question.vocabulary) > 0
+
+
+def _taught(question: Question, prompts: PromptSet, version: str) -> list[LabelMemory]:
+    """The labels that are asked for by name alone and that this engine has been shown."""
+    if not prompts.phrases or len(prompts.of(TextPrompt)) < len(prompts):
+        return []
+    return [each for each in question.learnt if each.space == version and not set(each.phrases).isdisjoint(prompts.phrases)]
 
 
 def _may_mean_several_things(question: ForPrompts) -> bool:

@@ -1,4 +1,4 @@
-"""Examples of a label: places inside and outside of regions that were shown, and where an image looks like them.
+"""Examples of labels: places inside and outside of regions that were shown, and where an image looks like them.
 
 Places are compared with their nearest ones on either side, not with one mean: a thing has many parts, and so have its
 surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment Anything Model with One Shot").
@@ -6,7 +6,7 @@ surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment A
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ INSIDE, OUTSIDE = 0.7, 0.2
 """The share of a place that a region covers at least, or at most."""
 SURROUNDINGS = 0.5
 """The cosine that stands for surroundings nobody showed."""
+_AT_ONCE = 4096
+"""Places that are compared at once, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,21 +60,64 @@ def together(examples: Iterable[Examples]) -> Examples:
     return Examples(_thinned(inside, 4 * MOST_PLACES), _thinned(outside, 4 * MOST_PLACES))
 
 
-def likeness(places: Tensor, examples: Examples) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class ShownImage:
+    """What the regions of one image show: places ``inside`` those of each label, ``(P, D)`` by label, and places ``outside (Q,
+    D)`` of all of them, unit vectors.
+    """
+
+    inside: Mapping[str, Tensor]
+    outside: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return sum(places.numel() * places.element_size() for places in (self.outside, *self.inside.values()))
+
+
+def shown_image(places: Tensor, regions: Sequence[tuple[str, BoolArray]]) -> ShownImage:
+    """Regions ``(H, W)`` with their labels, of an image whose places ``(D, h, w)`` are unit vectors; each label's are together
+    one example. What no region covers is outside. Raises ValueError without a region.
+    """
+    by_label: dict[str, BoolArray] = {}
+    for label, region in regions:
+        by_label[label] = by_label[label] | region if label in by_label else region
+    covered = np.logical_or.reduce([region for _, region in regions]) if regions else None
+    if covered is None:
+        raise ValueError("expected at least one region, got none")
+    inside = {label: example_of(places, region).inside.half() for label, region in by_label.items()}
+    return ShownImage(inside, example_of(places, covered).outside.half())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelMemory:
+    """What accepted and rejected regions of a project established about a ``label`` and the ``phrases`` that find it: places
+    inside and outside of ``images`` many photos' regions, as the engine of version ``space`` sees them. No other may read it.
+    """
+
+    label: str
+    phrases: tuple[str, ...]
+    shown: Examples
+    images: int
+    space: str
+
+
+def likeness(places: Tensor, examples: Examples, nearest: int = NEAREST) -> Tensor:
     """How much more places ``(D, h, w)`` look like what is inside than like what is outside: a difference of cosines
-    ``(h, w)``, each the mean of the nearest five; -1 everywhere where nothing was shown.
+    ``(h, w)``, each the mean of the ``nearest`` ones; -1 everywhere where nothing was shown.
     """
     flat = places.flatten(1).T.float()
     if not len(examples.inside):
         return flat.new_full((places.shape[1], places.shape[2]), -1.0)
-    return (_near(flat, examples.inside) - _near(flat, examples.outside)).reshape(places.shape[1:])
+    return (near(flat, examples.inside, nearest) - near(flat, examples.outside, nearest)).reshape(places.shape[1:])
 
 
-def _near(places: Tensor, shown: Tensor) -> Tensor:
-    """The mean cosine ``(N,)`` of places ``(N, D)`` with their nearest of those ``(P, D)`` that were shown."""
+def near(places: Tensor, shown: Tensor, nearest: int = NEAREST) -> Tensor:
+    """The mean cosine ``(N,)`` of places ``(N, D)`` with the ``nearest`` of those ``(P, D)`` that were shown."""
     if not len(shown):
         return places.new_full((len(places),), SURROUNDINGS)
-    return (places @ shown.to(places).T).topk(min(NEAREST, len(shown)), dim=1).values.mean(dim=1)
+    known = shown.to(places).T
+    parts = [(some @ known).topk(min(nearest, len(shown)), dim=1).values.mean(dim=1) for some in torch.split(places, _AT_ONCE)]
+    return torch.cat(parts)
 
 
 def _some(places: Tensor, cells: NDArray[np.bool_]) -> Tensor:

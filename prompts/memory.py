@@ -1,4 +1,4 @@
-"""Memory prompts: what earlier rounds about one object established, and what accepted examples of a label did."""
+"""Memory prompts: what earlier rounds about one object established, and whose they are among several objects."""
 
 from __future__ import annotations
 
@@ -21,18 +21,6 @@ class ObjectMemory:
     """
 
     low_res_logits: NDArray[np.float16]
-    space: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelMemory:
-    """What accepted examples of one label look like: ``prototypes (P, D)``, unit vectors of the joint space called ``space``,
-    and the least cosine with the nearest of them that an example of the label has; None where too little is known.
-    """
-
-    label: str
-    prototypes: NDArray[np.float32]
-    threshold: float | None
     space: str
 
 

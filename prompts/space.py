@@ -33,7 +33,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import LabelMemory, best_cut
 from prompts.phrases import Vocabulary
 
 MAX_POINTS = 512
@@ -225,14 +224,14 @@ class PromptTokens:
 
     def __init__(self, space: JointSpace, prompts: PromptSet, here: FeatureMap, references: Sequence[FeatureMap]) -> None:
         self._space = space
-        self._prompts = prompts
+        self.prompts = prompts
         self._here = here
         self.references = tuple(zip(prompts.of(ReferencePrompt), references, strict=True))
         """Each reference with the features of its image, for engines that read more of a region than its token."""
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        return self._prompts.phrases
+        return self.prompts.phrases
 
     @cached_property
     def text(self) -> Tensor:
@@ -264,7 +263,7 @@ class PromptTokens:
                 assert_never(prompt)
 
     def _said(self, *, positive: bool) -> Tensor:
-        phrases = [text.phrase for text in self._prompts.of(TextPrompt) if text.positive == positive]
+        phrases = [text.phrase for text in self.prompts.of(TextPrompt) if text.positive == positive]
         return self._space.embed_phrases(phrases) if phrases else self._nothing()
 
     def _shown(self, *, positive: bool) -> Tensor:
@@ -304,13 +303,3 @@ class JointSpace:
     def similarity(self, left: Tensor, right: Tensor) -> Tensor:
         """Cosine similarity ``(N, M)`` of unit vectors ``(N, D)`` and ``(M, D)``."""
         return left @ right.T
-
-    def learn(self, label: str, accepted: Tensor, rejected: Tensor) -> LabelMemory:
-        """What the tokens ``(N, D)`` of accepted examples of a label establish, beside ``(M, D)`` of rejected regions.
-
-        Its threshold divides the cosines of accepted examples, each with the nearest other one, from those of rejected ones.
-        """
-        prototypes = find_parts(accepted)
-        alike = (accepted @ accepted.T).fill_diagonal_(-1).amax(dim=1) if len(accepted) > 1 else accepted.new_zeros(0)
-        unlike = (rejected @ prototypes.T).amax(dim=1) if len(prototypes) else rejected.new_zeros(0)
-        return LabelMemory(label, prototypes.numpy(), best_cut(alike.numpy(), unlike.numpy()), self.name)

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from backend.engines.catalogue import Recipe
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
+from prompts.examples import LabelMemory
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory
@@ -51,6 +54,21 @@ class OffersAlternatives(Protocol):
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """Every reading of one click inside something, without labels."""
+        ...
+
+
+@runtime_checkable
+class LearnsLabels(Protocol):
+    """A decoder that accepted and rejected regions of a project teach what its labels look like."""
+
+    def places_of(self, features: ImageFeatures) -> Tensor:
+        """Unit vectors ``(D, h, w)`` of an image's places, by which examples of labels are compared."""
+        ...
+
+    def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
+        """Every instance of each label that there is a memory of, under its name, and of each phrase that is none of theirs,
+        under the phrase; what the negative phrases say is left out.
+        """
         ...
 
 

@@ -28,6 +28,7 @@ from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_n
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement
+from prompts.examples import LabelMemory, near
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory, owner_of
@@ -108,6 +109,20 @@ class ColourDecoder:
         whole = _row(features, _similar(features, query, SAME_COLOUR), query, None)
         return MaskSet.concatenate([self._decode_drawn(features, prompts, tokens, None), whole], features.size)
 
+    def places_of(self, features: ImageFeatures) -> Tensor:
+        """Every pixel's colour (see LearnsLabels)."""
+        return features.grid
+
+    def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
+        """The colours that examples showed, unless something else showed them better (see LearnsLabels)."""
+        taught = {phrase for memory in memories for phrase in memory.phrases}
+        said = self._decode_said(features, tokens)
+        rows = [said[[row for row, phrase in enumerate(said.labels) if phrase not in taught]]]
+        for memory, mask in zip(memories, _shown_before(features, memories), strict=True):
+            query = visual_token(features, mask)
+            rows += [_row(features, part, query[0], memory.label) for part in _instances(mask)]
+        return MaskSet.concatenate(rows, features.size)
+
     def _decode_said(self, features: ImageFeatures, tokens: PromptTokens) -> MaskSet:
         wanted: list[tuple[Tensor, float, str | None]] = [
             (query, NAMED_COLOUR, phrase) for query, phrase in zip(tokens.text, tokens.phrases, strict=True)
@@ -121,6 +136,28 @@ class ColourDecoder:
                 mask &= _cosine(features, query) > _cosine(features, other)
             rows += [_row(features, part, query, phrase) for part in _instances(mask)]
         return MaskSet.concatenate(rows, features.size)
+
+
+def _shown_before(features: ImageFeatures, memories: Sequence[LabelMemory]) -> list[BoolArray]:
+    """For each label the pixels of a colour that was shown inside, with nothing nearer outside, or as near inside of another
+    label. A thing that was left out of an annotation is no reason not to find its like.
+    """
+    pixels = features.grid.flatten(1).T
+    inside = [near(pixels, _colours(memory.shown.inside), 1) for memory in memories]
+    outside = [near(pixels, _colours(memory.shown.outside), 1) for memory in memories]
+    found = []
+    for k, memory in enumerate(memories):
+        is_it = (inside[k] > SAME_COLOUR) & (inside[k] >= outside[k]) & bool(len(memory.shown))
+        for rival in (each for j, each in enumerate(inside) if j != k):
+            is_it &= inside[k] > rival
+        found.append(is_it.reshape(features.grid.shape[1:]).numpy())
+    return found
+
+
+def _colours(shown: Tensor) -> Tensor:
+    """The different ones ``(N, D)`` of the colours ``(P, D)`` of places."""
+    found: Tensor = torch.unique(shown.float(), dim=0)
+    return found
 
 
 def _previous_mask(features: ImageFeatures, memory: ObjectMemory | None) -> BoolArray:

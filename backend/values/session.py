@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +15,18 @@ from prompts.kinds import KeyedImage, Prompt, PromptError, PromptSet
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 
+if TYPE_CHECKING:  # tensors: who only stores or reads requests does not need them
+    from prompts.examples import LabelMemory
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForPrompts:
     """Asks for what at least one prompt says.
 
     Masks are named with the ``vocabulary``, or all with ``armed_label``, the label that the annotator has selected. ``memory``
-    is the last round about the same object. A click that may mean several things is answered with at most ``alternatives``
-    masks, by engines that can tell. Raises PromptError without a prompt.
+    is the last round about the same object, ``learnt`` is what the project's annotations teach about its labels. A click that
+    may mean several things is answered with at most ``alternatives`` masks, by engines that can tell. Raises PromptError
+    without a prompt.
     """
 
     image: KeyedImage
@@ -30,6 +35,7 @@ class ForPrompts:
     armed_label: str | None = None
     memory: ObjectMemory | None = None
     alternatives: int = 1
+    learnt: tuple[LabelMemory, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.prompts):
@@ -38,10 +44,13 @@ class ForPrompts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForNames:
-    """Asks for everything that a vocabulary names; nothing is named by an empty one."""
+    """Asks for everything that a vocabulary names, with what the project's annotations teach about its labels; nothing is named
+    by an empty one.
+    """
 
     image: KeyedImage
     vocabulary: Vocabulary
+    learnt: tuple[LabelMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +59,7 @@ class ForEverything:
 
     image: KeyedImage
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    learnt: tuple[LabelMemory, ...] = ()
 
 
 Question = ForPrompts | ForNames | ForEverything

@@ -145,24 +145,6 @@ def test_tokens_that_nobody_reads_are_not_computed_and_those_that_are_read_are_c
     assert (encoder.asked, there.sampled) == (1, 1)
 
 
-def test_what_is_learned_of_a_label_are_its_prototypes_and_the_likeness_that_divides_it_from_what_was_rejected() -> None:
-    reds = torch.cat([meaning((255, 0, 0)), meaning((250, 10, 0)), meaning((240, 0, 20))])
-    oranges, blues = meaning((255, 140, 0)), meaning(BLUE)
-    memory = SPACE.learn("ball", reds, torch.cat([oranges, blues]))
-    assert (memory.label, memory.space) == ("ball", "colour")
-    assert np.allclose(np.linalg.norm(memory.prototypes, axis=1), 1, atol=1e-6)
-    assert memory.threshold is not None
-    prototypes = torch.from_numpy(memory.prototypes)
-    for token, belongs in ((meaning((245, 5, 5)), True), (oranges, False), (blues, False)):
-        assert (SPACE.similarity(token, prototypes).max().item() >= memory.threshold) == belongs
-
-
-def test_one_example_is_a_prototype_without_a_threshold() -> None:
-    memory = SPACE.learn("ball", meaning(RED), meaning(BLUE))
-    assert memory.threshold is None
-    assert np.allclose(memory.prototypes, meaning(RED).numpy())
-
-
 def test_references_are_read_in_their_own_images_and_kept_apart_by_sign() -> None:
     images = [np.full((4, 5, 3), colour, np.uint8) for colour in (BLUE, LIME, RED)]
     whole = np.ones((4, 5), np.bool_)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
+from backend.engines.embedded.from_memory import margins, meanings
 from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
@@ -26,7 +27,7 @@ from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
-from prompts.examples import Examples, likeness
+from prompts.examples import Examples, LabelMemory, likeness
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
 from prompts.memory import ObjectMemory, owner_of
@@ -145,6 +146,14 @@ NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 _STEP = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for: the name that it gets, None for a reference, and the ``least`` score of what is it."""
+
+    label: str | None
+    least: float
+
+
 class EmbeddedDecoder:
     """A MaskDecoder of about ten million weights, in evaluation mode on one device."""
 
@@ -181,7 +190,27 @@ class EmbeddedDecoder:
         vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
         asked = len(tokens.phrases)
         competing = torch.cat([compete(logits[:asked], vectors[:asked]), logits[asked:]])
-        return self._decode_said(canvas, tokens.phrases, competing, vectors)
+        spoken = self._calibration.presence if asked == 1 else self._calibration.presence_among
+        wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
+        return self._decode_said(canvas, wanted, competing, vectors)
+
+    def places_of(self, features: ImageFeatures) -> Tensor:
+        """The joint-space vectors of places; see LearnsLabels."""
+        return features.grid
+
+    @torch.inference_mode()
+    def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
+        """The instances of labels that were taught, and of phrases beside them; see LearnsLabels."""
+        canvas, taught = Canvas.of(features), {phrase for memory in memories for phrase in memory.phrases}
+        others = [row for row, phrase in enumerate(tokens.phrases) if phrase not in taught]
+        grid, calibration = features.grid.float(), self._calibration
+        shown = margins(grid, memories) * calibration.reference_scale + calibration.reference_bias
+        said = said_logits(tokens, grid, calibration, self.places)[others]
+        vectors = torch.cat([meanings(memories), tokens.text[others].to(grid)])
+        competing = compete(torch.cat([shown, said]), vectors)
+        wanted = [Wanted(memory.label, SHOWN) for memory in memories]
+        wanted += [Wanted(tokens.phrases[row], calibration.presence_among) for row in others]
+        return self._decode_said(canvas, wanted, torch.cat([shown, competing[len(shown) :]]), vectors)
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
@@ -230,17 +259,15 @@ class EmbeddedDecoder:
         """Every region that phrases and references may mean, with what speaks for it; see ``find_all``."""
         return find_all(self._views, canvas, logits, vectors, self._names)
 
-    def _decode_said(self, canvas: Canvas, phrases: Sequence[str], logits: Tensor, vectors: Tensor) -> MaskSet:
-        labels: list[str | None] = [*phrases, None][: len(logits)]
-        spoken = self._calibration.presence if len(phrases) == 1 else self._calibration.presence_among
+    def _decode_said(self, canvas: Canvas, wanted: Sequence[Wanted], logits: Tensor, vectors: Tensor) -> MaskSet:
+        """What maps ``(M, h, w)`` of what is wanted show, whose meanings are ``vectors (M, D)``."""
         found = self.find(canvas, logits, vectors)
         scores = [self._calibration.of_evidence(each.evidence) for each in found]
-        least = [SHOWN if labels[each.which] is None else spoken for each in found]
-        present = [k for k, score in enumerate(scores) if score >= least[k]]
+        present = [k for k, score in enumerate(scores) if score >= wanted[found[k].which].least]
         found, scores = [found[k] for k in present], [scores[k] for k in present]
         kept = best_of(found, scores, vectors)
         answers = [replace(sharpen(found[k].answer, canvas, NOT_DRAWN), quality=scores[k]) for k in kept]
-        return to_masks(answers, [labels[found[k].which] for k in kept], canvas)
+        return to_masks(answers, [wanted[found[k].which].label for k in kept], canvas)
 
 
 def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:

@@ -1,0 +1,69 @@
+"""What a team accepts changes the next pre-annotation, over HTTP; what it takes back is as if it had never been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from backend.assemble import Parts
+from tests.backend.annotator import CONFIG, Annotator, click, found
+
+
+def preannotated(client: TestClient, image: Path, number: int) -> list[dict[str, Any]]:
+    """The regions that Label Studio is given when it asks about a task."""
+    task = {"id": number, "data": {"image": str(image)}}
+    body = {"tasks": [task], "project": "1.17", "label_config": CONFIG}
+    (answer,) = client.post("/predict", json=body).json()["results"]
+    return list(answer["result"])
+
+
+def deleted(client: TestClient, *annotations: int) -> None:
+    event = {"action": "ANNOTATIONS_DELETED", "project": {"id": 1}, "annotations": [{"id": each} for each in annotations]}
+    assert client.post("/webhook", json=event).status_code == 201
+
+
+def test_what_was_accepted_is_found_on_the_next_task_under_its_label(client: TestClient, parts: Parts, folder: Path) -> None:
+    before = preannotated(client, folder / "b.png", 2)
+    assert before == [], "neither word is a colour"
+    first = Annotator(client, folder / "a.png", 1)
+    first.drawn = [first.ask(click(*at, label=label))[0] for at, label in (((35, 45), "Ball"), ((130, 40), "Box"))]
+    first.submit()
+    parts.webhooks.wait()
+    assert found(preannotated(client, folder / "b.png", 2)) == [
+        ("Ball", "left mirrored"),
+        ("Ball", "right mirrored"),
+        ("Box", "blue mirrored"),
+    ], "both red discs, though one alone was accepted, and the blue square; not the green one"
+    deleted(client, 10)
+    parts.webhooks.wait()
+    assert preannotated(client, folder / "b.png", 2) == before
+
+
+def test_nobody_learns_from_the_task_that_is_asked_about(client: TestClient, parts: Parts, folder: Path) -> None:
+    first = Annotator(client, folder / "a.png", 1)
+    first.drawn = first.ask(click(35, 45))
+    first.submit()
+    parts.webhooks.wait()
+    assert preannotated(client, folder / "a.png", 1) == []
+
+
+def test_an_image_that_is_gone_costs_what_it_taught_and_no_answer(client: TestClient, parts: Parts, folder: Path) -> None:
+    first = Annotator(client, folder / "a.png", 1)
+    first.drawn = first.ask(click(35, 45))
+    first.submit()
+    parts.webhooks.wait()
+    (folder / "a.png").unlink()
+    parts.learning.wait()
+    assert preannotated(client, folder / "b.png", 2) == []
+
+
+def test_what_examples_showed_is_kept_for_the_next_process(folder: Path, client: TestClient, parts: Parts) -> None:
+    first = Annotator(client, folder / "a.png", 1)
+    first.drawn = first.ask(click(35, 45))
+    first.submit()
+    parts.webhooks.wait()
+    there = preannotated(client, folder / "b.png", 2)
+    assert len(there) == 2
+    assert list((folder / "home" / "examples").glob("*.places"))
