@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from backend import __version__
+from backend.background import wait_for
 from backend.bulk.jobs import Jobs
 from backend.bulk.run import BulkContext
-from backend.bulk.work import PatientImages, wait_for
+from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine, EngineHandle, EngineOptions
 from backend.engines.catalogue import find_engine, find_refiner

@@ -1,4 +1,4 @@
-"""Background work: one thread that takes items from a bounded queue, begun by the first of them."""
+"""Background work: a thread that takes items from a bounded queue, steps that overlap, and waiting for a service."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Generic, TypeVar
 
-from backend.values.errors import MaskloomError
+from backend.values.errors import MaskloomError, RemoteError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Worker(Generic[T]):
@@ -83,3 +87,39 @@ class Worker(Generic[T]):
                 with self._lock:
                     self._bytes -= self._size_of(item)
                 self._queue.task_done()
+
+
+def overlap(pool: Executor, work: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:
+    """The results of ``work`` on items, in the order in which they become ready, with at most ``depth`` items under way.
+
+    Nothing is taken from ``items`` while that many are: a slow consumer holds up what comes before it.
+    """
+    under_way: set[Future[B]] = set()
+    for item in items:
+        under_way.add(pool.submit(work, item))
+        if len(under_way) >= depth:
+            wait(under_way, return_when=FIRST_COMPLETED)
+        if ready := next((future for future in under_way if future.done()), None):
+            under_way.remove(ready)
+            yield ready.result()
+    while under_way:
+        done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+        yield from (future.result() for future in done)
+
+
+class AwayError(RemoteError):
+    """Label Studio is away for longer than a run waits for it: that ends the run, and costs no image."""
+
+
+def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float) -> None:
+    """Return when Label Studio answers, at once if it does. Raises AwayError when patience is over, or when there is a stop."""
+    if is_up():
+        return
+    log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
+    started = time.monotonic()
+    while not is_up():
+        waited = time.monotonic() - started
+        if waited > patience_s:
+            raise AwayError(f"Label Studio did not answer for {waited:.0f} s; run the same command again when it is back")
+        if stop.wait(1.0):
+            raise AwayError("stopped while Label Studio did not answer; run the same command again when it is back")

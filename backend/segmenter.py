@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import torch
 
@@ -295,3 +295,12 @@ def ask_for(vocabulary: Vocabulary) -> PromptSet:
     """Every phrase of every label as a text prompt."""
     phrases = dict.fromkeys(phrase for entry in vocabulary.entries for phrase in entry.phrases)
     return PromptSet(tuple(TextPrompt(phrase) for phrase in phrases))
+
+
+class EngineSource(Protocol):
+    """The engine, loaded when it is first needed; its version can be told before."""
+
+    @property
+    def version(self) -> str: ...
+
+    def segmenter(self) -> Segmenter: ...

@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from backend.assemble import bulk_context
-from backend.bulk.recipe import FolderRecipe, Form, ItemResult, Target, TaskRecipe
+from backend.bulk.recipe import BulkJob, FolderRecipe, TaskRecipe
 from backend.bulk.run import BulkContext, Run
-from backend.bulk.spec import BulkJob, FolderSource, JobSpec, resolve
+from backend.bulk.spec import FolderSource, JobSpec, resolve
+from backend.bulk.values import Form, ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.images import Media, MediaOptions
 from backend.labelstudio.shapes import painted as rle

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -86,28 +86,30 @@ def module_name(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_at_once(statements: list[ast.stmt]) -> Iterator[str]:
-    """What is imported while a module is imported: nothing within functions, and nothing for the type checker alone."""
+def imported_at_once(statements: list[ast.stmt], modules: Container[str]) -> Iterator[str]:
+    """What is imported while a module is imported: nothing within functions, and nothing for the type checker alone.
+
+    ``from package import name`` imports the module ``name`` where there is one, and else the package itself.
+    """
     for statement in statements:
         if isinstance(statement, ast.Import):
             yield from (name.name for name in statement.names)
         elif isinstance(statement, ast.ImportFrom) and statement.module:
-            yield statement.module
-            yield from (f"{statement.module}.{name.name}" for name in statement.names)
+            full = (f"{statement.module}.{name.name}" for name in statement.names)
+            yield from (name if name in modules else statement.module for name in full)
         elif (isinstance(statement, ast.If) and "TYPE_CHECKING" not in ast.unparse(statement.test)) or isinstance(
             statement, ast.Try
         ):
-            yield from imported_at_once([*statement.body, *statement.orelse])
+            yield from imported_at_once([*statement.body, *statement.orelse], modules)
 
 
 def import_chain() -> list[str]:
-    """The modules of the longest chain of imports. Packages count where one imports from the package itself."""
+    """The modules of the longest chain of imports."""
     files = {module_name(file): file for file in sources()}
-    imports: dict[str, set[str]] = {}
-    for module, file in files.items():
-        named = set(imported_at_once(ast.parse(file.read_text(encoding="utf-8")).body)) & files.keys()
-        roads = {name for name in named if any(other.startswith(f"{name}.") for other in named)}
-        imports[module] = named - roads - {module}
+    imports = {
+        module: set(imported_at_once(ast.parse(file.read_text(encoding="utf-8")).body, files)) & files.keys() - {module}
+        for module, file in files.items()
+    }
     chains: dict[str, list[str]] = {}
 
     def chain(module: str) -> list[str]:

@@ -4,6 +4,7 @@ does not type-check."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
@@ -283,3 +284,23 @@ def _cover_lies_inside(prompt: DrawnPrompt, size: Size) -> bool:
     points = _anchor(prompt)
     low, high = points.min(axis=0), points.max(axis=0)
     return bool((high >= 0).all() and low[0] <= size.width and low[1] <= size.height)
+
+
+_NEGATION = re.compile(r"^\s*(?:not|no|without|except|-|!)\s+(?:an?\s+|the\s+)?(?P<phrase>\S.*)$", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*[,;\n]\s*|\.\s+|\.\s*$")
+
+
+def read_phrases(text: str) -> tuple[TextPrompt, ...]:
+    """A typed line as text prompts: phrases are separated by commas, semicolons, full stops or lines, and one that
+    begins with "not", "no", "without" or "except" is negative ("cup, not the saucer").
+    """
+    prompts = []
+    for part in split_phrases(text):
+        negation = _NEGATION.match(part)
+        prompts.append(TextPrompt(negation["phrase"], positive=False) if negation else TextPrompt(part))
+    return tuple(dict.fromkeys(prompts))
+
+
+def split_phrases(text: str) -> list[str]:
+    """The parts of a typed line between commas, semicolons, full stops and lines."""
+    return list(filter(None, map(str.strip, _SEPARATOR.split(text))))

@@ -6,11 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from prompts.kinds import TextPrompt
-
-_NEGATION = re.compile(r"^\s*(?:not|no|without|except|-|!)\s+(?:an?\s+|the\s+)?(?P<phrase>\S.*)$", re.IGNORECASE)
-_SEPARATOR = re.compile(r"\s*[,;\n]\s*|\.\s+|\.\s*$")
-
 
 @dataclass(frozen=True, slots=True)
 class LabelPhrases:
@@ -60,22 +55,6 @@ def in_words(name: str) -> str:
     """A label name as a person would say it: ``traffic_light`` and ``TrafficLight`` become ``traffic light``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return re.sub(r"[\s_\-/]+", " ", spaced).strip().lower()
-
-
-def read_phrases(text: str) -> tuple[TextPrompt, ...]:
-    """A typed line as text prompts: phrases are separated by commas, semicolons, full stops or lines, and one that
-    begins with "not", "no", "without" or "except" is negative ("cup, not the saucer").
-    """
-    prompts = []
-    for part in split_phrases(text):
-        negation = _NEGATION.match(part)
-        prompts.append(TextPrompt(negation["phrase"], positive=False) if negation else TextPrompt(part))
-    return tuple(dict.fromkeys(prompts))
-
-
-def split_phrases(text: str) -> list[str]:
-    """The parts of a typed line between commas, semicolons, full stops and lines."""
-    return list(filter(None, map(str.strip, _SEPARATOR.split(text))))
 
 
 def fill_templates(phrase: str, templates: Sequence[str]) -> list[str]:

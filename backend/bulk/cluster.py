@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.assemble import bulk_images, bulk_settings, engine_handle
-from backend.bulk.recipe import ItemResult, Recipe
+from backend.bulk.recipe import Recipe
+from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, SetupError

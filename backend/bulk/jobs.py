@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from backend.bulk.recipe import FoundRegion, ItemResult, Target
+from backend.bulk.recipe import BulkJob
 from backend.bulk.run import BulkContext, Progress, Run, run_page
-from backend.bulk.spec import BulkJob, JobSpec, Selection, resolve
+from backend.bulk.spec import JobSpec, Selection, resolve
+from backend.bulk.values import FoundRegion, ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions

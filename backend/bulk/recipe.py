@@ -1,8 +1,4 @@
-"""What is asked about the images of a run's items, and what a run knows about its target and its items.
-
-The images of a folder are asked about directly, those of tasks as Label Studio would ask. All of it are plain values that
-travel between threads, processes and machines.
-"""
+"""What is asked about the images of a run's items: those of a folder directly, those of tasks as Label Studio would ask."""
 
 from __future__ import annotations
 
@@ -10,113 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
-from pycocotools import mask as coco
-
+from backend.bulk.values import Form, Sink, Source
 from backend.labelstudio.config import read_config
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
-from backend.stores.ledger import Item
+from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import ConfigError, RequestError
-from backend.values.masks import RunLengths
-from prompts.geometry import BoolArray, Size
 from prompts.phrases import LabelPhrases, Vocabulary
-
-
-class Target(StrEnum):
-    """Where the results go."""
-
-    PREDICTIONS = "predictions"
-    IMPORT = "import"
-    COCO = "coco"
-    YOLO = "yolo"
-    PNG = "png"
-
-
-class Form(StrEnum):
-    """What a sink needs of a result."""
-
-    PREDICTION = "prediction"
-    MASKS = "masks"
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRegion:
-    """One region: its box is ``(x, y, width, height)`` in pixels, ``rle`` COCO's compressed run lengths where asked for."""
-
-    label: str
-    score: float
-    pixels: int
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
-    rle: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ItemResult:
-    """An item with what was found on it, or with the reason why nothing could be."""
-
-    item: Item
-    size: Size | None = None
-    regions: Sequence[FoundRegion] = ()
-    prediction: Mapping[str, Any] = field(default_factory=dict)
-    thumbnail: bytes = b""
-    failure: str = ""
-
-    @property
-    def least_score(self) -> float:
-        """The score of the least certain region; 0 when nothing was found."""
-        return min((region.score for region in self.regions), default=0.0)
-
-
-class Sink(Protocol):
-    """A target, which can be given the same result twice and keeps it once. ``name`` tells a person, and the ledger, which:
-    what is written under one name replaces what was there.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def form(self) -> Form:
-        """What it needs of a result."""
-        ...
-
-    def arrived(self, keys: Sequence[str]) -> set[str]:
-        """Of results that may or may not have been written before the last process ended, those that were."""
-        ...
-
-    def remove(self, keys: Sequence[str]) -> None:
-        """Take away the earlier results of items that are done anew."""
-        ...
-
-    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
-        """Write results so that they last; the reasons for those that the target does not take, by key.
-
-        Raises MaskloomError when the target cannot be written to at all.
-        """
-        ...
-
-    def finish(self) -> str:
-        """Put together what was written; says where it is."""
-        ...
-
-
-def encode_mask(runs: RunLengths) -> str:
-    """COCO's compressed run lengths of a mask."""
-    return runs.coco_counts()
-
-
-def decode_mask(rle: str, size: Size) -> BoolArray:
-    """The mask ``(H, W)`` of COCO's compressed run lengths."""
-    mask: BoolArray = coco.decode({"size": [size.height, size.width], "counts": rle.encode("ascii")}).astype(np.bool_)
-    return mask
-
 
 Aliases = tuple[tuple[str, tuple[str, ...]], ...]
 """Labels as they were typed, each with the further phrases that find it."""
@@ -289,3 +190,15 @@ def _digest(recipe: Mapping[str, Any], parts: Sequence[str]) -> str:
 
 def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkJob:
+    """A job with everything found that its spec names."""
+
+    source: Source
+    sink: Sink
+    recipe: Recipe
+    identity: RunIdentity
+    limit: int | None = None
+    again: bool = False

@@ -14,12 +14,12 @@ from itertools import islice
 from typing import Any
 
 from backend import pictures as pages
-from backend.bulk.recipe import ItemResult
-from backend.bulk.spec import BulkJob
-from backend.bulk.work import overlap
+from backend.background import overlap
+from backend.bulk.recipe import BulkJob
+from backend.bulk.values import ItemResult
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
-from backend.serving.service import EngineSource
+from backend.segmenter import EngineSource
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunRow, in_batches
 from backend.values.errors import MaskloomError, SetupError, StoreError

@@ -13,24 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
-from backend.bulk.recipe import (
-    Aliases,
-    FolderRecipe,
-    Form,
-    Recipe,
-    Sink,
-    Target,
-    TaskRecipe,
-    check_labels,
-    config_for,
-    labels_to_find,
-)
-from backend.bulk.sinks.files import png_folder, yolo_folder
-from backend.bulk.sinks.lines import coco_file, import_file
+from backend.bulk.recipe import Aliases, BulkJob, FolderRecipe, Recipe, TaskRecipe, check_labels, config_for, labels_to_find
+from backend.bulk.sinks.files import coco_file, import_file, png_folder, yolo_folder
 from backend.bulk.sinks.studio import StudioSink
+from backend.bulk.values import Form, Sink, Source, Target
 from backend.images import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask
 from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params
@@ -38,17 +27,6 @@ from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import RequestError, SetupError
 
 log = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """A list of items; ``name`` tells a person, and the ledger, which."""
-
-    @property
-    def name(self) -> str: ...
-
-    def items(self) -> Iterator[Item]:
-        """Every item, once, in an order that does not change."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -185,18 +163,6 @@ class JobSpec:
     def folder(self) -> Path | None:
         """The folder of images; None where the source is a project."""
         return None if self.source.isdecimal() else Path(self.source).expanduser().resolve()
-
-
-@dataclass(frozen=True, slots=True)
-class BulkJob:
-    """A job with everything found that its spec names."""
-
-    source: Source
-    sink: Sink
-    recipe: Recipe
-    identity: RunIdentity
-    limit: int | None = None
-    again: bool = False
 
 
 def resolve(spec: JobSpec, version: str, studio: Callable[[], LabelStudio], stop: threading.Event) -> BulkJob:

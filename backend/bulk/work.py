@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from backend.bulk.recipe import Form, FoundRegion, ImageRequest, ItemResult, Recipe, encode_mask
+from backend.background import AwayError, overlap
+from backend.bulk.recipe import ImageRequest, Recipe
+from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images import ImageSource
-from backend.labelstudio.answer import Names, write_prediction, write_together
+from backend.labelstudio.answer import Names, names_of, write_prediction, write_together
+from backend.labelstudio.project_options import question_about
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
-from backend.serving.preannotate import question_about
-from backend.serving.service import names_of
 from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
@@ -26,10 +25,6 @@ from backend.values.session import Question, Round
 from prompts.kinds import KeyedImage, PromptError
 
 log = logging.getLogger(__name__)
-
-
-class AwayError(RemoteError):
-    """Label Studio is away for longer than a run waits for it: that ends the run, and costs no image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +90,9 @@ class Worker:
         try:
             masks = [self._recipe.options.apply(done.masks) for done in rounds if isinstance(done, Round)]
             pairs = zip(masks, loaded.requests, strict=True)
-            return SegmentedItem(loaded, masks, [names_of(m, r, segmenter) for m, r in pairs if isinstance(r, TaskRequest)])
+            return SegmentedItem(
+                loaded, masks, [names_of(m, r, segmenter.rank_names) for m, r in pairs if isinstance(r, TaskRequest)]
+            )
         except Exception as error:
             return _failed(loaded.item, error)
 
@@ -144,20 +141,6 @@ class PatientImages:
         self._images.close()
 
 
-def wait_for(is_up: Callable[[], bool], stop: threading.Event, patience_s: float) -> None:
-    """Return when Label Studio answers, at once if it does. Raises AwayError when patience is over, or when there is a stop."""
-    if is_up():
-        return
-    log.warning("Label Studio does not answer; waiting for it, for at most %.0f s", patience_s)
-    started = time.monotonic()
-    while not is_up():
-        waited = time.monotonic() - started
-        if waited > patience_s:
-            raise AwayError(f"Label Studio did not answer for {waited:.0f} s; run the same command again when it is back")
-        if stop.wait(1.0):
-            raise AwayError("stopped while Label Studio did not answer; run the same command again when it is back")
-
-
 def _found(masks: MaskSet, row: int, form: Form) -> FoundRegion:
     runs = masks.masks.runs[row]
     box = runs.box or (0, 0, 0, 0)
@@ -177,10 +160,6 @@ def _failed(item: Item, error: Exception) -> ItemResult:
     return ItemResult(item, failure=f"Maskloom failed on it: {type(error).__name__}: {error}")
 
 
-A = TypeVar("A")
-B = TypeVar("B")
-
-
 @dataclass(frozen=True, slots=True)
 class PipelineLimits:
     """How much is under way at once. Memory holds at most ``ahead`` images and ``behind`` sets of masks, and one batch."""
@@ -198,21 +177,3 @@ def process(worker: Worker, items: Iterable[Item], version: str, limits: Pipelin
         loaded = overlap(loaders, worker.load, items, limits.ahead)
         segmented = (each for batch in in_batches(loaded, limits.batch) for each in worker.segment(batch))
         yield from overlap(writers, partial(worker.write, version=version), segmented, limits.behind)
-
-
-def overlap(pool: Executor, work: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:
-    """The results of ``work`` on items, in the order in which they become ready, with at most ``depth`` items under way.
-
-    Nothing is taken from ``items`` while that many are: a slow consumer holds up what comes before it.
-    """
-    under_way: set[Future[B]] = set()
-    for item in items:
-        under_way.add(pool.submit(work, item))
-        if len(under_way) >= depth:
-            wait(under_way, return_when=FIRST_COMPLETED)
-        if ready := next((future for future in under_way if future.done()), None):
-            under_way.remove(ready)
-            yield ready.result()
-    while under_way:
-        done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-        yield from (future.result() for future in done)

@@ -19,10 +19,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from backend.assemble import bulk_context
-from backend.bulk.recipe import ItemResult, Target
+from backend.bulk.recipe import BulkJob
 from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of, preview_page, run_page
-from backend.bulk.spec import BulkJob, JobSpec, Selection, resolve
+from backend.bulk.spec import JobSpec, Selection, resolve
+from backend.bulk.values import ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.cli.terminal import console, read_settings, say, say_error, write_text
 from backend.labelstudio.project_options import PreannotationOptions
@@ -32,6 +32,13 @@ from backend.values.settings import Settings
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
+
+
+def open_context(settings: Settings, root: Path | None, stop: threading.Event | None = None) -> BulkContext:
+    """What the runs of this process share; put together only when a command runs, so that others start at once."""
+    from backend.assemble import bulk_context
+
+    return bulk_context(settings, root, stop or threading.Event())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
     if options.resume and spec.again:
         raise RequestError("--resume goes on, --force begins anew; choose one")
     stop = threading.Event()
-    context = bulk_context(settings, spec.folder, stop)
+    context = open_context(settings, spec.folder, stop)
     with closing(context.images):
         job = resolve(spec, context.engine.version, context.studio, stop)
         command = _Command(settings, context, job, spec.folder, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from backend.assemble import bulk_context
 from backend.bulk.run import BulkContext
+from backend.cli.bulk import open_context
 from backend.cli.terminal import read_settings, say, write_text
 from backend.evaluation.metrics import Assumptions, quality
 from backend.evaluation.report import Clicking, Comparison, compare, eval_page, numbers
@@ -46,7 +45,7 @@ def judge(asked: Comparing, assumed: Assumptions, settings: Settings, report: Pa
     """Compare predictions with the truth and write what was found. Raises RequestError when there is nothing to compare."""
     if asked.root is not None and asked.predictions is None:
         raise RequestError("a COCO file of truth needs --predictions, a COCO file of predictions")
-    context = bulk_context(settings, asked.root, threading.Event())
+    context = open_context(settings, asked.root)
     with closing(context.images):
         found = _compared(asked, context)
     write_text(report, eval_page(found, f"Maskloom evaluation of {asked.truth}", assumed), "--report")
@@ -116,7 +115,7 @@ def rank(
     show: Annotated[int, typer.Option(min=0, help="Print so many tasks.")] = 20,
 ) -> None:
     """Say which predictions a person should look at first, and let Label Studio sort by it."""
-    context = bulk_context(read_settings(url, token), None, threading.Event())
+    context = open_context(read_settings(url, token), None)
     reviewing = Reviewing(context.studio(), project, version, context.images)
     with closing(context.images):
         found = reviewing.ranked()

@@ -29,8 +29,8 @@ from prompts.kinds import (
     PromptError,
     PromptSet,
     ReferencePrompt,
+    read_phrases,
 )
-from prompts.phrases import read_phrases
 
 if TYPE_CHECKING:
     from backend.segmenter import Segmenter

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from backend.labelstudio.config import ControlTag, ImageLabels, read_config
 from backend.labelstudio.request.context import MESSAGE_SIGN
-from backend.labelstudio.request.examples import OURS
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
 from backend.labelstudio.shapes import SHAPES
+from backend.labelstudio.shapes.base import OURS
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
+from prompts.phrases import Vocabulary
 
 Json = dict[str, Any]
 Choice = tuple[ControlTag, ControlTag | None, str]
 """The control that draws a region, the one that labels it if one does, and the label there."""
 Names = Mapping[str, Sequence[Sequence[str]]]
 """For each Choices and Taxonomy that names regions, by the tag's name, the names of each row, the likeliest first."""
+Ranking = Callable[[MaskSet, Vocabulary], Sequence[Sequence[str]]]
+"""For each mask the names of a vocabulary, the likeliest first."""
 
 NO_NAMES: Names = MappingProxyType({})
 
@@ -45,6 +48,11 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, pref
     if undrawn and not result:
         return write_message(task, f"no tag of the labelling config draws regions labelled {sorted(undrawn)}", model_version)
     return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
+
+
+def names_of(masks: MaskSet, task: TaskRequest, rank: Ranking) -> Names:
+    """For each tag of the labelling config that names regions the names of every row, as ``rank`` has them."""
+    return {naming.name: rank(masks, naming.vocabulary) for naming in task.labels.namings}
 
 
 def write_empty(model_version: str) -> Json:

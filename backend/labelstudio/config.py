@@ -11,9 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from backend.labelstudio.naming import Naming, read_naming, read_role
-from backend.labelstudio.shapes import SHAPES
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.naming import Naming, read_naming
+from backend.labelstudio.shapes.base import SHAPE_NAMES, Role, read_role
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
@@ -320,8 +319,8 @@ def _label_entry(found: Mapping[str, str]) -> LabelEntry:
 
 def _read_output(found: Mapping[str, str]) -> str:
     said = found.get(OUTPUT_ATTRIBUTE, "").strip().lower()
-    if said and said not in SHAPES:
-        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(SHAPES)}")
+    if said and said not in SHAPE_NAMES:
+        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(SHAPE_NAMES)}")
     return said
 
 

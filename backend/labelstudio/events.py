@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.request.examples import RegionMark, examples_of, regions_of, saved_at
-from backend.labelstudio.shapes import covers_pixels, size_of_item
-from backend.labelstudio.shapes.base import mappings, region_id
+from backend.labelstudio.request.examples import examples_of
+from backend.labelstudio.shapes import RegionMark, covers_pixels, size_of_item
+from backend.labelstudio.shapes.base import mappings, region_id, regions_of, saved_at
 from backend.values.errors import RequestError
 from backend.values.masks import NOTHING_DRAWN, RunLengths
 from backend.values.session import Example, Submission, Verdict

@@ -1,4 +1,4 @@
-"""The attribute ``maskloom``: roles of labels and tools, and Choices and Taxonomies that name single regions."""
+"""Choices and Taxonomies that name single regions: what their attribute ``maskloom`` makes of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.shapes.base import ATTRIBUTE
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary, in_words
 
-ATTRIBUTE = "maskloom"
-"""What a tag or a label is for: a role, or for Choices and Taxonomies ``names``."""
 NAMES = "names"
 """The value of the attribute that makes a ``perRegion`` tag name regions; without it the tag is left alone."""
 TOP_ATTRIBUTE = "maskloom-top"
@@ -55,17 +53,6 @@ class Naming:
         first = found[0] if isinstance(found, list) and found else None
         path = tuple(str(step) for step in first) if isinstance(first, list) else (str(first),)
         return BETWEEN.join(path) if path in self.paths else None
-
-
-def read_role(attributes: Mapping[str, str]) -> Role | None:
-    """The role that a tag's attributes give; None when they give none. Raises ConfigError for one that does not exist."""
-    said = attributes.get(ATTRIBUTE, "").strip().lower()
-    if not said:
-        return None
-    try:
-        return Role(said)
-    except ValueError:
-        raise ConfigError(f"the labelling config says {ATTRIBUTE}={said!r}; it can be {', '.join(Role)}") from None
 
 
 def read_naming(element: Element, found: Mapping[str, str]) -> Naming | None:

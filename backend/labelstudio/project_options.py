@@ -19,6 +19,10 @@ import numpy as np
 from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import ConfigError
 from backend.values.masks import Masks, MaskSet, RunLengths, best_first, keep_best, overlaps
+from backend.values.session import ForEverything, ForNames
+from prompts.examples import LabelMemory
+from prompts.kinds import KeyedImage
+from prompts.phrases import Vocabulary
 
 ANY_LABEL = "*"
 LEAST_LEFT = 0.5
@@ -209,3 +213,15 @@ def _names(found: Any) -> frozenset[str]:
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise ConfigError("extra parameters: expected a list of labels under 'stuff'")
     return frozenset(found)
+
+
+def question_about(
+    vocabulary: Vocabulary, image: KeyedImage, wanted: PreannotationOptions, learnt: tuple[LabelMemory, ...] = ()
+) -> ForNames | ForEverything:
+    """The question about an image on which nothing was drawn or typed, with what is ``learnt`` about the labels.
+
+    Whoever asks answers with ``wanted.apply`` of the masks and with ``names_of`` them.
+    """
+    if wanted.mode is Mode.EVERYTHING:
+        return ForEverything(image, vocabulary, learnt)
+    return ForNames(image, vocabulary, learnt)

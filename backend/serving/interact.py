@@ -16,13 +16,15 @@ import numpy as np
 from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
 from backend.labeling import drop_known
+from backend.labelstudio.answer import names_of
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes import Mark
 from backend.labelstudio.shapes.marks import BoxMark, PointMark
+from backend.segmenter import EngineSource
 from backend.serving.history import History, NewNotes
-from backend.serving.service import EngineSource, Finding, Found, failure_of, names_of, segment
+from backend.serving.service import Finding, Found, failure_of, segment
 from backend.stores.sessions import Note
 from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
@@ -68,7 +70,7 @@ class Interactor:
         version = segmenter.engine.version
         self._history.remember_round(task, NewNotes(notes_of(task, seen), seen), version, done)
         masks = drop_known(done.masks, _finished(task, image))
-        return Finding(version, (Found(task, masks, names_of(masks, task, segmenter)),), wanted.form)
+        return Finding(version, (Found(task, masks, names_of(masks, task, segmenter.rank_names)),), wanted.form)
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:
         memory = self._history.last_answer(task, self._engine.version, prompts)

@@ -6,32 +6,19 @@ import logging
 
 from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
-from backend.labelstudio.project_options import Mode, PreannotationOptions, ProjectOptions
+from backend.labelstudio.answer import names_of
+from backend.labelstudio.project_options import ProjectOptions, question_about
 from backend.labelstudio.request.request import PreannotationRequest
+from backend.segmenter import EngineSource
 from backend.serving.learning import NOTHING_LEARNT, Learning, Learnt
-from backend.serving.service import EngineSource, Finding, Found, failure_of, names_of, segment
-from backend.values.session import ForEverything, ForNames
+from backend.serving.service import Finding, Found, failure_of, segment
 from prompts.examples import LabelMemory
-from prompts.kinds import KeyedImage
-from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)
 
 MOST_KEPT_BYTES = 64 << 20
 KEPT_LIFETIME_S = 600.0
 """When a batch is cut at the deadline, Label Studio asks for its tasks again one by one: those already answered are kept."""
-
-
-def question_about(
-    vocabulary: Vocabulary, image: KeyedImage, wanted: PreannotationOptions, learnt: tuple[LabelMemory, ...] = ()
-) -> ForNames | ForEverything:
-    """The question about an image on which nothing was drawn or typed, with what is ``learnt`` about the labels.
-
-    Whoever asks answers with ``wanted.apply`` of the masks and with ``names_of`` them.
-    """
-    if wanted.mode is Mode.EVERYTHING:
-        return ForEverything(image, vocabulary, learnt)
-    return ForNames(image, vocabulary, learnt)
 
 
 class Preannotator:
@@ -72,7 +59,7 @@ class Preannotator:
                 image = self._images.load(each.image_url, each.project, each.task_id or None)
                 done, segmenter = segment(self._engine, question_about(each.vocabulary, image, wanted, taught))
                 masks = wanted.apply(done.masks)
-                found.append(Found(each, masks, names_of(masks, each, segmenter)))
+                found.append(Found(each, masks, names_of(masks, each, segmenter.rank_names)))
                 version = segmenter.engine.version
             except Exception as error:
                 failures.append(failure_of(error, each))

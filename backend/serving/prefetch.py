@@ -12,7 +12,7 @@ from backend.background import Worker
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
-from backend.serving.service import EngineSource
+from backend.segmenter import EngineSource
 
 MOST_WAITING = 8
 MOST_KNOWN = 1_000

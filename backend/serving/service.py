@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from backend.labelstudio.answer import Names, write_failure, write_message, write_prediction, write_refusal, write_together
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
-from backend.segmenter import Segmenter
+from backend.segmenter import EngineSource, Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.masks import MaskSet
 from backend.values.session import Question, Round
@@ -22,15 +22,6 @@ from prompts.kinds import PromptError
 log = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
-
-
-class EngineSource(Protocol):
-    """The engine, loaded when it is first needed; its version can be told before."""
-
-    @property
-    def version(self) -> str: ...
-
-    def segmenter(self) -> Segmenter: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,11 +72,6 @@ def segment(engine: EngineSource, question: Question) -> tuple[Round, Segmenter]
     if isinstance(done, MaskloomError):
         raise done
     return done, segmenter
-
-
-def names_of(masks: MaskSet, task: TaskRequest, segmenter: Segmenter) -> Names:
-    """For each tag of the labelling config that names regions the names of every row, the likeliest first."""
-    return {naming.name: segmenter.rank_names(masks, naming.vocabulary) for naming in task.labels.namings}
 
 
 def failure_of(error: Exception, task: TaskRequest) -> str:

@@ -51,8 +51,14 @@ def test_the_longest_chain_follows_what_is_imported_at_once(tree: Path) -> None:
 
 
 def test_imports_within_functions_and_for_the_type_checker_are_none() -> None:
-    assert "backend.third" not in set(house.imported_at_once(ast.parse(FIRST).body))
-    assert "backend.third.Thing" in set(house.imported_at_once(ast.parse(SECOND).body))
+    modules = {"backend.second", "backend.third"}
+    assert "backend.third" not in set(house.imported_at_once(ast.parse(FIRST).body, modules))
+    assert "backend.third" in set(house.imported_at_once(ast.parse(SECOND).body, modules))
+
+
+def test_a_name_that_a_package_gives_is_an_import_of_the_package_and_a_module_of_it_is_one_of_the_module() -> None:
+    body = ast.parse("from backend.room import door, Thing").body
+    assert list(house.imported_at_once(body, {"backend.room", "backend.room.door"})) == ["backend.room.door", "backend.room"]
 
 
 def test_files_lines_and_flat_modules_are_counted(tree: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import SHAPES, covers_pixels, mask_of, read_regions, read_smart
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.shapes.base import SHAPE_NAMES, Role
 from backend.values.errors import RequestError
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
@@ -75,6 +75,7 @@ def read_back(name: str, mask: BoolArray) -> BoolArray:
 
 def test_every_shape_says_here_what_it_keeps() -> None:
     assert KEPT.keys() == SHAPES.keys()
+    assert tuple(SHAPES) == SHAPE_NAMES
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

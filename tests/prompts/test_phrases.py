@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.kinds import TextPrompt
-from prompts.phrases import LabelPhrases, Vocabulary, fill_templates, in_words, read_phrases
+from prompts.kinds import TextPrompt, read_phrases
+from prompts.phrases import LabelPhrases, Vocabulary, fill_templates, in_words
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,202 @@
-"""Results as one file for each image: YOLO's polygons, or PNGs of label numbers."""
+"""Results as files: gathered in one (COCO, JSON for an import), or one for each image (YOLO's polygons, PNGs of label numbers).
+
+What is gathered is appended line by line, each of which lasts, and the lines become the file at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from backend.bulk.recipe import Form, ItemResult, decode_mask
-from backend.bulk.sinks.lines import disk_at, make_last
+from backend.bulk.values import Form, ItemResult, decode_mask
 from backend.labelstudio.shapes import outlined
 from backend.pictures import PALETTE
+from backend.stores.ledger import Item
+from backend.values.errors import SetupError
 from backend.values.masks import RunLengths
+
+Json = dict[str, Any]
+
+
+@contextmanager
+def disk_at(path: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a SetupError that says which, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SetupError(f"cannot write {path}: {reason}; make room or choose another place, then run again") from error
+
+
+def make_last(path: Path) -> None:
+    """Have the disk write a file, so that a loss of power does not take it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class LinesSink:
+    """A file made of lines: ``line`` turns a result into one, ``assemble`` turns the last line of every key into the file.
+
+    ``mark`` tells the lines of one command from those of another one that makes the same file.
+    """
+
+    path: Path
+    kind: str
+    form: Form
+    line: Callable[[ItemResult], Json]
+    assemble: Callable[[Iterator[tuple[str, Json]], IO[str]], None]
+    mark: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} file {self.path}, gathered in {self.parts.name}"
+
+    @property
+    def parts(self) -> Path:
+        """The lines so far; the next run of the same command adds to them, and no other command does: its labels may have
+        other numbers.
+        """
+        return self.path.with_name(f"{self.path.name}.{self.mark}.parts")
+
+    def arrived(self, keys: Sequence[str]) -> set[str]:
+        return set(keys) & {key for key, _ in self._lines()}
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Nothing to do: the last line of a key counts."""
+
+    def write(self, results: Sequence[ItemResult]) -> Mapping[str, str]:
+        lines = "".join(json.dumps([result.item.key, self.line(result)]) + "\n" for result in results).encode()
+        with disk_at(self.parts):
+            self.parts.parent.mkdir(parents=True, exist_ok=True)
+            with self.parts.open("ab") as file:
+                if file.seekable() and file.tell() and not _ends_with_newline(self.parts):
+                    file.write(b"\n")
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        return {}
+
+    def finish(self) -> str:
+        partial = self.path.with_name(f"{self.path.name}.new")
+        with disk_at(self.path):
+            if not self.parts.exists():
+                self.write([])
+            with partial.open("w", encoding="utf-8") as out:
+                self.assemble(self._last_lines(), out)
+            partial.replace(self.path)
+        return str(self.path)
+
+    def _lines(self) -> Iterator[tuple[str, int]]:
+        """The key and the offset of every whole line; one that a crash cut short is left out."""
+        if not self.parts.exists():
+            return
+        with self.parts.open("rb") as file:
+            offset = 0
+            for line in file:
+                try:
+                    key = json.loads(line)[0]
+                except (ValueError, IndexError, TypeError):
+                    key = None
+                if isinstance(key, str):
+                    yield key, offset
+                offset += len(line)
+
+    def _last_lines(self) -> Iterator[tuple[str, Json]]:
+        """Every key with its last line, by key: memory holds the keys, never the masks."""
+        last = dict(self._lines())
+        if not last:
+            return
+        with self.parts.open("rb") as file:
+            for key in sorted(last):
+                file.seek(last[key])
+                yield key, json.loads(file.readline())[1]
+
+
+def import_file(path: Path, data_of: Callable[[Item], Json], mark: str) -> LinesSink:
+    """Tasks with predictions as Label Studio imports them; ``data_of`` says what an item's ``data`` shall be there."""
+
+    def line(result: ItemResult) -> Json:
+        return {"data": data_of(result.item), "predictions": [dict(result.prediction)]}
+
+    def assemble(lines: Iterator[tuple[str, Json]], out: IO[str]) -> None:
+        _write_list(out, (task for _, task in lines))
+        out.write("\n")
+
+    return LinesSink(path, "import", Form.PREDICTION, line, assemble, mark)
+
+
+def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str], mark: str) -> LinesSink:
+    """COCO instances with scores (https://cocodataset.org/#format-data); masks are compressed run lengths, holes and parts
+    included. Categories are numbered from 1 in the order of the labels; ``name_of`` gives an image's ``file_name``.
+    """
+    numbers = {label: number for number, label in enumerate(labels, start=1)}
+
+    def line(result: ItemResult) -> Json:
+        if result.size is None:
+            raise ValueError(f"expected a result with a size, got none for {result.item.key}")
+        size = [result.size.height, result.size.width]
+        annotations = [
+            {
+                "category_id": numbers[region.label],
+                "segmentation": {"size": size, "counts": region.rle},
+                "bbox": list(region.box),
+                "area": region.pixels,
+                "score": region.score,
+                "iscrowd": 0,
+            }
+            for region in result.regions
+            if region.label in numbers
+        ]
+        return {"file_name": name_of(result.item), "size": size, "annotations": annotations}
+
+    def assemble(lines: Iterator[tuple[str, Json]], out: IO[str]) -> None:
+        found = list(_image_rows(lines, path.with_name(f"{path.name}.annotations")))
+        categories = [{"id": number, "name": label} for label, number in numbers.items()]
+        out.write(f'{{"info": {{"description": "made by Maskloom"}}, "categories": {json.dumps(categories)},\n"images": ')
+        _write_list(out, iter(found))
+        out.write(',\n"annotations": ')
+        with path.with_name(f"{path.name}.annotations").open(encoding="utf-8") as annotations:
+            _write_list(out, map(json.loads, annotations))
+        out.write("}\n")
+        path.with_name(f"{path.name}.annotations").unlink()
+
+    return LinesSink(path, "COCO", Form.MASKS, line, assemble, mark)
+
+
+def _image_rows(lines: Iterator[tuple[str, Json]], annotations: Path) -> Iterator[Json]:
+    """COCO's image rows; the annotations go to a file on the way, one in a line, numbered from 1."""
+    number = 0
+    with annotations.open("w", encoding="utf-8") as out:
+        for image, (_, row) in enumerate(lines, start=1):
+            for annotation in row["annotations"]:
+                number += 1
+                out.write(json.dumps({"id": number, "image_id": image, **annotation}) + "\n")
+            yield {"id": image, "file_name": row["file_name"], "height": row["size"][0], "width": row["size"][1]}
+
+
+def _write_list(out: IO[str], rows: Iterator[Json]) -> None:
+    out.write("[")
+    for place, row in enumerate(rows):
+        out.write((",\n" if place else "\n") + json.dumps(row))
+    out.write("\n]")
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
 
 log = logging.getLogger(__name__)
 

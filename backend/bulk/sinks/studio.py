@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from backend.bulk.recipe import Form, ItemResult
-from backend.bulk.work import wait_for
+from backend.background import wait_for
+from backend.bulk.values import Form, ItemResult
 from backend.labelstudio.api import LabelStudio, Prediction, is_up
 from backend.values.errors import RemoteError
 

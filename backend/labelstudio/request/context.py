@@ -10,14 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
-from backend.labelstudio.request import examples
-from backend.labelstudio.request.examples import RegionMark, TypedReference
-from backend.labelstudio.shapes import Mark, read_smart, shape_of
-from backend.labelstudio.shapes.base import OF_REFERENCES, Json, Role, label_of, read_value, region_id, region_kind
+from backend.labelstudio.shapes import Mark, RegionMark, TypedReference, read_smart, shape_of
+from backend.labelstudio.shapes.base import (
+    OF_REFERENCES,
+    Json,
+    Role,
+    label_of,
+    newest_draft,
+    read_value,
+    region_id,
+    region_kind,
+    regions_of,
+    saved_ids,
+    since_accepted,
+    submitted_ids,
+    used_ids,
+)
 from backend.labelstudio.shapes.marks import BoxMark, read_box, sign
 from backend.values.errors import RequestError
-from prompts.kinds import TextPrompt
-from prompts.phrases import LabelPhrases, Vocabulary, in_words, read_phrases, split_phrases
+from prompts.kinds import TextPrompt, read_phrases, split_phrases
+from prompts.phrases import LabelPhrases, Vocabulary, in_words
 
 _LIKE = re.compile(r"^(?:(?P<phrase>\S.*?)\s+)??like\s+(?P<whom>\S.*)$", re.IGNORECASE)
 _EVERYTHING = re.compile(r"^(?:(?:find|segment)\s+)?(?:all|every|everything|any)(?:\s+of\s+them)?$", re.IGNORECASE)
@@ -141,7 +153,7 @@ def current_marks(task: Json, labels: ImageLabels, page: int) -> list[tuple[str 
     those that can be nothing else.
     """
     found: list[tuple[str | None, Mark]] = []
-    items = examples.since_accepted(examples.regions_of(examples.newest_draft(task)))
+    items = since_accepted(regions_of(newest_draft(task)))
     twins = {region_id(item): label for item in items if item.get("type") == "labels" and (label := label_of(item))}
     for item in items:
         is_here = item.get("to_name") == labels.image.name and item.get("item_index") in (None, page)
@@ -167,7 +179,7 @@ def _prompting(items: Sequence[Json], config: LabelConfig, task: Json) -> Iterat
     Submitted regions are never prompts, and neither are those that were used, except the newest.
     """
     drawn = _each_once([item for item in items if _kind(item)])
-    submitted, used = examples.submitted_ids(task), examples.used_ids(task)
+    submitted, used = submitted_ids(task), used_ids(task)
     for item in drawn:
         if _kind(item) == "textarea":
             if _is_about_the_image(item, config):
@@ -189,7 +201,7 @@ def _each_once(items: Sequence[Json]) -> list[Json]:
 
 def _ambiguous(drawn: Sequence[Json], labels: ImageLabels, task: Json) -> list[Json]:
     """The rectangles that may be ordinary: a draft holds them already, and their tag can draw both kinds; never the newest."""
-    saved = examples.saved_ids(task)
+    saved = saved_ids(task)
     rectangles = (item for item in drawn[:-1] if _kind(item) == "rectangle" and region_id(item) in saved)
     return [item for item in rectangles if not _is_smart_only(item, labels)]
 

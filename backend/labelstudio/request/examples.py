@@ -1,19 +1,13 @@
-"""What a task already holds: its annotations, predictions and the annotator's draft, regions with a role, and examples.
-
-A region with a role says something about the object; "like this" and "like cup" mean examples.
-"""
+"""Regions with a role, what each says about the object, and the examples that "like this" and "like cup" mean."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 
 from backend.labelstudio.config import ImageLabels
-from backend.labelstudio.shapes import SHAPES, marks, mask_of, shape_of
+from backend.labelstudio.shapes import RegionMark, TypedReference, marks, shape_of
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
     OF_THE_OBJECT,
@@ -21,134 +15,19 @@ from backend.labelstudio.shapes.base import (
     Role,
     label_of,
     mappings,
-    read_value,
+    newest_draft,
     region_id,
-    region_kind,
+    regions_of,
+    since_accepted,
 )
 from backend.values.errors import RequestError
 from prompts.geometry import BoolArray, Size
-from prompts.kinds import Prompt, PromptError, PromptSet
-
-OURS = "mk_"
-"""What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
-
-
-def submitted_ids(task: Json) -> frozenset[str]:
-    """The ids of all regions in submitted annotations and in predictions."""
-    return frozenset(_ids(task, "annotations", "predictions"))
-
-
-def saved_ids(task: Json) -> frozenset[str]:
-    """The ids of all regions in drafts, which the page saves a few seconds after each change."""
-    return frozenset(_ids(task, "drafts"))
-
-
-def newest_draft(task: Json) -> Json:
-    """The draft that was saved last; empty when there is none."""
-    return max(mappings(task.get("drafts")), key=saved_at, default={})
-
-
-def saved_at(draft: Json) -> float:
-    """When a draft was saved, in seconds since 1970; 0 when it does not tell."""
-    try:
-        return datetime.fromisoformat(str(draft.get("updated_at"))).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def regions_of(holder: Json) -> list[Json]:
-    """The regions of a draft or an annotation, in the order in which they were made."""
-    return list(mappings(holder.get("result")))
-
-
-def since_accepted(regions: list[Json]) -> list[Json]:
-    """The regions that were made after the last accepted suggestion: earlier prompts have done their work."""
-    accepted = (place for place, region in enumerate(regions) if _is_accepted(region))
-    return regions[max(accepted, default=-1) + 1 :]
-
-
-def used_ids(task: Json) -> frozenset[str]:
-    """The ids of the regions of the newest draft that were made before the last accepted suggestion."""
-    regions = regions_of(newest_draft(task))
-    used = regions[: len(regions) - len(since_accepted(regions))]
-    return frozenset(region["id"] for region in used if isinstance(region.get("id"), str))
-
-
-def annotator(task: Json) -> str:
-    """Whose drafts came along, as Label Studio sends only those of whoever asks; empty when there are none."""
-    users = (str(draft["user"]) for draft in mappings(task.get("drafts")) if draft.get("user"))
-    return next(users, "")
-
-
-def _is_accepted(region: Json) -> bool:
-    """Whether a region was suggested by us and accepted; a message of ours in a TextArea is no answer."""
-    is_ours = str(region.get("id")).startswith(OURS) and region.get("type") != "textarea"
-    return is_ours and not str(region.get("origin")).startswith("prediction")
-
-
-def _ids(task: Json, *keys: str) -> Iterator[str]:
-    for key in keys:
-        for holder in mappings(task.get(key)):
-            yield from (region["id"] for region in mappings(holder.get("result")) if isinstance(region.get("id"), str))
-
-
-@dataclass(frozen=True, slots=True)
-class TypedReference:
-    """ "Like cup": what resembles the regions accepted under ``label`` is meant or, when it is None, the reference regions."""
-
-    label: str | None
-    positive: bool = True
-
+from prompts.kinds import Prompt
 
 log = logging.getLogger(__name__)
 
 MOST_HERE = 8
-LONGEST_ID = 40
 MOST_ELSEWHERE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class RegionMark:
-    """A region with a role; ``label`` is the class that it says, if any. Equal marks have the same role, label and shape."""
-
-    role: Role
-    label: str | None
-    digest: str
-    item: Json = field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, item: Json, role: Role, label: str | None) -> RegionMark:
-        """A region as what its role makes of it; ``label`` is its class."""
-        said = json.dumps([item.get("type"), read_value(item)], sort_keys=True, default=str)
-        return cls(role, label, hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=8).hexdigest(), item)
-
-    @property
-    def id(self) -> str:
-        return region_id(self.item)
-
-    @property
-    def short_id(self) -> str:
-        """The id or, where it is longer than those of Label Studio itself, a hash of it: imported ids may have any length."""
-        digest = hashlib.blake2b(self.id.encode(errors="surrogatepass"), digest_size=LONGEST_ID // 2)
-        return self.id if len(self.id) <= LONGEST_ID else digest.hexdigest()
-
-    def prompt(self, size: Size) -> Prompt | None:
-        """What it says about the object, in pixels; None for a region that covers no pixel.
-
-        Raises:
-            RequestError: the region cannot be read, or lies outside the image.
-        """
-        kind = region_kind(self.item)
-        try:
-            said = SHAPES[kind].prompt(read_value(self.item), size, self.role)
-            PromptSet((said,) if said is not None else ()).check_against(size)
-        except PromptError as error:
-            raise RequestError(f"a {kind} region lies outside the image of {size.width} x {size.height} pixels") from error
-        return said
-
-    def mask(self, size: Size) -> BoolArray:
-        """The pixels ``(H, W)`` that it covers. Raises RequestError when the region cannot be read."""
-        return mask_of(self.item, size)
 
 
 @dataclass(frozen=True, slots=True)

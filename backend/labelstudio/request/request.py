@@ -9,19 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
-from backend.labelstudio.request import examples
 from backend.labelstudio.request.context import Context, Typed, current_marks, read_context
 from backend.labelstudio.request.examples import (
     ReferenceRequest,
-    RegionMark,
     marks_of_the_object,
     prompts_of,
     reference_marks,
     reference_requests,
     result_marks,
 )
-from backend.labelstudio.shapes import Mark
-from backend.labelstudio.shapes.base import Json, Role, mappings
+from backend.labelstudio.shapes import Mark, RegionMark
+from backend.labelstudio.shapes.base import Json, Role, annotator, mappings, newest_draft, saved_at, saved_ids
 from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.values.errors import RequestError
 from prompts.geometry import Size
@@ -243,7 +241,7 @@ def _read_task(body: Json, task: Json) -> Request:
         project=project,
         task_id=task_id,
         image=image,
-        annotator=examples.annotator(task),
+        annotator=annotator(task),
         armed_label=context.armed_label,
         marks=context.marks,
         ambiguous=context.ambiguous,
@@ -275,8 +273,8 @@ def _draft(task: Json, context: Context) -> Draft:
     """Results are read only where more like them are wanted: a draft may hold hundreds of large masks."""
     are_results_wanted = context.references or context.typed.references
     return Draft(
-        examples.saved_at(examples.newest_draft(task)),
-        examples.saved_ids(task),
+        saved_at(newest_draft(task)),
+        saved_ids(task),
         tuple(current_marks(task, context.labels, context.page)),
         tuple(result_marks(task, context.labels, context.page)) if are_results_wanted else (),
     )

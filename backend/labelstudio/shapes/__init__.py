@@ -1,13 +1,17 @@
 """The table of shapes: for each tag that draws on images how it is read, how it is written, and what it says as a prompt.
 
-A tag's shape is three functions, in the module of its kind (painted, outlined, marked), and one row of ``SHAPES``; nothing else
+A tag's shape is its functions, in the module of its kind (painted, outlined, marks), and one row of ``SHAPES``; nothing else
 knows which tags there are.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from backend.labelstudio.shapes import marks, outlined, painted
 from backend.labelstudio.shapes.base import (
@@ -18,13 +22,14 @@ from backend.labelstudio.shapes.base import (
     mappings,
     read_number,
     read_value,
+    region_id,
     region_kind,
 )
 from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
-from prompts.kinds import Prompt
+from prompts.kinds import MaskPrompt, Prompt, PromptError, PromptSet, ScribblePrompt
 
 Mark = PointMark | BoxMark
 """A smart prompt in percent of the image, whose pixels need not be known yet."""
@@ -35,30 +40,33 @@ class Shape:
     """What one tag draws.
 
     ``read`` makes the mask ``(H, W)`` of a stored region's ``value``; ``write`` the values of a mask, none for an empty one;
-    ``prompt`` says what a drawn region means for the object at hand, None when it covers nothing. ``smart`` reads what the
-    tag's smart tool sends, None for an ordinary region; only some tags have one. A shape that ``covers`` nothing is a spot.
-    ``read``, ``prompt`` and ``smart`` raise RequestError for what cannot be read.
+    ``says`` what a drawn region means for the object at hand: a prompt, or the area that counts; without it that is what the
+    region covers. ``smart`` reads what the tag's smart tool sends, None for an ordinary region; only some tags have one. A
+    shape that ``covers`` nothing is a spot. ``read``, ``says`` and ``smart`` raise RequestError for what cannot be read.
     """
 
     read: Callable[[Json, Size], BoolArray]
     write: Callable[[RunLengths], list[ShapeValue]]
-    prompt: Callable[[Json, Size, Role], Prompt | None]
+    says: Callable[[Json, Size, Role], Prompt | BoolArray | None] | None = None
     smart: Callable[[Json], Mark | None] | None = None
     covers: bool = True
 
+    def prompt(self, value: Json, size: Size, role: Role) -> Prompt | None:
+        """What a drawn region means for the object at hand; None when it covers nothing."""
+        said = self.read(value, size) if self.says is None else self.says(value, size, role)
+        return area_prompt(said, role) if isinstance(said, np.ndarray) else said
+
 
 SHAPES: Mapping[str, Shape] = {
-    "brush": Shape(painted.read_brush, painted.write_brush, painted.prompt_brush),
+    "brush": Shape(painted.read_brush, painted.write_brush),
     "polygon": Shape(outlined.read_polygon, outlined.write_polygon, outlined.prompt_polygon),
-    "bitmask": Shape(painted.read_bitmask, painted.write_bitmask, painted.prompt_bitmask),
+    "bitmask": Shape(painted.read_bitmask, painted.write_bitmask),
     "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector),
     "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse),
     "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle, smart=marks.read_box),
     "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, smart=marks.read_point, covers=False),
 }
-"""Each shape under the type of its results without ``labels``; the one that says most about a mask, and is exported as most
-formats, first: a mask is written as the first shape that the labelling config has.
-"""
+"""Each shape under its name, in the order of ``SHAPE_NAMES``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,3 +128,65 @@ def read_smart(item: Json) -> Mark | None:
     """What a smart tool drew; None for an ordinary region. Raises RequestError when it has no usable coordinates."""
     shape = shape_of(item)
     return shape.smart(item) if shape is not None and shape.smart is not None else None
+
+
+def area_prompt(mask: BoolArray, role: Role) -> Prompt | None:
+    """What a covered area ``(H, W)`` says about the object; None when it covers nothing."""
+    if not mask.any():
+        return None
+    return MaskPrompt(mask) if role is Role.REFINE else ScribblePrompt(mask, role is not Role.AGAINST)
+
+
+LONGEST_ID = 40
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMark:
+    """A region with a role; ``label`` is the class that it says, if any. Equal marks have the same role, label and shape."""
+
+    role: Role
+    label: str | None
+    digest: str
+    item: Json = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, item: Json, role: Role, label: str | None) -> RegionMark:
+        """A region as what its role makes of it; ``label`` is its class."""
+        said = json.dumps([item.get("type"), read_value(item)], sort_keys=True, default=str)
+        return cls(role, label, hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=8).hexdigest(), item)
+
+    @property
+    def id(self) -> str:
+        return region_id(self.item)
+
+    @property
+    def short_id(self) -> str:
+        """The id or, where it is longer than those of Label Studio itself, a hash of it: imported ids may have any length."""
+        digest = hashlib.blake2b(self.id.encode(errors="surrogatepass"), digest_size=LONGEST_ID // 2)
+        return self.id if len(self.id) <= LONGEST_ID else digest.hexdigest()
+
+    def prompt(self, size: Size) -> Prompt | None:
+        """What it says about the object, in pixels; None for a region that covers no pixel.
+
+        Raises:
+            RequestError: the region cannot be read, or lies outside the image.
+        """
+        kind = region_kind(self.item)
+        try:
+            said = SHAPES[kind].prompt(read_value(self.item), size, self.role)
+            PromptSet((said,) if said is not None else ()).check_against(size)
+        except PromptError as error:
+            raise RequestError(f"a {kind} region lies outside the image of {size.width} x {size.height} pixels") from error
+        return said
+
+    def mask(self, size: Size) -> BoolArray:
+        """The pixels ``(H, W)`` that it covers. Raises RequestError when the region cannot be read."""
+        return mask_of(self.item, size)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedReference:
+    """ "Like cup": what resembles the regions accepted under ``label`` is meant or, when it is None, the reference regions."""
+
+    label: str | None
+    positive: bool = True

@@ -1,20 +1,28 @@
-"""What every shape shares: how Label Studio writes a result, what a region can be for, and what an area says as a prompt."""
+"""What every shape shares: how Label Studio writes results and drafts, and what a region can be for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from backend.values.errors import RequestError
-from prompts.geometry import BoolArray
-from prompts.kinds import MaskPrompt, Prompt, ScribblePrompt
+from backend.values.errors import ConfigError, RequestError
 
 FARTHEST_PERCENT = 1e6
 """No number on an image is larger than this; one that is was not drawn."""
 
 Json = Mapping[str, Any]
+
+SHAPE_NAMES = ("brush", "polygon", "bitmask", "vector", "ellipse", "rectangle", "keypoint")
+"""The types of what is drawn, without ``labels``; the one that says most about a mask, and is exported as most formats, first:
+a mask is written as the first shape that the labelling config has.
+"""
+
+
+ATTRIBUTE = "maskloom"
+"""What a tag or a label is for: a role, or for Choices and Taxonomies ``names``."""
 
 
 class Role(StrEnum):
@@ -42,19 +50,23 @@ OF_THE_OBJECT = frozenset({Role.FOR, Role.AGAINST, Role.REFINE})
 OF_REFERENCES = frozenset({Role.REFERENCE, Role.UNLIKE})
 
 
+def read_role(attributes: Mapping[str, str]) -> Role | None:
+    """The role that a tag's attributes give; None when they give none. Raises ConfigError for one that does not exist."""
+    said = attributes.get(ATTRIBUTE, "").strip().lower()
+    if not said:
+        return None
+    try:
+        return Role(said)
+    except ValueError:
+        raise ConfigError(f"the labelling config says {ATTRIBUTE}={said!r}; it can be {', '.join(Role)}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class ShapeValue:
     """The ``value`` of one result, without its labels, and what an annotator should know about it."""
 
     value: dict[str, Any]
     note: str = ""
-
-
-def area_prompt(mask: BoolArray, role: Role) -> Prompt | None:
-    """What a covered area ``(H, W)`` says about the object; None when it covers nothing."""
-    if not mask.any():
-        return None
-    return MaskPrompt(mask) if role is Role.REFINE else ScribblePrompt(mask, role is not Role.AGAINST)
 
 
 def mappings(found: Any) -> Iterator[Json]:
@@ -103,3 +115,66 @@ def read_number(value: Json, key: str, default: float | None = None) -> float:
 def _short(found: object) -> str:
     text = repr(found) if not isinstance(found, int) or abs(found) < 1e30 else "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+OURS = "mk_"
+"""What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
+
+
+def submitted_ids(task: Json) -> frozenset[str]:
+    """The ids of all regions in submitted annotations and in predictions."""
+    return frozenset(_ids(task, "annotations", "predictions"))
+
+
+def saved_ids(task: Json) -> frozenset[str]:
+    """The ids of all regions in drafts, which the page saves a few seconds after each change."""
+    return frozenset(_ids(task, "drafts"))
+
+
+def newest_draft(task: Json) -> Json:
+    """The draft that was saved last; empty when there is none."""
+    return max(mappings(task.get("drafts")), key=saved_at, default={})
+
+
+def saved_at(draft: Json) -> float:
+    """When a draft was saved, in seconds since 1970; 0 when it does not tell."""
+    try:
+        return datetime.fromisoformat(str(draft.get("updated_at"))).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def regions_of(holder: Json) -> list[Json]:
+    """The regions of a draft or an annotation, in the order in which they were made."""
+    return list(mappings(holder.get("result")))
+
+
+def since_accepted(regions: list[Json]) -> list[Json]:
+    """The regions that were made after the last accepted suggestion: earlier prompts have done their work."""
+    accepted = (place for place, region in enumerate(regions) if _is_accepted(region))
+    return regions[max(accepted, default=-1) + 1 :]
+
+
+def used_ids(task: Json) -> frozenset[str]:
+    """The ids of the regions of the newest draft that were made before the last accepted suggestion."""
+    regions = regions_of(newest_draft(task))
+    used = regions[: len(regions) - len(since_accepted(regions))]
+    return frozenset(region["id"] for region in used if isinstance(region.get("id"), str))
+
+
+def annotator(task: Json) -> str:
+    """Whose drafts came along, as Label Studio sends only those of whoever asks; empty when there are none."""
+    users = (str(draft["user"]) for draft in mappings(task.get("drafts")) if draft.get("user"))
+    return next(users, "")
+
+
+def _is_accepted(region: Json) -> bool:
+    """Whether a region was suggested by us and accepted; a message of ours in a TextArea is no answer."""
+    is_ours = str(region.get("id")).startswith(OURS) and region.get("type") != "textarea"
+    return is_ours and not str(region.get("origin")).startswith("prediction")
+
+
+def _ids(task: Json, *keys: str) -> Iterator[str]:
+    for key in keys:
+        for holder in mappings(task.get(key)):
+            yield from (region["id"] for region in mappings(holder.get("result")) if isinstance(region.get("id"), str))

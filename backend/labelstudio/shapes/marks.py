@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from backend.labelstudio.shapes.base import Json, Role, ShapeValue, area_prompt, read_number, read_value, region_id
+from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id
 from backend.values.masks import RunLengths
 from prompts.geometry import (
     BoolArray,
@@ -80,9 +80,9 @@ def read_rectangle(value: Json, size: Size) -> BoolArray:
     return polygon_mask(read_box({"value": value}).corners(size), size)
 
 
-def prompt_rectangle(value: Json, size: Size, role: Role) -> Prompt | None:
+def prompt_rectangle(value: Json, size: Size, role: Role) -> Prompt | BoolArray:
     """A rectangle around the object is its box; otherwise what it covers counts."""
-    return read_box({"value": value}).prompt(size) if role is Role.FOR else area_prompt(read_rectangle(value, size), role)
+    return read_box({"value": value}).prompt(size) if role is Role.FOR else read_rectangle(value, size)
 
 
 def write_rectangle(runs: RunLengths) -> list[ShapeValue]:

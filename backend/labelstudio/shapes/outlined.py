@@ -22,7 +22,7 @@ from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, make_v
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import nearest_points
 
-from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt, mappings, read_number
+from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, mappings, read_number
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import (
@@ -73,9 +73,9 @@ def read_polygon(value: Json, size: Size) -> BoolArray:
     return polygon_mask(outline_polygon(value, size), size)
 
 
-def prompt_polygon(value: Json, size: Size, role: Role) -> Prompt | None:
+def prompt_polygon(value: Json, size: Size, role: Role) -> Prompt | BoolArray:
     """A polygon around the object is an outline of it; otherwise what it covers counts."""
-    return PolygonPrompt(outline_polygon(value, size)) if role is Role.FOR else area_prompt(read_polygon(value, size), role)
+    return PolygonPrompt(outline_polygon(value, size)) if role is Role.FOR else read_polygon(value, size)
 
 
 def outline_polygon(value: Json, size: Size) -> FloatArray:
@@ -204,9 +204,9 @@ def read_ellipse(value: Json, size: Size) -> BoolArray:
     return polygon_mask(outline_ellipse(value, size), size)
 
 
-def prompt_ellipse(value: Json, size: Size, role: Role) -> Prompt | None:
+def prompt_ellipse(value: Json, size: Size, role: Role) -> Prompt | BoolArray:
     """An ellipse around the object is an outline of it; otherwise what it covers counts."""
-    return PolygonPrompt(outline_ellipse(value, size)) if role is Role.FOR else area_prompt(read_ellipse(value, size), role)
+    return PolygonPrompt(outline_ellipse(value, size)) if role is Role.FOR else read_ellipse(value, size)
 
 
 def outline_ellipse(value: Json, size: Size) -> FloatArray:
@@ -237,12 +237,12 @@ def read_vector(value: Json, size: Size) -> BoolArray:
     return polygon_mask(path, size) if _is_area(value, path) else np.zeros((size.height, size.width), np.bool_)
 
 
-def prompt_vector(value: Json, size: Size, role: Role) -> Prompt | None:
+def prompt_vector(value: Json, size: Size, role: Role) -> Prompt | BoolArray:
     """A closed path around the object is an outline of it, an open one a stroke over it; otherwise what it covers counts."""
     path = outline_vector(value, size)
     if not _is_area(value, path):
-        return area_prompt(stroke_mask(path, LINE_PERCENT * size.width / 100, size), role)
-    return PolygonPrompt(path) if role is Role.FOR else area_prompt(polygon_mask(path, size), role)
+        return stroke_mask(path, LINE_PERCENT * size.width / 100, size)
+    return PolygonPrompt(path) if role is Role.FOR else polygon_mask(path, size)
 
 
 def outline_vector(value: Json, size: Size) -> FloatArray:

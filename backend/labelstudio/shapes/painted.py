@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, area_prompt, mappings, read_number
+from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, ShapeValue, mappings, read_number
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, stroke_mask
-from prompts.kinds import Prompt
 
 _HEADER_BITS = 32 + 5 + 4 * 4
 _LONGEST_RUN = 1 << 16
@@ -200,11 +199,6 @@ def read_brush(value: Json, size: Size) -> BoolArray:
     return paint(strokes, size, painted)
 
 
-def prompt_brush(value: Json, size: Size, role: Role) -> Prompt | None:
-    """What it covers is, is not, or roughly is the object."""
-    return area_prompt(read_brush(value, size), role)
-
-
 def paint(strokes: Sequence[Stroke], size: Size, ground: BoolArray | None = None) -> BoolArray:
     """The mask ``(H, W)`` that the strokes leave, one after the other, on a mask that was there before."""
     mask = np.zeros((size.height, size.width), np.bool_) if ground is None else ground.copy()
@@ -263,8 +257,3 @@ def read_bitmask(value: Json, size: Size) -> BoolArray:
     alpha = picture.resize((size.width, size.height), Image.Resampling.NEAREST).getchannel("A")
     mask: BoolArray = np.asarray(alpha) > 0
     return mask
-
-
-def prompt_bitmask(value: Json, size: Size, role: Role) -> Prompt | None:
-    """What it covers is, is not, or roughly is the object."""
-    return area_prompt(read_bitmask(value, size), role)

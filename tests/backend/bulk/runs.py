@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from backend.assemble import bulk_context
+from backend.bulk.recipe import BulkJob
 from backend.bulk.run import BulkContext, Pipeline, Run
-from backend.bulk.spec import BulkJob, JobSpec, resolve
+from backend.bulk.spec import JobSpec, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.values.settings import Settings
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square

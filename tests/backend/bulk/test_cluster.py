@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 from PIL import Image as PillowImage
 
+from backend.background import AwayError
 from backend.bulk import cluster as engine
 from backend.bulk.recipe import TaskRecipe, config_for
 from backend.bulk.spec import JobSpec
-from backend.bulk.work import AwayError, PipelineLimits
+from backend.bulk.work import PipelineLimits
 from backend.demo.filling import find_examples
 from backend.values.settings import Settings
 from prompts.kinds import KeyedImage

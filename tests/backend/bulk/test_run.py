@@ -14,10 +14,11 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
-from backend.bulk.recipe import Form, ItemResult, Target
+from backend.bulk.recipe import BulkJob
 from backend.bulk.run import Progress, Run, run_page
-from backend.bulk.sinks.lines import LinesSink
-from backend.bulk.spec import BulkJob, JobSpec, Source
+from backend.bulk.sinks.files import LinesSink
+from backend.bulk.spec import JobSpec
+from backend.bulk.values import Form, ItemResult, Source, Target
 from backend.stores.ledger import DONE, FAILED, Item
 from backend.values.errors import MaskloomError, SetupError, StoreError
 from tests.backend.bulk.runs import context_for, drawn, job_of, picture_folder, pipeline, run_of, same

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from backend.bulk.recipe import ItemResult
 from backend.bulk.sinks import studio as sink_module
 from backend.bulk.sinks.studio import StudioSink
+from backend.bulk.values import ItemResult
 from backend.labelstudio.api import LabelStudio
 from backend.stores.ledger import Item
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from backend.bulk.recipe import Target
 from backend.bulk.run import Progress
 from backend.bulk.spec import JobSpec, Selection
+from backend.bulk.values import Target
 from backend.cli import bulk
 from backend.cli.bulk import STOPPED, RunOptions, run_job
 from backend.cli.terminal import read_settings
@@ -77,7 +77,7 @@ def test_why_a_run_broke_off_is_told_also_when_its_page_cannot_be_written(
     def fill_up(*_: object) -> None:
         raise SetupError("cannot write coco.json: No space left on device; make room")
 
-    monkeypatch.setattr("backend.bulk.sinks.lines.LinesSink.write", fill_up)
+    monkeypatch.setattr("backend.bulk.sinks.files.LinesSink.write", fill_up)
     with pytest.raises(SetupError, match="make room"):
         run_job(spec, replace(options, report=tmp_path / "nowhere" / "run.html"), Settings())
     assert "choose another place with --report" in capsys.readouterr().err

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio.request.context import Typed, read_typed
-from backend.labelstudio.request.examples import TypedReference, annotator, saved_ids, submitted_ids
+from backend.labelstudio.shapes import TypedReference
+from backend.labelstudio.shapes.base import annotator, saved_ids, submitted_ids
 from prompts.kinds import TextPrompt
 from prompts.phrases import LabelPhrases, Vocabulary
 from tests.backend.labelstudio.captured import body

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.request.examples import RegionMark, masks_of
+from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest, read_predict
-from backend.labelstudio.shapes import painted
+from backend.labelstudio.shapes import RegionMark, painted
 from backend.labelstudio.shapes import painted as rle
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError

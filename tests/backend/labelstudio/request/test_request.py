@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from backend.labelstudio.answer import write_message, write_prediction
 from backend.labelstudio.config import ControlTag, ImageLabels
-from backend.labelstudio.request.examples import RegionMark
 from backend.labelstudio.request.request import (
     Draft,
     InteractionRequest,
@@ -25,6 +24,7 @@ from backend.labelstudio.request.request import (
     TaskRequest,
     read_predict,
 )
+from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import ConfigError, RequestError
 from backend.values.masks import Masks, MaskSet

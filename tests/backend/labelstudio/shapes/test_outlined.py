@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.shapes import outlined
+from backend.labelstudio.shapes import SHAPES, outlined
 from backend.labelstudio.shapes.base import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
@@ -66,7 +66,7 @@ def test_vertices_that_name_no_single_path_count_as_they_come(before: dict[str, 
 def test_an_open_path_covers_nothing_and_prompts_as_a_stroke() -> None:
     value = path(corner("a", 10, 50), corner("b", 90, 50, "a"), corner("c", 90, 90, "b"), closed=False)
     assert not outlined.read_vector(value, SIZE).any()
-    prompt = outlined.prompt_vector(value, SIZE, Role.FOR)
+    prompt = SHAPES["vector"].prompt(value, SIZE, Role.FOR)
     assert isinstance(prompt, ScribblePrompt)
     assert prompt.mask[100, 20:180].all()
     assert prompt.mask[100:180, 180].all()
@@ -75,7 +75,7 @@ def test_an_open_path_covers_nothing_and_prompts_as_a_stroke() -> None:
 
 def test_a_closed_path_around_the_object_is_its_outline() -> None:
     value = path(corner("a", 10, 10), corner("b", 60, 10, "a"), corner("c", 60, 60, "b"))
-    prompt = outlined.prompt_vector(value, SIZE, Role.FOR)
+    prompt = SHAPES["vector"].prompt(value, SIZE, Role.FOR)
     assert isinstance(prompt, PolygonPrompt)
     assert np.asarray(prompt.points).tolist() == [[20, 20], [120, 20], [120, 120]]
 
