@@ -24,10 +24,10 @@ import typer
 from backend.engines.base import Engine
 from backend.engines.device import resolve
 from backend.engines.sam.engine import FoundationDecoder, FoundationParts
-from backend.engines.sam.networks import FramedPrompts, PromptableNetwork
 from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.sam3 import Sam3Network
 from backend.engines.sam.text_grounding import Decoding, EverythingOptions, MapFinder, MapLikeFinder, segment_everything
+from backend.engines.sam.transforms import FramedPrompts, PromptableNetwork
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.placement import DeviceName, DtypeName, Placement

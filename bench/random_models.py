@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from backend.engines.sam.networks import PromptableNetwork, Sam2Network
+from backend.engines.sam.networks import Sam2Network
 from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
+from backend.engines.sam.transforms import PromptableNetwork
 from prompts.torch_fallbacks import declare_missing_operators
 
 HIERA: dict[str, dict[str, Any]] = {

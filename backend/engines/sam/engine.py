@@ -18,7 +18,7 @@ from backend.engines.device import VocabularyStore, read_model_type, resolve
 from backend.engines.sam import references
 from backend.engines.sam.detectors import load_detector
 from backend.engines.sam.geometry import geometry_of_drawing
-from backend.engines.sam.networks import SAM2_CLASSES, Geometry, PromptableNetwork, Sam2Network, load_sam, load_sam2
+from backend.engines.sam.networks import SAM2_CLASSES, Sam2Network, load_sam, load_sam2, load_tracker
 from backend.engines.sam.references import (
     Dino,
     FoundationSpace,
@@ -42,8 +42,7 @@ from backend.engines.sam.text_grounding import (
     remove_small_regions,
     segment_everything,
 )
-from backend.engines.sam.transforms import to_masks
-from backend.engines.sam.video import load_tracker
+from backend.engines.sam.transforms import Geometry, PromptableNetwork, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.sam.networks import Geometry, MaskCandidates, PromptableNetwork
+from backend.engines.sam.transforms import Geometry, MaskCandidates, PromptableNetwork
 from prompts.geometry import BoolArray, FloatArray, Size, bounding_box, polygon_mask
 from prompts.kinds import BoxPrompt, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 from prompts.memory import ObjectMemory

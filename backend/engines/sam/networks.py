@@ -1,153 +1,27 @@
-"""SAM, SAM-HQ, SAM 2.1 and EdgeTAM as one kind of network: encode an image once, decode masks for each prompt."""
+"""SAM, SAM-HQ, SAM 2.1 and EdgeTAM as one kind of network, and objects followed through films by those that can.
+
+SAM 2's memory over the frames of a film holds recent and prompted frames, object pointers and the score of occlusion. Its
+networks are transformers' own video models (Ravi et al. 2024, SAM 2; Zhou et al. 2025, EdgeTAM); what is added is the bound on
+what a session keeps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from backend.engines.base import TrackedMask, TrackingSession
 from backend.engines.device import computing, import_class, load_pretrained, resolve
-from backend.engines.sam.transforms import Frame, PadFrame, SquashFrame
+from backend.engines.sam.geometry import geometry_of_drawing
+from backend.engines.sam.transforms import FramedPrompts, MaskCandidates, PadFrame, SquashFrame, call_arguments, to_masks
 from backend.values.placement import Placement
-from prompts.geometry import FloatArray, Size
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Geometry:
-    """One object as a network of the SAM family understands it, in pixels of the image.
-
-    ``point_coords (P, 2)``, ``point_labels (P,)`` (1 inside, 0 outside), ``box (4,)`` or None, and ``logits (h, w)`` of an
-    earlier mask in the network's frame or None.
-    """
-
-    point_coords: FloatArray
-    point_labels: NDArray[np.int64]
-    box: FloatArray | None = None
-    logits: Tensor | None = None
-
-    @property
-    def is_one_click(self) -> bool:
-        """A single click inside, which may mean a part, the object or a group: only this has several answers."""
-        return self.box is None and self.logits is None and len(self.point_labels) == 1 and bool(self.point_labels[0])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FramedPrompts:
-    """N objects in the network's frame: ``points (N, P, 2)`` with ``labels (N, P)`` or None, ``boxes (N, 4)`` or None, and,
-    for one object alone, ``logits (1, h, w)`` or None.
-    """
-
-    points: Tensor | None
-    labels: Tensor | None
-    boxes: Tensor | None
-    logits: Tensor | None
-    multimask_output: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MaskCandidates:
-    """K candidates for each of N objects: ``logits (N, K, h, w)``, ``iou_predictions (N, K)``, and ``object_logits (N,)``,
-    above 0 where the network believes that the object is there at all (infinite where it has no opinion).
-    """
-
-    logits: Tensor
-    iou_predictions: Tensor
-    object_logits: Tensor
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-
-class PromptableNetwork(Protocol):
-    """A network of the SAM family."""
-
-    @property
-    def frame(self) -> Frame: ...
-
-    @property
-    def low_res_side(self) -> int:
-        """The side of its mask logits."""
-        ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def to(self, device: torch.device) -> None:
-        """Move all weights."""
-        ...
-
-    def encode(self, pixels: Tensor) -> list[dict[str, Tensor]]:
-        """The image embeddings of inputs ``(B, 3, side, side)``, by name, for each image."""
-        ...
-
-    def decode(self, embeddings: Mapping[str, Tensor], prompts: FramedPrompts) -> MaskCandidates:
-        """The candidates of every object on one image."""
-        ...
-
-
-def call_arguments(prompts: FramedPrompts) -> dict[str, Any]:
-    """Prompts on one image as every model of the SAM family in transformers takes them."""
-    return {
-        "input_points": None if prompts.points is None else prompts.points[None],
-        "input_labels": None if prompts.labels is None else prompts.labels[None],
-        "input_boxes": None if prompts.boxes is None else prompts.boxes[None],
-        "input_masks": None if prompts.logits is None else prompts.logits[None],
-        "multimask_output": prompts.multimask_output,
-    }
-
-
-def decode_objects(
-    network: PromptableNetwork, embeddings: Mapping[str, Tensor], objects: Sequence[Geometry], size: Size, chunk: int
-) -> list[MaskCandidates]:
-    """The candidates of each object, in order; at most ``chunk`` objects at a time.
-
-    Objects of one call have to be alike: with or without box, and with as many points, because a point that fills up a row is
-    looked at all the same (its embedding is zero, but the attention is spread over one more token). One with earlier logits
-    goes alone.
-    """
-    return [
-        MaskCandidates(found.logits[k : k + 1], found.iou_predictions[k : k + 1], found.object_logits[k : k + 1])
-        for group in _alike(objects, chunk)
-        for found in [network.decode(embeddings, _frame(network, group, size))]
-        for k in range(len(group))
-    ]
-
-
-def _alike(objects: Iterable[Geometry], chunk: int) -> Iterable[list[Geometry]]:
-    """Neighbours that can be asked together."""
-    group: list[Geometry] = []
-    for item in objects:
-        if group and (len(group) == chunk or item.logits is not None or _kind(item) != _kind(group[0])):
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
-def _kind(item: Geometry) -> tuple[bool, int, bool, bool]:
-    return item.box is not None, len(item.point_labels), item.logits is not None, item.is_one_click
-
-
-def _frame(network: PromptableNetwork, objects: Sequence[Geometry], size: Size) -> FramedPrompts:
-    """Objects of one kind, in the network's frame."""
-    first, device = objects[0], network.device
-    points = labels = boxes = None
-    if len(first.point_labels):
-        framed = [network.frame.points(item.point_coords, size) for item in objects]
-        points = torch.from_numpy(np.stack(framed)).float().to(device)
-        labels = torch.from_numpy(np.stack([item.point_labels for item in objects])).to(device)
-    corners = [network.frame.points(item.box.reshape(2, 2), size).reshape(4) for item in objects if item.box is not None]
-    if corners:
-        boxes = torch.from_numpy(np.stack(corners)).float().to(device)
-    logits = first.logits[None].to(device) if first.logits is not None else None
-    return FramedPrompts(points, labels, boxes, logits, multimask_output=first.is_one_click)
+from prompts.geometry import Size, size_of
+from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
 
 
 class SamNetwork:
@@ -252,3 +126,130 @@ class Sam2Network:
 def load_sam2(folder: Path, model_type: str, placement: Placement) -> Sam2Network:
     """The network in a folder."""
     return Sam2Network(load_pretrained(import_class(SAM2_CLASSES[model_type]), folder, placement), resolve(placement)[1])
+
+
+VIDEO_CLASSES = {"sam2_video": "Sam2VideoModel", "edgetam_video": "EdgeTamVideoModel"}
+"""The class that follows objects, by the ``model_type`` of its folder; checkpoints of images alone have no memory."""
+MOST_PROMPTED = 32
+"""Prompted frames that are remembered for each object; the oldest but the first is forgotten beyond that."""
+BOX_CORNERS = (2, 3)
+"""The point labels of a box's corners (SAM's prompt encoder)."""
+
+
+class Sam2Tracker:
+    """Starts sessions of one video network (see Tracker); ``network`` is its part for single images."""
+
+    def __init__(self, network: Sam2Network, model: Any, session_class: Any, dtype: torch.dtype = torch.float32) -> None:
+        self._network = network
+        self._model = model
+        self._session_class = session_class
+        self._dtype = dtype
+
+    def start(self, direction: Literal[1, -1]) -> TrackingSession:
+        device = self._network.device
+        self._model.to(device)
+        state = self._session_class(
+            inference_device=device, inference_state_device=device, video_storage_device=device, dtype=torch.float32
+        )
+        return Sam2Session(self._network, self._model, state, self._dtype, direction)
+
+
+class Sam2Session:
+    """One film (see TrackingSession); the state is transformers' inference session, from which old frames are taken away."""
+
+    def __init__(self, network: Sam2Network, model: Any, state: Any, dtype: torch.dtype, direction: Literal[1, -1]) -> None:
+        self._network = network
+        self._model = model
+        self._state = state
+        self._dtype = dtype
+        self._direction = direction
+        self._reach = max(int(model.num_maskmem), int(model.config.max_object_pointers_in_encoder))
+
+    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        """See TrackingSession."""
+        return self._run(frame, image) if self._state.obj_ids else {}
+
+    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
+        """See TrackingSession."""
+        points, mask = _inputs_of(prompts, size_of(image), self._network)
+        number = self._state.obj_id_to_idx(object_id)
+        if points is not None:
+            self._state.add_point_inputs(number, frame, points)
+            self._state.remove_mask_inputs(number, frame)
+        else:
+            self._state.add_mask_inputs(number, frame, mask)
+            self._state.remove_point_inputs(number, frame)
+        self._state.obj_with_new_inputs = [object_id]
+        self._state.output_dict_per_obj[number]["cond_frame_outputs"].pop(frame, None)
+        found = self._run(frame, image)[object_id]
+        self._keep_as_prompted(number, frame)
+        return found
+
+    @torch.inference_mode()
+    def _run(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        """Every object's answer on a frame; those that were followed to it before get the same one again."""
+        pixels = self._network.frame.pixels(image, self._network.device)
+        with computing(self._network.device, self._dtype):
+            out = self._model(self._state, frame_idx=frame, frame=pixels[None], reverse=self._direction == -1)
+        self._forget(frame)
+        masks = to_masks(self._network.frame, out.pred_masks[:, 0], size_of(image))
+        there = torch.sigmoid(out.object_score_logits.float().flatten()).tolist()
+        return {
+            number: TrackedMask(mask & (score > 0.5), score)
+            for number, mask, score in zip(out.object_ids, masks, there, strict=True)
+        }
+
+    def _keep_as_prompted(self, number: int, frame: int) -> None:
+        """A corrected frame is remembered like a prompted one (SAM 2's ``add_all_frames_to_correct_as_cond``)."""
+        outputs = self._state.output_dict_per_obj[number]
+        corrected = outputs["non_cond_frame_outputs"].pop(frame, None)
+        if corrected is not None:
+            outputs["cond_frame_outputs"][frame] = corrected
+        prompted = outputs["cond_frame_outputs"]
+        if len(prompted) > MOST_PROMPTED:
+            del prompted[list(prompted)[1]]
+
+    def _forget(self, frame: int) -> None:
+        """Take away what no later frame can reach: other frames' pixels, old outputs, and every mask at full size."""
+        self._state.processed_frames = {frame: self._state.processed_frames[frame]}
+        for number, outputs in self._state.output_dict_per_obj.items():
+            followed = outputs["non_cond_frame_outputs"]
+            for old in [key for key in followed if abs(frame - key) > self._reach]:
+                del followed[old]
+            for kept in (*followed.values(), *outputs["cond_frame_outputs"].values()):
+                kept.pop("high_res_masks", None)
+            tracked = self._state.frames_tracked_per_obj[number]
+            for old in [key for key in tracked if abs(frame - key) > self._reach]:
+                del tracked[old]
+            for inputs in (self._state.point_inputs_per_obj[number], self._state.mask_inputs_per_obj[number]):
+                for old in [key for key in inputs if key != frame]:
+                    del inputs[old]
+
+
+def load_tracker(folder: Path, model_type: str, network: Sam2Network, placement: Placement) -> Sam2Tracker | None:
+    """The tracker of the checkpoint that ``network`` is from, whose image encoder it shares; None where that has no memory."""
+    name = VIDEO_CLASSES.get(model_type)
+    if name is None:
+        return None
+    model = load_pretrained(import_class(name), folder, placement)
+    network.lend_encoder(model)
+    return Sam2Tracker(network, model, import_class(name.replace("Model", "InferenceSession")), resolve(placement)[1])
+
+
+def _inputs_of(prompts: PromptSet, size: Size, network: Sam2Network) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+    """What is drawn of one object as points ``(1, 1, P, 2)`` with labels ``(1, 1, P)`` or, where outlines alone say it, as a
+    mask ``(1, 1, side, side)`` that is taken as it is.
+    """
+    outlines = PromptSet(prompts.of(MaskPrompt) + prompts.of(PolygonPrompt))
+    if len(outlines) == len(prompts.drawn) and outlines.region(size).any():
+        covered = network.frame.shrink(outlines.region(size), network.frame.side)
+        return None, (covered >= 0.5).float()[None, None]
+    geometry = geometry_of_drawing(prompts, size, network, None)
+    coords, labels = geometry.point_coords, geometry.point_labels
+    if geometry.box is not None:
+        coords = np.concatenate([geometry.box.reshape(2, 2), coords])
+        labels = np.concatenate([BOX_CORNERS, labels])
+    if not labels.any():
+        raise PromptError("expected something drawn on the object to follow, got nothing or only what it is not")
+    points = torch.from_numpy(network.frame.points(coords, size)).float()
+    return {"point_coords": points[None, None], "point_labels": torch.from_numpy(labels).int()[None, None]}, None

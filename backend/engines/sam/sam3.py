@@ -18,10 +18,9 @@ from torch.nn import functional
 from backend.engines.device import Chunks, computing, import_class, load_pretrained, resolve
 from backend.engines.sam.detectors import load_tokenizer
 from backend.engines.sam.geometry import box_of, stability
-from backend.engines.sam.networks import FramedPrompts, MaskCandidates, call_arguments
 from backend.engines.sam.references import Likeness
 from backend.engines.sam.text_grounding import Finding, LikeFinder
-from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, SquashFrame
+from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, FramedPrompts, MaskCandidates, SquashFrame, call_arguments
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
 from prompts.kinds import Image

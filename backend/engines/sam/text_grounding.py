@@ -20,9 +20,8 @@ from torch.nn import functional
 
 from backend.engines.device import Chunks
 from backend.engines.sam.geometry import Candidate, Spot, all_candidates, best_candidate, mask_logits, spots_of, stability
-from backend.engines.sam.networks import Geometry, MaskCandidates, PromptableNetwork, decode_objects
 from backend.engines.sam.references import FoundationSpace, Likeness, reference_map
-from backend.engines.sam.transforms import SquashFrame
+from backend.engines.sam.transforms import Geometry, MaskCandidates, PromptableNetwork, SquashFrame, decode_objects
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.colour import ColourTextEncoder, embed_colours
-from backend.engines.sam.networks import FramedPrompts, MaskCandidates
-from backend.engines.sam.transforms import PadFrame, SquashFrame
+from backend.engines.sam.transforms import FramedPrompts, MaskCandidates, PadFrame, SquashFrame
 from prompts.kinds import Image
 
 SIDE = 128

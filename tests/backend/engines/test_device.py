@@ -18,8 +18,8 @@ from backend.engines.device import Chunks
 from backend.engines.sam import engine as networks
 from backend.engines.sam import references
 from backend.engines.sam.detectors import Detector
-from backend.engines.sam.networks import FramedPrompts, MaskCandidates, PromptableNetwork
 from backend.engines.sam.references import Dino
+from backend.engines.sam.transforms import FramedPrompts, MaskCandidates, PromptableNetwork
 from backend.segmenter import Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache

@@ -11,10 +11,9 @@ import torch
 from backend.engines.base import Engine
 from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.geometry import agreement
-from backend.engines.sam.networks import MaskCandidates
 from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.text_grounding import Boxes, BoxFinder, Decoding, EverythingOptions, MapFinder, MapLikeFinder
-from backend.engines.sam.transforms import PadFrame, SquashFrame
+from backend.engines.sam.transforms import MaskCandidates, PadFrame, SquashFrame
 from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache

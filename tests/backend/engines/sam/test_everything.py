@@ -15,8 +15,8 @@ from torch import Tensor
 from backend.engines.catalogue import find_engine
 from backend.engines.sam.engine import FoundationDecoder
 from backend.engines.sam.geometry import Candidate
-from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.text_grounding import Decoding, EverythingOptions, remove_small_regions, segment_everything
+from backend.engines.sam.transforms import FramedPrompts, MaskCandidates
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement

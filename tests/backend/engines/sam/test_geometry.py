@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backend.engines.sam.geometry import agreement, all_candidates, best_candidate, stability
-from backend.engines.sam.networks import MaskCandidates
+from backend.engines.sam.transforms import MaskCandidates
 
 
 def candidates(*predicted: float, sure: float = 8.0, presence: float = torch.inf) -> MaskCandidates:

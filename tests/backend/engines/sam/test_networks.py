@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backend.engines.device import import_class
 from backend.engines.sam.engine import load_network
-from backend.engines.sam.networks import Geometry, PromptableNetwork, decode_objects
+from backend.engines.sam.transforms import Geometry, PromptableNetwork, decode_objects
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
 from prompts.geometry import Size, size_of

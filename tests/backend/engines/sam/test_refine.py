@@ -10,9 +10,9 @@ import torch
 
 from backend.engines import colour
 from backend.engines.base import Engine, OffersAlternatives
-from backend.engines.sam.networks import FramedPrompts, MaskCandidates
 from backend.engines.sam.refine import RefiningDecoder, refine_masks, refined
 from backend.engines.sam.text_grounding import Decoding
+from backend.engines.sam.transforms import FramedPrompts, MaskCandidates
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import Masks

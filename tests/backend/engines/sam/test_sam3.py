@@ -14,7 +14,6 @@ from torch import Tensor
 
 from backend.engines.catalogue import find_engine
 from backend.engines.sam.engine import load_network
-from backend.engines.sam.networks import Geometry, decode_objects
 from backend.engines.sam.references import Likeness
 from backend.engines.sam.sam3 import (
     EXEMPLARS_ALONE,
@@ -27,7 +26,7 @@ from backend.engines.sam.sam3 import (
     exemplars_of,
     share_canvas,
 )
-from backend.engines.sam.transforms import SquashFrame
+from backend.engines.sam.transforms import Geometry, SquashFrame, decode_objects
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.placement import Placement

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from backend.engines.base import TrackedMask
-from backend.engines.sam.networks import load_sam2
-from backend.engines.sam.video import Sam2Session, Sam2Tracker, load_tracker
+from backend.engines.sam.networks import Sam2Session, Sam2Tracker, load_sam2, load_tracker
 from backend.values.placement import Placement
 from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, PromptError, PromptSet, ScribblePrompt
