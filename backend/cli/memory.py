@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from backend.assemble import label_studio, memory_bank
 from backend.cli.terminal import read_settings, say
 from backend.serving.remembering import Remembered
 from backend.serving.remembering import remember as remember_all
@@ -21,6 +20,8 @@ def remember(
     token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
 ) -> None:
     """Make the memory of a project what its annotations say: those from before, and those missed while the server was down."""
+    from backend.assemble import label_studio, memory_bank
+
     settings = read_settings(url, token)
     with label_studio(settings) as studio:
         found = studio.project(project)

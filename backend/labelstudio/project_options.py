@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from backend.labelstudio.shapes import SHAPES
 from backend.values.errors import ConfigError
 from backend.values.masks import Masks, MaskSet, RunLengths, best_first, keep_best, overlaps
 from backend.values.session import ForEverything, ForNames
-from prompts.examples import LabelMemory
 from prompts.kinds import KeyedImage
 from prompts.phrases import Vocabulary
+
+if TYPE_CHECKING:  # what was learnt holds tensors, of which nothing is known here
+    from prompts.examples import LabelMemory
 
 ANY_LABEL = "*"
 LEAST_LEFT = 0.5

@@ -12,7 +12,6 @@ from backend.labelstudio.request.request import PreannotationRequest
 from backend.segmenter import EngineSource
 from backend.serving.learning import NOTHING_LEARNT, Learning, Learnt
 from backend.serving.service import Finding, Found, failure_of, segment
-from prompts.examples import LabelMemory
 
 log = logging.getLogger(__name__)
 
