@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,7 +22,8 @@ from backend import __version__
 from backend.assemble import Parts
 from backend.bulk.jobs import Job, Jobs
 from backend.bulk.spec import JobSpec, Selection
-from backend.door import Door, Rules
+from backend.doctor.readiness import Readiness, in_address
+from backend.door import Door, Rules, is_this_machine
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.values.errors import MaskloomError, RequestError
@@ -70,8 +71,9 @@ class Answer(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-def create_app(parts: Parts, *, host: str = "127.0.0.1", prewarm: bool = False) -> FastAPI:
-    """The server over its parts, which listens on ``host``; with ``prewarm`` the model is loaded in the background at once.
+def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewarm: bool = False) -> FastAPI:
+    """The server over its parts, which listens on ``host`` and ``port``; with ``prewarm`` the model is loaded in the background
+    at once.
 
     Raises SetupError when only one of the user and the password for Basic authentication is set.
     """
@@ -79,13 +81,14 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", prewarm: bool = False) 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if prewarm:
-            threading.Thread(target=_prewarm, args=(parts,), name="prewarm", daemon=True).start()
+            threading.Thread(target=parts.engine.try_loading, name="prewarm", daemon=True).start()
         yield
         parts.close()
 
     app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
     registry = CollectorRegistry()
     _add_label_studio_routes(app, parts)
+    _add_readiness(app, Readiness(parts.settings, parts.engine, port), is_this_machine(host))
     _add_work_routes(app, parts)
     app.include_router(jobs_router(parts.jobs))
     _add_engine_route(app, parts)
@@ -93,13 +96,6 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", prewarm: bool = False) 
     _add_error_answers(app)
     app.add_middleware(Door, rules=Rules.of(parts.settings, host), registry=registry)
     return app
-
-
-def _prewarm(parts: Parts) -> None:
-    try:
-        parts.engine.segmenter()
-    except Exception:
-        log.exception("the engine could not be loaded; the next request tries again")
 
 
 def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
@@ -121,15 +117,11 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """Whether the process answers at all."""
         return {"status": "alive"}
 
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
-        """Whether requests can be answered now; 503 with the reasons when they cannot."""
-        reasons = [] if parts.engine.is_loaded else [f"the engine {parts.engine.version} is not loaded yet"]
-        return JSONResponse({"status": "waiting" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
-
-    @app.post("/setup")
-    async def setup(body: SetupBody) -> dict[str, str]:
-        """Remember how to reach the project's Label Studio, and what its extra parameters ask for; never loads the model."""
+    @app.post("/setup", response_model=None)
+    def setup(body: SetupBody) -> dict[str, str] | RedirectResponse:
+        """Remember how to reach the project's Label Studio, and what its extra parameters ask for. Loads the model only when an
+        earlier attempt failed; one that cannot answer is refused, so that Label Studio does not show it as connected.
+        """
         project = str(body.project or "").partition(".")[0]
         parts.media.register(project, body.hostname, body.access_token)
         parts.options.register(project, body.extra_params)
@@ -137,12 +129,33 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         if base is not None and is_loopback(base) and not hinted.is_set():
             hinted.set()
             log.info(LOOPBACK_HINT)
-        return {"model_version": parts.engine.version}
+        if parts.engine.problem is not None:
+            parts.engine.try_loading()
+        problem = parts.engine.problem
+        return RedirectResponse(f"setup/{in_address(problem)}", 307) if problem else {"model_version": parts.engine.version}
+
+    @app.post("/setup/{problem:path}", include_in_schema=False)
+    async def failed_setup(problem: str) -> JSONResponse:
+        return JSONResponse({"error": parts.engine.problem or problem}, 503)
 
     @app.get("/versions")
     async def versions() -> dict[str, list[str]]:
         """The model versions that this server can answer with."""
         return {"versions": [parts.engine.version]}
+
+
+def _add_readiness(app: FastAPI, readiness: Readiness, is_private: bool) -> None:
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        """Whether requests can be answered now, with every line of `maskloom doctor`; 503 with the reasons when they cannot.
+        Where others can reach the server, lines do not name folders and addresses.
+        """
+        findings = readiness.findings()
+        reasons = readiness.reasons(findings)
+        shown = ("subject", "level", "text") if is_private else ("subject", "level")
+        lines = [{name: getattr(each, name) for name in shown} for each in findings]
+        body = {"status": "waiting" if reasons else "ready", "reasons": reasons, "findings": lines}
+        return JSONResponse(body, 503 if reasons else 200)
 
 
 def _add_work_routes(app: FastAPI, parts: Parts) -> None:

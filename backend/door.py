@@ -58,7 +58,7 @@ class Rules:
             )
         login = (user, password) if user and password else None
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
-        return cls(login, secret or None, login is not None or _is_this_machine(host))
+        return cls(login, secret or None, login is not None or is_this_machine(host))
 
 
 class _Refused(Exception):
@@ -202,7 +202,7 @@ def _knows(login: tuple[str, str], header: bytes) -> bool:
     return any(secrets.compare_digest(said, each) for each in spellings)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
     """Whether only this machine reaches an address that a server listens on."""
     if host == "localhost":
         return True

@@ -21,6 +21,7 @@ from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, SetupError
+from backend.values.extras import missing_extra
 from backend.values.settings import Settings
 
 WAVE = 20_000
@@ -103,7 +104,7 @@ def _start(address: str | None, workers: int) -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise SetupError("--workers and --ray need Ray: pip install 'maskloom[ray]'") from error
+        raise missing_extra("ray", "--workers and --ray need Ray", error) from error
     try:
         if not ray.is_initialized():
             ray.init(address, **({} if address else {"num_cpus": max(1, workers), "include_dashboard": False}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from backend.cli.bulk import prelabel
+from backend.cli.doctor import doctor
 from backend.cli.evaluate import evaluate, rank
 from backend.cli.memory import remember
 from backend.cli.segment import segment
@@ -14,7 +15,7 @@ from backend.cli.video import track, video
 from backend.values.errors import MaskloomError, SetupError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
-for command in (demo, serve, segment, track, fetch, prelabel, remember, parts):
+for command in (demo, serve, segment, track, fetch, prelabel, remember, parts, doctor):
     cli.command()(command)
 cli.command("eval")(evaluate)
 cli.command()(rank)

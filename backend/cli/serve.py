@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -29,31 +28,20 @@ def serve(
 
     from backend.app import create_app
     from backend.assemble import assemble
+    from backend.doctor.findings import check_port
     from backend.images.sites import is_loopback
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    _check_port(host, port)
+    check_port(host, port)
     settings = read_settings()
     if not is_loopback(httpx.URL(scheme="http", host=host)) and "image_hosts" not in settings.model_fields_set:
         settings = settings.model_copy(update={"image_hosts": ""})
     parts = assemble(settings)
     shown = f"[{host}]" if ":" in host else host
     say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
-    app = create_app(parts, host=host, prewarm=True)
+    app = create_app(parts, host=host, port=port, prewarm=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=DRAIN_S)
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raises SetupError where a server cannot listen, at an address of IPv4 or IPv6 or at a name."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SetupError(f"cannot listen on {host} port {port} ({reason}); choose others with --host and --port") from error
 
 
 def demo(

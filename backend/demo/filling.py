@@ -27,6 +27,7 @@ from rich.progress import Progress
 
 from backend.labelstudio.api import LabelStudio, Project, Task
 from backend.values.errors import ImageError, SetupError
+from backend.values.extras import missing_extra
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075")
 
@@ -141,7 +142,7 @@ def example_folder() -> Path:
     try:
         import skimage.data
     except ImportError as error:
-        raise SetupError("the example photos come with scikit-image; install it (pip install 'maskloom[demo]')") from error
+        raise missing_extra("demo", "the example photos come with scikit-image", error) from error
     return Path(skimage.data.__file__).parent
 
 

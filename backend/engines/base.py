@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from backend.engines.bundle import missing_for
 from backend.engines.catalogue import Recipe
+from backend.values.errors import MaskloomError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
@@ -127,7 +129,6 @@ def outside_negatives(found: MaskSet, prompts: PromptSet) -> MaskSet:
 
 
 if TYPE_CHECKING:
-    from backend.engines.base import Engine
     from backend.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -162,20 +163,40 @@ class EngineHandle:
         if self._refiner is not None:
             self.version += f"+{self._refiner.version(self._refiner.weights_in(options.home))}"
         self._loaded: Segmenter | None = None
+        self._failure: str | None = None
         self._lock = threading.Lock()
 
     @property
     def is_loaded(self) -> bool:
         return self._loaded is not None
 
+    @property
+    def weights(self) -> Path | None:
+        """Where its weights are looked for."""
+        return self._weights
+
+    @property
+    def problem(self) -> str | None:
+        """Why the engine cannot answer and what to do, as far as that is known without loading it; None when nothing is."""
+        if self._loaded is not None:
+            return None
+        return missing_for(self.recipe, self._weights) or self._failure
+
     def segmenter(self) -> Segmenter:
         """The segmenter, loaded by the first caller. Raises SetupError when the weights cannot be had."""
         with self._lock:
             if self._loaded is None:
                 started = time.monotonic()
-                self._loaded = self._start(replace(self._load(), version=self.version))
+                self._loaded = self._start_loaded()
                 log.info("loaded the engine %s in %.1f s", self.version, time.monotonic() - started)
             return self._loaded
+
+    def try_loading(self) -> None:
+        """Load the engine now; when that fails, ``problem`` says why, and the next who needs it tries again."""
+        try:
+            self.segmenter()
+        except Exception:
+            log.exception("the engine could not be loaded; the next request tries again")
 
     def switch(self, recipe: Recipe, weights: Path | None = None) -> None:
         """Answer with another engine from now on; what is under way ends with the old one, and nothing of either's caches or
@@ -187,6 +208,16 @@ class EngineHandle:
         with self._lock:
             self.recipe, self._weights, self._refiner = recipe, fresh._weights, fresh._refiner
             self.version, self._loaded = fresh.version, segmenter
+
+    def _start_loaded(self) -> Segmenter:
+        """A segmenter of the engine; why there is none is remembered."""
+        try:
+            segmenter = self._start(replace(self._load(), version=self.version))
+        except Exception as error:
+            self._failure = str(error) if isinstance(error, MaskloomError) else f"{type(error).__name__}: {error}"
+            raise
+        self._failure = None
+        return segmenter
 
     def _load(self) -> Engine:
         placement = self._options.placement

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backend.engines.base import Engine
 
 APACHE, MIT, SAM_LICENCE = "Apache-2.0", "MIT", "SAM License (gated: ask for access on the model's page, then set HF_TOKEN)"
+SAM_MODULES, SEEM_MODULES = ("transformers", "open_clip", "torchvision", "timm"), ("huggingface_hub", "open_clip")
 ENTRY_POINT_GROUP = "maskloom.engines"
 OWN_WEIGHTS = Path(__file__).parents[1] / "weights"
 _END = 1 << 20
@@ -24,11 +25,14 @@ _END = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model on the hub that an engine is made of: its ``role`` names its folder in the engine's bundle."""
+    """A model on the hub that an engine is made of: its ``role`` names its folder in the engine's bundle; ``revision`` is the
+    commit that this release was tested with, None where none was.
+    """
 
     role: str
     repository: str
     licence: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class Recipe:
 
     ``build`` is ``module:attribute`` of a function ``(weights: Path | None, placement: Placement) -> Engine``. It reads
     ``weights`` when the settings name none. Published ``models`` lie together in one folder, the bundle, which
-    ``maskloom fetch`` fills. ``costs`` are memory and time, in words for whoever chooses.
+    ``maskloom fetch`` fills. ``modules`` are those of the extra ``engines`` that it imports. ``costs`` are memory and time, in
+    words for whoever chooses.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Recipe:
     weights: Path | None = None
     models: tuple[PublishedModel, ...] = ()
     costs: str = ""
+    modules: tuple[str, ...] = ()
 
     @property
     def licence(self) -> str:
@@ -128,7 +134,7 @@ _GROUNDING_DINO = PublishedModel("grounder", "IDEA-Research/grounding-dino-base"
 
 def _sam(name: str, summary: str, models: tuple[PublishedModel, ...], costs: str) -> Recipe:
     """An engine around a decoder of the SAM family."""
-    return Recipe(name, "backend.engines.sam.engine:build", summary, models=models, costs=costs)
+    return Recipe(name, "backend.engines.sam.engine:build", summary, models=models, costs=costs, modules=SAM_MODULES)
 
 
 def _around(name: str, summary: str, decoder: PublishedModel, costs: str) -> Recipe:
@@ -138,7 +144,8 @@ def _around(name: str, summary: str, decoder: PublishedModel, costs: str) -> Rec
 
 def _seem(name: str, summary: str) -> Recipe:
     release = name.removeprefix("seem-").replace("-", "_").upper()
-    return Recipe(name, f"backend.engines.seem.engine:{release}.build", f"SEEM {summary}", "Apache-2.0: xdecoder/SEEM")
+    build, licence = f"backend.engines.seem.engine:{release}.build", "Apache-2.0: xdecoder/SEEM"
+    return Recipe(name, build, f"SEEM {summary}", licence, modules=SEEM_MODULES)
 
 
 _SAM_FAMILY = (

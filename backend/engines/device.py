@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backend.caches import Codec, DiskCache
 from backend.values.errors import SetupError
+from backend.values.extras import missing_extra
 from backend.values.placement import Placement
 from prompts.torch_fallbacks import Movable, declare_missing_operators, fall_back_to_cpu, free_device
 
@@ -29,7 +30,7 @@ def import_class(name: str) -> Any:
 
         return getattr(transformers, name)
     except (ImportError, AttributeError) as error:
-        raise SetupError(f"this engine needs {name} of transformers: pip install 'maskloom[engines]' ({error})") from error
+        raise missing_extra("engines", f"this engine needs {name} of transformers", error) from error
 
 
 def read_model_type(folder: Path) -> str:

@@ -217,4 +217,5 @@ def test_a_server_is_alive_at_once_and_ready_when_its_engine_is_loaded(client: T
     assert waiting.status_code == 503
     assert waiting.json()["reasons"] == ["the engine colour-1 is not loaded yet"]
     parts.engine.segmenter()
-    assert client.get("/readyz").json() == {"status": "ready", "reasons": []}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"], ready.json()["reasons"]) == (200, "ready", [])

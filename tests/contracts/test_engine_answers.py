@@ -22,8 +22,8 @@ from backend.engines.base import Engine
 from backend.engines.catalogue import ENGINES
 from backend.engines.sam import engine as sam
 from backend.engines.sam.transforms import PadFrame
+from backend.engines.seem.engine import Release, assemble
 from backend.engines.seem.frame import InputSize
-from backend.engines.seem.releases import Release, assemble
 from backend.engines.seem.vocabulary import NAMES
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache

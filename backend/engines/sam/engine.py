@@ -44,6 +44,7 @@ from backend.engines.sam.text_grounding import (
 )
 from backend.engines.sam.transforms import Geometry, PromptableNetwork, to_masks
 from backend.values.errors import SetupError
+from backend.values.extras import missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement
@@ -237,7 +238,7 @@ def load_clip(folder: Path, device: torch.device, vocabulary: Path | None = None
     try:
         return OpenClip.load(folder, device, DENSE_SIDE.get(device.type, DENSE_SIDE["cpu"]), store)
     except ImportError as error:
-        raise SetupError(f"this engine needs open_clip: pip install 'maskloom[engines]' ({error})") from error
+        raise missing_extra("engines", "this engine needs open_clip", error) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise SetupError(f"the CLIP in {folder} cannot be used: {error}") from error
 

@@ -26,6 +26,7 @@ from backend.engines.seem.space import SeemSpace, Sight, render
 from backend.engines.seem.vocabulary import TrainedVocabulary, VocabularyReader
 from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
 from backend.values.errors import SetupError
+from backend.values.extras import missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
@@ -297,4 +298,4 @@ def _tokenizer() -> Tokenize:
     try:
         return clip_tokenizer()
     except ImportError as error:
-        raise SetupError(f"SEEM's tokenizer is in open_clip: pip install 'maskloom[engines]' ({error})") from error
+        raise missing_extra("engines", "SEEM's tokenizer is in open_clip", error) from error

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backend.cli import main
-from backend.cli.serve import _check_port
 from backend.cli.terminal import read_settings
+from backend.doctor.findings import check_port
 from backend.values.errors import SetupError
 
 
@@ -67,7 +67,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "1.2.3.4", "a" * 70, ""])
 def test_an_address_that_is_not_ours_is_named(host: str) -> None:
     with pytest.raises(SetupError, match=r"cannot listen on .* choose others with --host and --port"):
-        _check_port(host or "256.1.1.1", 9090)
+        check_port(host or "256.1.1.1", 9090)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -75,13 +75,13 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SetupError, match=f"cannot listen on 127.0.0.1 port {taken.getsockname()[1]}"):
-            _check_port("127.0.0.1", taken.getsockname()[1])
+            check_port("127.0.0.1", taken.getsockname()[1])
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 @pytest.mark.parametrize("host", ["::1", "::", "localhost"])
 def test_addresses_of_ipv6_and_names_can_be_listened_on(host: str) -> None:
-    _check_port(host, free_port())
+    check_port(host, free_port())
 
 
 def test_the_command_line_has_the_last_word_about_label_studio(monkeypatch: pytest.MonkeyPatch) -> None:
