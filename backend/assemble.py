@@ -28,9 +28,11 @@ from backend.serving.interact import Interactor
 from backend.serving.learning import PLACES, Learning
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
+from backend.serving.recording import Recorder
 from backend.serving.service import Service
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
+from backend.stores.answers import Answers
 from backend.stores.database import CLICK_WAIT_S, Database
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
@@ -79,11 +81,13 @@ class Parts:
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
     learning: Learning
+    recorder: Recorder
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
         self.prefetcher.close()
         self.learning.close()
+        self.recorder.close(CLOSING_S)
         self.webhooks.close(CLOSING_S)
         self.jobs.close()
 
@@ -100,15 +104,18 @@ def assemble(settings: Settings) -> Parts:
     memory = MemoryBank(for_clicks)
     learning = Learning(memory, media, places_of_examples(settings))
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
+    recorder = Recorder(Answers(database))
     service = Service(
         engine,
         Preannotator(engine, media, options, learning),
         Interactor(engine, media, options, history),
         hand_over=jobs.hand_over,
+        record=recorder.record,
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    return Parts(settings, engine, media, service, options, jobs, AnnotationEvents(memory), prefetcher, learning)
+    events = AnnotationEvents(memory, Answers(for_clicks))
+    return Parts(settings, engine, media, service, options, jobs, events, prefetcher, learning, recorder)
 
 
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:

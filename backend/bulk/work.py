@@ -13,7 +13,14 @@ from backend.background import AwayError, overlap
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images import ImageSource
-from backend.labelstudio.answer import Names, names_of, write_prediction, write_together
+from backend.labelstudio.answer import (
+    Names,
+    names_of,
+    number_regions,
+    repeatable_answer,
+    write_prediction,
+    write_together,
+)
 from backend.labelstudio.project_options import question_about
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
@@ -112,7 +119,7 @@ class Worker:
             loaded.item,
             done.masks[0].size,
             [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
-            write_together(predictions, version) if predictions else {},
+            _repeatable(write_together(predictions, version), loaded) if predictions else {},
             thumbnail(loaded.images[0].pixels, done.masks[0].masks),
         )
 
@@ -121,6 +128,12 @@ class Worker:
         tasks = [request for request in done.loaded.requests if isinstance(request, TaskRequest)]
         parts = zip(tasks, done.masks, done.names, strict=True)
         return [write_prediction(task, masks, version, self._recipe.options.form, names) for task, masks, names in parts]
+
+
+def _repeatable(prediction: dict[str, Any], loaded: LoadedItem) -> dict[str, Any]:
+    """The same prediction of the same task has the same bytes, whenever and wherever it is made."""
+    facts = (loaded.requests[0].project, loaded.requests[0].task_id, loaded.item.key)
+    return number_regions(prediction, repeatable_answer(prediction, *facts))
 
 
 class PatientImages:

@@ -7,7 +7,7 @@ import typer
 from backend.cli.bulk import prelabel
 from backend.cli.doctor import doctor
 from backend.cli.evaluate import evaluate, rank
-from backend.cli.memory import remember
+from backend.cli.memory import balance, remember
 from backend.cli.segment import segment
 from backend.cli.serve import demo, fetch, parts, serve
 from backend.cli.terminal import say_error
@@ -15,7 +15,7 @@ from backend.cli.video import track, video
 from backend.values.errors import MaskloomError, SetupError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
-for command in (demo, serve, segment, track, fetch, prelabel, remember, parts, doctor):
+for command in (demo, serve, segment, track, fetch, prelabel, remember, balance, parts, doctor):
     cli.command()(command)
 cli.command("eval")(evaluate)
 cli.command()(rank)

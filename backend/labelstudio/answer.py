@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -53,6 +55,29 @@ def write_prediction(task: TaskRequest, masks: MaskSet, model_version: str, pref
 def names_of(masks: MaskSet, task: TaskRequest, rank: Ranking) -> Names:
     """For each tag of the labelling config that names regions the names of every row, as ``rank`` has them."""
     return {naming.name: rank(masks, naming.vocabulary) for naming in task.labels.namings}
+
+
+def number_regions(answer: Json, name: str) -> Json:
+    """An answer whose regions say in their ids from which answer they are; the results of one shape still share one."""
+    rows: dict[str, int] = {}
+    result = [{**item, "id": f"{OURS}{name}_{rows.setdefault(item['id'], len(rows)):x}"} for item in answer.get("result", ())]
+    return {**answer, "result": result} if "result" in answer else answer
+
+
+def new_answer() -> str:
+    """The name of an answer that nobody else has."""
+    return uuid.uuid4().hex[:10]
+
+
+def repeatable_answer(answer: Json, *facts: str) -> str:
+    """The name of an answer to a question with these facts: the same for the same answer."""
+    plain = json.dumps([number_regions(answer, ""), facts], sort_keys=True)
+    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=5).hexdigest()
+
+
+def answer_of(region: str) -> str:
+    """The name of the answer that a region is from, by the region's id; empty for one that is not ours."""
+    return region.removeprefix(OURS).partition("_")[0] if region.startswith(OURS) else ""
 
 
 def write_empty(model_version: str) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,8 +61,13 @@ class Gone:
     tasks: tuple[str, ...] = ()
 
 
-def read_event(body: Any) -> list[Accepted | Gone]:
-    """What an event means for the memory of its project; nothing for one that means nothing.
+Answered = Callable[[str, str], Sequence[Json]]
+"""What we answered about a task of a project, as predictions, the newest first."""
+
+
+def read_event(body: Any, answered: Answered = lambda project, task: ()) -> list[Accepted | Gone]:
+    """What an event means for the memory of its project; nothing for one that means nothing. Where an annotation does not bring
+    the prediction that was viewed, it is compared with what we ``answered``.
 
     Raises:
         ConfigError: the project's labelling config cannot be read.
@@ -73,7 +78,7 @@ def read_event(body: Any) -> list[Accepted | Gone]:
     match body.get("action"):
         case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
             config = read_config(str(project.get("label_config")))
-            return [_accepted(name, annotation, body, config) for annotation in _each(body.get("annotation"))]
+            return [_accepted(name, annotation, body, config, answered) for annotation in _each(body.get("annotation"))]
         case "ANNOTATIONS_DELETED":
             return [Gone(name, annotations=_numbers(body.get("annotations")))]
         case "TASKS_DELETED":
@@ -99,9 +104,14 @@ def read_annotation(project: str, annotation: Json, task: Json, config: LabelCon
     return Accepted(submission, suggested, annotation.get("parent_prediction") is not None)
 
 
-def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig) -> Accepted:
+def _accepted(project: str, annotation: Json, body: Json, config: LabelConfig, answered: Answered) -> Accepted:
     task, viewed = _task_of(annotation, _each(body.get("task"))), annotation.get("prediction")
-    return read_annotation(project, annotation, task, config, [viewed] if isinstance(viewed, Mapping) else [])
+    known = [viewed] if isinstance(viewed, Mapping) else []
+    if _prediction_of(annotation, known) is not None:
+        return read_annotation(project, annotation, task, config, known)
+    unnamed = {**annotation, "parent_prediction": None}
+    found = read_annotation(project, unnamed, task, config, answered(project, str(task.get("id"))))
+    return replace(found, was_derived=annotation.get("parent_prediction") is not None)
 
 
 def _prediction_of(annotation: Json, predictions: Sequence[Json]) -> Json | None:

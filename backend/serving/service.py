@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from backend.labelstudio.answer import Names, write_failure, write_message, write_prediction, write_refusal, write_together
+from backend.labelstudio.answer import (
+    Names,
+    new_answer,
+    number_regions,
+    write_failure,
+    write_message,
+    write_prediction,
+    write_refusal,
+    write_together,
+)
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.segmenter import EngineSource, Segmenter
 from backend.values.errors import MaskloomError
@@ -90,6 +99,10 @@ HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
 """Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
 
 
+Record = Callable[[TaskRequest, Answer], None]
+"""Hears of every answer to a request."""
+
+
 class Preannotates(Protocol):
     """Answers tasks on which nothing was drawn (see preannotate.Preannotator)."""
 
@@ -110,6 +123,7 @@ class Service:
     preannotator: Preannotates
     interactor: Interacts
     hand_over: HandOver = lambda project, tasks, ready: False
+    record: Record = lambda task, answer: None
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
@@ -131,9 +145,10 @@ class Service:
         if isinstance(task, MaskloomError):
             log.warning("a task was refused: %s", task)
             return write_refusal(body, str(task), self.engine.version)
-        if isinstance(task, InteractionRequest):
-            return self.interactor.find(task).write(task)
-        return self.preannotator.find(task).write(task)
+        found = self.interactor.find(task) if isinstance(task, InteractionRequest) else self.preannotator.find(task)
+        answer = number_regions(found.write(task), new_answer())
+        self.record(task, answer)
+        return answer
 
     def _answer_later(self, tasks: Sequence[Request | MaskloomError], answers: list[Answer]) -> list[Answer]:
         log.warning("answered %d of %d tasks within %.0f s", len(answers), len(tasks), DEADLINE_S)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from backend.background import Worker
 from backend.labelstudio.events import Accepted, Gone, read_event
 from backend.labelstudio.verdicts import compare
+from backend.stores.answers import Answers
 from backend.stores.memory import MemoryBank
 from backend.values.errors import RequestError, StoreError
 
@@ -26,8 +27,9 @@ ADVICE = "`maskloom remember` makes the memory of a project what its annotations
 class AnnotationEvents:
     """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background."""
 
-    def __init__(self, memory: MemoryBank) -> None:
+    def __init__(self, memory: MemoryBank, answers: Answers | None = None) -> None:
         self._memory = memory
+        self._answers = answers
         self._is_closing = threading.Event()
         self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
@@ -62,7 +64,7 @@ class AnnotationEvents:
             event = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"an event of {len(body)} bytes is no JSON: {error}") from error
-        for told in read_event(event):
+        for told in read_event(event, self._answers.about if self._answers else lambda project, task: ()):
             match told:
                 case Accepted():
                     take(told, self._memory)
