@@ -59,7 +59,7 @@ submissions = sql.Table(
     sql.Column("seconds", sql.Float, nullable=True),
     sql.Index("submissions_by_task", "project", "task"),
 )
-_forgotten = sql.Table(
+forgotten = sql.Table(
     "forgotten",
     metadata,
     sql.Column("id", sql.Integer, primary_key=True),
@@ -154,11 +154,11 @@ class MemoryBank:
         with self._database.writing() as connection:
             for kind, names in (("annotation", annotations), ("task", tasks)):
                 for name in names:
-                    here = (_forgotten.c.project == project) & (_forgotten.c.kind == kind) & (_forgotten.c.name == name)
-                    connection.execute(sql.delete(_forgotten).where(here))
-                    connection.execute(sql.insert(_forgotten), {"project": project, "kind": kind, "name": name})
-            newest = connection.execute(sql.select(sql.func.max(_forgotten.c.id))).scalar() or 0
-            connection.execute(sql.delete(_forgotten).where(_forgotten.c.id <= newest - MOST_FORGOTTEN))
+                    here = (forgotten.c.project == project) & (forgotten.c.kind == kind) & (forgotten.c.name == name)
+                    connection.execute(sql.delete(forgotten).where(here))
+                    connection.execute(sql.insert(forgotten), {"project": project, "kind": kind, "name": name})
+            newest = connection.execute(sql.select(sql.func.max(forgotten.c.id))).scalar() or 0
+            connection.execute(sql.delete(forgotten).where(forgotten.c.id <= newest - MOST_FORGOTTEN))
             gone = submissions.c.annotation.in_(annotations) | submissions.c.task.in_(tasks)
             connection.execute(sql.delete(submissions).where(submissions.c.project == project, gone))
             erase(connection, project, examples.c.annotation.in_(annotations) | examples.c.task.in_(tasks))
@@ -177,8 +177,8 @@ class MemoryBank:
         """Take back that annotations and tasks are deleted, as Label Studio has them."""
         with self._database.writing() as connection:
             for kind, names in (("annotation", annotations), ("task", tasks)):
-                here = (_forgotten.c.project == project) & (_forgotten.c.kind == kind)
-                connection.execute(sql.delete(_forgotten).where(here, _forgotten.c.name.in_(names)))
+                here = (forgotten.c.project == project) & (forgotten.c.kind == kind)
+                connection.execute(sql.delete(forgotten).where(here, forgotten.c.name.in_(names)))
 
     def recall(self, project: str, label: str | None, most: int, snapshot: int | None = None) -> list[Example]:
         """The newest accepted examples of a label or, with None, of those that only show; pinned ones first. With a
@@ -234,12 +234,12 @@ class MemoryBank:
             connection.execute(sql.insert(examples), {**row, "mark": mark})
         newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
         connection.execute(sql.delete(examples).where(examples.c.id <= newest - MOST_EXAMPLES))
-        _note_change(connection, project)
+        note_change(connection, project)
 
     def _is_forgotten(self, connection: sql.Connection, told: Submission) -> bool:
-        annotation = (_forgotten.c.kind == "annotation") & (_forgotten.c.name == told.annotation)
-        task = (_forgotten.c.kind == "task") & (_forgotten.c.name == told.task)
-        query = sql.select(_forgotten.c.id).where(_forgotten.c.project == told.project, annotation | task).limit(1)
+        annotation = (forgotten.c.kind == "annotation") & (forgotten.c.name == told.annotation)
+        task = (forgotten.c.kind == "task") & (forgotten.c.name == told.task)
+        query = sql.select(forgotten.c.id).where(forgotten.c.project == told.project, annotation | task).limit(1)
         return connection.execute(query).first() is not None
 
 
@@ -275,7 +275,7 @@ def _is_off(connection: sql.Connection, project: str) -> bool:
     return bool(connection.execute(sql.select(projects.c.is_off).where(projects.c.project == project)).scalar())
 
 
-def _note_change(connection: sql.Connection, project: str) -> None:
+def note_change(connection: sql.Connection, project: str) -> None:
     here = projects.c.project == project
     if not connection.execute(sql.update(projects).where(here).values(changes=projects.c.changes + 1)).rowcount:
         connection.execute(sql.insert(projects), {"project": project, "changes": 1, "is_off": False, "bulk_snapshot": None})
@@ -297,4 +297,4 @@ def erase(connection: sql.Connection, project: str, which: sql.ColumnElement[boo
     )
     connection.execute(sql.delete(frozen).where(frozen.c.project == project, frozen.c.example.in_(lost)))
     connection.execute(sql.delete(examples).where(examples.c.project == project, which))
-    _note_change(connection, project)
+    note_change(connection, project)
