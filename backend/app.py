@@ -26,6 +26,7 @@ from backend.doctor.readiness import Readiness, in_address
 from backend.door import Door, Rules, is_this_machine
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
+from backend.labelstudio.project_options import read_extra_params
 from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
@@ -122,9 +123,8 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
         """Remember how to reach the project's Label Studio, and what its extra parameters ask for. Loads the model only when an
         earlier attempt failed; one that cannot answer is refused, so that Label Studio does not show it as connected.
         """
-        project = str(body.project or "").partition(".")[0]
-        parts.media.register(project, body.hostname, body.access_token)
-        parts.options.register(project, body.extra_params)
+        options = read_extra_params(body.extra_params)
+        parts.options.register(parts.projects.register(body.project, body.hostname, body.access_token), options)
         base = read_base(body.hostname or "")
         if base is not None and is_loopback(base) and not hinted.is_set():
             hinted.set()
@@ -162,7 +162,7 @@ def _add_work_routes(app: FastAPI, parts: Parts) -> None:
     @app.post("/predict", response_model=dict[str, Any])
     def predict(body: PredictBody) -> Answer:
         """One answer for each task."""
-        asked = dict(body)  # nothing is copied: drafts may hold many large masks
+        asked = {**dict(body), "project": parts.projects.key(body.project)}  # not copied: drafts may hold many large masks
         answers = parts.service.predict(asked)
         parts.prefetcher.answered(asked)
         return Answer({"results": answers})

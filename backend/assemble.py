@@ -20,7 +20,7 @@ from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine, EngineHandle, EngineOptions
 from backend.engines.catalogue import find_engine, find_refiner
 from backend.images import ImageSource, Media, MediaOptions
-from backend.labelstudio.api import LabelStudio, is_up
+from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Batching, Segmenter
 from backend.serving.history import History
@@ -28,6 +28,7 @@ from backend.serving.interact import Interactor
 from backend.serving.learning import PLACES, Learning
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
+from backend.serving.projects import Projects
 from backend.serving.recording import Recorder
 from backend.serving.service import Service
 from backend.serving.webhooks import AnnotationEvents
@@ -36,6 +37,7 @@ from backend.stores.answers import Answers
 from backend.stores.database import CLICK_WAIT_S, Database
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
+from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
@@ -77,6 +79,7 @@ class Parts:
     media: Media
     service: Service
     options: ProjectOptions
+    projects: Projects
     jobs: Jobs
     webhooks: AnnotationEvents
     prefetcher: Prefetcher
@@ -89,6 +92,7 @@ class Parts:
         self.learning.close()
         self.recorder.close(CLOSING_S)
         self.webhooks.close(CLOSING_S)
+        self.projects.close(CLOSING_S)
         self.jobs.close()
 
 
@@ -114,8 +118,9 @@ def assemble(settings: Settings) -> Parts:
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    events = AnnotationEvents(memory, Answers(for_clicks))
-    return Parts(settings, engine, media, service, options, jobs, events, prefetcher, learning, recorder)
+    projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
+    events = AnnotationEvents(memory, Answers(for_clicks), projects.key)
+    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder)
 
 
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
@@ -211,3 +216,11 @@ def image_files(settings: Settings) -> Callable[[Path], KeyedImage]:
 def memory_bank(settings: Settings) -> MemoryBank:
     """What projects' annotations have taught, by the settings; with patience, as nobody waits for an answer."""
     return MemoryBank(Database(settings.database_url))
+
+
+def project_key(settings: Settings, project: Project) -> str:
+    """The key of a project of the Label Studio of the settings, as the server has it."""
+    projects = Projects(ProjectTable(Database(settings.database_url)), lambda *_: None, settings.label_studio_url)
+    key = projects.key(project.name)
+    projects.close(CLOSING_S)
+    return key

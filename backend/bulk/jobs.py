@@ -22,6 +22,7 @@ from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
 from backend.stores.ledger import Item
+from backend.stores.projects import number_of
 from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
@@ -82,11 +83,11 @@ class Jobs:
         """
         try:
             chosen = Selection(tasks=frozenset(int(task) for task in tasks))
-            job = self._enqueue(Job(JobSpec(project, selection=chosen, options=self._options.of(project)), ready))
+            job = self._enqueue(Job(JobSpec(number_of(project), selection=chosen, options=self._options.of(project)), ready))
         except (MaskloomError, ValueError) as error:
             log.info("the rest of the selection cannot be handed to a job: %s", error)
             return False
-        log.info("job %s takes over %d tasks of project %s", job.id, len(tasks), project)
+        log.info("job %s takes over %d tasks of project %s", job.id, len(tasks), number_of(project))
         return True
 
     def all(self) -> list[Job]:

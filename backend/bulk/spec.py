@@ -35,6 +35,7 @@ class FolderSource:
 
     root: Path
     made: Path | None = None
+    made_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -101,6 +102,7 @@ class StudioSource:
     label_studio: LabelStudio
     project_id: int
     selection: Selection = Selection()
+    made_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -174,7 +176,8 @@ def resolve(spec: JobSpec, version: str, studio: Callable[[], LabelStudio], stop
         source, recipe, sink = _of_project(spec, version, studio(), stop)
     else:
         source, recipe, sink = _of_folder(spec, version, spec.folder)
-    identity = RunIdentity(source.name, sink.name, version, recipe.digest(source.name, sink.name, version))
+    digest = recipe.digest(source.name, sink.name, version)
+    identity = RunIdentity(source.name, sink.name, version, digest, source.made_at)
     return BulkJob(source, sink, recipe, identity, spec.limit, spec.again)
 
 
@@ -186,7 +189,7 @@ def _of_project(spec: JobSpec, version: str, studio: LabelStudio, stop: threadin
     options = spec.options or read_options(_extra_params(studio, project.id), spec.params, spec.min_score)
     recipe = TaskRecipe(project.label_config, str(project.id), read_labels(spec.labels), options, _form(target))
     check_labels(project.label_config, recipe.labels)
-    source = StudioSource(studio, project.id, spec.selection)
+    source = StudioSource(studio, project.id, spec.selection, project.made_at)
     if target is Target.PREDICTIONS:
         return source, recipe, StudioSink(studio, project.id, version, stop)
     sink = _file_sink(target, _path(spec, target), recipe, recipe.digest(source.name, version), lambda key: False)

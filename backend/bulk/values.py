@@ -105,10 +105,13 @@ def decode_mask(rle: str, size: Size) -> BoolArray:
 
 
 class Source(Protocol):
-    """A list of items; ``name`` tells a person, and the ledger, which."""
+    """A list of items; ``name`` tells a person, and the ledger, which; ``made_at`` since when, 0 where that is not told."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def made_at(self) -> float: ...
 
     def items(self) -> Iterator[Item]:
         """Every item, once, in an order that does not change."""

@@ -103,7 +103,7 @@ def _tell(command: _Command) -> None:
     """What a run would do; the first image is opened, so that a wrong address is known before."""
     job, ledger = command.job, command.context.ledger
     items = list(job.source.items())
-    known = ledger.find(job.identity.digest)
+    known = ledger.find(job.identity)
     done = ledger.counts(known.id) if known else {}
     print(f"source   {job.source.name}: {len(items):,} images")
     print(f"target   {job.sink.name}: {done.get(DONE, 0):,} there already, {done.get(FAILED, 0):,} failed before")
@@ -147,7 +147,7 @@ def _try_sample(command: _Command) -> None:
 
 def _run(command: _Command, stop: threading.Event) -> None:
     context, job, report = command.context, command.job, command.options.report
-    if command.options.resume and context.ledger.find(job.identity.digest) is None:
+    if command.options.resume and context.ledger.find(job.identity) is None:
         raise RequestError(
             f"there is no earlier run of this command (from {job.source.name} to {job.sink.name}, engine "
             f"{command.version}, these labels); leave --resume out to begin one"

@@ -27,12 +27,12 @@ def remember(
     token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
 ) -> None:
     """Make the memory of a project what its annotations say: those from before, and those missed while the server was down."""
-    from backend.assemble import label_studio, memory_bank
+    from backend.assemble import label_studio, memory_bank, project_key
 
     settings = read_settings(url, token)
     with label_studio(settings) as studio:
         found = studio.project(project)
-        memory, key = memory_bank(settings), str(found.id)
+        memory, key = memory_bank(settings), project_key(settings, found)
         done = remember_all(studio, found, key, memory, _watch)
     print(
         f"{done.regions:,} regions of {done.annotations:,} annotations of {done.tasks:,} tasks are remembered; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 
 from backend.images.network import Network
 from backend.images.sites import Site, Tokens
+from backend.labelstudio.shapes.base import seconds_of
 from backend.values.errors import RemoteError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
@@ -97,6 +99,12 @@ class Project:
     title: str
     description: str
     label_config: str = ""
+    made_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What requests call it: its number, and the second in which it was made."""
+        return f"{self.id}.{math.floor(self.made_at)}" if self.made_at else str(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +322,8 @@ class LabelStudio:
 
 def _read_project(body: Mapping[str, Json]) -> Project:
     description, label_config = str(body.get("description") or ""), str(body.get("label_config") or "")
-    return Project(int(body["id"]), str(body["title"]), description, label_config)
+    made_at = seconds_of(body.get("created_at")) or 0.0
+    return Project(int(body["id"]), str(body["title"]), description, label_config, made_at)
 
 
 def _read_task(body: Mapping[str, Json]) -> Task:

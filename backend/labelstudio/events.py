@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from backend.labelstudio.config import LabelConfig, lookup, read_config
 from backend.labelstudio.request.examples import examples_of
 from backend.labelstudio.shapes import RegionMark, covers_pixels, size_of_item
-from backend.labelstudio.shapes.base import mappings, region_id, regions_of, saved_at
+from backend.labelstudio.shapes.base import mappings, region_id, regions_of, saved_at, seconds_of
 from backend.values.errors import RequestError
 from backend.values.masks import NOTHING_DRAWN, RunLengths
 from backend.values.session import Example, Submission, Verdict
@@ -65,16 +66,19 @@ Answered = Callable[[str, str], Sequence[Json]]
 """What we answered about a task of a project, as predictions, the newest first."""
 
 
-def read_event(body: Any, answered: Answered = lambda project, task: ()) -> list[Accepted | Gone]:
+def read_event(
+    body: Any, answered: Answered = lambda project, task: (), key_of: Callable[[str], str] = str
+) -> list[Accepted | Gone]:
     """What an event means for the memory of its project; nothing for one that means nothing. Where an annotation does not bring
-    the prediction that was viewed, it is compared with what we ``answered``.
+    the prediction that was viewed, it is compared with what we ``answered``. ``key_of`` gives the key of a project by
+    the name that requests have for it.
 
     Raises:
         ConfigError: the project's labelling config cannot be read.
     """
     if not isinstance(body, Mapping) or not isinstance(project := body.get("project"), Mapping):
         return []
-    name = str(project.get("id"))
+    name = key_of(project_name(project))
     match body.get("action"):
         case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
             config = read_config(str(project.get("label_config")))
@@ -85,6 +89,12 @@ def read_event(body: Any, answered: Answered = lambda project, task: ()) -> list
             return [Gone(name, tasks=_numbers(body.get("tasks")))]
         case _:
             return []
+
+
+def project_name(project: Json) -> str:
+    """A project's name as other requests write it, ``"1.1795211212"``: its number, and the second in which it was made."""
+    made_at = seconds_of(project.get("created_at"))
+    return str(project.get("id")) if made_at is None else f"{project.get('id')}.{math.floor(made_at)}"
 
 
 def read_annotation(project: str, annotation: Json, task: Json, config: LabelConfig, predictions: Sequence[Json]) -> Accepted:

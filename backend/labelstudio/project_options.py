@@ -134,9 +134,8 @@ class ProjectOptions:
         self._lock = threading.Lock()
         self._by_project: OrderedDict[str, PreannotationOptions] = OrderedDict()
 
-    def register(self, project: str, extra_params: Any) -> None:
-        """Raises ConfigError when the parameters cannot be meant."""
-        wanted = read_extra_params(extra_params)
+    def register(self, project: str, wanted: PreannotationOptions) -> None:
+        """Take the place of the project's earlier choice."""
         with self._lock:
             self._by_project[project] = wanted
             self._by_project.move_to_end(project)

@@ -13,6 +13,7 @@ from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
 from backend.segmenter import EngineSource
+from backend.stores.projects import number_of
 
 MOST_WAITING = 8
 MOST_KNOWN = 1_000
@@ -113,4 +114,10 @@ def _question(task: TaskRequest) -> dict[str, Any]:
     after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": int(task.task_id)}
     new = {"filter": "filter:tasks:total_annotations", "operator": "equal", "type": "Number", "value": 0}
     query = {"filters": {"conjunction": "and", "items": [after, new]}, "ordering": ["tasks:id"]}
-    return {"project": task.project, "fields": "task_only", "include": "id,data", "page_size": 1, "query": json.dumps(query)}
+    return {
+        "project": number_of(task.project),
+        "fields": "task_only",
+        "include": "id,data",
+        "page_size": 1,
+        "query": json.dumps(query),
+    }

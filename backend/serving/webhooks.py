@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from backend.background import Worker
@@ -27,9 +28,10 @@ ADVICE = "`maskloom remember` makes the memory of a project what its annotations
 class AnnotationEvents:
     """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background."""
 
-    def __init__(self, memory: MemoryBank, answers: Answers | None = None) -> None:
+    def __init__(self, memory: MemoryBank, answers: Answers | None = None, key_of: Callable[[str], str] = str) -> None:
         self._memory = memory
         self._answers = answers
+        self._key_of = key_of
         self._is_closing = threading.Event()
         self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
@@ -64,7 +66,7 @@ class AnnotationEvents:
             event = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"an event of {len(body)} bytes is no JSON: {error}") from error
-        for told in read_event(event, self._answers.about if self._answers else lambda project, task: ()):
+        for told in read_event(event, self._answers.about if self._answers else lambda project, task: (), self._key_of):
             match told:
                 case Accepted():
                     take(told, self._memory)

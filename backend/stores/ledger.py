@@ -68,12 +68,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What makes two runs the same one: the same command continues, another one begins anew."""
+    """What makes two runs the same one: the same command continues, another one begins anew. A run that began before
+    its source was made (``made_at``, in seconds since 1970) was about an earlier source of the same name.
+    """
 
     source: str
     target: str
     version: str
     digest: str
+    made_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,10 @@ class Ledger:
         """The number of a run, made unless it is there. Nothing of it is asked for until ``ask`` is called."""
         now = time.time()
         with self._database.writing() as connection:
-            known = connection.execute(sql.select(_runs.c.id).where(_runs.c.digest == identity.digest)).scalar()
+            known = connection.execute(sql.select(_runs.c.id).where(_is_run(identity))).scalar()
             if known is None:
+                before = sql.update(_runs).where(_runs.c.digest == identity.digest)
+                connection.execute(before.values(digest=sql.literal("earlier ") + sql.cast(_runs.c.id, sql.String)))
                 row = {
                     "digest": identity.digest,
                     "source": identity.source,
@@ -131,9 +136,9 @@ class Ledger:
         self.close(known, "open")
         return known
 
-    def find(self, digest: str) -> RunRow | None:
+    def find(self, identity: RunIdentity) -> RunRow | None:
         """The run of an identity, if it was ever begun."""
-        return next(iter(self._read_runs(_runs.c.digest == digest)), None)
+        return next(iter(self._read_runs(_is_run(identity))), None)
 
     def run(self, run: int) -> RunRow | None:
         return next(iter(self._read_runs(_runs.c.id == run)), None)
@@ -285,6 +290,10 @@ def in_batches(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while page := list(islice(rest, most)):
         yield page
+
+
+def _is_run(identity: RunIdentity) -> sql.ColumnElement[bool]:
+    return sql.and_(_runs.c.digest == identity.digest, _runs.c.started_at >= identity.made_at)
 
 
 def _of(run: int, keys: Sequence[str]) -> sql.ColumnElement[bool]:

@@ -279,3 +279,22 @@ def test_metrics_count_requests_and_docs_show_the_routes(client: TestClient) -> 
     assert 'maskloom_requests_total{path="/health",status="200"} 1.0' in client.get("/metrics").text
     assert client.get("/docs").status_code == 200
     assert {"/predict", "/setup", "/health", "/versions", "/webhook"} <= set(client.get("/openapi.json").json()["paths"])
+
+
+def test_projects_of_two_label_studios_with_one_number_have_their_own_parameters(client: TestClient) -> None:
+    for project, host, extra in (("1.17", "http://one.example", {"max_regions": 0}), ("1.18", "http://two.example", None)):
+        client.post("/setup", json={"project": project, "hostname": host, "access_token": host, "extra_params": extra})
+    counts = []
+    for project in ("1.17", "1.18"):
+        asked = body(task(data_uri(two_shapes())), project=project)
+        (answer,) = client.post("/predict", json=asked).json()["results"]
+        counts.append(len(answer["result"]))
+    assert counts[0] == 0
+    assert counts[1] > 0
+
+
+def test_a_foreign_setup_is_told_whose_the_project_is(client: TestClient) -> None:
+    client.post("/setup", json={"project": "1.17", "hostname": "http://one.example", "access_token": "a"})
+    told = client.post("/setup", json={"project": "1.17", "hostname": "http://two.example", "access_token": "b"})
+    assert told.status_code == 400
+    assert "belongs to the Label Studio at http://one.example" in told.json()["error"]

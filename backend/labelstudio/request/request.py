@@ -230,7 +230,7 @@ def _read_task(body: Json, task: Json) -> Request:
     if not isinstance(xml, str) or not isinstance(data, Mapping):
         raise RequestError("expected a text under 'label_config' and an object under the task's 'data'")
     config = read_config(xml).for_task(data)
-    project, task_id = _text(body.get("project")).partition(".")[0], _text(task.get("id"))
+    project, task_id = _text(body.get("project")), _text(task.get("id"))
     items = _context_items(body)
     if items is None:
         first = _task_image(config.labels_of(config.first_image), data, 0)

@@ -74,6 +74,14 @@ def mappings(found: Any) -> Iterator[Json]:
     return (item for item in found if isinstance(item, Mapping)) if isinstance(found, list) else iter(())
 
 
+def seconds_of(found: Any) -> float | None:
+    """A time of Label Studio, ``"2026-11-20T21:46:52.602861Z"``, in seconds since 1970; None when it is none."""
+    try:
+        return datetime.fromisoformat(str(found)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def read_value(item: Json) -> Json:
     """The ``value`` of a result, empty when it has none."""
     value = item.get("value")
@@ -138,10 +146,7 @@ def newest_draft(task: Json) -> Json:
 
 def saved_at(draft: Json) -> float:
     """When a draft was saved, in seconds since 1970; 0 when it does not tell."""
-    try:
-        return datetime.fromisoformat(str(draft.get("updated_at"))).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
+    return seconds_of(draft.get("updated_at")) or 0.0
 
 
 def regions_of(holder: Json) -> list[Json]:

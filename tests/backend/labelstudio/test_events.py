@@ -37,6 +37,14 @@ def created(*regions: dict[str, Any], config: str | None = None, **data: Any) ->
     return found
 
 
+def test_an_event_names_its_project_as_requests_do() -> None:
+    """Number and second: ``"1.1795211212"`` in the body of /predict is this project."""
+    told = event("annotation_created")
+    told["project"]["created_at"] = "2026-11-20T21:46:52.602861Z"
+    (found,) = read_event(told)
+    assert found.project == "1.1795211212"
+
+
 @pytest.mark.parametrize("name", ["annotation_created", "annotation_updated"])
 def test_a_submitted_rectangle_is_an_example_of_its_label(name: str) -> None:
     (found,) = read_event(event(name))

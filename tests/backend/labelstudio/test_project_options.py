@@ -172,9 +172,9 @@ def test_a_value_that_cannot_be_meant_is_named(wrong: dict[str, Any], word: str)
 
 def test_each_project_has_its_own() -> None:
     wishes = ProjectOptions()
-    wishes.register("1", ALL)
+    wishes.register("1", READ)
     assert (wishes.of("1"), wishes.of("2")) == (READ, PreannotationOptions())
-    wishes.register("1", None)
+    wishes.register("1", PreannotationOptions())
     assert wishes.of("1") == PreannotationOptions()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,21 @@ def keys_waiting(ledger: Ledger, run: int) -> list[str]:
 
 
 def test_the_same_identity_is_the_same_run(ledger: Ledger) -> None:
-    assert ledger.find(IDENTITY.digest) is None
+    assert ledger.find(IDENTITY) is None
     run = ledger.open(IDENTITY)
     assert ledger.open(IDENTITY) == run
     assert ledger.open(RunIdentity("here", "there", "colour-2", "1" * 64)) != run
-    found = ledger.find(IDENTITY.digest)
+    found = ledger.find(IDENTITY)
     assert found is not None
     assert (found.id, found.state, found.version) == (run, "open", "colour-1")
+
+
+def test_a_run_about_an_earlier_project_of_the_same_number_is_another_one(ledger: Ledger) -> None:
+    earlier = ledger.open(IDENTITY)
+    made_since = replace(IDENTITY, made_at=time.time() + 1)
+    assert ledger.find(made_since) is None
+    assert ledger.open(made_since) != earlier
+    assert ledger.run(earlier) is not None, "what it did is still known"
 
 
 def test_items_wait_in_order_and_more_than_a_page_of_them(ledger: Ledger) -> None:
