@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from backend.stores.memory import MemoryBank
 from backend.stores.projects import ProjectTable, number_of
 from backend.stores.sessions import Notes, SessionStore
 from backend.values.errors import RequestError
+from backend.values.masks import RunLengths
 from backend.values.session import Example, SessionKey
 from prompts.kinds import PromptSet
 from tests.backend.stores.test_sessions import FIRST, SECOND, round_of
@@ -128,7 +130,7 @@ def test_the_number_of_projects_is_bounded_and_announced_ones_stay(opened: Open,
 
 
 def example(project: str) -> Example:
-    return Example(project, "7", "70", "r", "/a.png", "Cat", np.eye(4, dtype=np.bool_))
+    return Example(project, "7", "70", "r", "/a.png", "Cat", RunLengths.of(np.eye(4, dtype=np.bool_)), made_at=time.time())
 
 
 def session(project: str) -> SessionKey:
