@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.background import AwayError, overlap
 from backend.bulk.recipe import ImageRequest, Recipe
@@ -32,6 +32,7 @@ from backend.values.session import Question, Round
 from prompts.kinds import KeyedImage, PromptError
 
 log = logging.getLogger(__name__)
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,11 +145,17 @@ class PatientImages:
         self._wait_until_up = wait_until_up
 
     def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
+        return self._patiently(lambda: self._images.load(url, project, task_id))
+
+    def read(self, url: str, project: str, task_id: str | None) -> bytes:
+        return self._patiently(lambda: self._images.read(url, project, task_id))
+
+    def _patiently(self, ask: Callable[[], A]) -> A:
         try:
-            return self._images.load(url, project, task_id)
+            return ask()
         except RemoteError:
             self._wait_until_up()
-            return self._images.load(url, project, task_id)
+            return ask()
 
     def close(self) -> None:
         self._images.close()

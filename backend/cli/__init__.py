@@ -7,6 +7,7 @@ import typer
 from backend.cli.bulk import prelabel
 from backend.cli.doctor import doctor
 from backend.cli.evaluate import evaluate, rank
+from backend.cli.export import export
 from backend.cli.memory import balance, remember
 from backend.cli.segment import segment
 from backend.cli.serve import demo, fetch, parts, serve
@@ -19,6 +20,7 @@ for command in (demo, serve, segment, track, fetch, prelabel, remember, balance,
     cli.command()(command)
 cli.command("eval")(evaluate)
 cli.command()(rank)
+cli.command()(export)
 cli.add_typer(video, name="video")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from backend.caches import Bounds, Codec, DiskCache, SingleFlight
 from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
@@ -59,6 +61,7 @@ class DecodedImages:
         return image
 
 
+T = TypeVar("T")
 UNVOUCHED_LIFETIME_S = 60.0
 """How long a file is used again that came without validators, so that its server cannot be asked whether it changed."""
 
@@ -68,6 +71,10 @@ class ImageSource(Protocol):
 
     def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
         """The upright image with its key. Raises ImageError or RemoteError where it cannot be had."""
+        ...
+
+    def read(self, url: str, project: str, task_id: str | None) -> bytes:
+        """The file of an image as it is stored. Raises like ``load``."""
         ...
 
     def close(self) -> None:
@@ -99,43 +106,62 @@ class Media:
             ImageError: the address is not allowed, or there is no whole image of an allowed size.
             RemoteError: Label Studio or another server does not answer, or does not accept the token.
         """
-        task = "an image" if task_id is None else f"the image of task {task_id}"
-        try:
-            source = locate(url, self._folders, self._sites.of(project), task_id)
+        with _told(url, task_id):
+            source = self._locate(url, project, task_id)
             return self._flights.do(source.key, lambda: self._open(source))
-        except ImageError as error:
-            raise ImageError(f"{task} cannot be had, {shown(url)}: {error}") from error
-        except RemoteError as error:
-            raise RemoteError(f"{task} cannot be had, {shown(url)}: {error}", error.status, error.after_s) from error
+
+    def read(self, url: str, project: str, task_id: str | None) -> bytes:
+        """The file of an image as it is stored, whatever is in it. Raises like ``load``."""
+        with _told(url, task_id):
+            return self._body(self._locate(url, project, task_id), lambda body: body)
 
     def close(self) -> None:
         """Close the connections."""
         self._fetcher.close()
 
+    def _locate(self, url: str, project: str, task_id: str | None) -> Source:
+        return locate(url, self._folders, self._sites.of(project), task_id)
+
     def _open(self, source: Source) -> KeyedImage:
+        return self._body(source, self._decoded.decode)
+
+    def _body(self, source: Source, use: Callable[[bytes], T]) -> T:
+        """What is made of a file; a fetched one is kept when it can be used."""
         match source:
             case Inline():
                 if len(source.body) > self._options.max_bytes:
                     raise too_large(self._options.max_bytes)
-                return self._decoded.decode(source.body)
+                return use(source.body)
             case LocalFile():
-                return self._decoded.decode(read_file(source.path, self._options.max_bytes))
+                return use(read_file(source.path, self._options.max_bytes))
             case Remote():
-                return self._open_remote(source)
+                return self._remote_body(source, use)
 
-    def _open_remote(self, remote: Remote) -> KeyedImage:
+    def _remote_body(self, remote: Remote, use: Callable[[bytes], T]) -> T:
         age_s, kept = self._cache.age_s(remote.key), self._cache.get(remote.key)
         if kept and (remote.lasting or (not kept.validators and age_s < UNVOUCHED_LIFETIME_S)):
-            return self._decoded.decode(kept.body)
+            return use(kept.body)
         fetched = self._fetcher.fetch(remote, kept.validators if kept else Validators())
         if kept and fetched is None:
             self._cache.confirm(remote.key)
-            return self._decoded.decode(kept.body)
+            return use(kept.body)
         if fetched is None:
             raise RemoteError("the server says that it did not change, but was never asked that")
-        image = self._decoded.decode(fetched.body)
+        used = use(fetched.body)
         self._cache.put(remote.key, fetched)
-        return image
+        return used
+
+
+@contextmanager
+def _told(url: str, task_id: str | None) -> Iterator[None]:
+    """Say in every error which image of which task it is about."""
+    task = "an image" if task_id is None else f"the image of task {task_id}"
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{task} cannot be had, {shown(url)}: {error}") from error
+    except RemoteError as error:
+        raise RemoteError(f"{task} cannot be had, {shown(url)}: {error}", error.status, error.after_s) from error
 
 
 def _keep_addresses_out_of_logs() -> None:

@@ -125,12 +125,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ListedTask:
-    """A task as the Data Manager lists it quickly, with how much there is about it."""
+    """A task as the Data Manager lists it quickly, with how much there is about it, and when any of it last changed."""
 
     id: int
     data: Mapping[str, Json]
     annotations: int
     predictions: int
+    updated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,17 +218,13 @@ class LabelStudio:
         body = {"project": project_id, "path": str(folder), "title": folder.name, "use_blob_urls": True}
         self.call("POST", "/api/storages/localfiles/", json=body)
 
-    def tasks(self, project_id: int) -> Iterator[Task]:
+    def tasks(self, project_id: int, fields: str = "task_only") -> Iterator[Task]:
         """The tasks of a project without their predictions, page by page."""
-        return self._tasks(project_id, "task_only")
+        return map(_read_task, self._pages({"project": project_id, "fields": fields, "page_size": PAGE_SIZE}))
 
     def tasks_with_predictions(self, project_id: int) -> Iterator[Task]:
         """The tasks of a project with all that backends said about them, page by page."""
-        return self._tasks(project_id, "all")
-
-    def _tasks(self, project_id: int, fields: str) -> Iterator[Task]:
-        params = {"project": project_id, "fields": fields, "page_size": PAGE_SIZE}
-        return map(_read_task, self._pages(params))
+        return self.tasks(project_id, "all")
 
     def list_tasks(self, project_id: int, view: int | None = None) -> Iterator[ListedTask]:
         """The tasks of a project or of one of its Data Manager views; six times as fast as ``tasks``."""
@@ -247,9 +244,10 @@ class LabelStudio:
 
     def _list(self, project_id: int, which: Mapping[str, Json]) -> Iterator[ListedTask]:
         params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE, **which}
-        params["include"] = "id,data,total_annotations,total_predictions"
+        params["include"] = "id,data,total_annotations,total_predictions,updated_at"
         for task in self._pages(params):
-            yield ListedTask(int(task["id"]), task["data"], task["total_annotations"], task["total_predictions"])
+            counts = (task["total_annotations"], task["total_predictions"])
+            yield ListedTask(int(task["id"]), task["data"], *counts, str(task.get("updated_at") or ""))
 
     def _pages(self, params: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
         """The tasks of all pages, each page asked for when it is reached."""
@@ -261,9 +259,19 @@ class LabelStudio:
             if not answer["tasks"]:
                 return
 
+    def annotators(self) -> dict[str, int]:
+        """The numbers of people by their addresses, in lower case."""
+        return {str(each["email"]).lower(): int(each["id"]) for each in self.call("GET", "/api/users/")}
+
     def task(self, task_id: int) -> TaskDetails:
         """One task with its annotations and predictions."""
         return _read_details(self.call("GET", f"/api/tasks/{task_id}/"))
+
+    def detailed_tasks(self, project_id: int, task_ids: Sequence[int]) -> Iterator[TaskDetails]:
+        """Those of some tasks that are there, in one request: many times as fast as asking for each, all in memory at once."""
+        chosen = {"ordering": ["tasks:id"], "selectedItems": {"all": False, "included": list(task_ids)}}
+        params = {"project": project_id, "fields": "all", "page_size": len(task_ids), "query": json.dumps(chosen)}
+        return map(_read_details, self._pages(params))
 
     def change_data(self, task_id: int, data: Mapping[str, Json]) -> None:
         """Replace a task's data, all of it."""

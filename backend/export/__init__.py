@@ -1,0 +1,1 @@
+"""Export: submitted annotations, read from every shape, written as what trainers and other tools read."""

@@ -1,0 +1,141 @@
+"""The lines of an export: what has been read of each task, kept so that an export which is stopped goes on where it was."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.export.regions import LeftOut
+from backend.export.rows import ImageRow
+from backend.labelstudio.api import ListedTask
+from backend.values.errors import SetupError
+
+Json = dict[str, Any]
+LINES = ".export.lines"
+"""The name of the file of lines, in the folder of the export; it goes when the export is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLine:
+    """What is exported of one task: its images, what was left out, and, where asked for, the task in Label Studio's words."""
+
+    task: int
+    images: tuple[ImageRow, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    agreement: float | None = None
+    source: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        left_out = [asdict(each) for each in self.left_out]
+        images = [image.to_json() for image in self.images]
+        return {"task": self.task, "images": images, "left_out": left_out, "agreement": self.agreement, "source": self.source}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> TaskLine:
+        images = tuple(map(ImageRow.from_json, found["images"]))
+        left_out = tuple(LeftOut(**each) for each in found["left_out"])
+        return cls(found["task"], images, left_out, found["agreement"], found["source"])
+
+
+@dataclass(slots=True)
+class Lines:
+    """The lines of an export: the first names the command, then one for each task that was read. What another command left
+    there is begun anew.
+    """
+
+    folder: Path
+    command: str
+    _versions: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / LINES
+
+    def open(self) -> None:
+        """Make ready to go on. Raises SetupError when the folder cannot be written to."""
+        with disk_at(self.path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._first() != self.command:
+                self.path.write_text(json.dumps(self.command) + "\n", encoding="ascii")
+            self._drop_torn_line()
+            self._versions = {line["task"]: line["version"] for line in self._whole()}
+
+    def has(self, task: ListedTask) -> bool:
+        """Whether a task was read since it was changed last."""
+        return self._versions.get(task.id) == task.updated
+
+    def add(self, line: TaskLine, version: str) -> None:
+        """Keep a line so that it lasts; a later one about the same task counts. Raises SetupError when the disk is full."""
+        text = (json.dumps({**line.to_json(), "version": version}) + "\n").encode("ascii")
+        with disk_at(self.path), self.path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
+        self._versions[line.task] = version
+
+    def read(self, tasks: Sequence[int]) -> Iterator[TaskLine]:
+        """The last line of each of these tasks, one in memory at a time."""
+        places: dict[int, int] = {}
+        offset = 0
+        with self.path.open("rb") as file:
+            for raw in file:
+                if offset:
+                    places[int(json.loads(raw)["task"])] = offset
+                offset += len(raw)
+            for task in tasks:
+                if task in places:
+                    file.seek(places[task])
+                    yield TaskLine.from_json(json.loads(file.readline()))
+
+    def remove(self) -> None:
+        """The export is done."""
+        self.path.unlink(missing_ok=True)
+
+    def _first(self) -> str:
+        try:
+            with self.path.open(encoding="ascii") as file:
+                return str(json.loads(file.readline()))
+        except (OSError, ValueError):
+            return ""
+
+    def _drop_torn_line(self) -> None:
+        """A line that a crash or a full disk cut short goes; it is the last one."""
+        with self.path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(0)
+                whole = sum(len(line) for line in file if line.endswith(b"\n"))
+                file.truncate(whole)
+
+    def _whole(self) -> Iterator[Mapping[str, Any]]:
+        with self.path.open("rb") as file:
+            file.readline()
+            yield from map(json.loads, file)
+
+
+@contextmanager
+def disk_at(path: Path) -> Iterator[None]:
+    """Turn a failure of the disk into a SetupError that says which, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        told = f"cannot write {path}: {reason}; make room or choose another place, then run the same command again"
+        raise SetupError(f"{told}: what was read is kept") from error
+
+
+def digest_of(*parts: object) -> str:
+    """A name for a command."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
