@@ -23,6 +23,7 @@ from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Batching, Segmenter
+from backend.serving.films import FilmAnswerer
 from backend.serving.history import History
 from backend.serving.interact import Interactor
 from backend.serving.learning import PLACES, Learning
@@ -91,6 +92,7 @@ class Parts:
         self.prefetcher.close()
         self.learning.close()
         self.recorder.close(CLOSING_S)
+        self.service.films.close()
         self.webhooks.close(CLOSING_S)
         self.projects.close(CLOSING_S)
         self.jobs.close()
@@ -113,6 +115,7 @@ def assemble(settings: Settings) -> Parts:
         engine,
         Preannotator(engine, media, options, learning),
         Interactor(engine, media, options, history),
+        FilmAnswerer(engine, media, options),
         hand_over=jobs.hand_over,
         record=recorder.record,
     )
@@ -200,6 +203,8 @@ def media_options(settings: Settings) -> MediaOptions:
         cache_dir=settings.home_folder / "images",
         cache_bytes=settings.image_cache_mib * MEBIBYTE,
         max_bytes=settings.max_image_mib * MEBIBYTE,
+        max_film_bytes=settings.max_film_mib * MEBIBYTE,
+        film_cache_bytes=settings.film_cache_mib * MEBIBYTE,
         max_pixels=round(settings.max_image_megapixels * 1_000_000),
         connect_timeout_s=settings.connect_timeout_s,
         read_timeout_s=settings.read_timeout_s,

@@ -260,7 +260,7 @@ class DiskCache(Generic[T]):
             if self._bytes is not None:
                 self._bytes += added
             if self._bytes is None or self._bytes > self._most_bytes:
-                self._bytes = _drop_least_used(self._folder, self._codec.suffix, self._most_bytes)
+                self._bytes = drop_least_used(self._folder, self._codec.suffix, self._most_bytes)
 
     def _report(self, error: OSError) -> None:
         if not self._is_reported:
@@ -293,7 +293,7 @@ def drop_abandoned(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _drop_least_used(folder: Path, suffix: str, most_bytes: int) -> int:
+def drop_least_used(folder: Path, suffix: str, most_bytes: int) -> int:
     """Drop files until they take no more than ``most_bytes``; the bytes that are left. Other files are not touched."""
     drop_abandoned(folder)
     files = []

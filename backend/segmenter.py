@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol, assert_never
+from typing import Literal, Protocol, assert_never
 
 import torch
 
-from backend.engines.base import Engine, LearnsLabels, OffersAlternatives
+from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, TrackedMask, Tracker, TrackingSession
 from backend.labeling import label_masks, rank_names, suppress_duplicates
-from backend.values.errors import MaskloomError, RequestError
+from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
@@ -161,6 +161,15 @@ class Segmenter:
         """
         return min(self._recent_s, default=math.inf)
 
+    def tracker(self, watch: Callable[[], None] = lambda: None) -> Tracker:
+        """The engine's tracker, each of whose steps holds the device; ``watch`` is called before each and may raise.
+
+        Raises SetupError when the engine follows no objects.
+        """
+        if self.engine.tracker is None:
+            raise SetupError(f"the engine {self.engine.name} follows no objects; choose another with MASKLOOM_ENGINE")
+        return _SharedTracker(self.engine.tracker, self._device, watch)
+
     def look_at(self, image: KeyedImage) -> None:
         """Encode an image for later. Raises what the engine raises."""
         self._features([image])
@@ -272,6 +281,34 @@ class Segmenter:
         took_s = (time.perf_counter() - started) / max(len(images), 1)
         self._recent_s = (*self._recent_s, took_s)[-RECENT_ENCODINGS:]
         return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedTracker:
+    """A tracker whose sessions take the device for one step at a time, so that others get their turn in between."""
+
+    tracker: Tracker
+    device: threading.Lock
+    watch: Callable[[], None]
+
+    def start(self, direction: Literal[1, -1]) -> TrackingSession:
+        return _SharedSession(self.tracker.start(direction), self)
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedSession:
+    session: TrackingSession
+    shared: _SharedTracker
+
+    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        self.shared.watch()
+        with self.shared.device:
+            return self.session.follow(frame, image)
+
+    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
+        self.shared.watch()
+        with self.shared.device:
+            return self.session.prompt(frame, image, object_id, prompts)
 
 
 def _asks_for_something(question: Question) -> bool:

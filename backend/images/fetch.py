@@ -5,9 +5,10 @@ from __future__ import annotations
 import email.utils
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import TypeVar
 
 import httpx
@@ -139,12 +140,15 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """One attempt at a file: what is known of it, the token's header, and when patience ends (``time.monotonic``)."""
+    """One attempt at a file: what is known of it, the token's header, when patience ends (``time.monotonic``), and the file to
+    write it to, or None to keep it in memory.
+    """
 
     remote: Remote
     known: Validators
     authorization: str | None = field(repr=False)
     deadline: float
+    target: Path | None = None
 
     def site_at(self, url: httpx.URL) -> Site | None:
         """The Label Studio to which the token may go at this address: the same origin, or its secured twin."""
@@ -184,19 +188,27 @@ class Fetcher:
     def fetch(self, remote: Remote, known: Validators) -> Fetched | None:
         """The file; None when it is the one that ``known`` describes. Raises ImageError or RemoteError."""
         with self._hosts.at(remote.url.host):
-            return self._patience.persist(lambda deadline: self._fetch_once(remote, known, deadline))
+            return self._patience.persist(lambda deadline: self._fetch_once(_Try(remote, known, None, deadline)))
 
-    def _fetch_once(self, remote: Remote, known: Validators, deadline: float) -> Fetched | None:
+    def download(self, remote: Remote, target: Path) -> None:
+        """The file into ``target``, piece by piece, however large it is within the limit. Raises as ``fetch`` does, and OSError
+        when it cannot be written.
+        """
+        with self._hosts.at(remote.url.host):
+            self._patience.persist(lambda deadline: self._fetch_once(_Try(remote, Validators(), None, deadline, target)))
+
+    def _fetch_once(self, attempt: _Try) -> Fetched | None:
         """With a new access token when the first is refused: it may have been revoked before its end."""
-        header = self._tokens.header(remote.site) if remote.site else None
+        site = attempt.remote.site
+        header = self._tokens.header(site) if site else None
         try:
             try:
-                return self._follow(_Try(remote, known, header, deadline))
+                return self._follow(replace(attempt, authorization=header))
             except Unauthorized as refused:
                 fresh = self._tokens.header(refused.site, refused=header)
                 if fresh is None:
                     raise
-                return self._follow(_Try(remote, known, fresh, deadline))
+                return self._follow(replace(attempt, authorization=fresh))
         except Unauthorized as refused:
             raise refused.explained() from refused
 
@@ -230,7 +242,7 @@ class Fetcher:
         with self._http.stream("GET", url, headers=attempt.headers(url), timeout=timeout) as response:
             status, site = response.status_code, attempt.site_at(url)
             if status == 200:
-                return Fetched(self._read(response, attempt.deadline), _validators(response))
+                return Fetched(self._read(response, attempt), _validators(response))
             if status in _REDIRECTS and "location" in response.headers:
                 return _redirected(response, site)
             if status == 304 and attempt.known:
@@ -243,23 +255,32 @@ class Fetcher:
         left = max(deadline - time.monotonic(), 0.01)
         return httpx.Timeout(min(self._options.read_timeout_s, left), connect=min(self._options.connect_timeout_s, left))
 
-    def _read(self, response: httpx.Response, deadline: float) -> bytes:
-        """The body, in pieces as they come, so that a dripping server is noticed; httpx itself raises RemoteProtocolError
-        when it ends before its Content-Length.
+    def _read(self, response: httpx.Response, attempt: _Try) -> bytes:
+        """The body, or nothing where it goes into a file."""
+        pieces = self._pieces(response, attempt.deadline)
+        if attempt.target is None:
+            return b"".join(pieces)
+        with attempt.target.open("wb") as file:
+            file.writelines(pieces)
+        return b""
+
+    def _pieces(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
+        """The body as it comes, so that a dripping server is noticed; httpx itself raises RemoteProtocolError when it ends
+        before its Content-Length.
         """
-        most = self._options.max_bytes
+        most, setting = self._options.max_bytes, self._options.bytes_setting
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
-            raise too_large(most)
-        body, began = bytearray(), time.monotonic()
+            raise too_large(most, setting)
+        count, began = 0, time.monotonic()
         for piece in response.iter_bytes():
-            body += piece
-            if len(body) > most:
-                raise too_large(most)
+            yield piece
+            count += len(piece)
+            if count > most:
+                raise too_large(most, setting)
             late_s = time.monotonic() - deadline
-            if late_s > 0 and (late_s > MOST_LATE_S or len(body) < QUICK * (time.monotonic() - began)):
+            if late_s > 0 and (late_s > MOST_LATE_S or count < QUICK * (time.monotonic() - began)):
                 raise RemoteError(f"it did not arrive within {self._options.total_timeout_s:g} s")
-        return bytes(body)
 
 
 def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:

@@ -11,6 +11,7 @@ URL_SETTING = "MASKLOOM_LABEL_STUDIO_URL"
 TOKEN_SETTING = "MASKLOOM_LABEL_STUDIO_TOKEN"
 ROOTS_SETTING = "MASKLOOM_LOCAL_ROOTS"
 BYTES_SETTING = "MASKLOOM_MAX_IMAGE_MIB"
+FILM_BYTES_SETTING = "MASKLOOM_MAX_FILM_MIB"
 PIXELS_SETTING = "MASKLOOM_MAX_IMAGE_MEGAPIXELS"
 
 
@@ -21,6 +22,7 @@ class MediaOptions:
     ``label_studio_url`` and ``token`` are ours and go together: the token is sent nowhere else (see sites.Sites).
     ``hosts`` are those that may be asked without having a public address (see network.HostPolicy); ``ca_file`` holds
     certificates to trust besides the usual ones. ``local_roots`` are the folders from which files may be read.
+    ``max_film_bytes`` bounds a video file, and ``film_cache_bytes`` those that were fetched.
     ``cache_bytes`` bounds the files in ``cache_dir`` and ``decoded_bytes`` the decoded images in memory; 0 keeps none.
     ``total_timeout_s`` bounds one image with all its retries, unless it is coming quickly by then; ``first_wait_s`` is the
     pause before the first retry, the later ones double it.
@@ -35,6 +37,9 @@ class MediaOptions:
     cache_bytes: int = 1 << 30
     decoded_bytes: int = 256 << 20
     max_bytes: int = 64 << 20
+    bytes_setting: str = BYTES_SETTING
+    max_film_bytes: int = 2 << 30
+    film_cache_bytes: int = 4 << 30
     max_pixels: int = 64_000_000
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 30.0
@@ -43,9 +48,9 @@ class MediaOptions:
     user_agent: str = "maskloom"
 
 
-def too_large(most_bytes: int) -> ImageError:
+def too_large(most_bytes: int, setting: str = BYTES_SETTING) -> ImageError:
     """The refusal of a file above the limit."""
-    return ImageError(f"it is larger than the limit of {most_bytes:,} bytes; raise {BYTES_SETTING} if it is meant to be read")
+    return ImageError(f"it is larger than the limit of {most_bytes:,} bytes; raise {setting} if it is meant to be read")
 
 
 def check_pixels(width: int, height: int, most_pixels: int) -> None:

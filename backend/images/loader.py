@@ -15,9 +15,10 @@ from backend.caches import Bounds, Codec, DiskCache, SingleFlight
 from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
 from backend.images.decode import decode_image
 from backend.images.fetch import Fetched, Fetcher, Validators
+from backend.images.films import FilmFiles
 from backend.images.limits import MediaOptions, too_large
 from backend.images.sites import Sites
-from backend.values.errors import ImageError, RemoteError
+from backend.values.errors import ImageError, RemoteError, VideoError
 from prompts.kinds import Image, KeyedImage
 
 
@@ -92,6 +93,7 @@ class Media:
         self._cache = image_cache(options.cache_dir, options.cache_bytes)
         self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
         self._fetcher = Fetcher(options)
+        self._films = FilmFiles(options)
         self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: image.pixels.nbytes))
         _keep_addresses_out_of_logs()
 
@@ -115,9 +117,25 @@ class Media:
         with _told(url, task_id):
             return self._body(self._locate(url, project, task_id), lambda body: body)
 
+    def film(self, url: str, project: str, task_id: str) -> Path:
+        """The video file of a task, on this machine: it lies here, or was fetched.
+
+        Raises:
+            VideoError: the address is not allowed, or there is no file of an allowed size.
+            RemoteError: Label Studio or another server does not answer, or does not accept the token.
+        """
+        try:
+            return self._films.file(locate(url, self._folders, self._sites.of(project), task_id or None))
+        except ImageError as error:
+            raise VideoError(f"the video of task {task_id} cannot be had, {shown(url)}: {error}") from error
+        except RemoteError as error:
+            message = f"the video of task {task_id} cannot be had, {shown(url)}: {error}"
+            raise RemoteError(message, error.status, error.after_s) from error
+
     def close(self) -> None:
         """Close the connections."""
         self._fetcher.close()
+        self._films.close()
 
     def _locate(self, url: str, project: str, task_id: str | None) -> Source:
         return locate(url, self._folders, self._sites.of(project), task_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -14,6 +15,7 @@ from backend.labelstudio.request.context import MESSAGE_SIGN
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
 from backend.labelstudio.shapes import SHAPES
 from backend.labelstudio.shapes.base import OURS
+from backend.labelstudio.video_config import VideoLabels, read_videos
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
 from prompts.phrases import Vocabulary
@@ -105,14 +107,18 @@ def write_refusal(body: Any, text: str, model_version: str) -> Json:
     """
     if not is_interactive(body):
         return write_failure(text, model_version)
-    try:
-        config = read_config(str(body.get("label_config")))
-    except RequestError:
-        return write_empty(model_version)
-    labels = next((labels for labels in map(config.labels_of, config.images) if labels.text_areas), None)
-    if labels is None:
-        return write_empty(model_version)
-    return _message(labels, text, model_version)
+    labels = next((labels for labels in _objects(str(body.get("label_config"))) if labels.text_areas), None)
+    return write_empty(model_version) if labels is None else tell(labels, text, model_version)
+
+
+def _objects(xml: str) -> Iterator[ImageLabels | VideoLabels]:
+    """The images of a labelling config, then its videos; none of one that cannot be read."""
+    with contextlib.suppress(RequestError):
+        videos = read_videos(xml)
+        with contextlib.suppress(RequestError):
+            config = read_config(xml)
+            yield from map(config.labels_of, config.images)
+        yield from videos
 
 
 def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
@@ -121,14 +127,20 @@ def write_message(task: TaskRequest, text: str, model_version: str) -> Json:
     """
     if not task.labels.text_areas or not isinstance(task, InteractionRequest):
         return write_empty(model_version)
-    return _message(task.labels, text, model_version, task.image.item_index)
+    return tell(task.labels, text, model_version, task.image.item_index)
 
 
-def _message(labels: ImageLabels, text: str, model_version: str, page: int | None = None) -> Json:
+def tell(labels: ImageLabels | VideoLabels, text: str, model_version: str, page: int | None = None) -> Json:
+    """The answer that is a sentence for the annotator, in one of the TextAreas that there are."""
     areas = labels.text_areas
     area = next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
     paged = {} if page is None or not area.is_on("peritem") else {"item_index": page}
-    head = {"id": _new_id(), **_tag(area), "to_name": labels.image.name, **paged}
+    head = {
+        "id": _new_id(),
+        **_tag(area),
+        "to_name": labels.image.name if isinstance(labels, ImageLabels) else labels.name,
+        **paged,
+    }
     return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}
 
 

@@ -201,7 +201,7 @@ class LabelConfig:
         """The config as the page shows it for a task: every ``<Repeater>`` unrolled over its list in the task's data, and the
         dynamic labels (``value="$labels"``) that the data gives.
         """
-        config = _read(_unrolled(_parse(self.xml), data), self.xml) if _REPEATER.search(self.xml) else self
+        config = _read(_unrolled(parse_xml(self.xml), data), self.xml) if _REPEATER.search(self.xml) else self
         return replace(config, controls=tuple(_with_dynamic_labels(control, data) for control in config.controls))
 
 
@@ -212,7 +212,7 @@ def read_config(xml: str) -> LabelConfig:
     Raises:
         ConfigError: the text is no XML, carries a document type (entities of one's own are refused), or has no Image.
     """
-    return _read(_parse(xml), xml)
+    return _read(parse_xml(xml), xml)
 
 
 def _read(root: ElementTree.Element, xml: str) -> LabelConfig:
@@ -220,11 +220,11 @@ def _read(root: ElementTree.Element, xml: str) -> LabelConfig:
     images = tuple(_image_tag(element) for element in elements if element.tag.lower() == "image")
     if not images:
         raise ConfigError("the labelling config has no <Image> tag; Maskloom segments images only")
-    named = [(element, _attributes(element)) for element in elements]
+    named = [(element, read_attributes(element)) for element in elements]
     named = [(element, found) for element, found in named if {"name", "toname"} <= found.keys()]
     namings = tuple(filter(None, (read_naming(element, found) for element, found in named)))
     names = {naming.name for naming in namings}
-    controls = tuple(_control_tag(element, found) for element, found in named if found["name"] not in names)
+    controls = tuple(read_control(element, found) for element, found in named if found["name"] not in names)
     return LabelConfig(xml, images, controls, namings)
 
 
@@ -258,7 +258,7 @@ def _follow(path: str, data: Any) -> Any:
     return data
 
 
-def _parse(xml: str) -> ElementTree.Element:
+def parse_xml(xml: str) -> ElementTree.Element:
     scanner = expat.ParserCreate()
     scanner.StartDoctypeDeclHandler = _refuse_doctype
     try:
@@ -279,7 +279,7 @@ def _copies(element: ElementTree.Element, data: Mapping[str, Any], most: int) ->
     if element.tag.lower() != "repeater":
         yield _unrolled(element, data, most)
         return
-    found = _attributes(element)
+    found = read_attributes(element)
     items = lookup(found.get("on", ""), data)
     count = min(len(items), most) if isinstance(items, list) else 0
     for index in range(count):
@@ -296,17 +296,17 @@ def _refuse_doctype(*_: object) -> None:
     raise ConfigError("the labelling config has a document type declaration; remove the <!DOCTYPE ...>")
 
 
-def _attributes(element: ElementTree.Element) -> dict[str, str]:
+def read_attributes(element: ElementTree.Element) -> dict[str, str]:
     return {name.lower(): value for name, value in element.attrib.items()}
 
 
 def _image_tag(element: ElementTree.Element) -> ImageTag:
-    found = _attributes(element)
+    found = read_attributes(element)
     return ImageTag(found.get("name", ""), found.get("valuelist") or found.get("value", ""))
 
 
-def _control_tag(element: ElementTree.Element, found: Mapping[str, str]) -> ControlTag:
-    tags = (_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
+def read_control(element: ElementTree.Element, found: Mapping[str, str]) -> ControlTag:
+    tags = (read_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
     entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
     read_role(found)
     return ControlTag(found["name"], _split(found["toname"]), element.tag, entries, found)

@@ -22,6 +22,7 @@ from backend.labelstudio.answer import (
     write_together,
 )
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
+from backend.labelstudio.request.video import FilmRequest
 from backend.segmenter import EngineSource, Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.masks import MaskSet
@@ -115,6 +116,14 @@ class Interacts(Protocol):
     def find(self, task: InteractionRequest) -> Finding: ...
 
 
+class AnswersFilms(Protocol):
+    """Answers about videos (see films.FilmAnswerer)."""
+
+    def answer(self, task: FilmRequest) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """Answers Label Studio's requests; a task that fails costs that task alone."""
@@ -122,6 +131,7 @@ class Service:
     engine: EngineSource
     preannotator: Preannotates
     interactor: Interacts
+    films: AnswersFilms
     hand_over: HandOver = lambda project, tasks, ready: False
     record: Record = lambda task, answer: None
 
@@ -145,6 +155,8 @@ class Service:
         if isinstance(task, MaskloomError):
             log.warning("a task was refused: %s", task)
             return write_refusal(body, str(task), self.engine.version)
+        if isinstance(task, FilmRequest):
+            return self.films.answer(task)
         found = self.interactor.find(task) if isinstance(task, InteractionRequest) else self.preannotator.find(task)
         answer = number_regions(found.write(task), new_answer())
         self.record(task, answer)

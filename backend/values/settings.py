@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     )
     image_cache_mib: int = Field(default=1024, ge=0, description="Disk space for fetched images, in MiB.")
     max_image_mib: int = Field(default=64, ge=1, description="Largest image file that is fetched, in MiB.")
+    film_cache_mib: int = Field(
+        default=4096, ge=0, description="Disk space for fetched films, in MiB; the latest is kept anyway."
+    )
+    max_film_mib: int = Field(default=2048, ge=1, description="Largest video file that is read, in MiB.")
     max_image_megapixels: float = Field(default=64, gt=0, description="Largest image that is decoded, in millions of pixels.")
     image_hosts: str = Field(
         default="localhost",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
@@ -26,22 +26,33 @@ def interpolated(start: Keyframe, end: Keyframe, frame: int) -> Box:
     return x0, y0, x1, y1
 
 
-def keyframes_of(boxes: Mapping[int, Box], least_iou: float = LEAST_IOU) -> list[Keyframe]:
+def keyframes_of(boxes: Mapping[int, Box], least_iou: float = LEAST_IOU, fixed: Collection[int] = ()) -> list[Keyframe]:
     """Keyframes for boxes by frame, each on a box as it is, from which every box in between is interpolated with at least
-    ``least_iou``; frames that are missing between two others are shown without a box.
+    ``least_iou``; one on each ``fixed`` frame that has a box. Frames that are missing between two others are shown without one.
 
     Each keyframe is followed by the farthest one that keeps the bound, sought in steps that double and then halve.
     """
-    frames = sorted(boxes)
+    frames, stops = sorted(boxes), frozenset(fixed)
     found: list[Keyframe] = []
     at = 0
     while at < len(frames):
         last = at
         while last + 1 < len(frames) and frames[last + 1] == frames[last] + 1:
             last += 1
-        found += _span(boxes, frames[at], frames[last], least_iou)
+        found += _span(boxes, frames[at : last + 1], stops, least_iou)
         at = last + 1
     return found
+
+
+def shown_boxes(keyframes: Sequence[Keyframe], length: int) -> dict[int, Box]:
+    """The boxes that the player shows on the frames 1 to ``length``, by frame (1.23, VideoRegion's lifespan)."""
+    found: dict[int, Box] = {}
+    for start, end in zip(keyframes, [*keyframes[1:], None], strict=True):
+        found[start.frame] = start.box
+        stop = length + 1 if end is None else end.frame
+        for frame in range(start.frame + 1, stop if start.enabled else start.frame):
+            found[frame] = start.box if end is None else interpolated(start, end, frame)
+    return {frame: box for frame, box in found.items() if 1 <= frame <= length}
 
 
 def overlap(left: Box, right: Box) -> float:
@@ -53,22 +64,29 @@ def overlap(left: Box, right: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def _span(boxes: Mapping[int, Box], first: int, last: int, least_iou: float) -> list[Keyframe]:
+def _span(boxes: Mapping[int, Box], frames: Sequence[int], stops: frozenset[int], least_iou: float) -> list[Keyframe]:
     """The keyframes of a run of frames without a gap."""
+    first, last = frames[0], frames[-1]
     chosen = [first]
-    while chosen[-1] < last:
-        here, reach = chosen[-1], 1
-        while here + 2 * reach <= last and _holds(boxes, here, here + 2 * reach, least_iou):
-            reach *= 2
-        step = reach // 2
-        while step:
-            if here + reach + step <= last and _holds(boxes, here, here + reach + step, least_iou):
-                reach += step
-            step //= 2
-        if here + reach < last and _holds(boxes, here, last, least_iou):
-            reach = last - here
-        chosen.append(here + reach)
+    for stop in [*(frame for frame in frames if frame in stops and first < frame < last), last]:
+        while chosen[-1] < stop:
+            chosen.append(_farthest(boxes, chosen[-1], stop, least_iou))
     return [Keyframe(frame, boxes[frame], frame != last) for frame in chosen]
+
+
+def _farthest(boxes: Mapping[int, Box], here: int, last: int, least_iou: float) -> int:
+    """The last frame to which the bound holds from a keyframe."""
+    if _holds(boxes, here, last, least_iou):
+        return last
+    reach = 1
+    while here + 2 * reach <= last and _holds(boxes, here, here + 2 * reach, least_iou):
+        reach *= 2
+    step = reach // 2
+    while step:
+        if here + reach + step <= last and _holds(boxes, here, here + reach + step, least_iou):
+            reach += step
+        step //= 2
+    return here + reach
 
 
 def _holds(boxes: Mapping[int, Box], first: int, last: int, least_iou: float) -> bool:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from pycocotools import mask as coco
 
+from backend.video.keyframes import Box
 from prompts.geometry import BoolArray, Size, mask_box
+from prompts.kinds import PromptSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,27 @@ class FrameMask:
     def box(self) -> tuple[int, int, int, int] | None:
         """The box ``(x0, y0, x1, y1)`` around it, the far sides exclusive; None for an empty mask."""
         return mask_box(self.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """What a person set on a frame of the file: the object's ``box`` in pixels, or None where it is gone from that frame on.
+    ``prompts`` say more about it than the box does, such as a mask that is remembered.
+    """
+
+    frame: int
+    box: Box | None
+    prompts: PromptSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What there is of an object already: ``boxes`` in pixels by frame of the file. On ``firm`` frames they are as they were
+    found; elsewhere they lead to or from a barrier, which may have come later.
+    """
+
+    boxes: Mapping[int, Box] = field(default_factory=dict)
+    firm: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from backend.labelstudio.request.examples import (
     reference_requests,
     result_marks,
 )
+from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
 from backend.labelstudio.shapes import Mark, RegionMark
 from backend.labelstudio.shapes.base import Json, Role, annotator, mappings, newest_draft, saved_at, saved_ids
 from backend.labelstudio.shapes.marks import BoxMark, PointMark
@@ -193,7 +194,7 @@ class InteractionRequest(TaskRequest):
         return ", ".join(filter(None, said))
 
 
-Request = PreannotationRequest | InteractionRequest
+Request = PreannotationRequest | InteractionRequest | FilmRequest
 
 
 def read_predict(body: Json) -> list[Request | RequestError]:
@@ -229,9 +230,11 @@ def _read_task(body: Json, task: Json) -> Request:
     xml, data = body.get("label_config"), task.get("data")
     if not isinstance(xml, str) or not isinstance(data, Mapping):
         raise RequestError("expected a text under 'label_config' and an object under the task's 'data'")
-    config = read_config(xml).for_task(data)
     project, task_id = _text(body.get("project")), _text(task.get("id"))
     items = _context_items(body)
+    if is_about_video(xml, items):
+        return read_film_request(project, task, xml, items)
+    config = read_config(xml).for_task(data)
     if items is None:
         first = _task_image(config.labels_of(config.first_image), data, 0)
         return PreannotationRequest(project, task_id, first, _further(config, data, first))

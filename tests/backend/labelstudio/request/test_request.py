@@ -24,9 +24,10 @@ from backend.labelstudio.request.request import (
     TaskRequest,
     read_predict,
 )
+from backend.labelstudio.request.video import FilmInteraction, FilmRequest
 from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import Role
-from backend.values.errors import ConfigError, RequestError
+from backend.values.errors import RequestError
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, TextPrompt
@@ -117,11 +118,28 @@ def test_a_scribble_in_the_draft_is_left_alone() -> None:
     np.testing.assert_allclose(prompts.point_coords, [[441.89, 240]], atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["interactive_video_relabel", "interactive_video_text"])
-def test_a_video_is_refused_plainly(name: str) -> None:
-    entry = read_one(body(name))
-    assert isinstance(entry, ConfigError)
-    assert "no <Image>" in str(entry)
+def test_a_relabelled_box_of_a_video_is_read_with_its_label_and_the_frame_rate_of_the_config() -> None:
+    entry = read_one(body("interactive_video_relabel"))
+
+    assert isinstance(entry, FilmInteraction)
+    (region,) = entry.regions
+    assert (entry.project, entry.task_id, entry.frame_rate, entry.url) == (
+        "9.1795213529",
+        "166",
+        25,
+        "/data/local-files/?d=sub/v.webm",
+    )
+    assert (region.label, [(each.frame, each.box, each.is_given) for each in region.keyframes]) == (
+        "Other",
+        [(1, (10, 40, 25, 60), True)],
+    )
+
+
+def test_a_verb_before_what_is_to_be_found_in_a_video_means_nothing() -> None:
+    entry = read_one(body("interactive_video_text"))
+
+    assert isinstance(entry, FilmInteraction)
+    assert [text.phrase for text in entry.typed.texts] == ["ball"]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +427,10 @@ def answer(entry: Request | RequestError) -> None:
         assert str(entry)
         return
     assert len(entry.fingerprint()) == 32
+    if isinstance(entry, FilmRequest):
+        assert entry.url
+        assert entry.frame_rate >= 1
+        return
     if isinstance(entry, InteractionRequest):
         with suppress(RequestError):
             entry.prompts(Size(8, 8))

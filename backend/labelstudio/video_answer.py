@@ -1,0 +1,157 @@
+"""How tracks become a prediction in Label Studio's words: a VideoRectangle for each object, and spans of the timeline."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from backend.labelstudio.answer import tell, write_empty
+from backend.labelstudio.request.video import FilmInteraction, FilmRegion, FilmRequest
+from backend.labelstudio.shapes.base import OURS
+from backend.labelstudio.shapes.video_rectangle import (
+    boxes_between,
+    numbered,
+    to_percent,
+    to_pixels,
+    write_keyframes,
+    write_value,
+)
+from backend.labelstudio.video_config import BOXES, TIMELINE, VideoLabels
+from backend.video.keyframes import Box
+from backend.video.timeline import Timeline
+from backend.video.tracks import Barrier, Known, Track, Tracks
+from prompts.geometry import Size
+
+Json = dict[str, Any]
+Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]]]]
+"""Drawn boxes, each with the items of its sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A film's time as a project sees it."""
+
+    timeline: Timeline
+    rate: Fraction
+
+    @property
+    def length(self) -> int:
+        """How many frames Label Studio counts."""
+        return self.timeline.studio_length(self.rate)
+
+
+def write_tracks(task: FilmRequest, tracks: Tracks, clock: Clock, model_version: str) -> Json:
+    """The prediction of what was found in a film: each object as a box through time, each name's presence on the timeline."""
+    ids = {track.object_id: f"{OURS}{uuid.uuid4().hex[:10]}" for track in tracks.tracks}
+    result = [region for track in tracks.tracks for region in _write_track(task.labels, track, clock, ids[track.object_id])]
+    result += _write_spans(task.labels, tracks, clock)
+    scores = [mask.score for track in tracks.tracks for mask in track.masks.values()]
+    score = sum(scores) / len(scores) if scores else 0.0
+    return {"result": result, "score": round(score, 6), "model_version": model_version}
+
+
+def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, model_version: str) -> Json:
+    """The drawn boxes with their new keyframes, under their own ids, which replaces them in the page."""
+    boxes = task.labels.boxes
+    result = []
+    for region, items in followed:
+        labelled = {} if region.label is None else {"labels": [region.label]}
+        value = {**write_value(items, clock.timeline, clock.rate), **labelled}
+        head = {"from_name": boxes.name if boxes else "", "to_name": task.labels.name, "type": BOXES}
+        result.append({"id": region.id, **head, "value": value})
+    return {"result": result, "score": 0.0, "model_version": model_version}
+
+
+def write_note(task: FilmRequest, text: str, model_version: str, result: Sequence[Json] = ()) -> Json:
+    """A sentence for the annotator in the video's TextArea, after a result; without a TextArea the result alone."""
+    told = tell(task.labels, text, model_version) if task.labels.text_areas else write_empty(model_version)
+    return {**told, "result": [*result, *told["result"]]}
+
+
+def refined_keyframes(region: FilmRegion, changed: Mapping[int, Box | None], clock: Clock, size: Size) -> list[Json]:
+    """A region's items after some frames of the file were followed anew: ``changed`` are their boxes in pixels, None where it
+    is not there. What a person set stays as it is, and so does everything on other frames, to the letter. A box does not go on
+    after its last keyframe.
+    """
+    given = {each.frame for each in region.keyframes if each.is_given}
+    shown = boxes_between(region.keyframes, region.keyframes[-1].frame)
+    anew = {number: box for number, box in _in_studio(changed, clock, size).items() if number not in given}
+    boxes = {number: box for number, box in shown.items() if number not in anew}
+    boxes |= {number: box for number, box in anew.items() if box is not None}
+    edges = {n for n in boxes if len({n - 1 in anew, n in anew, n + 1 in anew}) == 2}
+    kept = {each.frame: each.item for each in region.keyframes if each.frame not in anew}
+    fresh = write_keyframes(boxes, clock.rate, {*edges, *kept})
+    return [{**kept.get(item["frame"], item), "enabled": item["enabled"]} for item in fresh]
+
+
+def known_of(region: FilmRegion, clock: Clock, size: Size) -> Known:
+    """What a region has from us: boxes between two keyframes of which one at least is ours, firm where nobody touched them."""
+    boxes: dict[int, Box] = {}
+    firm: set[int] = set()
+    for start, end in [*pairwise(region.keyframes), (region.keyframes[-1],) * 2]:
+        if not (start.is_given and end.is_given):
+            between = boxes_between([start, end], end.frame) if start is not end else {start.frame: start.box}
+            numbers = {n: clock.timeline.from_studio(n, clock.rate) for n in between}
+            boxes |= {numbers[n]: to_pixels(box, size) for n, box in between.items()}
+            ours = {each.frame for each in (start, end) if not each.is_given}
+            firm |= {numbers[n] for n in between if len(ours) == 2 or start is end or n in ours}
+    return Known(boxes, frozenset(firm))
+
+
+def barriers_of(region: FilmRegion, clock: Clock, size: Size) -> list[Barrier]:
+    """What a person set of a region, or its first keyframe where nobody set any; by frame of the file, each once."""
+    given = [each for each in region.keyframes if each.is_given] or [region.keyframes[0]]
+    found: dict[int, Barrier] = {}
+    for each in given:
+        frame = clock.timeline.from_studio(each.frame, clock.rate)
+        found[frame] = Barrier(frame, to_pixels(each.box, size))
+        if not each.enabled and frame + 1 < len(clock.timeline):
+            found.setdefault(frame + 1, Barrier(frame + 1, None))
+    return [found[frame] for frame in sorted(found)]
+
+
+def _in_studio(changed: Mapping[int, Box | None], clock: Clock, size: Size) -> dict[int, Box | None]:
+    """Boxes in percent by Label Studio's frame."""
+    shown = ((n, clock.timeline.from_studio(n, clock.rate)) for n in range(1, clock.length + 1))
+    return {n: None if (box := changed[frame]) is None else to_percent(box, size) for n, frame in shown if frame in changed}
+
+
+def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> Iterator[Json]:
+    boxes = labels.boxes
+    label = labels.value_of(track.label, "labels") if track.label else None
+    if boxes is None or (label is None and track.label is not None):
+        return
+    by_file = {frame: to_percent(box, mask.size) for frame, mask in track.masks.items() if (box := mask.box()) is not None}
+    items = write_keyframes(numbered(by_file, clock.timeline, clock.rate), clock.rate)
+    value = write_value(items, clock.timeline, clock.rate)
+    score = sum(mask.score for mask in track.masks.values()) / max(len(track.masks), 1)
+    head = {"id": name, "from_name": boxes.name, "to_name": labels.name, "type": BOXES, "score": round(score, 6)}
+    if items:
+        yield {**head, "value": {**value, **({} if label is None else {"labels": [label]})}}
+
+
+def _write_spans(labels: VideoLabels, tracks: Tracks, clock: Clock) -> Iterator[Json]:
+    """Where each name is present, one region for each span."""
+    timeline = labels.timeline
+    for name in dict.fromkeys(track.label for track in tracks.tracks if track.label):
+        label = labels.value_of(name, TIMELINE)
+        frames = {frame for track in tracks.tracks if track.label == name for frame in track.masks}
+        numbers = [n for n in range(1, clock.length + 1) if clock.timeline.from_studio(n, clock.rate) in frames]
+        for start, end in _spans(numbers) if timeline and label else ():
+            value = {"ranges": [{"start": start, "end": end}], TIMELINE: [label]}
+            yield {**_head(labels, timeline.name, TIMELINE), "value": value} if timeline else {}
+
+
+def _spans(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs ``(first, last)`` of rising numbers."""
+    starts = [k for k, number in enumerate(numbers) if k == 0 or numbers[k - 1] != number - 1]
+    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        yield numbers[start], numbers[stop - 1]
+
+
+def _head(labels: VideoLabels, control: str, of_type: str) -> Json:
+    return {"id": f"{OURS}{uuid.uuid4().hex[:10]}", "from_name": control, "to_name": labels.name, "type": of_type}
