@@ -17,7 +17,7 @@ from backend.bulk.jobs import Jobs
 from backend.bulk.run import BulkContext
 from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
-from backend.engines.base import Engine, EngineHandle, EngineOptions
+from backend.engines.base import Engine
 from backend.engines.catalogue import find_engine, find_refiner
 from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
@@ -31,7 +31,7 @@ from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.projects import Projects
 from backend.serving.recording import Recorder
-from backend.serving.service import Service
+from backend.serving.service import EngineHandle, EngineOptions, Service
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
 from backend.stores.answers import Answers

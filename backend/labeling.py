@@ -15,15 +15,12 @@ from prompts.space import JointSpace
 SAME_REGION_IOU = 0.7
 
 
-def label_masks(masks: MaskSet, vocabulary: Vocabulary, armed_label: str | None, space: JointSpace) -> MaskSet:
+def label_masks(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> MaskSet:
     """Give every row a label of the vocabulary.
 
-    The armed label wins. Otherwise a row that a phrase found gets the label that answers to the phrase, or the most similar
-    one; a row that no phrase found gets the label most similar to its own embedding. Without a vocabulary rows keep
-    their phrases.
+    A row that a phrase found gets the label that answers to the phrase, or the most similar one; a row that no phrase found
+    gets the label most similar to its own embedding. Without a vocabulary rows keep their phrases.
     """
-    if armed_label is not None:
-        return masks.named([armed_label] * len(masks))
     if not len(vocabulary) or not len(masks):
         return masks
     known = {phrase: vocabulary.find(phrase) for phrase in dict.fromkeys(masks.labels) if phrase is not None}

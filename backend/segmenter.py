@@ -236,19 +236,23 @@ class Segmenter:
         with self._device, torch.inference_mode():
             best_first = suppress_duplicates(decoder.decode_alternatives(features, question.prompts))
             masks = best_first[list(range(len(best_first)))[: question.alternatives]]
-            return label_masks(masks, question.vocabulary, question.armed_label, self.engine.space)
+            return self._named(masks, question)
 
     def _decode(self, question: Question, prompts: PromptSet, memory: ObjectMemory | None, held: Held) -> MaskSet:
         """The named masks for prompts; without any, everything that the decoder can find."""
         references = [reference.image for reference in prompts.of(ReferencePrompt)]
         features, *reference_features = self._features([question.image, *references], held)
-        armed = question.armed_label if isinstance(question, ForPrompts) else None
-        space = self.engine.space
         with self._device, torch.inference_mode():
-            tokens = space.embed(prompts, features, reference_features)
+            tokens = self.engine.space.embed(prompts, features, reference_features)
             masks = self._decode_tokens(features, tokens, _taught(question, prompts, self.engine.version), memory)
-            labelled = label_masks(masks, question.vocabulary, armed, space)
+            labelled = self._named(masks, question)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
+
+    def _named(self, masks: MaskSet, question: Question) -> MaskSet:
+        """Masks under labels of the question's vocabulary, or all under the one that is armed."""
+        if isinstance(question, ForPrompts) and question.armed_label is not None:
+            return masks.named([question.armed_label] * len(masks))
+        return label_masks(masks, question.vocabulary, self.engine.space)
 
     def _decode_tokens(
         self, features: ImageFeatures, tokens: PromptTokens, learnt: Sequence[LabelMemory], memory: ObjectMemory | None

@@ -11,9 +11,9 @@ from typing import Literal
 import httpx
 import sqlalchemy as sql
 
-from backend.engines.base import EngineHandle
 from backend.engines.bundle import differences, fetch_command
 from backend.engines.device import resolve
+from backend.serving.service import EngineHandle
 from backend.stores.database import CLICK_WAIT_S, Database
 from backend.values.errors import SetupError, StoreError
 from backend.values.settings import MEBIBYTE, Settings

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from backend.doctor.findings import Finding, examine_machine
 from backend.doctor.label_studio import examine_label_studio
-from backend.engines.base import EngineHandle
+from backend.serving.service import EngineHandle
 from backend.values.settings import Settings
 
 KEPT_S = 60.0

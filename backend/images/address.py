@@ -8,7 +8,7 @@ import hashlib
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -140,8 +140,11 @@ class Remote:
 Source = Inline | LocalFile | Remote
 
 
-def locate(address: str, folders: Folders, site: Site | None, task_id: str | None) -> Source:
-    """What an address means for a task of the Label Studio ``site``. Raises ImageError when it means nothing allowed."""
+def locate(address: str, folders: Folders, find_site: Callable[[], Site | None], task_id: str | None) -> Source:
+    """What an address means for a task, whose Label Studio ``find_site`` tells where one is needed.
+
+    Raises ImageError when it means nothing allowed.
+    """
     address = address.strip() if isinstance(address, str) else ""
     if not address:
         raise ImageError("the task names no image; check the value of the image tag against the task's data")
@@ -149,12 +152,15 @@ def locate(address: str, folders: Folders, site: Site | None, task_id: str | Non
         raise ImageError("it is no valid address: it contains half a character")
     found = _SCHEME.match(address)
     scheme = found.group().lower() if found else ""
-    if not scheme:
-        return _locate_path(address, folders, site)
+    if not scheme and _is_allowed_file(address, folders):
+        return LocalFile(folders.find(address))
     if scheme == "data":
         return Inline(read_data_uri(address))
     if scheme == "file":
         return LocalFile(folders.find(_path_of_file_url(address)))
+    site = find_site()
+    if not scheme:
+        return _locate_path(address, folders, site)
     if scheme in _CLOUD:
         return _locate_in_cloud(address, site, task_id)
     if scheme in ("http", "https"):
@@ -162,12 +168,15 @@ def locate(address: str, folders: Folders, site: Site | None, task_id: str | Non
     raise ImageError(f"addresses of the kind {scheme}: are not read; use http(s), an upload, a local file or cloud storage")
 
 
+def _is_allowed_file(address: str, folders: Folders) -> bool:
+    """Whether a path without a host is one of a file under an allowed folder."""
+    return not address.startswith(("//", _LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address))
+
+
 def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
-    """A path without a host: a file under an allowed folder, or a page of Label Studio."""
+    """A path without a host that is no file under an allowed folder: a page of Label Studio."""
     if address.startswith("//"):
         return _locate_on_web(f"{site.base.scheme if site else 'https'}:{address}", folders, site)
-    if not address.startswith((_LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address)):
-        return LocalFile(folders.find(address))
     return _locate_on_site(site.own_path(address) if site else address, folders, site)
 
 

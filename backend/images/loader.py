@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -125,7 +126,7 @@ class Media:
             RemoteError: Label Studio or another server does not answer, or does not accept the token.
         """
         try:
-            return self._films.file(locate(url, self._folders, self._sites.of(project), task_id or None))
+            return self._films.file(locate(url, self._folders, partial(self._sites.of, project), task_id or None))
         except ImageError as error:
             raise VideoError(f"the video of task {task_id} cannot be had, {shown(url)}: {error}") from error
         except RemoteError as error:
@@ -138,7 +139,7 @@ class Media:
         self._films.close()
 
     def _locate(self, url: str, project: str, task_id: str | None) -> Source:
-        return locate(url, self._folders, self._sites.of(project), task_id)
+        return locate(url, self._folders, partial(self._sites.of, project), task_id)
 
     def _open(self, source: Source) -> KeyedImage:
         return self._body(source, self._decoded.decode)

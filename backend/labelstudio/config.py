@@ -150,6 +150,11 @@ class ImageLabels:
         return self._roles.get(label or "") or (drawn_with.role if drawn_with else None)
 
     @cached_property
+    def has_roles(self) -> bool:
+        """Whether anything that is drawn may be for something else than an answer."""
+        return bool(self._roles) or any(control.role for control in self.controls)
+
+    @cached_property
     def _classes(self) -> tuple[LabelEntry, ...]:
         return tuple(entry for control in self.controls for entry in control.classes)
 
@@ -168,7 +173,7 @@ class ImageLabels:
         return {name: entry.role for entry in reversed(entries) if entry.role for name in entry.names}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LabelConfig:
     """A labelling config, its tags in the order in which they are written."""
 
@@ -188,6 +193,13 @@ class LabelConfig:
         return next((image for image in self.images if self.labels_of(image).controls), self.images[0])
 
     def labels_of(self, image: ImageTag) -> ImageLabels:
+        return self._labels[image]
+
+    @cached_property
+    def _labels(self) -> Mapping[ImageTag, ImageLabels]:
+        return {image: self._labels_of(image) for image in self.images}
+
+    def _labels_of(self, image: ImageTag) -> ImageLabels:
         controls = tuple(control for control in self.controls if image.name in control.to_names)
         return ImageLabels(image, controls, tuple(naming for naming in self.namings if image.name in naming.to_names))
 
@@ -202,7 +214,8 @@ class LabelConfig:
         dynamic labels (``value="$labels"``) that the data gives.
         """
         config = _read(_unrolled(parse_xml(self.xml), data), self.xml) if _REPEATER.search(self.xml) else self
-        return replace(config, controls=tuple(_with_dynamic_labels(control, data) for control in config.controls))
+        controls = tuple(_with_dynamic_labels(control, data) for control in config.controls)
+        return config if controls == config.controls else replace(config, controls=controls)
 
 
 @lru_cache(maxsize=128)

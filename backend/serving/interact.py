@@ -20,8 +20,7 @@ from backend.labelstudio.answer import names_of
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
-from backend.labelstudio.shapes import Mark
-from backend.labelstudio.shapes.marks import BoxMark, PointMark
+from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.segmenter import EngineSource
 from backend.serving.history import History, NewNotes
 from backend.serving.service import Finding, Found, failure_of, segment
@@ -69,7 +68,7 @@ class Interactor:
         done, segmenter = segment(self._engine, self._question(task, image, prompts, wanted.alternatives))
         version = segmenter.engine.version
         self._history.remember_round(task, NewNotes(notes_of(task, seen), seen), version, done)
-        masks = drop_known(done.masks, _finished(task, image))
+        masks = drop_known(done.masks, _finished(task, image)) if task.draft.results else done.masks
         return Finding(version, (Found(task, masks, names_of(masks, task, segmenter.rank_names)),), wanted.form)
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:

@@ -26,17 +26,17 @@ def rows(masks: list[np.ndarray], scores: list[float], labels: list[str | None])
 
 def test_a_phrase_becomes_the_label_that_answers_to_it() -> None:
     masks = rows([square(20, 20, 2, 2, 5)] * 3, [0.9, 0.9, 0.9], ["red", "Box", "boxes"])
-    assert label_masks(masks, VOCABULARY, None, SPACE).labels[:2] == ("Ball", "Box")
+    assert label_masks(masks, VOCABULARY, SPACE).labels[:2] == ("Ball", "Box")
 
 
 def test_an_unknown_phrase_becomes_the_nearest_label_of_the_project() -> None:
     masks = rows([square(20, 20, 2, 2, 5)], [0.9], ["darkred thing"])
-    assert label_masks(masks, VOCABULARY, None, SPACE).labels == ("Ball",)
+    assert label_masks(masks, VOCABULARY, SPACE).labels == ("Ball",)
 
 
 def test_a_mask_that_no_phrase_found_is_named_by_its_own_look() -> None:
     masks = rows([square(20, 20, 2, 2, 5)], [0.9], [None])
-    assert label_masks(masks, VOCABULARY, None, SPACE).labels == ("Box",)
+    assert label_masks(masks, VOCABULARY, SPACE).labels == ("Box",)
 
 
 def test_each_row_of_many_gets_its_own_name_and_the_vocabulary_is_embedded_once() -> None:
@@ -51,18 +51,13 @@ def test_each_row_of_many_gets_its_own_name_and_the_vocabulary_is_embedded_once(
     labels = ["red", None, "darkred thing", "Box", None, "navy thing"]
     masks = rows([square(20, 20, 2, 2, 5)] * 6, [0.9] * 6, labels)
     space = Counting("colour", ColourTextEncoder())
-    assert label_masks(masks, VOCABULARY, None, space).labels == ("Ball", "Box", "Ball", "Box", "Box", "Box")
+    assert label_masks(masks, VOCABULARY, space).labels == ("Ball", "Box", "Ball", "Box", "Box", "Box")
     assert embedded == [2]
-
-
-def test_the_armed_label_wins_over_everything() -> None:
-    masks = rows([square(20, 20, 2, 2, 5)] * 2, [0.9, 0.8], ["red", None])
-    assert label_masks(masks, VOCABULARY, "Armed", SPACE).labels == ("Armed", "Armed")
 
 
 def test_without_a_vocabulary_phrases_stay_as_they_are() -> None:
     masks = rows([square(20, 20, 2, 2, 5)], [0.9], ["red"])
-    assert label_masks(masks, Vocabulary(), None, SPACE).labels == ("red",)
+    assert label_masks(masks, Vocabulary(), SPACE).labels == ("red",)
 
 
 def test_of_two_labels_on_one_region_the_better_score_stays() -> None:
@@ -75,7 +70,7 @@ def test_of_two_labels_on_one_region_the_better_score_stays() -> None:
 def test_nothing_stays_nothing() -> None:
     empty = rows([square(20, 20, 2, 2, 5)], [0.9], [None])[[]]
     assert len(suppress_duplicates(empty)) == 0
-    assert len(label_masks(empty, VOCABULARY, None, SPACE)) == 0
+    assert len(label_masks(empty, VOCABULARY, SPACE)) == 0
 
 
 def test_names_are_ranked_by_likeness_and_a_row_s_own_label_comes_first() -> None:

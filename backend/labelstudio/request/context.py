@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
-from backend.labelstudio.shapes import Mark, RegionMark, TypedReference, read_smart, shape_of
+from backend.labelstudio.shapes import RegionMark, TypedReference
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
     Json,
@@ -26,7 +26,7 @@ from backend.labelstudio.shapes.base import (
     submitted_ids,
     used_ids,
 )
-from backend.labelstudio.shapes.marks import BoxMark, read_box, sign
+from backend.labelstudio.shapes.marks import SMART, BoxMark, Mark, read_box, read_smart, sign
 from backend.values.errors import RequestError
 from prompts.kinds import TextPrompt, read_phrases, split_phrases
 from prompts.phrases import LabelPhrases, Vocabulary, in_words
@@ -56,6 +56,8 @@ def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
     this", "all like this" and "cup like this" ask for what resembles the reference regions, "like cup" for what resembles the
     regions that have the label cup, and "not like cup" for what does not.
     """
+    if not (lines := tuple(lines)):
+        return Typed()
     names = {name: entry for entry in reversed(labels.entries) for name in (in_words(entry.label), entry.label)}
     parts = [
         _read_part(part, names) for line in lines for part in ([line.strip()] if _find(line, names) else split_phrases(line))
@@ -208,8 +210,7 @@ def _ambiguous(drawn: Sequence[Json], labels: ImageLabels, task: Json) -> list[J
 
 def _kind(item: Json) -> str:
     """``textarea`` or a shape that has a smart tool; empty for anything that does not prompt by itself."""
-    shape = shape_of(item)
-    prompts = item.get("type") == "textarea" or (shape is not None and shape.smart is not None)
+    prompts = item.get("type") == "textarea" or region_kind(item) in SMART
     return region_kind(item) if prompts else ""
 
 

@@ -19,9 +19,9 @@ from backend.labelstudio.request.examples import (
     result_marks,
 )
 from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
-from backend.labelstudio.shapes import Mark, RegionMark
+from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import Json, Role, annotator, mappings, newest_draft, saved_at, saved_ids
-from backend.labelstudio.shapes.marks import BoxMark, PointMark
+from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.values.errors import RequestError
 from prompts.geometry import Size
 from prompts.kinds import Prompt, PromptError, PromptSet
@@ -135,7 +135,7 @@ class InteractionRequest(TaskRequest):
             RequestError: a click or a box lies outside the image, or no region can be read.
         """
         marks = [self._prompt_of(mark, size) for mark in self.marks]
-        regions, errors = prompts_of(self.regions, size)
+        regions, errors = prompts_of(self.regions, size) if self.regions else ([], [])
         prompts = PromptSet((*marks, *regions, *self.typed.texts))
         if errors and not len(prompts):
             raise RequestError(f"task {self.task_id}: {errors[0]}") from errors[0]
@@ -161,6 +161,8 @@ class InteractionRequest(TaskRequest):
         Raises:
             RequestError: it is to resemble a label that the config lacks.
         """
+        if not self.asks_for_likeness:
+            return []
         return reference_requests(self.references, self.typed.references, self.draft.results, self.labels)
 
     @property
@@ -261,7 +263,7 @@ def _regions(task: Json, context: Context) -> tuple[RegionMark, ...]:
     """
     if context.references or context.typed.references:
         return ()
-    saved = marks_of_the_object(task, context.labels, context.page)
+    saved = marks_of_the_object(task, context.labels, context.page) if context.labels.has_roles else ()
     return tuple({mark.id or mark.digest: mark for mark in (*saved, *context.regions)}.values())
 
 

@@ -25,14 +25,10 @@ from backend.labelstudio.shapes.base import (
     region_id,
     region_kind,
 )
-from backend.labelstudio.shapes.marks import BoxMark, PointMark
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import MaskPrompt, Prompt, PromptError, PromptSet, ScribblePrompt
-
-Mark = PointMark | BoxMark
-"""A smart prompt in percent of the image, whose pixels need not be known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +37,13 @@ class Shape:
 
     ``read`` makes the mask ``(H, W)`` of a stored region's ``value``; ``write`` the values of a mask, none for an empty one;
     ``says`` what a drawn region means for the object at hand: a prompt, or the area that counts; without it that is what the
-    region covers. ``smart`` reads what the tag's smart tool sends, None for an ordinary region; only some tags have one. A
-    shape that ``covers`` nothing is a spot. ``read``, ``says`` and ``smart`` raise RequestError for what cannot be read.
+    region covers. A shape that ``covers`` nothing is a spot. ``read`` and ``says`` raise RequestError for what cannot be read.
+    What smart tools send besides is read in ``marks``.
     """
 
     read: Callable[[Json, Size], BoolArray]
     write: Callable[[RunLengths], list[ShapeValue]]
     says: Callable[[Json, Size, Role], Prompt | BoolArray | None] | None = None
-    smart: Callable[[Json], Mark | None] | None = None
     covers: bool = True
 
     def prompt(self, value: Json, size: Size, role: Role) -> Prompt | None:
@@ -63,8 +58,8 @@ SHAPES: Mapping[str, Shape] = {
     "bitmask": Shape(painted.read_bitmask, painted.write_bitmask),
     "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector),
     "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse),
-    "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle, smart=marks.read_box),
-    "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, smart=marks.read_point, covers=False),
+    "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle),
+    "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, covers=False),
 }
 """Each shape under its name, in the order of ``SHAPE_NAMES``."""
 
@@ -122,12 +117,6 @@ def covers_pixels(item: Json) -> bool:
 def mask_of(item: Json, size: Size) -> BoolArray:
     """The mask ``(H, W)`` of a region. Raises RequestError when it cannot be read or is of another size."""
     return SHAPES[region_kind(item)].read(read_value(item), size)
-
-
-def read_smart(item: Json) -> Mark | None:
-    """What a smart tool drew; None for an ordinary region. Raises RequestError when it has no usable coordinates."""
-    shape = shape_of(item)
-    return shape.smart(item) if shape is not None and shape.smart is not None else None
 
 
 def area_prompt(mask: BoolArray, role: Role) -> Prompt | None:

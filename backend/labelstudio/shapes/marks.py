@@ -5,12 +5,13 @@ A mask's rectangle is its bounding box, and its key point the spot deepest insid
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id
+from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id, region_kind
 from backend.values.masks import RunLengths
 from prompts.geometry import (
     BoolArray,
@@ -163,3 +164,16 @@ def _nudge(percent: float) -> float:
 
 def _spot(value: Json, positive: bool) -> PointMark:
     return PointMark(read_number(value, "x"), read_number(value, "y"), positive)
+
+
+Mark = PointMark | BoxMark
+"""A smart prompt in percent of the image, whose pixels need not be known yet."""
+
+SMART: Mapping[str, Callable[[Json], Mark | None]] = {"rectangle": read_box, "keypoint": read_point}
+"""The shapes that have a smart tool, and what it sends: None for an ordinary region."""
+
+
+def read_smart(item: Json) -> Mark | None:
+    """What a smart tool drew; None for an ordinary region. Raises RequestError when it has no usable coordinates."""
+    read = SMART.get(region_kind(item))
+    return None if read is None else read(item)

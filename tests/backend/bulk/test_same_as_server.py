@@ -16,7 +16,7 @@ from backend.app import create_app
 from backend.assemble import assemble, bulk_context
 from backend.bulk.run import BulkContext
 from backend.bulk.spec import JobSpec
-from backend.engines.base import EngineHandle
+from backend.serving.service import EngineHandle
 from backend.values.errors import ConfigError, RequestError
 from backend.values.settings import Settings
 from tests.backend.bulk import every_shape

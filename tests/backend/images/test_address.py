@@ -90,7 +90,7 @@ def test_the_name_that_label_studio_gives_itself_leads_to_the_address_that_we_re
 def test_a_path_prefix_of_label_studio_is_kept_and_not_doubled() -> None:
     site = site_at("https://example.org/labels/")
     for address in ("/data/upload/1/a.png", "/labels/data/upload/1/a.png", "https://example.org/labels/data/upload/1/a.png"):
-        found = locate(address, NOWHERE, site, None)
+        found = locate(address, NOWHERE, lambda: site, None)
         assert isinstance(found, Remote)
         assert str(found.url) == "https://example.org/labels/data/upload/1/a.png"
         assert found.site == site
@@ -108,7 +108,7 @@ def test_a_path_prefix_of_label_studio_is_kept_and_not_doubled() -> None:
     ],
 )
 def test_an_address_that_only_looks_like_label_studio_gets_no_token(address: str) -> None:
-    found = locate(address, NOWHERE, site_at("http://studio:8080", alias="http://localhost:8080"), None)
+    found = locate(address, NOWHERE, lambda: site_at("http://studio:8080", alias="http://localhost:8080"), None)
     assert isinstance(found, Remote)
     assert found.site is None
 
@@ -160,8 +160,10 @@ def test_messages_show_neither_passwords_nor_signatures_nor_pictures() -> None:
 def test_an_allowed_file_is_preferred_to_label_studio(tmp_path: Path, png: bytes) -> None:
     (tmp_path / "a.png").write_bytes(png)
     site = site_at("http://studio:8080")
-    assert locate("/data/local-files/?d=a.png", Folders([tmp_path]), site, None) == LocalFile((tmp_path / "a.png").resolve())
-    elsewhere = locate("/data/local-files/?d=b.png", Folders([tmp_path]), site, None)
+    assert locate("/data/local-files/?d=a.png", Folders([tmp_path]), lambda: site, None) == LocalFile(
+        (tmp_path / "a.png").resolve()
+    )
+    elsewhere = locate("/data/local-files/?d=b.png", Folders([tmp_path]), lambda: site, None)
     assert isinstance(elsewhere, Remote)
     assert str(elsewhere.url) == "http://studio:8080/data/local-files/?d=b.png"
 
@@ -180,7 +182,7 @@ def test_a_label_studio_below_a_path_is_reached_at_an_address_of_its_own_without
     """Label Studio calls itself http://ls.example.com/ls; behind its proxy it answers at the root."""
     inside, outside = read_base("http://10.0.0.5:8080"), read_base("http://ls.example.com/ls")
     assert inside is not None
-    found = locate(address, Folders([]), Site(inside, outside, "token"), "1")
+    found = locate(address, Folders([]), lambda: Site(inside, outside, "token"), "1")
     assert isinstance(found, Remote)
     assert str(found.url) in ("http://10.0.0.5:8080/data/upload/8/x.png", "http://10.0.0.5:8080/data/local-files/?d=a.png")
 
@@ -189,7 +191,7 @@ def test_a_label_studio_below_a_path_is_reached_at_an_address_of_its_own_without
 def test_a_file_is_found_in_either_way_to_write_its_accents(tmp_path: Path, on_disk: str, asked: str) -> None:
     name = "Übergröße é.png"
     (tmp_path / unicodedata.normalize(on_disk, name)).write_bytes(b"")
-    found = locate(f"/data/local-files/?d={unicodedata.normalize(asked, name)}", Folders([tmp_path]), None, "1")
+    found = locate(f"/data/local-files/?d={unicodedata.normalize(asked, name)}", Folders([tmp_path]), lambda: None, "1")
     assert found == LocalFile((tmp_path / unicodedata.normalize(on_disk, name)).resolve())
 
 
@@ -200,7 +202,7 @@ def test_a_linked_folder_that_leads_out_of_ours_is_asked_of_label_studio_which_m
     (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
     base = read_base("http://studio:8080")
     assert base is not None
-    found = locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), Site(base), "1")
+    found = locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), lambda: Site(base), "1")
     assert isinstance(found, Remote)
     with pytest.raises(ImageError, match="does not lie under an allowed folder"):
-        locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), None, "1")
+        locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), lambda: None, "1")
