@@ -21,7 +21,7 @@ def doctor(
     """Look at engine, weights, disk, database, Label Studio: each line is OK or says what to do; exit code 1 if one must."""
     from backend.assemble import engine_handle
     from backend.doctor.findings import examine_machine, examine_port
-    from backend.doctor.label_studio import examine_label_studio
+    from backend.doctor.readiness import examine_label_studio
 
     settings = read_settings()
     engine = engine_handle(settings)

@@ -14,7 +14,7 @@ from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import SHAPES, covers_pixels, mask_of, read_regions
 from backend.labelstudio.shapes.base import SHAPE_NAMES, Role
-from backend.labelstudio.shapes.marks import read_smart
+from backend.labelstudio.shapes.marks import SMART, read_smart
 from backend.values.errors import RequestError
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
@@ -117,7 +117,7 @@ def test_a_drawn_region_is_a_prompt_about_what_it_covers(name: str, role: Role) 
     assert isinstance(prompt, MaskPrompt) is (role is Role.REFINE and SHAPES[name].covers)
 
 
-@pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.smart])
+@pytest.mark.parametrize("name", SMART)
 def test_a_smart_tool_sends_the_same_place_that_its_region_shows(name: str) -> None:
     mask = MASKS["box"](97, 131)
     (shape,) = SHAPES[name].write(RunLengths.of(mask))
