@@ -12,7 +12,9 @@ from rich.table import Table
 
 from backend import __version__
 from backend.cli.terminal import console, read_settings, say
+from backend.engines.catalogue import Recipe
 from backend.values.errors import SetupError
+from backend.values.settings import Settings
 
 DRAIN_S = 6
 """How long requests that are being answered may take when the server is told to end; Docker kills after ten seconds."""
@@ -62,27 +64,46 @@ def fetch(
     engine: Annotated[str, typer.Argument(help="An engine of published models; `maskloom parts` lists them.")],
     to: Annotated[Path | None, typer.Option(help="Folder of the bundle; by default below MASKLOOM_HOME.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only compare a bundle with its manifest, without a network.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="One file to carry over: where it is, it is unpacked and checked; else it is written.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Take the newest revisions, not those of the last time.")] = False,
 ) -> None:
     """Get the models of an engine, or go on where that broke off."""
-    from backend.engines import download as hub
+    from backend.engines import download
+    from backend.engines.bundle import verify
     from backend.engines.catalogue import find_engine
 
     settings, recipe = read_settings(), find_engine(engine)
-    if not recipe.models:
+    folder = to or recipe.weights_in(settings.home_folder)
+    if not recipe.models or folder is None:
         raise SetupError(f"the engine {engine!r} has no models to fetch")
-    folder = to or settings.home_folder / "engines" / engine
     if check:
-        wrong = hub.verify(folder)
-        if wrong:
+        if wrong := verify(folder):
             raise SetupError("; ".join(wrong))
         say(f"{folder} is whole")
         return
+    if bundle is not None and bundle.is_file():
+        download.unpack(bundle, folder)
+    else:
+        _fetch_from_hub(settings, recipe, folder, update)
+        if bundle is not None:
+            download.pack(folder, bundle)
+    say(f"wrote {folder}; start with MASKLOOM_ENGINE={engine}" + (f" MASKLOOM_WEIGHTS={folder}" if to else ""))
+
+
+def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, update: bool) -> None:
+    from backend.engines.download import Hub, named_pins, pins_of
+    from backend.engines.download import fetch as fetch_models
+
     if settings.offline:
         raise SetupError("offline mode is on (MASKLOOM_OFFLINE or HF_HUB_OFFLINE): nothing is fetched")
     say(f"licences: {recipe.licence}")
     token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    hub.fetch(recipe, folder, hub.Hub(settings.hub_url, token), say)
-    say(f"wrote {folder}; start with MASKLOOM_ENGINE={engine}" + (f" MASKLOOM_WEIGHTS={folder}" if to else ""))
+    pins = named_pins(recipe) if update else pins_of(recipe, folder)
+    if len(pins) < len(recipe.models):
+        say("some revisions are not named by this release: these models are taken as they are now, and noted in the manifest")
+    fetch_models(recipe, folder, Hub(settings.hub_url, token), say, pins)
 
 
 def parts() -> None:

@@ -14,8 +14,8 @@ from backend.values.errors import SetupError
 from backend.values.extras import install_command, missing_modules
 
 MANIFEST = "bundle.json"
-NEEDED_ROLES = ("decoder", "clip")
-"""Without these no engine of the SAM family answers; the others only add to them."""
+NEEDED_ROLES = ("decoder", "clip", "seem")
+"""Without these no engine answers; the others only add to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def missing_for(recipe: Recipe, weights: Path | None) -> str | None:
     """
     if modules := missing_modules(recipe.modules):
         return f"the engine {recipe.name!r} needs {', '.join(modules)}: run {install_command('engines')}"
-    if recipe.models:
+    if recipe.models and not (weights is not None and weights.is_file()):
         return _missing_in(recipe, weights or Path(recipe.name))
     path = weights or recipe.weights
     if path is not None and not path.exists():
@@ -101,15 +101,20 @@ def _missing_in(recipe: Recipe, folder: Path) -> str | None:
         lacking = [f"{role}/{name}" for role, part in parts.items() for name in part.files]
         lacking = [name for name in lacking if not (folder / name).is_file()]
     else:
-        lacking = [role for role in NEEDED_ROLES if not list((folder / role).glob("*.safetensors"))]
+        needed = [model.role for model in recipe.models if model.role in NEEDED_ROLES]
+        lacking = [role for role in needed if not _has_weights(folder / role)]
     if not lacking:
         return None
     return f"half a bundle lies in {folder}, without {', '.join(lacking[:4])}: {fetch}, which keeps what is whole"
 
 
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix in (".safetensors", ".pt") for path in folder.glob("*"))
+
+
 def fetch_command(recipe: Recipe, folder: Path) -> str:
     """What to run to fill a bundle."""
-    return f"run 'maskloom fetch {recipe.name}" + ("'" if folder.name == recipe.name else f" --to {folder}'")
+    return f"run 'maskloom fetch {recipe.name}" + ("'" if folder.name in (recipe.name, recipe.bundle) else f" --to {folder}'")
 
 
 def _difference(model: PublishedModel, part: Part | None) -> str | None:

@@ -26,13 +26,15 @@ _END = 1 << 20
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
     """A model on the hub that an engine is made of: its ``role`` names its folder in the engine's bundle; ``revision`` is the
-    commit that this release was tested with, None where none was.
+    commit that this release was tested with, None where none was; ``files`` are those that are read, empty for what models of
+    transformers and open_clip are read from.
     """
 
     role: str
     repository: str
     licence: str
     revision: str | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Recipe:
     ``build`` is ``module:attribute`` of a function ``(weights: Path | None, placement: Placement) -> Engine``. It reads
     ``weights`` when the settings name none. Published ``models`` lie together in one folder, the bundle, which
     ``maskloom fetch`` fills. ``modules`` are those of the extra ``engines`` that it imports. ``costs`` are memory and time, in
-    words for whoever chooses.
+    words for whoever chooses. Engines that read the same files share a ``bundle``, named after one of them.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Recipe:
     models: tuple[PublishedModel, ...] = ()
     costs: str = ""
     modules: tuple[str, ...] = ()
+    bundle: str = ""
 
     @property
     def licence(self) -> str:
@@ -69,7 +72,7 @@ class Recipe:
 
     def weights_in(self, home: Path) -> Path | None:
         """Where the weights are when the settings do not say: in the recipe itself, or below the home folder."""
-        return home / "engines" / self.name if self.models else self.weights
+        return home / "engines" / (self.bundle or self.name) if self.models else self.weights
 
     def version(self, weights: Path | None) -> str:
         """The name of the engine with these weights, which changes with them; told without loading a model."""
@@ -110,7 +113,7 @@ def fingerprint(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:10]
     digest = hashlib.sha256()
-    for part in sorted(part for part in path.rglob("*") if part.is_file() and not part.name.endswith(".part")):
+    for part in sorted(part for part in path.rglob("*") if part.is_file() and not _is_of_a_transfer(part)):
         size = part.stat().st_size
         digest.update(f"{part.relative_to(path)}:{size}\n".encode())
         with part.open("rb") as file:
@@ -119,6 +122,10 @@ def fingerprint(path: Path) -> str:
                 file.seek(max(size - _END, _END))
                 digest.update(file.read(_END))
     return digest.hexdigest()[:10]
+
+
+def _is_of_a_transfer(part: Path) -> bool:
+    return part.name.endswith(".part") or ".cache" in part.parts
 
 
 def _resolve(path: str) -> object:
@@ -142,10 +149,11 @@ def _around(name: str, summary: str, decoder: PublishedModel, costs: str) -> Rec
     return _sam(name, summary, (decoder, _CLIP, _DINO_SMALL, _OMDET), costs)
 
 
-def _seem(name: str, summary: str) -> Recipe:
-    release = name.removeprefix("seem-").replace("-", "_").upper()
-    build, licence = f"backend.engines.seem.engine:{release}.build", "Apache-2.0: xdecoder/SEEM"
-    return Recipe(name, build, f"SEEM {summary}", licence, modules=SEEM_MODULES)
+def _seem(name: str, summary: str, file: str, bundle: str = "") -> Recipe:
+    """A release of SEEM, whose weights are one file."""
+    build = f"backend.engines.seem.engine:{name.removeprefix('seem-').replace('-', '_').upper()}.build"
+    models = (PublishedModel("seem", "xdecoder/SEEM", APACHE, files=(file,)),)
+    return Recipe(name, build, f"SEEM {summary}", models=models, modules=SEEM_MODULES, bundle=bundle)
 
 
 _SAM_FAMILY = (
@@ -233,14 +241,24 @@ ENGINES: dict[str, Recipe] = {
             "no weights: colour words and connected pixels, for tests and for trying the service",
             "Apache-2.0",
         ),
-        _seem("seem-focal-t", "Focal-T v1 for a CPU (0.7 GB, 1.6 GB of memory)"),
-        _seem("seem-focal-t-v0", "Focal-T v0 (0.7 GB, 1.6 GB of memory)"),
-        _seem("seem-focal-t-demo", "Focal-T, phrases and drawings composed (0.7 GB, 1.6 GB of memory)"),
-        _seem("seem-focal-l", "Focal-L v1 (1.4 GB, 3.3 GB of memory)"),
-        _seem("seem-focal-l-v0", "Focal-L v0 (1.4 GB, 3.3 GB of memory)"),
-        _seem("seem-focal-l-demo", "Focal-L, phrases and drawings composed (1.4 GB, 3.3 GB of memory)"),
-        _seem("seem-samvit-b", "SAM ViT-B v1, for a GPU (0.9 GB)"),
-        _seem("seem-samvit-l", "SAM ViT-L v1, for a GPU (1.8 GB)"),
+        _seem("seem-focal-t", "Focal-T v1 for a CPU (0.7 GB, 1.6 GB of memory)", "seem_focalt_v1.pt"),
+        _seem("seem-focal-t-v0", "Focal-T v0 (0.7 GB, 1.6 GB of memory)", "seem_focalt_v0.pt"),
+        _seem(
+            "seem-focal-t-demo",
+            "Focal-T, as in its demo (0.7 GB, 1.6 GB of memory)",
+            "seem_focalt_v0.pt",
+            "seem-focal-t-v0",
+        ),
+        _seem("seem-focal-l", "Focal-L v1 (1.4 GB, 3.3 GB of memory)", "seem_focall_v1.pt"),
+        _seem("seem-focal-l-v0", "Focal-L v0 (1.4 GB, 3.3 GB of memory)", "seem_focall_v0.pt"),
+        _seem(
+            "seem-focal-l-demo",
+            "Focal-L, as in its demo (1.4 GB, 3.3 GB of memory)",
+            "seem_focall_v0.pt",
+            "seem-focal-l-v0",
+        ),
+        _seem("seem-samvit-b", "SAM ViT-B v1, for a GPU (0.9 GB)", "seem_samvitb_v1.pt"),
+        _seem("seem-samvit-l", "SAM ViT-L v1, for a GPU (1.8 GB)", "seem_samvitl_v1.pt"),
         *_SAM_FAMILY,
     )
 }

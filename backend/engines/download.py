@@ -1,26 +1,39 @@
-"""How the models of an engine get from the hub into a bundle: resumed where they broke off, and checked to the last byte."""
+"""How the models of an engine get from the hub into a bundle: the files that are read, of one commit, to the last byte."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from backend.engines.bundle import MANIFEST, digest, read_manifest, verify, write_manifest
 from backend.engines.catalogue import PublishedModel, Recipe
 from backend.values.errors import RemoteError, SetupError
+from backend.values.extras import missing_extra
 
-log = logging.getLogger(__name__)
-
-MANIFEST = "bundle.json"
-WANTED = (".json", ".safetensors", ".txt", ".model")
-"""Endings of the files that engines read; of weights only safetensors, which cannot carry code."""
-_TIMEOUT = httpx.Timeout(30, connect=10)
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+"""Only safetensors, which cannot carry code."""
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt"),
+)
+READ = ("config.json", *WEIGHTS, *TOKENIZER)
+READ_BY_OPEN_CLIP = (
+    "open_clip_config.json",
+    "open_clip_model*.safetensors",
+    "open_clip_pytorch_model*.safetensors",
+    *TOKENIZER,
+)
+"""timm's own weights often lie beside them, which nobody reads."""
+LEFT_BY_HUB = ".cache"
+"""Where huggingface_hub notes in a folder what it has fetched."""
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,145 +47,177 @@ class HubFile:
     sha256: str | None
     git_sha1: str | None
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a file is this one, to the last byte."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        if self.sha256 is not None:
+            return digest(path) == self.sha256
+        return self.git_sha1 is None or _git_sha1(path) == self.git_sha1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is to be fetched of a model: the commit and the files that engines read."""
+
+    model: PublishedModel
+    revision: str
+    files: tuple[HubFile, ...]
+
 
 class Hub:
-    """A model hub, spoken to over HTTP."""
+    """A model hub, by huggingface_hub. Raises SetupError where that is not installed."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, follow_redirects=True)
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise missing_extra("engines", "fetching needs huggingface_hub", error) from error
+        self._hub: Any = huggingface_hub
+        self._url, self._token = url.rstrip("/"), token or False
+        self._api = huggingface_hub.HfApi(endpoint=self._url, token=self._token)
 
-    def files(self, repository: str) -> tuple[str, list[HubFile]]:
-        """The newest revision of a repository and its files that engines read. Raises RemoteError, or SetupError where access
-        has to be asked for.
+    def look_up(self, model: PublishedModel, revision: str) -> Snapshot:
+        """The files of a model at a commit or branch that engines read. Raises RemoteError, or SetupError that says how access
+        is asked for.
         """
-        answer = self._get(f"/api/models/{repository}/revision/main", repository, params={"blobs": "true"})
-        try:
-            found = answer.json()
-            revision = str(found["sha"])
-            files = [_hub_file(sibling) for sibling in found["siblings"] if str(sibling["rfilename"]).endswith(WANTED)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RemoteError(f"{answer.url} is no model hub: it does not list the files of {repository}") from error
-        whole = [file for file in files if "/" not in file.path]
-        if not any(file.path.endswith(".safetensors") for file in whole):
-            raise RemoteError(f"{repository} has no weights in safetensors at {self._client.base_url}")
-        return revision, whole
+        with self._explaining(model):
+            found = self._api.model_info(model.repository, revision=revision, files_metadata=True)
+            if found.gated:
+                self._api.auth_check(model.repository)
+        files = {str(each.rfilename): each for each in found.siblings or ()}
+        chosen = [_hub_file(files[name]) for name in _names_read(model, files)]
+        if found.sha is None or not any(file.path.endswith((".safetensors", ".pt")) for file in chosen):
+            raise RemoteError(f"{model.repository} has no weights that are read at {self._url}")
+        return Snapshot(model, str(found.sha), tuple(chosen))
 
-    def download(self, repository: str, revision: str, file: HubFile, target: Path) -> None:
-        """Write a file of a repository, going on from what an earlier attempt left. Raises RemoteError when the connection
-        breaks or the bytes are not those that the hub announced.
+    def download(self, snapshot: Snapshot, file: HubFile, folder: Path) -> None:
+        """Write a file of a model into its folder. Raises RemoteError when the connection breaks or the bytes are not those
+        that the hub announced.
         """
-        part = target.with_name(target.name + ".part")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        for piece in self._pieces(f"/{repository}/resolve/{revision}/{file.path}", repository, part):
-            with part.open("ab") as out:
-                out.write(piece)
-        if not is_whole(part, file):
-            part.unlink()
-            raise RemoteError(f"{repository}/{file.path} arrived damaged and was thrown away; run the command again")
-        part.replace(target)
-
-    def _pieces(self, url: str, repository: str, part: Path) -> Iterator[bytes]:
-        """What is still missing of a file that has partly arrived."""
-        there = part.stat().st_size
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
-        try:
-            with self._client.stream("GET", url, headers=headers) as response:
-                if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    return
-                _check(response, repository)
-                if there and response.status_code != httpx.codes.PARTIAL_CONTENT:
-                    part.write_bytes(b"")
-                yield from response.iter_bytes()
-        except httpx.HTTPError as error:
-            raise RemoteError(f"{url} broke off ({type(error).__name__}); run the command again to go on from there") from error
-
-    def _get(self, url: str, repository: str, params: Mapping[str, str]) -> httpx.Response:
-        try:
-            response = self._client.get(url, params=params)
-        except httpx.HTTPError as error:
+        with self._explaining(snapshot.model):
+            path = self._hub.hf_hub_download(
+                snapshot.model.repository,
+                file.path,
+                revision=snapshot.revision,
+                local_dir=folder,
+                endpoint=self._url,
+                token=self._token,
+                force_download=(folder / file.path).exists(),
+            )
+        if not file.is_at(Path(path)):
+            Path(path).unlink(missing_ok=True)
             raise RemoteError(
-                f"cannot reach {self._client.base_url} ({type(error).__name__}); fetch where there is a network and carry the "
-                "folder over (docs/how-to/air-gapped.md)"
+                f"{snapshot.model.repository}/{file.path} arrived damaged and was thrown away; run the command again"
+            )
+
+    @contextmanager
+    def _explaining(self, model: PublishedModel) -> Iterator[None]:
+        """What huggingface_hub raises, as sentences."""
+        errors = self._hub.errors
+        try:
+            yield
+        except (errors.GatedRepoError, errors.RepositoryNotFoundError) as error:
+            raise SetupError(
+                f"{model.repository} is behind a licence, or does not exist: log in at {self._url}/{model.repository} and "
+                f"agree to it, make a token that may read at {self._url}/settings/tokens, and set HF_TOKEN to it; nothing was "
+                "fetched"
             ) from error
-        _check(response, repository)
-        return response
+        except errors.RevisionNotFoundError as error:
+            raise RemoteError(f"{model.repository} no longer has the revision that was asked for; see --update") from error
+        except Exception as error:  # of whichever HTTP library huggingface_hub uses
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            told = f"{self._url} answered {status}" if status else f"cannot reach {self._url} ({type(error).__name__})"
+            raise RemoteError(
+                f"{told}: {model.repository} was not fetched; run the command again to go on with the files that are missing, "
+                "or fetch where there is a network and carry the bundle over (--bundle)",
+                status,
+            ) from error
 
 
-def fetch(recipe: Recipe, folder: Path, hub: Hub, tell: Callable[[str], None]) -> Path:
+def fetch(recipe: Recipe, folder: Path, hub: Hub, tell: Tell, pins: dict[str, str]) -> Path:
     """All models of an engine into a bundle, whose manifest lists every file with its sha256; files that are already there and
-    whole are kept. Returns the manifest's path.
+    whole are kept. ``pins`` are the commits to take by role; a model without one is taken as it is now. Everything is looked up
+    before anything is fetched. Returns the manifest's path.
     """
-    models = {part.role: _fetch_model(part, folder / part.role, hub, tell) for part in recipe.models}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"engine": recipe.name, "models": models}, indent=1), encoding="utf-8")
-    return manifest
+    snapshots = [hub.look_up(model, pins.get(model.role, "main")) for model in recipe.models]
+    models = {snapshot.model.role: _fetch_model(snapshot, folder, hub, tell) for snapshot in snapshots}
+    return write_manifest(folder, recipe.name, models)
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a bundle, file by file; nothing when every file is there and has the digest of the manifest. Raises
-    SetupError when there is no manifest.
-    """
+def pins_of(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """The commits to stay with: those that the catalogue names, and of the others those that were fetched before."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SetupError(f"{folder} has no readable {MANIFEST}: {error}") from error
-    wrong = []
-    for role, model in manifest["models"].items():
-        for name, digest in model["files"].items():
-            path = folder / role / name
-            if not path.is_file():
-                wrong.append(f"{path} is missing")
-            elif _digest(path, "sha256") != digest:
-                wrong.append(f"{path} has changed")
-    return wrong
+        before = read_manifest(folder)
+    except SetupError:
+        before = {}
+    kept = {
+        model.role: before[model.role].revision
+        for model in recipe.models
+        if model.role in before and before[model.role].repository == model.repository
+    }
+    return {**kept, **named_pins(recipe)}
 
 
-def is_whole(path: Path, file: HubFile) -> bool:
-    """Whether a file is the one that the hub announced."""
-    if not path.is_file() or path.stat().st_size != file.size:
-        return False
-    if file.sha256 is not None:
-        return _digest(path, "sha256") == file.sha256
-    return file.git_sha1 is None or _git_sha1(path) == file.git_sha1
+def named_pins(recipe: Recipe) -> dict[str, str]:
+    """The commits that the catalogue names."""
+    return {model.role: model.revision for model in recipe.models if model.revision is not None}
 
 
-def _fetch_model(part: PublishedModel, folder: Path, hub: Hub, tell: Callable[[str], None]) -> dict[str, Any]:
-    revision, files = hub.files(part.repository)
-    for file in files:
-        target = folder / file.path
-        if is_whole(target, file):
-            continue
-        tell(f"{part.repository}/{file.path}  {file.size / 1e6:.1f} MB")
-        hub.download(part.repository, revision, file, target)
-    digests = {file.path: _digest(folder / file.path, "sha256") for file in files}
-    return {"repository": part.repository, "revision": revision, "licence": part.licence, "files": digests}
+def pack(folder: Path, archive: Path) -> None:
+    """Write a whole bundle into one file, to be carried over."""
+    names = [MANIFEST, *(f"{role}/{name}" for role, part in read_manifest(folder).items() for name in part.files)]
+    draft = archive.with_name(archive.name + ".part")
+    with tarfile.open(draft, "w") as tar:
+        for name in names:
+            tar.add(folder / name, name)
+    draft.replace(archive)
 
 
-def _hub_file(sibling: Mapping[str, Any]) -> HubFile:
-    large = sibling.get("lfs") or {}
+def unpack(archive: Path, folder: Path) -> None:
+    """A bundle out of one file, every part of it checked. Raises SetupError for anything else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise SetupError(f"{archive} cannot be unpacked into {folder}: {error}") from error
+    if wrong := verify(folder):
+        raise SetupError(f"{archive} is not whole: {'; '.join(wrong[:4])}")
+
+
+def _fetch_model(snapshot: Snapshot, bundle: Path, hub: Hub, tell: Tell) -> dict[str, Any]:
+    folder, model = bundle / snapshot.model.role, snapshot.model
+    try:
+        for file in snapshot.files:
+            if not file.is_at(folder / file.path):
+                tell(f"{model.repository}/{file.path}  {file.size / 1e6:.1f} MB")
+                hub.download(snapshot, file, folder)
+    finally:
+        shutil.rmtree(folder / LEFT_BY_HUB, ignore_errors=True)
+    digests = {file.path: digest(folder / file.path) for file in snapshot.files}
+    return {"repository": model.repository, "revision": snapshot.revision, "licence": model.licence, "files": digests}
+
+
+def _names_read(model: PublishedModel, names: Iterable[str]) -> list[str]:
+    """The files of a repository that an engine reads, those at its top alone. Raises RemoteError for one that it needs and that
+    is not there.
+    """
+    there = [name for name in names if "/" not in name]
+    if missing := [name for name in model.files if name not in there]:
+        raise RemoteError(f"{model.repository} has no {', '.join(missing)}")
+    patterns = model.files or (READ_BY_OPEN_CLIP if model.role == "clip" else READ)
+    return [name for name in there if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _hub_file(sibling: Any) -> HubFile:
+    large = sibling.lfs
     return HubFile(
-        path=str(sibling["rfilename"]),
-        size=int(large.get("size", sibling.get("size", 0))),
-        sha256=large.get("sha256"),
-        git_sha1=None if large else sibling.get("blobId"),
+        path=str(sibling.rfilename),
+        size=int(large.size if large else sibling.size or 0),
+        sha256=str(large.sha256) if large else None,
+        git_sha1=None if large else sibling.blob_id,
     )
-
-
-def _check(response: httpx.Response, repository: str) -> None:
-    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise SetupError(
-            f"{repository} is behind a licence, or does not exist: accept it on the model's page, then set HF_TOKEN to a "
-            "token of the same account"
-        )
-    if response.is_error:
-        raise RemoteError(f"{response.url} answered {response.status_code}", status=response.status_code)
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _git_sha1(path: Path) -> str:

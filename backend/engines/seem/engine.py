@@ -144,30 +144,21 @@ def assemble(config: SeemConfig, wiring: Wiring) -> SeemNetwork:
 
 log = logging.getLogger(__name__)
 
-REPOSITORY = "xdecoder/SEEM"
+ROLE = "seem"
+"""The folder of a bundle that has the checkpoint."""
 NOT_WEIGHTS: Mapping[str, tuple[int, ...]] = {"dilation_kernel": (1, 1, 3, 3), "criterion.empty_weight": (134,)}
 
 
-def find_checkpoint(file: str) -> Path:
-    """An official file: from the local cache of the hub, else downloaded into it. In offline mode (``HF_HUB_OFFLINE=1``)
-    nothing is downloaded. Raises SetupError when the file cannot be had.
-    """
-    try:
-        import huggingface_hub as hub
-    except ImportError:
-        raise SetupError(
-            f"{file} is on the hub at {REPOSITORY}, and huggingface_hub is not installed: pip install 'maskloom[engines]'"
-        ) from None
-    known = hub.try_to_load_from_cache(REPOSITORY, file)
-    if isinstance(known, str):
-        return Path(known)
-    try:
-        return Path(hub.hf_hub_download(REPOSITORY, file))
-    except Exception as error:
-        raise SetupError(
-            f"cannot get {file} from the hub's {REPOSITORY}: {error}. Connect to the internet once, or download the file "
-            "elsewhere and name it with MASKLOOM_WEIGHTS."
-        ) from error
+def find_checkpoint(weights: Path | None, file: str) -> Path:
+    """An official file: in the bundle that ``maskloom fetch`` filled, or the file that was named itself. Raises SetupError."""
+    if weights is None:
+        raise SetupError(f"an engine of SEEM needs {file}; fetch it, or name the file with MASKLOOM_WEIGHTS")
+    if not weights.is_dir():
+        return weights
+    for path in (weights / ROLE / file, weights / file):
+        if path.is_file():
+            return path
+    raise SetupError(f"{weights} holds no {file}; fetch it again, or name the file itself with MASKLOOM_WEIGHTS")
 
 
 WRAPPINGS = ("model", "state_dict", "model_state_dict", "model_ema", "ema")
@@ -250,10 +241,10 @@ class Release:
     limits: InputSize
 
     def build(self, weights: Path | None, placement: Placement) -> Engine:
-        """The engine, with its weights from a file or, without one, from the hub. Raises SetupError for missing packages or
-        weights that do not fit.
+        """The engine, with its weights from a file or a bundle. Raises SetupError for missing packages or weights that do not
+        fit.
         """
-        path = weights or find_checkpoint(self.file)
+        path = find_checkpoint(weights, self.file)
         with torch.device("meta"):
             network = assemble(self.config, self.wiring)
         load_weights(network, read_checkpoint(path), str(path))

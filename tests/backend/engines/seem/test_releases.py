@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +12,8 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.seem.engine import CONFIGS, Release, SeemConfig, assemble, load_weights, read_checkpoint
+from backend.engines.catalogue import ENGINES
+from backend.engines.seem.engine import CONFIGS, Release, SeemConfig, assemble, find_checkpoint, load_weights, read_checkpoint
 from backend.engines.seem.frame import InputSize, SeemNetwork
 from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.errors import SetupError
@@ -145,76 +142,21 @@ def test_an_engine_is_built_from_a_file_and_answers(
     assert len(list((tmp_path / "vocabulary").glob("*.npy"))) == 134
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """A hub with one file of five bytes."""
-
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-        self.wfile.write(b"hello")
-
-    def _answer(self) -> None:
-        self.asked.append(self.path)
-        self.send_response(200)
-        for name, value in (("ETag", '"5d41402a"'), ("X-Repo-Commit", "a" * 40), ("Content-Length", "5")):
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+def test_a_checkpoint_is_read_from_a_bundle_or_by_its_own_name(tmp_path: Path) -> None:
+    in_bundle = tmp_path / "bundle" / "seem" / "seem_focalt_v1.pt"
+    in_bundle.parent.mkdir(parents=True)
+    in_bundle.touch()
+    assert find_checkpoint(tmp_path / "bundle", "seem_focalt_v1.pt") == in_bundle
+    assert find_checkpoint(in_bundle, "seem_focall_v1.pt") == in_bundle
+    with pytest.raises(SetupError, match=r"holds no seem_focall_v1\.pt"):
+        find_checkpoint(tmp_path / "bundle", "seem_focall_v1.pt")
 
 
-@pytest.fixture
-def hub() -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub on the loopback, and what it was asked."""
-    asked: list[str] = []
-    handler = type("Hub", (_Hub,), {"asked": asked})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
-
-
-FIND = """
-import json, sys
-from backend.engines.seem.engine import find_checkpoint
-from backend.values.errors import SetupError
-try:
-    print(json.dumps({"read": find_checkpoint("seem_focalt_v1.pt").read_text()}))
-except SetupError as error:
-    print(json.dumps({"refused": str(error)}))
-"""
-
-
-def find_in_a_fresh_process(address: str, home: Path, offline: str) -> dict[str, str]:
-    """huggingface_hub reads its settings when it is imported, so each case has a process of its own."""
-    settings = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_XET": "1"}
-    environment = {**os.environ, **settings, "NO_PROXY": "*", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", FIND], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def test_a_file_is_downloaded_once_and_then_read_from_the_cache(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    address, asked = hub
-    assert find_in_a_fresh_process(address, tmp_path, "0") == {"read": "hello"}
-    assert any(path.startswith("/xdecoder/SEEM/resolve/main/seem_focalt_v1.pt") for path in asked)
-    asked.clear()
-    assert find_in_a_fresh_process(address, tmp_path, "0") == {"read": "hello"}
-    assert asked == []
-
-
-def test_offline_mode_never_tries_the_network(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    address, asked = hub
-    answer = find_in_a_fresh_process(address, tmp_path, "1")
-    assert "cannot get seem_focalt_v1.pt" in answer["refused"]
-    assert "MASKLOOM_WEIGHTS" in answer["refused"]
-    assert asked == []
+def test_without_a_checkpoint_nobody_asks_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("somebody asked the network"))
+    recipe = ENGINES["seem-focal-t"]
+    with pytest.raises(SetupError, match="run 'maskloom fetch seem-focal-t'"):
+        recipe.load(recipe.weights_in(tmp_path))
 
 
 Keys = dict[str, dict[str, list[int]]]
