@@ -30,7 +30,7 @@ from backend.serving.learning import PLACES, Learning
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.projects import Projects
-from backend.serving.recording import Recorder
+from backend.serving.remembering import Recorder
 from backend.serving.service import EngineHandle, EngineOptions, Service
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album

@@ -20,8 +20,7 @@ from backend.bulk.recipe import Recipe
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.stores.ledger import Item, in_batches
-from backend.values.errors import MaskloomError, SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import MaskloomError, SetupError, missing_extra
 from backend.values.settings import Settings
 
 WAVE = 20_000

@@ -5,12 +5,11 @@ from __future__ import annotations
 import typer
 
 from backend.cli.bulk import prelabel
-from backend.cli.doctor import doctor
 from backend.cli.evaluate import evaluate, rank
 from backend.cli.export import export
 from backend.cli.memory import balance, remember
 from backend.cli.segment import segment
-from backend.cli.serve import demo, fetch, parts, serve
+from backend.cli.serve import demo, doctor, fetch, parts, serve
 from backend.cli.terminal import say_error
 from backend.cli.video import track, video
 from backend.values.errors import MaskloomError, SetupError

@@ -16,8 +16,7 @@ import typer
 from backend.bulk.run import Progress
 from backend.cli.bulk import STOPPED, shown
 from backend.cli.terminal import read_settings, say
-from backend.export.choice import AnnotationFilter, Pick, Review
-from backend.export.gather import Scope
+from backend.export.gather import AnnotationFilter, Pick, Review, Scope
 from backend.export.run import Export, Format, Plan, Report
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import RequestError

@@ -26,8 +26,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from backend.labelstudio.api import LabelStudio, Project, Task
-from backend.values.errors import ImageError, SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import ImageError, SetupError, missing_extra
 
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075")
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engines.catalogue import PublishedModel, Recipe
-from backend.values.errors import SetupError
-from backend.values.extras import install_command, missing_modules
+from backend.values.errors import SetupError, install_command, missing_modules
 
 MANIFEST = "bundle.json"
 NEEDED_ROLES = ("decoder", "clip", "seem")

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from backend.caches import Codec, DiskCache
-from backend.values.errors import SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import SetupError, missing_extra
 from backend.values.placement import Placement
 from prompts.torch_fallbacks import Movable, declare_missing_operators, fall_back_to_cpu, free_device
 

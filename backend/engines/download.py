@@ -14,8 +14,7 @@ from typing import Any
 
 from backend.engines.bundle import MANIFEST, digest, read_manifest, verify, write_manifest
 from backend.engines.catalogue import PublishedModel, Recipe
-from backend.values.errors import RemoteError, SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import RemoteError, SetupError, missing_extra
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 """Only safetensors, which cannot carry code."""

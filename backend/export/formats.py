@@ -1,16 +1,80 @@
-"""Exports in one file: COCO instances with their results file, and Label Studio's own JSON."""
+"""What an export writes: COCO instances with their results file, Label Studio's own JSON, YOLO's labels, and PNGs of numbers.
+
+YOLO's outlines run along the edges of pixels: one closed ring for a mask of whatever parts and holes, which fills to it. Rings
+are joined by bridges that run there and back, as Ultralytics joins the parts of a COCO object: a bridge has no area.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from backend.export.lines import TaskLine, disk_at
-from backend.export.rows import ImageRow, MaskRow
-from prompts.geometry import Size
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from shapely.geometry.base import BaseGeometry
+
+from backend.export.lines import ImageRow, MaskRow, TaskLine, disk_at
+from backend.pictures import PALETTE
+from backend.values.masks import RunLengths
+from prompts.geometry import BoolArray, FloatArray, Size
+
+COMPARED_AT_ONCE = 4_000_000
+"""Pairs of corners; of more corners every so-manieth is looked at to find a short bridge."""
+
+
+def outline(mask: BoolArray) -> FloatArray:
+    """The ring ``(N, 2)`` in pixels around a mask ``(H, W)``, empty for an empty one. Filled by the even-odd rule over pixel
+    centres it gives the mask back.
+    """
+    area = shapely.simplify(_area(mask), 0)
+    rings = [np.asarray(ring.coords)[:-1] for part in _parts(area) for ring in (part.exterior, *part.interiors)]
+    return _joined(rings) if rings else np.zeros((0, 2))
+
+
+def _area(mask: BoolArray) -> BaseGeometry:
+    """The union of the boxes of all runs; ``simplify(0)`` later drops the corners on straight lines."""
+    runs = RunLengths.of(mask)
+    if not len(runs.edges):
+        return shapely.Polygon()
+    (rows, columns), window = runs.window()
+    padded = np.zeros((window.shape[0], window.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = window
+    turns = np.diff(padded, axis=1)
+    (top, left), (_, right) = np.nonzero(turns == 1), np.nonzero(turns == -1)
+    boxes = shapely.box(left + columns.start, top + rows.start, right + columns.start, top + rows.start + 1)
+    return shapely.union_all(boxes)
+
+
+def _parts(area: BaseGeometry) -> list[shapely.Polygon]:
+    parts = area.geoms if isinstance(area, shapely.MultiPolygon) else [area]
+    return sorted((part for part in parts if isinstance(part, shapely.Polygon)), key=lambda part: -part.area)
+
+
+def _joined(rings: Sequence[FloatArray]) -> FloatArray:
+    """Rings as one, each reached from the nearest corner of those before it and left by the same way."""
+    whole = rings[0]
+    for ring in rings[1:]:
+        here, there = _nearest(whole, ring)
+        turned = np.roll(ring, -there, axis=0)
+        whole = np.concatenate([whole[: here + 1], turned, turned[:1], whole[here:]])
+    return whole
+
+
+def _nearest(ring: FloatArray, other: FloatArray) -> tuple[int, int]:
+    """Two corners, one of each ring, that are close to each other."""
+    step = max(1, int(np.ceil(np.sqrt(len(ring) * len(other) / COMPARED_AT_ONCE))))
+    some, others = ring[::step], other[::step]
+    distance = ((some[:, None] - others[None]) ** 2).sum(axis=2)
+    here, there = np.unravel_index(int(distance.argmin()), distance.shape)
+    return int(here) * step, int(there) * step
+
 
 Json = dict[str, Any]
 
@@ -118,3 +182,106 @@ def whole(path: Path) -> Iterator[IO[str]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+YOLO_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""What Ultralytics reads (https://docs.ultralytics.com/modes/predict/#images), of what we read."""
+Numbers = NDArray[np.uint8 | np.uint16]
+
+
+class PngKind(StrEnum):
+    """What the numbers of a PNG are."""
+
+    SEMANTIC = "semantic"
+    """Each pixel has the number of its label, 0 none."""
+    PALETTE = "palette"
+    """The same, with a colour for each label."""
+    INSTANCE = "instance"
+    """Each pixel has the number of its region; ``instances.json`` says which label that is."""
+
+
+def side_of(url: str, val_share: float) -> str:
+    """``train`` or ``val``, drawn from an image's address: the same image is always on the same side."""
+    drawn = int.from_bytes(hashlib.blake2b(url.encode(errors="surrogatepass"), digest_size=6).digest(), "big") / (1 << 48)
+    return "val" if drawn < val_share else "train"
+
+
+def yolo_line(row: MaskRow, number: int, image: ImageRow) -> str:
+    """A mask in YOLO's format (https://docs.ultralytics.com/datasets/segment/): its label's number and a ring in 0..1."""
+    ring = outline(row.mask(image.size)) / (image.width, image.height)
+    return f"{number} {' '.join(f'{value:.6g}' for value in ring.ravel())}\n"
+
+
+def write_yolo(lines: Iterable[TaskLine], folder: Path, labels: Sequence[str], val_share: float) -> Path:
+    """``labels/`` beside the ``images/`` that lie there, and ``data.yaml``. Where one side has no image, it is the other one,
+    since training wants both.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    sides: dict[str, int] = {"train": 0, "val": 0}
+    for line in lines:
+        for image in line.images:
+            side = side_of(image.url, val_share)
+            sides[side] += 1
+            for part, rows in (("labels", image.masks), ("predictions", image.predicted)):
+                if part == "labels" or rows:
+                    text = "".join(yolo_line(row, numbers[row.label], image) for row in rows if row.label in numbers)
+                    _write_text(folder / part / side / f"{Path(image.name).stem}.txt", text)
+    train = "images/train" if sides["train"] else "images/val"
+    val = "images/val" if sides["val"] else train
+    names = "".join(f"  {number}: {json.dumps(label)}\n" for label, number in numbers.items())
+    text = f"path: {json.dumps(str(folder.resolve()))}\ntrain: {train}\nval: {val}\nnames:\n{names}"
+    _write_text(folder / "data.yaml", text)
+    return folder / "data.yaml"
+
+
+def write_pngs(lines: Iterable[TaskLine], folder: Path, labels: Sequence[str], kind: PngKind) -> Path:
+    """``masks/NAME.png``, as large as the images, the smaller region on top, and a JSON that says what the numbers are."""
+    numbers = {label: number for number, label in enumerate(labels, start=1)}
+    instances: dict[str, dict[int, str]] = {}
+    for line in lines:
+        for image in line.images:
+            name = f"{Path(image.name).stem}.png"
+            instances[name] = _write_png(folder / "masks" / name, image, image.masks, numbers, kind)
+            if image.predicted:
+                _write_png(folder / "predictions" / name, image, image.predicted, numbers, kind)
+    if kind is PngKind.INSTANCE:
+        _write_text(folder / "instances.json", json.dumps(instances, indent=1))
+    _write_text(folder / "labels.json", json.dumps(numbers, indent=1))
+    return folder / "masks"
+
+
+def _write_png(path: Path, image: ImageRow, rows: Sequence[MaskRow], numbers: dict[str, int], kind: PngKind) -> dict[int, str]:
+    """One picture; says which label the number of each region is."""
+    ordered = sorted((row for row in rows if row.label in numbers), key=lambda row: (-row.area, row.score))
+    values = range(1, len(ordered) + 1) if kind is PngKind.INSTANCE else [numbers[row.label] for row in ordered]
+    most = len(ordered) if kind is PngKind.INSTANCE else len(numbers)
+    canvas = paint(((row.mask(image.size), value) for row, value in zip(ordered, values, strict=True)), image, most)
+    picture = PillowImage.fromarray(canvas)
+    if kind is PngKind.PALETTE and canvas.dtype == np.uint8:
+        picture.putpalette(colours())
+    with disk_at(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.new")
+        picture.save(partial, "PNG")
+        partial.replace(path)
+    return dict(zip(values, (row.label for row in ordered), strict=True)) if kind is PngKind.INSTANCE else {}
+
+
+def paint(masks: Iterable[tuple[NDArray[np.bool_], int]], image: ImageRow, most: int) -> Numbers:
+    """Masks as numbers ``(H, W)``, later ones over earlier ones; 16 bits where a number may be larger than 255."""
+    canvas: Numbers = np.zeros((image.height, image.width), np.uint8 if most < 256 else np.uint16)
+    for mask, value in masks:
+        canvas[mask] = value
+    return canvas
+
+
+def colours() -> list[int]:
+    """A palette: black, then the colours of overlays over and over."""
+    return [0, 0, 0, *(channel for row in range(255) for channel in PALETTE[row % len(PALETTE)])]
+
+
+def _write_text(path: Path, text: str) -> None:
+    with disk_at(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as out:
+            out.write(text)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.export.lines import LeftOut
 from backend.labelstudio.config import ImageLabels
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
 from backend.labelstudio.shapes import mask_of, shape_of, size_of_item
@@ -17,16 +18,6 @@ from prompts.geometry import Size
 
 NO_REGIONS = frozenset({"labels", "textarea", "choices", "taxonomy", "rating", "number", "datetime", "relation", "pairwise"})
 """Results that are no regions, but say something about one or about the task."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Something of a task that is not exported: an annotation or one of its regions (empty: all of it), and the reason."""
-
-    task: int
-    annotation: int
-    region: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,10 @@ from PIL import ExifTags
 from PIL import Image as PillowImage
 
 from backend.caches import write_whole
-from backend.export.folders import YOLO_SUFFIXES, PngKind, side_of, write_pngs, write_yolo
-from backend.export.formats import whole, write_coco, write_tasks
+from backend.export.formats import YOLO_SUFFIXES, PngKind, side_of, whole, write_coco, write_pngs, write_tasks, write_yolo
 from backend.export.gather import Scope, TaskReader
-from backend.export.lines import Lines, TaskLine, digest_of, disk_at
-from backend.export.regions import LeftOut, images_of
-from backend.export.rows import FileNames
+from backend.export.lines import FileNames, LeftOut, Lines, TaskLine, digest_of, disk_at
+from backend.export.regions import images_of
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.config import read_config

@@ -43,8 +43,7 @@ from backend.engines.sam.text_grounding import (
     segment_everything,
 )
 from backend.engines.sam.transforms import Geometry, PromptableNetwork, to_masks
-from backend.values.errors import SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement

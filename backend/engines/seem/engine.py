@@ -25,8 +25,7 @@ from backend.engines.seem.predictor import Ask, Prediction, Predictor, Predictor
 from backend.engines.seem.space import SeemSpace, Sight, render
 from backend.engines.seem.vocabulary import TrainedVocabulary, VocabularyReader
 from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
-from backend.values.errors import SetupError
-from backend.values.extras import missing_extra
+from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement

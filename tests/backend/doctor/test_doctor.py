@@ -21,7 +21,7 @@ from backend.cli import cli
 from backend.doctor.readiness import in_address
 from backend.engines import catalogue
 from backend.engines.catalogue import ENGINES
-from backend.values import extras
+from backend.values import errors
 from backend.values.settings import Settings
 from tests.backend.doctor.studio import LEGACY, Studio, personal_token, running
 from tests.backend.engines import tiny_bundles
@@ -101,8 +101,8 @@ def test_a_whole_bundle_has_nothing_to_do(told: Told, bundle: Path) -> None:
 
 
 def test_no_extra(told: Told, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = extras.importlib.util.find_spec
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+    find = errors.importlib.util.find_spec
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
     (line,) = told()
     assert line.startswith("engine: the engine 'edgetam-cpu' needs transformers: run ")
     assert "-m pip install" in line

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.export.choice import AnnotationFilter, Pick, Review, agreement
-from backend.export.gather import Scope
-from backend.export.rows import FileNames
+from backend.export.gather import AnnotationFilter, Pick, Review, Scope, agreement
+from backend.export.lines import FileNames
 from backend.export.run import Format
 from backend.values.masks import Region, RunLengths
 from tests.backend.bulk.runs import drawn, same

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.export.outlines import outline
+from backend.export.formats import outline
 from prompts.geometry import Size, polygon_mask
 from tests.backend.bulk.runs import same
 from tests.backend.pictures import square
