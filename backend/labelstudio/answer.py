@@ -28,6 +28,8 @@ Names = Mapping[str, Sequence[Sequence[str]]]
 Ranking = Callable[[MaskSet, Vocabulary], Sequence[Sequence[str]]]
 """For each mask the names of a vocabulary, the likeliest first."""
 
+_OF_PAGE = "="
+"""What an id of the page begins with until the regions of an answer are numbered; no id that we make does."""
 NO_NAMES: Names = MappingProxyType({})
 
 
@@ -60,9 +62,15 @@ def names_of(masks: MaskSet, task: TaskRequest, rank: Ranking) -> Names:
 
 
 def number_regions(answer: Json, name: str) -> Json:
-    """An answer whose regions say in their ids from which answer they are; the results of one shape still share one."""
+    """An answer whose regions say in their ids from which answer they are; the results of one shape still share one. One under
+    an id of the page keeps it.
+    """
     rows: dict[str, int] = {}
-    result = [{**item, "id": f"{OURS}{name}_{rows.setdefault(item['id'], len(rows)):x}"} for item in answer.get("result", ())]
+
+    def numbered(old: str) -> str:
+        return old.removeprefix(_OF_PAGE) if old.startswith(_OF_PAGE) else f"{OURS}{name}_{rows.setdefault(old, len(rows)):x}"
+
+    result = [{**item, "id": numbered(item["id"])} for item in answer.get("result", ())]
     return {**answer, "result": result} if "result" in answer else answer
 
 
@@ -80,6 +88,15 @@ def repeatable_answer(answer: Json, *facts: str) -> str:
 def answer_of(region: str) -> str:
     """The name of the answer that a region is from, by the region's id; empty for one that is not ours."""
     return region.removeprefix(OURS).partition("_")[0] if region.startswith(OURS) else ""
+
+
+def under_id(prediction: Json, name: str) -> Json:
+    """The same with its first region under an id that the page knows: accepted there, it takes the place of the region that has
+    the id (Label Studio 1.23, ``acceptSuggestion``).
+    """
+    first = prediction["result"][0]["id"] if prediction["result"] else None
+    result = [{**item, "id": f"{_OF_PAGE}{name}"} if item["id"] == first else item for item in prediction["result"]]
+    return {**prediction, "result": result}
 
 
 def write_empty(model_version: str) -> Json:
@@ -150,7 +167,7 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
     """
     shape_control, label_control, label = chosen
     size = region.runs.size
-    for shape in SHAPES[_form(shape_control)].write(region.runs):
+    for shape in SHAPES[_form(shape_control)].write_with(region.runs, task.points):
         common = {
             "original_width": size.width,
             "original_height": size.height,

@@ -43,7 +43,7 @@ class History:
     def notes(self, task: InteractionRequest) -> list[Note]:
         """What this annotator prompted before on the page of a request."""
         try:
-            return self.sessions.noted(_whose(_page_key(task)))
+            return self.sessions.noted(_whose(page_key(task)))
         except StoreError as error:
             log.warning("task %s is answered without its earlier prompts: %s", task.task_id, error)
             return []
@@ -69,7 +69,7 @@ class History:
 
     def remember_round(self, task: InteractionRequest, notes: NewNotes, version: str, done: Round) -> None:
         """Keep what was asked and answered, and the prompts on the page when there were any."""
-        kept = Notes(_page_key(task), notes.now, notes.seen) if task.marks else None
+        kept = Notes(page_key(task), notes.now, notes.seen) if task.marks else None
         try:
             self.sessions.remember(_object_key(task), version, done, kept)
         except StoreError as error:
@@ -122,7 +122,7 @@ def _object_key(task: InteractionRequest) -> SessionKey:
     return SessionKey(task.project, task.task_id, task.annotator, task.labels.image.name, page, label)
 
 
-def _page_key(task: InteractionRequest) -> SessionKey:
+def page_key(task: InteractionRequest) -> SessionKey:
     return replace(_object_key(task), label="")
 
 

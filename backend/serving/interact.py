@@ -22,17 +22,25 @@ from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.segmenter import EngineSource
+from backend.serving.editing import Editor, Pieces, found_of
 from backend.serving.history import History, NewNotes
 from backend.serving.service import Finding, Found, failure_of, segment
 from backend.stores.sessions import Note
+from backend.values.masks import Region
 from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
-from prompts.kinds import KeyedImage, PromptSet
+from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 
 NOTHING_MARKED = (
     'nothing is marked that "this" could mean: draw it with a label or a tool that has a role in the labelling config, and '
     "wait five seconds until the page has saved it"
 )
+NOTHING_TO_EDIT = (
+    "nothing is shown or drawn here that this could change: find something first, or wait five seconds until the page has "
+    "saved what you drew"
+)
+MOST_SHOWN = 8
+"""Of the regions shown the best so many say what "more" is to resemble."""
 
 
 class Interactor:
@@ -43,6 +51,7 @@ class Interactor:
         self._images = images
         self._options = options
         self._history = history
+        self._editor = Editor()
         self._under_way: SingleFlight[Finding] = SingleFlight(Bounds(0, lambda known: known.nbytes))
 
     def find(self, task: InteractionRequest) -> Finding:
@@ -59,6 +68,8 @@ class Interactor:
     def _find(self, task: InteractionRequest) -> Finding:
         image = self._images.load(task.image_url, task.project, task.task_id or None)
         self._history.remember_shown(task, image)
+        if task.typed.only_edits:
+            return self._edited(task, image)
         seen = self._history.notes(task)
         task = join(task, seen)
         prompts = PromptSet((*task.prompts(image.size).prompts, *self._history.examples(task, image)))
@@ -68,12 +79,49 @@ class Interactor:
         done, segmenter = segment(self._engine, self._question(task, image, prompts, wanted.alternatives))
         version = segmenter.engine.version
         self._history.remember_round(task, NewNotes(notes_of(task, seen), seen), version, done)
-        masks = drop_known(done.masks, _finished(task, image)) if task.draft.results else done.masks
+        masks = drop_known(done.masks, _finished(task, image)) if task.asks_for_likeness else done.masks
+        self._editor.show(task, masks)
+        if task.typed.edits:
+            return self._edited(task, image)
+        if not len(masks):
+            return Finding(version, message=nothing_found(task))
         return Finding(version, (Found(task, masks, names_of(masks, task, segmenter.rank_names)),), wanted.form)
+
+    def _edited(self, task: InteractionRequest, image: KeyedImage) -> Finding:
+        """What is shown or drawn, after the words that edit it."""
+        version = self._engine.version
+        pieces = self._editor.edit(task, image.size, lambda pieces: self._alike(task, image, pieces))
+        if pieces is None:
+            return Finding(version, message=NOTHING_TO_EDIT)
+        if not pieces:
+            return Finding(
+                version, message=f'nothing is left after {", ".join(map(str, task.typed.edits))}; "undo" brings it back'
+            )
+        return Finding(version, found_of(task, pieces), self._options.of(task.project).form)
+
+    def _alike(self, task: InteractionRequest, image: KeyedImage, pieces: Pieces) -> list[Region]:
+        """What else on the image resembles regions, under their label where they have one and the same."""
+        shown = sorted(pieces, key=lambda piece: -piece.region.score)[:MOST_SHOWN]
+        if not shown:
+            return []
+        labels = {piece.region.label for piece in pieces}
+        prompts = PromptSet(tuple(ReferencePrompt(image, piece.region.mask, True) for piece in shown))
+        label = next(iter(labels)) if len(labels) == 1 else None
+        done, _ = segment(self._engine, ForPrompts(image, prompts, task.vocabulary, label))
+        return list(drop_known(done.masks, (piece.region.mask for piece in pieces)))
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:
         memory = self._history.last_answer(task, self._engine.version, prompts)
         return ForPrompts(image, prompts, task.vocabulary, task.answer_label, memory, alternatives)
+
+
+def nothing_found(task: InteractionRequest) -> str:
+    """What an annotator is told when a prompt finds nothing."""
+    if task.marks:
+        return "nothing is left of the object: what is clicked, boxed or marked against it covers all of it"
+    asked = [f'"{text.phrase}"' for text in task.typed.texts if text.positive]
+    asked += [f"like {each.label or 'this'}" for each in task.typed.references if each.positive]
+    return f"nothing found for {', '.join(asked)} on this image" if asked else "nothing found that resembles it on this image"
 
 
 def _finished(task: InteractionRequest, image: KeyedImage) -> BoolArray:

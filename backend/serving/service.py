@@ -21,6 +21,7 @@ from backend.labelstudio.answer import (
     Names,
     new_answer,
     number_regions,
+    under_id,
     write_failure,
     write_message,
     write_prediction,
@@ -43,11 +44,20 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions."""
+    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions; where regions
+    of the page are changed the shape to prefer, and of a single one the id.
+    """
 
     task: TaskRequest
     masks: MaskSet
     names: Names
+    form: str = ""
+    id: str = ""
+
+    def write(self, version: str, form: str) -> Answer:
+        """Its part of the prediction."""
+        written = write_prediction(self.task, self.masks, version, self.form or form, self.names)
+        return under_id(written, self.id) if self.id else written
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +88,7 @@ class Finding:
             return write_message(task, self.failure or self.message, self.version)
         if self.failure:
             return write_failure(self.failure, self.version)
-        parts = [write_prediction(each.task, each.masks, self.version, self.form, each.names) for each in self.found]
+        parts = [each.write(self.version, self.form) for each in self.found]
         return write_together(parts, self.version)
 
 

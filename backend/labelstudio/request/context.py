@@ -1,15 +1,16 @@
 """Which of the regions that the page sends along with a request are prompts, and what they and a typed line say.
 
-A line has phrases, "this" for what is marked, and "like this" or "like cup" for examples.
+A line has phrases, "this" for what is marked, "like this" or "like cup" for examples, and words that edit masks.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
+from backend.labelstudio.request.edits import Edit, read_edit
 from backend.labelstudio.shapes import RegionMark, TypedReference
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
@@ -41,11 +42,20 @@ THIS = frozenset({"this", "that", "these", "it"})
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was typed: the phrases and the references, each once, and whether "this" asks for what is marked."""
+    """What was typed: the phrases and the references, each once, whether "this" asks for what is marked, and the edits in
+    order; ``said_by`` is the id of the text prompt.
+    """
 
     texts: tuple[TextPrompt, ...] = ()
     references: tuple[TypedReference, ...] = ()
     asks_for_marked: bool = False
+    edits: tuple[Edit, ...] = ()
+    said_by: str = field(default="", compare=False, repr=False)
+
+    @property
+    def only_edits(self) -> bool:
+        """Whether nothing is to be found, but what is shown or drawn already is to be changed."""
+        return bool(self.edits) and not (self.texts or self.references or self.asks_for_marked)
 
 
 def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
@@ -54,7 +64,7 @@ def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
     A label of the config is that label, whatever words it has ("not red", "like new"), and all the phrases that find it.
     Otherwise "cup, not the saucer" are two phrases; "this" alone says nothing but to answer what is marked on the image; "like
     this", "all like this" and "cup like this" ask for what resembles the reference regions, "like cup" for what resembles the
-    regions that have the label cup, and "not like cup" for what does not.
+    regions that have the label cup, and "not like cup" for what does not. Edits are words like "grow 2" (see edits).
     """
     if not (lines := tuple(lines)):
         return Typed()
@@ -64,13 +74,16 @@ def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
     ]
     texts = dict.fromkeys(text for part in parts for text in part.texts)
     references = dict.fromkeys(reference for part in parts for reference in part.references)
-    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts))
+    edits = tuple(edit for part in parts for edit in part.edits)
+    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts), edits)
 
 
 def _read_part(part: str, names: Names) -> Typed:
     """What stands between two commas: a label, or a phrase that may be negative and may tell what the thing resembles."""
     if entry := _find(part, names):
         return Typed(_phrases(TextPrompt(part), entry))
+    if edit := read_edit(part, lambda text: found.label if (found := _find(text, names)) else None):
+        return Typed(edits=(edit,))
     prompt = next(iter(read_phrases(part)), None)
     if prompt is None:
         return Typed()
@@ -138,7 +151,8 @@ def read_context(items: Sequence[Json], config: LabelConfig, task: Json) -> Cont
 def _read_here(here: Sequence[Json], items: Sequence[Json], labels: ImageLabels, page: int, task: Json) -> Context:
     """What the prompts on one page say, by the role of the label or the tool that they were drawn with."""
     label, role = _armed(here, items, labels)
-    typed = read_typed((line for item in here for line in _lines(item)), labels.vocabulary)
+    said_by = "".join(region_id(item) for item in here if _kind(item) == "textarea")
+    typed = replace(read_typed((line for item in here for line in _lines(item)), labels.vocabulary), said_by=said_by)
     drawn = [item for item in here if _kind(item) != "textarea"]
     if role is None or role is Role.FOR:
         ambiguous = _ambiguous(drawn, labels, task)

@@ -82,6 +82,11 @@ class TaskRequest:
         """In words, what the answer is made from; empty for a pre-annotation."""
         return ""
 
+    @property
+    def points(self) -> int:
+        """How many points a polygon of the answer may have; 0 where nobody asked for a number."""
+        return 0
+
     def fingerprint(self) -> str:
         """A hash of everything that determines the answer; region ids and old regions do not."""
         return hashlib.blake2b(repr(self).encode(errors="surrogatepass"), digest_size=16).hexdigest()
@@ -115,7 +120,8 @@ class InteractionRequest(TaskRequest):
     """What an annotator prompted on one image.
 
     ``marks`` are in percent until the image is known; ``ambiguous`` are rectangles that may be prompts or ordinary. ``regions``
-    and ``references`` were drawn with labels that have a role.
+    and ``references`` were drawn with labels that have a role. ``most_points`` are those of a polygon in the answer, 0 for the
+    usual number.
     """
 
     annotator: str = ""
@@ -126,6 +132,7 @@ class InteractionRequest(TaskRequest):
     references: tuple[RegionMark, ...] = ()
     typed: Typed = field(default_factory=Typed)
     draft: Draft = field(default_factory=Draft)
+    most_points: int = 0
 
     def prompts(self, size: Size) -> PromptSet:
         """The prompts in pixels of the upright image, without examples. Regions that cannot be read are left out while there
@@ -178,6 +185,10 @@ class InteractionRequest(TaskRequest):
         return next(iter(said)) if len(said) == 1 else None
 
     @property
+    def points(self) -> int:
+        return self.most_points
+
+    @property
     def origin(self) -> str:
         points = [mark for mark in self.marks if isinstance(mark, PointMark)]
         against = sum(not point.positive for point in points)
@@ -192,6 +203,7 @@ class InteractionRequest(TaskRequest):
             _count(len(self.references), "reference"),
             *(f"{'' if each.positive else 'not '}like {each.label or 'this'}" for each in self.typed.references),
             *(f'text "{text.phrase}"' if text.positive else f'not "{text.phrase}"' for text in self.typed.texts),
+            *map(str, self.typed.edits),
         ]
         return ", ".join(filter(None, said))
 
@@ -275,8 +287,8 @@ def _references(task: Json, context: Context) -> tuple[RegionMark, ...]:
 
 
 def _draft(task: Json, context: Context) -> Draft:
-    """Results are read only where more like them are wanted: a draft may hold hundreds of large masks."""
-    are_results_wanted = context.references or context.typed.references
+    """Results are read only where more like them are wanted, or are edited: a draft may hold hundreds of large masks."""
+    are_results_wanted = context.references or context.typed.references or context.typed.edits
     return Draft(
         saved_at(newest_draft(task)),
         saved_ids(task),

@@ -45,6 +45,11 @@ class Shape:
     write: Callable[[RunLengths], list[ShapeValue]]
     says: Callable[[Json, Size, Role], Prompt | BoolArray | None] | None = None
     covers: bool = True
+    within: Callable[[RunLengths, int], list[ShapeValue]] | None = None
+
+    def write_with(self, runs: RunLengths, most_points: int) -> list[ShapeValue]:
+        """The values of a mask, with so many points at most where the shape has points; 0 for the usual number."""
+        return self.within(runs, most_points) if self.within is not None and most_points else self.write(runs)
 
     def prompt(self, value: Json, size: Size, role: Role) -> Prompt | None:
         """What a drawn region means for the object at hand; None when it covers nothing."""
@@ -54,9 +59,9 @@ class Shape:
 
 SHAPES: Mapping[str, Shape] = {
     "brush": Shape(painted.read_brush, painted.write_brush),
-    "polygon": Shape(outlined.read_polygon, outlined.write_polygon, outlined.prompt_polygon),
+    "polygon": Shape(outlined.read_polygon, outlined.write_polygon, outlined.prompt_polygon, within=outlined.write_polygon),
     "bitmask": Shape(painted.read_bitmask, painted.write_bitmask),
-    "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector),
+    "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector, within=outlined.write_vector),
     "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse),
     "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle),
     "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, covers=False),

@@ -51,18 +51,18 @@ Contour = NDArray[Any]
 Raster = NDArray[np.uint8]
 
 
-def write_polygon(runs: RunLengths) -> list[ShapeValue]:
+def write_polygon(runs: RunLengths, most_points: int = MOST_POINTS) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed rings in percent, largest first; nothing for an empty mask."""
-    rings, note = rings_of(runs.decode())
+    rings, note = rings_of(runs.decode(), most_points)
     return [ShapeValue({"points": ring.tolist(), "closed": True}, note) for ring in rings]
 
 
-def rings_of(mask: BoolArray) -> tuple[list[FloatArray], str]:
+def rings_of(mask: BoolArray, most_points: int = MOST_POINTS) -> tuple[list[FloatArray], str]:
     """The parts of a mask ``(H, W)`` as rings ``(N, 2)`` in percent, largest first, and a note that tells what is lost."""
     if not mask.any():
         return [], ""
     size, tolerance = size_of(mask), max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(mask.shape))
-    rings = [_ring(_simplify(part, tolerance)) for part in _parts(mask)]
+    rings = [_ring(_simplify(part, tolerance, most_points)) for part in _parts(mask)]
     percents = [pixels_to_percent(np.clip(ring, 0, (size.width, size.height)), size) for ring in rings]
     drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size), size) for ring in percents])
     return percents, f"polygon IoU {(mask & drawn).sum() / (mask | drawn).sum():.3f}"
@@ -144,14 +144,26 @@ def _band(contour: Contour) -> BaseGeometry:
     return path.buffer(0.5, join_style="mitre", mitre_limit=1.5).union(tips.buffer(0.5, cap_style="square"))
 
 
-def _simplify(part: Polygon, tolerance: float) -> Polygon:
-    """A part with few enough points; while it has, the tolerance is at most half its mean thickness."""
+def _simplify(part: Polygon, tolerance: float, most_points: int) -> Polygon:
+    """A part with few enough points; while it has, the tolerance is at most half its mean thickness. Where even the simplest
+    outlines have too many, the smallest holes are filled.
+    """
     tolerance = min(tolerance, part.area / part.length)
     simple = part.simplify(tolerance)
-    while len(simple.exterior.coords) + sum(len(hole.coords) + _POINTS_PER_SLIT for hole in simple.interiors) > MOST_POINTS:
+    while _points(simple) > most_points:
         tolerance *= 1.5
+        if tolerance > part.length:
+            if not part.interiors:
+                break
+            holes = sorted(part.interiors, key=lambda hole: -Polygon(hole).area)
+            part, tolerance = Polygon(part.exterior, holes[:-1]), part.area / part.length
         simple = part.simplify(tolerance)
     return simple
+
+
+def _points(part: Polygon) -> int:
+    """How many points its ring will have."""
+    return len(part.exterior.coords) - 1 + sum(len(hole.coords) - 1 + _POINTS_PER_SLIT for hole in part.interiors)
 
 
 def _ring(part: Polygon) -> FloatArray:
@@ -225,9 +237,9 @@ _PULL = 0.3
 _CURVE_STEPS = 16
 
 
-def write_vector(runs: RunLengths) -> list[ShapeValue]:
+def write_vector(runs: RunLengths, most_points: int = MOST_POINTS) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed paths of straight lines, as polygons are; nothing for an empty mask."""
-    rings, note = rings_of(runs.decode())
+    rings, note = rings_of(runs.decode(), most_points)
     return [ShapeValue({"vertices": _vertices(ring), "closed": True}, note) for ring in rings]
 
 
