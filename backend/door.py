@@ -26,9 +26,14 @@ ADMINISTRATIVE = ("/engine", "/jobs")
 KNOWN_PATHS = frozenset({*PROBES, WEBHOOK, "/setup", "/versions", "/predict", "/metrics", *ADMINISTRATIVE})
 MOST_BODY_BYTES = {"/predict": 64 * MEBIBYTE, WEBHOOK: 16 * MEBIBYTE}
 MOST_OTHER_BYTES = MEBIBYTE
+MOST_CONTAINERS = 1_000_000
+MOST_QUOTES = 8_000_000
+MOST_DEPTH = 64
+"""Lists and objects, quotation marks, and lists within lists of a body: parsed, each takes up to fifty times its bytes."""
 MOST_HELD_BYTES = 256 * MEBIBYTE
 """Of the bodies of all requests that are being read or answered."""
 RETRY_AFTER_S = 2
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -106,6 +111,7 @@ class Door:
         try:
             self._check_caller(scope)
             body = await self._read(scope, receive, held)
+            _check_shape(scope["path"], body)
             await self._app(scope, _replayed(body, receive), send)
         except _Refused as refused:
             await _answer(refused, send)
@@ -161,6 +167,18 @@ class Door:
             pieces.append(piece)
             if not message.get("more_body"):
                 return b"".join(pieces)
+
+
+def _check_shape(path: str, body: bytes) -> None:
+    """Raises _Refused for JSON that would take far more memory than its bytes; brackets within texts count as well."""
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > MOST_CONTAINERS or body.count(b'"') > MOST_QUOTES:
+        raise _Refused(413, f"the body of {path} holds too many values")
+    depth = 0
+    for bracket in body.translate(None, _NO_BRACKETS) if containers > MOST_DEPTH else b"":
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MOST_DEPTH:
+            raise _Refused(400, f"the body of {path} is nested deeper than {MOST_DEPTH} lists and objects")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -46,9 +46,9 @@ def suppress_duplicates(masks: MaskSet) -> MaskSet:
     return masks[keep_best(iou, masks.scores, SAME_REGION_IOU)]
 
 
-def drop_known(masks: MaskSet, known: Iterable[BoolArray]) -> MaskSet:
-    """Without the rows that show the same region as one of the masks ``(H, W)`` that are there already."""
-    there = tuple(map(RunLengths.of, known))
+def drop_known(masks: MaskSet, known: Iterable[RunLengths]) -> MaskSet:
+    """Without the rows that show the same region as one of those that are there already."""
+    there = tuple(known)
     if not len(masks) or not there:
         return masks
     iou, _ = overlaps(Masks(masks.size, masks.masks.runs + there))

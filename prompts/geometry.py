@@ -20,6 +20,10 @@ FloatArray = NDArray[np.float64]
 
 _SUBPIXEL_BITS = 4
 """OpenCV draws outlines on a grid of 1/16 pixel."""
+_CROSSINGS = 1 << 20
+"""So many places at which edges cross rows are computed at once: an outline of many corners may cross every row with each."""
+_STRIP = 256
+"""Rows that are filled at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +144,19 @@ def _fill(rings: Sequence[FloatArray], size: Size) -> BoolArray:
     rise = ends[:, 1] - starts[:, 1]
     first, last = (np.clip(np.ceil(edge(starts[:, 1], ends[:, 1]) - 0.5), 0, size.height) for edge in (np.minimum, np.maximum))
     crossed = (last - first).astype(np.intp)
-    edges = np.repeat(np.arange(len(starts)), crossed)
-    rows = first[edges] + np.arange(len(edges)) - np.repeat(np.cumsum(crossed) - crossed, crossed)
-    x = starts[edges, 0] + (rows + 0.5 - starts[edges, 1]) / rise[edges] * (ends[edges, 0] - starts[edges, 0])
-    columns = np.clip(np.ceil(x - 0.5), 0, size.width).astype(np.intp)
-    low, high = int(first.min()), int(last.max())
-    turned = np.zeros((high - low, size.width + 1), np.bool_)
-    np.logical_xor.at(turned, (rows.astype(np.intp) - low, columns), True)
-    mask = np.zeros((size.height, size.width), np.bool_)
-    mask[low:high] = np.cumsum(turned[:, : size.width], axis=1, dtype=np.uint8) % 2 == 1
-    return mask
+    total, mask = np.cumsum(crossed), np.zeros((size.height, size.width + 1), np.bool_)
+    for done in range(0, int(total[-1]), _CROSSINGS):
+        some = slice(int(np.searchsorted(total, done, "right")), int(np.searchsorted(total, done + _CROSSINGS, "left")) + 1)
+        nth = np.arange(done, min(done + _CROSSINGS, int(total[-1])))
+        edges = some.start + np.searchsorted(total[some], nth, "right")
+        rows = first[edges] + nth - (total - crossed)[edges]
+        x = starts[edges, 0] + (rows + 0.5 - starts[edges, 1]) / rise[edges] * (ends[edges, 0] - starts[edges, 0])
+        columns = np.clip(np.ceil(x - 0.5), 0, size.width).astype(np.intp)
+        np.logical_xor.at(mask, (rows.astype(np.intp), columns), True)
+    for low in range(int(first.min()), int(last.max()), _STRIP):
+        strip = mask[low : low + _STRIP]
+        np.logical_xor.accumulate(strip, axis=1, out=strip)
+    return np.ascontiguousarray(mask[:, : size.width])
 
 
 def _reachable(points: FloatArray) -> FloatArray:

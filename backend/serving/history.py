@@ -14,7 +14,7 @@ from backend.labelstudio.shapes.base import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import Note, Notes, SessionStore
 from backend.values.errors import MaskloomError, StoreError
-from backend.values.masks import NOTHING_DRAWN, RunLengths
+from backend.values.masks import NOTHING_DRAWN
 from backend.values.session import Example, Round, SessionKey
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 from prompts.memory import ObjectMemory
@@ -83,16 +83,14 @@ class History:
         draft = "draft " + hashlib.blake2b(place.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, NOTHING_DRAWN)
-        examples = [
-            replace(blank, region=mark.short_id, runs=RunLengths.of(mask)) for mark, mask in masks_of(shown, image.size)
-        ]
+        examples = [replace(blank, region=mark.short_id, runs=runs) for mark, runs in masks_of(shown, image.size)]
         try:
             self.memory.replace(task.project, draft, examples)
         except StoreError as error:
             log.warning("the examples of task %s are not remembered: %s", task.task_id, error)
 
     def _fulfil(self, wanted: ReferenceRequest, task: InteractionRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
-        found = [ReferencePrompt(image, mask, wanted.positive) for _, mask in masks_of(wanted.here, image.size)]
+        found = [ReferencePrompt(image, runs.decode(), wanted.positive) for _, runs in masks_of(wanted.here, image.size)]
         try:
             found.extend(self._elsewhere(wanted, task))
         except StoreError as error:

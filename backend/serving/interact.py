@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-
 from backend.caches import Bounds, SingleFlight
 from backend.images import ImageSource
 from backend.labeling import drop_known
@@ -26,9 +24,8 @@ from backend.serving.editing import Editor, Pieces, found_of
 from backend.serving.history import History, NewNotes
 from backend.serving.service import Finding, Found, failure_of, segment
 from backend.stores.sessions import Note
-from backend.values.masks import Region
+from backend.values.masks import Region, RunLengths
 from backend.values.session import ForPrompts
-from prompts.geometry import BoolArray
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 
 NOTHING_MARKED = (
@@ -124,10 +121,9 @@ def nothing_found(task: InteractionRequest) -> str:
     return f"nothing found for {', '.join(asked)} on this image" if asked else "nothing found that resembles it on this image"
 
 
-def _finished(task: InteractionRequest, image: KeyedImage) -> BoolArray:
-    """The masks ``(M, H, W)`` that the annotation has already, where more of them are wanted."""
-    found = [mask for _, mask in masks_of(task.draft.results, image.size)]
-    return np.stack(found) if found else np.zeros((0, image.size.height, image.size.width), np.bool_)
+def _finished(task: InteractionRequest, image: KeyedImage) -> Iterator[RunLengths]:
+    """What the annotation has already, where more of it is wanted."""
+    return (runs for _, runs in masks_of(task.draft.results, image.size))
 
 
 Labelled = tuple[str | None, Mark]

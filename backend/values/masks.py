@@ -16,6 +16,8 @@ from pycocotools import mask as coco
 
 from prompts.geometry import BoolArray, Size, mask_box, size_of
 
+_STRIP_PIXELS = 1 << 22
+"""Of a window so many are looked through at once."""
 Rows = Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]
 """Some rows, by their indices or by a bool array ``(N,)``."""
 
@@ -43,11 +45,9 @@ class RunLengths:
     @classmethod
     def placed(cls, window: BoolArray, corner: tuple[int, int], size: Size) -> RunLengths:
         """The runs of a window ``(h, w)`` of a mask of this size, whose upper left pixel is ``corner (x, y)``."""
-        (height, width), (x0, y0) = window.shape, corner
-        padded = np.zeros((height, width + 2), np.bool_)
-        padded[:, 1:-1] = window
-        rows, columns = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), width + 1)
-        edges = ((rows + y0) * size.width + columns + x0).astype(np.uint32)
+        rows = max(1, _STRIP_PIXELS // max(1, window.shape[1]))
+        strips = [_edges(window[first : first + rows], first, corner, size) for first in range(0, len(window), rows)]
+        edges = np.concatenate(strips) if strips else np.zeros(0, np.uint32)
         apart = np.ones(len(edges), np.bool_)
         apart[1:-1:2] = apart[2::2] = edges[1:-1:2] != edges[2::2]
         return cls(size, edges[apart])
@@ -109,6 +109,16 @@ class RunLengths:
 
 NOTHING_DRAWN = RunLengths(Size(1, 1), np.zeros(0, np.uint32))
 """No pixel, of an image whose size is not known yet."""
+
+
+def _edges(strip: BoolArray, first: int, corner: tuple[int, int], size: Size) -> NDArray[np.uint32]:
+    """Where the runs of some rows ``(h, w)`` of a window begin and end; ``first`` is the first of these rows in it."""
+    (height, width), (x0, y0) = strip.shape, corner
+    padded = np.zeros((height, width + 2), np.bool_)
+    padded[:, 1:-1] = strip
+    rows, columns = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), width + 1)
+    edges: NDArray[np.uint32] = ((rows + y0 + first) * size.width + columns + x0).astype(np.uint32)
+    return edges
 
 
 class _Coco(TypedDict):

@@ -44,7 +44,7 @@ def test_label_studio_says_where_it_is_and_with_which_token_it_can_be_asked(
 ) -> None:
     """Without LABEL_STUDIO_HOST it calls itself localhost; ``extra_params`` come as an object or null."""
     assert client.post("/setup", json=captured(name)).json() == {"model_version": "colour-1"}
-    site = parts.media._sites.of("1")
+    site = parts.media._sites.of(parts.projects.key(captured(name)["project"]))
     assert site is not None
     assert (str(site.base), site.token) == (address, "0123456789abcdef0123456789abcdef01234567")
     assert not parts.engine.is_loaded
@@ -219,3 +219,32 @@ def test_a_server_is_alive_at_once_and_ready_when_its_engine_is_loaded(client: T
     parts.engine.segmenter()
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"], ready.json()["reasons"]) == (200, "ready", [])
+
+
+@pytest.mark.parametrize("path", ["/predict", "/webhook"])
+def test_a_body_that_is_nested_too_deeply_is_refused_before_it_is_read(client: TestClient, path: str) -> None:
+    """Python's own parser follows it until its stack ends; within a task it would reach whatever walks over data."""
+    for nested in (b"[" * 100_000, b'{"tasks": ' + b"[" * 500 + b"]" * 500 + b"}"):
+        answer = client.post(path, content=nested, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+        assert "nested deeper than 64" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b'"a",'])
+def test_a_body_of_so_many_values_that_they_take_many_times_its_bytes_is_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, value: bytes
+) -> None:
+    monkeypatch.setattr(door, "MOST_CONTAINERS", 1_000)
+    monkeypatch.setattr(door, "MOST_QUOTES", 1_000)
+    answer = client.post(
+        "/predict", content=b'{"tasks": [' + value * 2_000 + b"0]}", headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert "too many values" in answer.json()["error"]
+
+
+def test_many_flat_values_come_in(client: TestClient) -> None:
+    """Brush masks are lists of a million numbers."""
+    many = body(task(data_uri(two_shapes())))
+    many["tasks"][0]["drafts"] = [{"result": [{"value": {"rle": [0] * 1_000_000}}]}]
+    assert client.post("/predict", json=many).status_code == 200

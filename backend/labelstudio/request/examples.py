@@ -21,13 +21,16 @@ from backend.labelstudio.shapes.base import (
     since_accepted,
 )
 from backend.values.errors import RequestError
-from prompts.geometry import BoolArray, Size
+from backend.values.masks import RunLengths
+from prompts.geometry import Size
 from prompts.kinds import Prompt
 
 log = logging.getLogger(__name__)
 
 MOST_HERE = 8
 MOST_ELSEWHERE = 3
+MOST_MASK_PIXELS = 256_000_000
+"""Of the masks that mark one object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +108,26 @@ def reference_requests(
     return found
 
 
-def masks_of(marks: Sequence[RegionMark], size: Size) -> list[tuple[RegionMark, BoolArray]]:
-    """Each region with its mask ``(H, W)``; one that covers nothing is left out, and so is one that cannot be read: it may be
-    half drawn, or from when the image had another size.
+def masks_of(marks: Sequence[RegionMark], size: Size) -> Iterator[tuple[RegionMark, RunLengths]]:
+    """Each region with its mask, one after the other; one that covers nothing is left out, and so is one that cannot be read:
+    it may be half drawn, or from when the image had another size.
     """
-    found = []
     for mark in marks:
         try:
-            found.append((mark, mark.mask(size)))
+            runs = RunLengths.of(mark.mask(size))
         except RequestError as error:
             log.info("the region %r is left out: %s", mark.id, error)
-    return [(mark, mask) for mark, mask in found if mask.any()]
+            continue
+        if len(runs.edges):
+            yield mark, runs
 
 
 def prompts_of(marks: Sequence[RegionMark], size: Size) -> tuple[list[Prompt], list[RequestError]]:
-    """What regions say about the object, and what is wrong with those that cannot be read."""
+    """What regions say about the object, and what is wrong with those that cannot be read. Of so many that their masks would
+    take more than ``MOST_MASK_PIXELS`` the newest count.
+    """
     prompts, errors = [], []
-    for mark in marks:
+    for mark in marks[-max(1, MOST_MASK_PIXELS // size.pixels) :]:
         try:
             prompts.append(mark.prompt(size))
         except RequestError as error:

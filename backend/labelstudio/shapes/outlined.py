@@ -40,6 +40,8 @@ from prompts.kinds import PolygonPrompt, Prompt
 
 SMALLEST_SHARE = 0.05
 MOST_POINTS = 100
+MOST_CORNERS = 100_000
+"""Of a polygon that is read."""
 MOST_OUTLINE_POINTS = 20_000
 """An outline with more corners is noise; its mask is closed (5 x 5) until it has fewer."""
 TOLERANCE_PIXELS = 1.0
@@ -86,6 +88,8 @@ def outline_polygon(value: Json, size: Size) -> FloatArray:
         raise RequestError("expected pairs of percents under a polygon's 'points'") from error
     if points.ndim != 2 or points.shape[0] < 3 or points.shape[1] != 2:
         raise RequestError("a polygon has no three points")
+    if len(points) > MOST_CORNERS:
+        raise RequestError(f"a polygon has {len(points):,} points, more than {MOST_CORNERS:,}")
     if not (np.abs(points) <= FARTHEST_PERCENT).all():
         raise RequestError("expected percents under a polygon's 'points'")
     return percent_to_pixels(points, size)

@@ -219,7 +219,10 @@ def _read_stroke(touch: Json) -> Stroke:
 
 
 LARGEST = 4
-"""A bitmask may be stretched to its image; one of more pixels than so many times the image's is not decoded."""
+MOST_STRETCHED = 16_000_000
+"""A bitmask may be stretched to its image; one of more pixels than so many times the image's, or than these where the image has
+fewer, is not decoded.
+"""
 _HEAD = "data:image/png;base64,"
 
 
@@ -247,13 +250,24 @@ def read_bitmask(value: Json, size: Size) -> BoolArray:
     _, _, body = str(value.get("imageDataURL")).partition("base64,")
     try:
         opened = Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=("PNG",))
-        if opened.width * opened.height > LARGEST * size.pixels:
+        if opened.width * opened.height > max(size.pixels, min(LARGEST * size.pixels, MOST_STRETCHED)):
             raise RequestError(
                 f"a bitmask has {opened.width} x {opened.height} pixels, too many for an image of {size.width} x {size.height}"
             )
-        picture = opened.convert("RGBA")
+        alpha = _alpha_of(opened)
     except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"a bitmask is no PNG: {error}") from error
-    alpha = picture.resize((size.width, size.height), Image.Resampling.NEAREST).getchannel("A")
+    if alpha.size != (size.width, size.height):
+        alpha = alpha.resize((size.width, size.height), Image.Resampling.NEAREST)
     mask: BoolArray = np.asarray(alpha) > 0
     return mask
+
+
+def _alpha_of(picture: Image.Image) -> Image.Image:
+    """How opaque the pixels are; of a palette, as this server and others write bitmasks, without any colours between."""
+    clear = picture.info.get("transparency")
+    if picture.mode == "P" and isinstance(clear, int | bytes):
+        table = list(clear) if isinstance(clear, bytes) else [255] * clear + [0]
+        picture.load()
+        return Image.frombytes("L", picture.size, picture.tobytes()).point([*table, *[255] * (256 - len(table))])
+    return picture.getchannel("A") if picture.mode in ("RGBA", "LA") else picture.convert("RGBA").getchannel("A")

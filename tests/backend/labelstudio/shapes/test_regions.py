@@ -64,6 +64,24 @@ def test_of_a_bitmask_alpha_alone_counts_and_it_is_stretched_to_the_image() -> N
     assert iou(stretched.mask, DISC) > 0.9
 
 
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255]), bytes([0])])
+def test_a_bitmask_with_a_palette_is_opaque_where_its_palette_is(transparency: int | bytes) -> None:
+    picture, buffer = Image.fromarray(DISC.astype(np.uint8)), io.BytesIO()
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(buffer, "PNG", bits=1, transparency=transparency)
+    value = {"imageDataURL": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()}
+    (found,) = read_regions([region("bitmask", value)])
+    assert np.array_equal(found.mask, DISC)
+
+
+def test_a_bitmask_without_transparency_covers_its_image_as_the_page_shows_it() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(DISC.astype(np.uint8)).save(buffer, "PNG")
+    value = {"imageDataURL": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()}
+    (found,) = read_regions([region("bitmask", value)])
+    assert found.mask.all()
+
+
 def test_a_bitmask_that_is_far_larger_than_its_image_is_not_decoded() -> None:
     with pytest.raises(RequestError, match="500 x 500 pixels, too many for an image of 80 x 60"):
         read_regions([region("bitmask", png(np.zeros((500, 500, 4))))])
