@@ -13,7 +13,7 @@ from backend.labelstudio.request.examples import examples_of
 from backend.labelstudio.shapes import RegionMark, covers_pixels, size_of_item
 from backend.labelstudio.shapes.base import mappings, region_id, regions_of, saved_at, seconds_of
 from backend.values.errors import RequestError
-from backend.values.masks import NOTHING_DRAWN, RunLengths
+from backend.values.masks import NOTHING_DRAWN
 from backend.values.session import Example, Submission, Verdict
 
 log = logging.getLogger(__name__)
@@ -171,11 +171,11 @@ def _example(mark: RegionMark, url: str, blank: Example) -> Iterator[Example]:
     size, origin = size_of_item(mark.item), str(mark.item.get("origin"))
     if size.pixels > MOST_PIXELS:
         raise RequestError(f"the image has {size.pixels} pixels, more than {MOST_PIXELS}")
-    mask = mark.mask(size)
-    if mask.any():
+    runs = mark.runs(size)
+    if len(runs.edges):
         verdict = _VERDICTS.get(origin, Verdict.DRAWN) if mark.label is not None else Verdict.DRAWN
         named = replace(blank, region=mark.short_id, image_url=url, label=mark.label)
-        yield replace(named, runs=RunLengths.of(mask), verdict=verdict)
+        yield replace(named, runs=runs, verdict=verdict)
 
 
 def _address(item: Json, config: LabelConfig, data: Json) -> str:

@@ -236,9 +236,8 @@ def test_a_body_of_so_many_values_that_they_take_many_times_its_bytes_is_refused
 ) -> None:
     monkeypatch.setattr(door, "MOST_CONTAINERS", 1_000)
     monkeypatch.setattr(door, "MOST_QUOTES", 1_000)
-    answer = client.post(
-        "/predict", content=b'{"tasks": [' + value * 2_000 + b"0]}", headers={"content-type": "application/json"}
-    )
+    many = b'{"tasks": [' + value * 2_000 + b"0]}"
+    answer = client.post("/predict", content=many, headers={"content-type": "application/json"})
     assert answer.status_code == 413
     assert "too many values" in answer.json()["error"]
 

@@ -114,7 +114,7 @@ def masks_of(marks: Sequence[RegionMark], size: Size) -> Iterator[tuple[RegionMa
     """
     for mark in marks:
         try:
-            runs = RunLengths.of(mark.mask(size))
+            runs = mark.runs(size)
         except RequestError as error:
             log.info("the region %r is left out: %s", mark.id, error)
             continue

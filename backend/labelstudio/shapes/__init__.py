@@ -124,6 +124,12 @@ def mask_of(item: Json, size: Size) -> BoolArray:
     return SHAPES[region_kind(item)].read(read_value(item), size)
 
 
+def runs_of(item: Json, size: Size) -> RunLengths:
+    """The mask of a region as runs. Raises RequestError when it cannot be read or is of another size."""
+    kept = painted.kept_runs(read_value(item), size) if region_kind(item) == "brush" else None
+    return RunLengths.of(mask_of(item, size)) if kept is None else kept
+
+
 def area_prompt(mask: BoolArray, role: Role) -> Prompt | None:
     """What a covered area ``(H, W)`` says about the object; None when it covers nothing."""
     if not mask.any():
@@ -173,9 +179,9 @@ class RegionMark:
             raise RequestError(f"a {kind} region lies outside the image of {size.width} x {size.height} pixels") from error
         return said
 
-    def mask(self, size: Size) -> BoolArray:
-        """The pixels ``(H, W)`` that it covers. Raises RequestError when the region cannot be read."""
-        return mask_of(self.item, size)
+    def runs(self, size: Size) -> RunLengths:
+        """What it covers. Raises RequestError when the region cannot be read."""
+        return runs_of(self.item, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,12 @@ def encode_runs(runs: RunLengths) -> list[int]:
 
 
 def decode(rle: Sequence[int], size: Size) -> BoolArray:
-    """The mask ``(H, W)`` of a stream: the pixels with alpha above 0.
+    """The mask ``(H, W)`` of a stream (see decode_runs)."""
+    return decode_runs(rle, size).decode()
+
+
+def decode_runs(rle: Sequence[int], size: Size) -> RunLengths:
+    """The mask of a stream: the pixels with alpha above 0, which need not be painted for it.
 
     Raises:
         RequestError: the stream is no list of bytes, is cut short, or describes an image of another size.
@@ -64,8 +69,11 @@ def decode(rle: Sequence[int], size: Size) -> BoolArray:
     last = int(np.searchsorted(ends, stream.count))
     if last == ends.size or ends[last] != stream.count:
         raise RequestError(f"a brush mask is corrupt: its runs do not add up to {stream.count} bytes")
-    alphas = np.diff(ends[: last + 1] // 4, prepend=0)
-    return np.repeat(values[: last + 1] > 0, alphas).reshape(size.height, size.width)
+    bounds = np.concatenate([[0], ends[: last + 1] // 4])
+    has_alpha = np.diff(bounds) > 0
+    bounds = np.concatenate([[0], bounds[1:][has_alpha]])
+    inside = np.concatenate([[False], values[: last + 1][has_alpha] > 0, [False]])
+    return RunLengths(size, bounds[np.flatnonzero(inside[1:] != inside[:-1])].astype(np.uint32))
 
 
 def _split_long_runs(lengths: Positions, values: BoolArray) -> tuple[Positions, BoolArray]:
@@ -199,9 +207,15 @@ def read_brush(value: Json, size: Size) -> BoolArray:
     return paint(strokes, size, painted)
 
 
+def kept_runs(value: Json, size: Size) -> RunLengths | None:
+    """The mask of a brush region on which nothing was painted since it was stored; None for others. Raises RequestError."""
+    is_kept = isinstance(value.get("rle"), list) and not any(mappings(value.get("touches")))
+    return decode_runs(value["rle"], size) if is_kept else None
+
+
 def paint(strokes: Sequence[Stroke], size: Size, ground: BoolArray | None = None) -> BoolArray:
     """The mask ``(H, W)`` that the strokes leave, one after the other, on a mask that was there before."""
-    mask = np.zeros((size.height, size.width), np.bool_) if ground is None else ground.copy()
+    mask = np.zeros((size.height, size.width), np.bool_) if ground is None else ground
     for stroke in strokes:
         covered = stroke_mask(percent_to_pixels(stroke.path, size), stroke.width * size.width / 100, size)
         mask = mask & ~covered if stroke.erases else mask | covered

@@ -165,7 +165,7 @@ def test_a_smart_box_with_the_label_of_a_reference_is_an_example() -> None:
     task = only_task(prompted(box, config=CONFIG))
     assert len(task.prompts(SIZE)) == 0
     (mark,) = task.references
-    assert mark.mask(SIZE).sum() == 60 * 40
+    assert mark.runs(SIZE).area == 60 * 40
     assert task.armed_label is None
 
 
