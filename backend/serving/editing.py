@@ -189,7 +189,7 @@ class Editor:
         request = Request(task.typed.said_by, task.typed.edits)
         before = {piece.id for piece in shown.now}
         others = (mark for mark in task.draft.results if mark.id not in before and covers_pixels(mark.item))
-        edited = shown.edited(request, lambda: Masks.of((mask for _, mask in masks_of(list(others), size)), size), alike)
+        edited = shown.edited(request, lambda: Masks(size, tuple(runs for _, runs in masks_of(list(others), size))), alike)
         self._put(task, edited)
         return edited.now
 
@@ -208,9 +208,7 @@ class Editor:
         results = [mark for mark in task.draft.results if covers_pixels(mark.item)]
         named = {edit.label for edit in task.typed.edits} - {None} or {mark.label for mark in results[-1:]}
         chosen = masks_of([mark for mark in results if mark.label in named], size)
-        pieces = tuple(
-            Piece(Region(RunLengths.of(mask), 1.0, each.label), each.id, region_kind(each.item)) for each, mask in chosen
-        )
+        pieces = tuple(Piece(Region(runs, 1.0, each.label), each.id, region_kind(each.item)) for each, runs in chosen)
         return Shown((pieces,), task.draft.ids) if pieces else None
 
     def _put(self, task: InteractionRequest, shown: Shown) -> None:

@@ -105,7 +105,7 @@ class Interactor:
         prompts = PromptSet(tuple(ReferencePrompt(image, piece.region.mask, True) for piece in shown))
         label = next(iter(labels)) if len(labels) == 1 else None
         done, _ = segment(self._engine, ForPrompts(image, prompts, task.vocabulary, label))
-        return list(drop_known(done.masks, (piece.region.mask for piece in pieces)))
+        return list(drop_known(done.masks, (piece.region.runs for piece in pieces)))
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:
         memory = self._history.last_answer(task, self._engine.version, prompts)
