@@ -216,6 +216,7 @@ class JobBody(BaseModel):
         None, examples=[{"mode": "semantic"}], description="Extra parameters in place of the project's."
     )
     limit: int | None = Field(None, ge=1)
+    memory: str | int = Field("", examples=[3], description="A version of the project's memory, newest or none.")
     force: bool = Field(False, description="Do anew what is done, and replace it.")
 
     def spec(self) -> JobSpec:
@@ -229,6 +230,7 @@ class JobBody(BaseModel):
             selection=chosen,
             limit=self.limit,
             again=self.force,
+            memory=str(self.memory),
         )
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine
 from backend.engines.catalogue import find_engine, find_refiner
+from backend.evaluation.gate import Gate
 from backend.images import ImageSource, Media, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
@@ -32,6 +34,7 @@ from backend.serving.prefetch import Prefetcher
 from backend.serving.projects import Projects
 from backend.serving.remembering import Recorder
 from backend.serving.service import EngineHandle, EngineOptions, Service
+from backend.serving.versions import FrozenMemory, Memories, Teach, Teaching, teach_newest, teach_nothing
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
 from backend.stores.answers import Answers
@@ -40,6 +43,7 @@ from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
 from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
+from backend.stores.snapshots import Snapshots
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
@@ -104,11 +108,14 @@ def assemble(settings: Settings) -> Parts:
     media = Media(replace(media_options(settings), **WHILE_SOMEBODY_WAITS))
     database = Database(settings.database_url)
     options = ProjectOptions()
-    context = BulkContext(engine, media, Ledger(database), Album(database), lambda: label_studio(settings))
-    jobs = Jobs(context, options)
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
     memory = MemoryBank(for_clicks)
     learning = Learning(memory, media, places_of_examples(settings))
+    teach = teacher(settings, media)
+    memories = Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, media, teach).weigh)
+    studio = partial(label_studio, settings)
+    context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach)
+    jobs = Jobs(context, options, partial(teach_newest, learning))
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
     recorder = Recorder(Answers(database))
     service = Service(
@@ -124,6 +131,11 @@ def assemble(settings: Settings) -> Parts:
     projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
     events = AnnotationEvents(memory, Answers(for_clicks), projects.key)
     return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder)
+
+
+def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory | None], Teach]:
+    """Makes of a version of a memory what teaches the items of a run."""
+    return lambda memory: Teaching(memory, images, places_of_examples(settings)) if memory is not None else teach_nothing
 
 
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
@@ -159,12 +171,16 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
     settings = bulk_settings(settings)
     database = Database(settings.database_url)
     sys.setswitchinterval(TURN_S)
+    engine, images = engine_handle(settings), bulk_images(settings, root, stop)
+    teach = teacher(settings, images)
     return BulkContext(
-        engine=engine_handle(settings),
-        images=bulk_images(settings, root, stop),
+        engine=engine,
+        images=images,
         ledger=Ledger(database),
         album=Album(database),
         studio=lambda: label_studio(settings),
+        memories=Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, images, teach).weigh),
+        teacher=teach,
     )
 
 

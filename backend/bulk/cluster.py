@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.assemble import bulk_images, bulk_settings, engine_handle
-from backend.bulk.recipe import Recipe
+from backend.assemble import bulk_images, bulk_settings, engine_handle, teacher
+from backend.bulk.recipe import BulkJob, Recipe
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.stores.ledger import Item, in_batches
@@ -44,9 +44,10 @@ class Cluster:
 class RayPipeline:
     """Segments items on Ray."""
 
-    def __init__(self, settings: Settings, root: Path | None, recipe: Recipe, limits: PipelineLimits, cluster: Cluster) -> None:
+    def __init__(self, settings: Settings, root: Path | None, job: BulkJob, limits: PipelineLimits, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._config: Row = {"settings": _portable(settings), "root": root, "recipe": recipe, "limits": limits}
+        what = {"recipe": job.recipe, "version": job.identity.version}
+        self._config: Row = {"settings": _portable(settings), "root": root, "limits": limits, **what}
 
     def __call__(self, items: Iterable[Item]) -> Iterator[ItemResult]:
         """The results, in the order in which they become ready; after a stop those that are ready now are the last.
@@ -86,8 +87,9 @@ class Actor:
         engine = engine_handle(settings)
         images = bulk_images(settings, config["root"], threading.Event())
         self._limits: PipelineLimits = config["limits"]
-        self._version = engine.version
-        self._worker = Worker(images, engine.segmenter, config["recipe"])
+        self._version: str = config["version"]
+        recipe: Recipe = config["recipe"]
+        self._worker = Worker(images, engine.segmenter, recipe, teacher(settings, images)(recipe.memory))
 
     def __call__(self, batch: Row) -> Row:
         items = [Item(**json.loads(text)) for text in batch["item"]]

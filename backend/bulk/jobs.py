@@ -21,6 +21,7 @@ from backend.bulk.work import PipelineLimits, Worker, process
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
+from backend.serving.versions import Memories, Teach, teach_nothing
 from backend.stores.ledger import Item
 from backend.stores.projects import number_of
 from backend.values.errors import MaskloomError, RequestError
@@ -61,8 +62,9 @@ class Job:
 class Jobs:
     """Jobs of this process, one at a time in the order in which they came; what they did is in the ledger for ever."""
 
-    def __init__(self, context: BulkContext, options: ProjectOptions) -> None:
+    def __init__(self, context: BulkContext, options: ProjectOptions, teach: Teach = teach_nothing) -> None:
         self._context = context
+        self._teach = teach
         self._options = options
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
@@ -126,7 +128,7 @@ class Jobs:
 
     def _enqueue(self, job: Job) -> Job:
         """Raises what ``resolve`` does, before anything is queued, and RequestError when too many jobs wait."""
-        self._resolve(job, self._context.engine.version)
+        self._resolve(job, self._context.engine.version, None)
         with self._lock:
             if sum(not each.has_ended for each in self._jobs.values()) >= MOST_WAITING:
                 raise RequestError(f"{MOST_WAITING} jobs are waiting already; cancel some or try again when they have ended")
@@ -137,14 +139,14 @@ class Jobs:
         self._queue.submit(self._work, job)
         return job
 
-    def _resolve(self, job: Job, version: str) -> BulkJob:
+    def _resolve(self, job: Job, version: str, memories: Memories | None) -> BulkJob:
         """What a job is about. One that was handed over leaves out the tasks that have a prediction of the version, because two
         requests may have handed over the same, and is a run of its own.
         """
         spec = job.spec
         if job.ready is not None:
             spec = replace(spec, selection=replace(spec.selection, unanswered_by=version))
-        found = resolve(spec, version, self._context.studio, job.stop)
+        found = resolve(spec, version, self._context.studio, job.stop, memories)
         return found if job.ready is None else replace(found, identity=replace(found.identity, digest=uuid.uuid4().hex))
 
     def _work(self, job: Job) -> None:
@@ -163,8 +165,10 @@ class Jobs:
         """Work with the engine of this moment from the first item to the last, whatever the server switches to meanwhile."""
         segmenter = self._context.engine.segmenter()
         version = segmenter.engine.version
-        found = self._resolve(job, version)
-        worker = Worker(self._context.images, lambda: segmenter, found.recipe)
+        found = self._resolve(job, version, self._context.memories if job.ready is None else None)
+        version = found.identity.version
+        teach = self._context.teacher(found.recipe.memory) if job.ready is None else self._teach
+        worker = Worker(self._context.images, lambda: segmenter, found.recipe, teach)
         ready = {key: made for key, made in (job.ready or {}).items() if made["result"] and made["model_version"] == version}
 
         def pipeline(items: Iterable[Item]) -> Iterator[ItemResult]:

@@ -15,6 +15,7 @@ from backend.bulk.values import Form, Sink, Source
 from backend.labelstudio.config import read_config
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
+from backend.serving.versions import FrozenMemory
 from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary
@@ -61,6 +62,11 @@ class Recipe(Protocol):
     def form(self) -> Form: ...
 
     @property
+    def memory(self) -> FrozenMemory | None:
+        """The version of a project's memory that is used, if any."""
+        ...
+
+    @property
     def labels(self) -> tuple[LabelPhrases, ...]:
         """The labels that are looked for, with their phrases."""
         ...
@@ -98,6 +104,7 @@ class FolderRecipe:
     form: Form
     label_config: str
     url_prefix: str
+    memory: FrozenMemory | None = None
 
     def requests(self, item: Item) -> Sequence[ImageRequest]:
         path, vocabulary = str(self.root / item.key), Vocabulary(self.labels)
@@ -120,7 +127,7 @@ class FolderRecipe:
 @dataclass(frozen=True, slots=True)
 class TaskRecipe:
     """The tasks of a project. Without ``aliases`` the labels of its labelling config are looked for; ``options`` are what the
-    server would be told by the project's extra parameters.
+    server would be told by the project's extra parameters; ``memory`` is what its annotations had taught when it was frozen.
     """
 
     label_config: str
@@ -128,6 +135,7 @@ class TaskRecipe:
     aliases: Aliases = ()
     options: PreannotationOptions = field(default_factory=PreannotationOptions)
     form: Form = Form.PREDICTION
+    memory: FrozenMemory | None = None
 
     def requests(self, item: Item) -> Sequence[ImageRequest]:
         request = self._request(item)
@@ -184,7 +192,8 @@ def _label_tag(label: str, aliases: tuple[str, ...]) -> str:
 
 
 def _digest(recipe: Mapping[str, Any], parts: Sequence[str]) -> str:
-    plain = json.dumps([recipe, list(parts)], sort_keys=True, default=_plain)
+    known = {name: value for name, value in recipe.items() if name != "memory" or value is not None}
+    plain = json.dumps([known, list(parts)], sort_keys=True, default=_plain)
     return hashlib.sha256(plain.encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ from backend.bulk.values import ItemResult
 from backend.images import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.segmenter import EngineSource
+from backend.serving.versions import FrozenMemory, Memories, Teach, teach_nothing
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunRow, in_batches
 from backend.values.errors import MaskloomError, SetupError, StoreError
@@ -37,13 +38,15 @@ Pipeline = Callable[[Iterable[Item]], Iterator[ItemResult]]
 
 @dataclass(frozen=True, slots=True)
 class BulkContext:
-    """What all runs of a process share."""
+    """What all runs of a process share; ``teacher`` makes of a memory what teaches the items of a run."""
 
     engine: EngineSource
     images: ImageSource
     ledger: Ledger
     album: Album
     studio: Callable[[], LabelStudio]
+    memories: Memories | None = None
+    teacher: Callable[[FrozenMemory | None], Teach] = lambda memory: teach_nothing
 
 
 @dataclass(frozen=True, slots=True)

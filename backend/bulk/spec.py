@@ -23,6 +23,7 @@ from backend.bulk.values import Form, Sink, Source, Target
 from backend.images import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask
 from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params
+from backend.serving.versions import CHOSEN, NONE, FrozenMemory, Memories
 from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import RequestError, SetupError
 
@@ -145,7 +146,8 @@ _DEFAULT_NAMES = {
 class JobSpec:
     """A job in the words of the command line: ``source`` is a folder or the number of a project; ``params`` are extra
     parameters as JSON, in place of those of the project. Whoever knows already what the project wants says it as ``options``.
-    ``again`` does anew what was done already; ``limit`` is the most items to work on this time.
+    ``again`` does anew what was done already; ``limit`` is the most items to work on this time. ``memory`` is the version of
+    the project's memory to use: a number, newest or none, and empty for the one that was chosen for bulk runs.
     """
 
     source: str
@@ -160,6 +162,7 @@ class JobSpec:
     selection: Selection = field(default_factory=Selection)
     limit: int | None = None
     again: bool = False
+    memory: str = CHOSEN
 
     @property
     def folder(self) -> Path | None:
@@ -167,27 +170,36 @@ class JobSpec:
         return None if self.source.isdecimal() else Path(self.source).expanduser().resolve()
 
 
-def resolve(spec: JobSpec, version: str, studio: Callable[[], LabelStudio], stop: threading.Event) -> BulkJob:
-    """The job of a spec. ``studio`` is called when it speaks of a project.
+def resolve(
+    spec: JobSpec, version: str, studio: Callable[[], LabelStudio], stop: threading.Event, memories: Memories | None = None
+) -> BulkJob:
+    """The job of a spec. ``studio`` is called when it speaks of a project. The version of what it makes is that of the engine,
+    and of the memory where one is used.
 
     Raises RequestError or ConfigError for a spec that contradicts itself, RemoteError when Label Studio refuses.
     """
     if spec.folder is None:
-        source, recipe, sink = _of_project(spec, version, studio(), stop)
+        memory = memories.find(spec.memory, spec.source) if memories is not None else None
+        version = f"{version}+{memory.name}" if memory is not None else version
+        source, recipe, sink = _of_project(spec, version, memory, studio(), stop)
     else:
+        if spec.memory not in (CHOSEN, NONE):
+            raise RequestError(f"--memory {spec.memory}: a folder has no memory, only projects of Label Studio have")
         source, recipe, sink = _of_folder(spec, version, spec.folder)
     digest = recipe.digest(source.name, sink.name, version)
     identity = RunIdentity(source.name, sink.name, version, digest, source.made_at)
     return BulkJob(source, sink, recipe, identity, spec.limit, spec.again)
 
 
-def _of_project(spec: JobSpec, version: str, studio: LabelStudio, stop: threading.Event) -> tuple[Source, Recipe, Sink]:
+def _of_project(
+    spec: JobSpec, version: str, memory: FrozenMemory | None, studio: LabelStudio, stop: threading.Event
+) -> tuple[Source, Recipe, Sink]:
     project = studio.project(int(spec.source))
     if spec.config is not None:
         raise RequestError("a project brings its own labelling config; leave --config out")
     target = spec.target or Target.PREDICTIONS
     options = spec.options or read_options(_extra_params(studio, project.id), spec.params, spec.min_score)
-    recipe = TaskRecipe(project.label_config, str(project.id), read_labels(spec.labels), options, _form(target))
+    recipe = TaskRecipe(project.label_config, str(project.id), read_labels(spec.labels), options, _form(target), memory)
     check_labels(project.label_config, recipe.labels)
     source = StudioSource(studio, project.id, spec.selection, project.made_at)
     if target is Target.PREDICTIONS:

@@ -25,6 +25,7 @@ from backend.labelstudio.project_options import question_about
 from backend.labelstudio.request.request import TaskRequest
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
+from backend.serving.versions import Teach, teach_nothing
 from backend.stores.ledger import Item, in_batches
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
@@ -60,10 +61,13 @@ class Worker:
     would fail for every item.
     """
 
-    def __init__(self, images: ImageSource, segmenter: Callable[[], Segmenter], recipe: Recipe) -> None:
+    def __init__(
+        self, images: ImageSource, segmenter: Callable[[], Segmenter], recipe: Recipe, teach: Teach = teach_nothing
+    ) -> None:
         self._images = images
         self._segmenter = segmenter
         self._recipe = recipe
+        self._teach = teach
 
     def load(self, item: Item) -> LoadedItem | ItemResult:
         """Read an item's task and fetch and decode its images: of a task with several, files are written about the first."""
@@ -79,15 +83,15 @@ class Worker:
         """The masks of several images, in order; results of what has failed already pass through."""
         loaded = [each for each in batch if isinstance(each, LoadedItem)]
         segmenter = self._segmenter()
-        rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each)]))
+        rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each, segmenter)]))
         return [
             self._segmented(each, [next(rounds) for _ in each.images], segmenter) if isinstance(each, LoadedItem) else each
             for each in batch
         ]
 
-    def _questions(self, loaded: LoadedItem) -> list[Question]:
-        parts = zip(loaded.requests, loaded.images, strict=True)
-        return [question_about(request.vocabulary, image, self._recipe.options) for request, image in parts]
+    def _questions(self, loaded: LoadedItem, segmenter: Segmenter) -> list[Question]:
+        options, parts = self._recipe.options, zip(loaded.requests, loaded.images, strict=True)
+        return [question_about(r.vocabulary, image, options, self._teach(r, segmenter)) for r, image in parts]
 
     def _segmented(
         self, loaded: LoadedItem, rounds: Sequence[Round | MaskloomError], segmenter: Segmenter

@@ -66,10 +66,11 @@ class _Command:
 
     @property
     def version(self) -> str:
-        return self.context.engine.version
+        return self.job.identity.version
 
     def worker(self) -> Worker:
-        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe)
+        teach = self.context.teacher(self.job.recipe.memory)
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe, teach)
 
     def pipeline(self, stop: threading.Event) -> Pipeline:
         """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
@@ -78,7 +79,7 @@ class _Command:
             from backend.bulk.cluster import Cluster, RayPipeline
 
             cluster = Cluster(self.options.ray, self.options.workers, stop)
-            return RayPipeline(self.settings, self.root, self.job.recipe, limits, cluster)
+            return RayPipeline(self.settings, self.root, self.job, limits, cluster)
         return partial(process, self.worker(), version=self.version, limits=limits)
 
 
@@ -89,7 +90,7 @@ def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
     stop = threading.Event()
     context = open_context(settings, spec.folder, stop)
     with closing(context.images):
-        job = resolve(spec, context.engine.version, context.studio, stop)
+        job = resolve(spec, context.engine.version, context.studio, stop, context.memories)
         command = _Command(settings, context, job, spec.folder, options)
         if options.dry_run:
             _tell(command)
@@ -234,6 +235,10 @@ def prelabel(
     sample: Annotated[int, typer.Option(min=0, help="Try this many images and write the preview page alone.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an earlier run, never begin one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Do anew what is done, and replace it.")] = False,
+    memory: Annotated[
+        str,
+        typer.Option(help="What annotations have taught: a version's number, newest or none; by default the chosen one."),
+    ] = "",
     batch: Annotated[int, typer.Option(min=1, help="Images that the model gets at once.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Processes with a model each on this machine (needs Ray).")] = 0,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, such as ray://head:10001 or auto.")] = None,
@@ -242,7 +247,7 @@ def prelabel(
     """Segment all images of a folder or a project, on one machine or many; the same command goes on where it stopped."""
     spec = JobSpec(
         source, to, out, labels, config, min_score, params, url_prefix=url_prefix,
-        selection=Selection(view, unlabelled, only_missing), limit=limit, again=force,
+        selection=Selection(view, unlabelled, only_missing), limit=limit, again=force, memory=memory,
     )  # fmt: skip
     run_job(spec, RunOptions(dry_run, sample, resume, batch, workers, ray, report), read_settings(url, token))
 

@@ -76,11 +76,14 @@ class ExampleImage:
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """What is known about the labels of a vocabulary: the tasks that were learnt from, each with what its image shows."""
+    """What is known about the labels of a vocabulary: the tasks that were learnt from, each with what its image shows. Images
+    of ``missing`` tasks could not be looked at, or not yet.
+    """
 
     labels: tuple[LabelPhrases, ...] = ()
     images: tuple[tuple[ExampleImage, ShownImage], ...] = ()
     space: str = ""
+    missing: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -158,7 +161,8 @@ class Learning:
             return NOTHING_LEARNT
         found = self._shown(wanted, segmenter, patience_s)
         images = tuple((image, found[image.key]) for image in wanted if image.key in found)
-        return Learnt(vocabulary.entries[:MOST_LABELS], images, segmenter.engine.version)
+        missing = tuple(image.task for image in wanted if image.key not in found)
+        return Learnt(vocabulary.entries[:MOST_LABELS], images, segmenter.engine.version, missing)
 
     def wait(self) -> None:
         """Until everything that was begun in the background has ended."""

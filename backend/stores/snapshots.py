@@ -88,6 +88,13 @@ class Snapshots:
             )
         return found
 
+    def labels(self, project: str, n: int) -> list[str]:
+        """The labels that a version has examples of."""
+        held = (frozen.c.project == project) & (frozen.c.n == n) & (frozen.c.example == examples.c.id)
+        query = sql.select(examples.c.label).join(frozen, held).distinct().order_by(examples.c.label)
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
     def for_bulk(self, project: str) -> Snapshot | None:
         """What bulk runs use unless they are told otherwise; None where nothing is chosen, or the chosen one is withdrawn."""
         return next((each for each in self.all(project) if each.is_for_bulk and not each.is_withdrawn), None)

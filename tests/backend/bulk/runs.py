@@ -41,12 +41,12 @@ def context_for(root: Path | None, home: Path) -> BulkContext:
 
 
 def job_of(context: BulkContext, spec: JobSpec) -> BulkJob:
-    return resolve(spec, context.engine.version, context.studio, threading.Event())
+    return resolve(spec, context.engine.version, context.studio, threading.Event(), context.memories)
 
 
 def pipeline(context: BulkContext, job: BulkJob) -> Pipeline:
-    worker = Worker(context.images, context.engine.segmenter, job.recipe)
-    return partial(process, worker, version=context.engine.version, limits=PipelineLimits())
+    worker = Worker(context.images, context.engine.segmenter, job.recipe, context.teacher(job.recipe.memory))
+    return partial(process, worker, version=job.identity.version, limits=PipelineLimits())
 
 
 def run_of(context: BulkContext, job: BulkJob, limit: int | None = None, again: bool = False) -> Run:

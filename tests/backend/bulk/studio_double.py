@@ -30,13 +30,14 @@ CONFIG = (
 class StudioDouble:
     """Its state; ``faults`` are what the next imports of predictions meet: a status, or "drop" after storing them. ``busy`` are
     the statuses that the next questions about predictions and deletions of them meet. Imports wait while ``gate`` is cleared.
-    ``asked`` counts the questions by their path.
+    ``asked`` counts the questions by their path; the pictures of ``missing`` tasks are gone.
     """
 
     config: str = CONFIG
     tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    missing: set[int] = field(default_factory=set)
     backends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[int | str] = field(default_factory=list)
     busy: list[int] = field(default_factory=list)
@@ -167,6 +168,9 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
             self.answer(204, None)
 
         def picture(self, number: int) -> None:
+            if number in double.missing:
+                self.answer(404, {"detail": "Not found."})
+                return
             out = io.BytesIO()
             Image.fromarray(drawn(number).image).save(out, "PNG")
             self.send_response(200)

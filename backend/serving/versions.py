@@ -1,0 +1,191 @@
+"""Versions of a memory in bulk runs: which one a run uses, and what it teaches, the same for every item wherever it is done."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from typing import Any, Protocol
+
+from backend.caches import DiskCache
+from backend.images import ImageSource
+from backend.segmenter import Segmenter
+from backend.serving.learning import MOST_EXAMPLES, Learning, Learnt
+from backend.stores.memory import MemoryBank
+from backend.stores.snapshots import Snapshot, Snapshots
+from backend.values.errors import RequestError
+from backend.values.session import Example
+from prompts.examples import LabelMemory, ShownImage
+from prompts.phrases import Vocabulary
+
+log = logging.getLogger(__name__)
+
+NEWEST, NONE, CHOSEN = "newest", "none", ""
+"""What ``--memory`` can say beside a number; nothing said means the version that was chosen for bulk runs."""
+LOOKING_S = 3600.0
+"""So long a run waits until its examples have been looked at: what it answers must not depend on how busy a machine is."""
+
+
+class FrozenMemory:
+    """The examples of a version that may be asked for, as plain values that travel between processes and machines."""
+
+    def __init__(self, project: str, n: int, examples: Sequence[Example], rejected: Sequence[Example] = ()) -> None:
+        self.project = project
+        self.n = n
+        self._examples = tuple(examples)
+        self._rejected = tuple(rejected)
+
+    @property
+    def name(self) -> str:
+        return f"memory@{self.n}"
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The accepted regions, of each label those that are used first at the front."""
+        return self._examples
+
+    def recall(self, project: str, label: str | None, most: int) -> list[Example]:
+        """As MemoryBank.recall."""
+        return [each for each in self._examples if each.label == label][:most] if project == self.project else []
+
+    def rejected(self, project: str, label: str, most: int) -> list[Example]:
+        """As MemoryBank.rejected."""
+        return [each for each in self._rejected if each.label == label][:most] if project == self.project else []
+
+    def without(self, tasks: frozenset[str]) -> FrozenMemory:
+        """The same without what some tasks show."""
+        found = copy(self)
+        found._examples = tuple(each for each in self._examples if each.task not in tasks)
+        found._rejected = tuple(each for each in self._rejected if each.task not in tasks)
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMemory:
+        return self
+
+    def __str__(self) -> str:
+        """What tells it from all others: a version never changes."""
+        return f"{self.name} of {self.project}"
+
+
+class Asking(Protocol):
+    """Who is to be taught: a task, and the labels that are looked for on it."""
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+
+class ProjectAsking(Asking, Protocol):
+    """Of a project."""
+
+    @property
+    def project(self) -> str: ...
+
+
+Teach = Callable[[Asking, Segmenter], tuple[LabelMemory, ...]]
+
+
+def teach_nothing(asking: Asking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:
+    """For runs without memory."""
+    return ()
+
+
+def teach_newest(learning: Learning, asking: ProjectAsking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:
+    """For runs that go on with what the page was asked: what is known at the moment."""
+    return learning.learnt(asking.project, asking.vocabulary, segmenter).besides(asking.task_id)
+
+
+class Teaching:
+    """Teaches every item of a run from one version."""
+
+    def __init__(self, memory: FrozenMemory, images: ImageSource, places: DiskCache[ShownImage]) -> None:
+        self._memory = memory
+        self._learning = Learning(memory, images, places)
+        self._known: dict[Vocabulary, Learnt] = {}
+        self._one_learns = threading.Lock()
+
+    def __call__(self, asking: Asking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:
+        """The memories of the labels, without what the task itself shows. Raises RequestError when the version cannot be used
+        as it is, because an image of it cannot be seen any more.
+        """
+        with self._one_learns:
+            learnt = self._known.get(asking.vocabulary)
+            if learnt is None:
+                learnt = self._learn(asking.vocabulary, segmenter)
+                self._known = {**self._known, asking.vocabulary: learnt} if len(self._known) < 100 else {}
+        return learnt.besides(asking.task_id)
+
+    def _learn(self, vocabulary: Vocabulary, segmenter: Segmenter) -> Learnt:
+        learnt = self._learning.learnt(self._memory.project, vocabulary, segmenter, LOOKING_S)
+        if learnt.missing:
+            raise RequestError(
+                f"{self._memory.name} cannot be used: the images of tasks {', '.join(learnt.missing[:8])} cannot be seen any "
+                "more (the log says why); leave memory out with --memory none, or freeze a new version"
+            )
+        return learnt
+
+
+Weigh = Callable[[FrozenMemory, FrozenMemory | None], Mapping[str, Any]]
+
+
+class Memories:
+    """Finds the version that a run asks for; ``weigh`` is the gate that a version has to pass before bulk runs use it without
+    being told: it measures one against the one before, and says ``is_no_worse``.
+    """
+
+    def __init__(self, bank: MemoryBank, snapshots: Snapshots, weigh: Weigh) -> None:
+        self._bank = bank
+        self._snapshots = snapshots
+        self._weigh = weigh
+
+    def find(self, asked: str, project: str) -> FrozenMemory | None:
+        """The version that ``--memory`` says; None for a run without memory. A memory that was never frozen is frozen now.
+
+        Raises RequestError for what cannot be meant, or a version that is not there.
+        """
+        match asked:
+            case "none":
+                return None
+            case "newest":
+                return self._load(self._snapshots.freeze(project))
+            case "":
+                return self._chosen(project)
+            case _ if asked.isdecimal():
+                return self._load(self._snapshots.get(project, int(asked)))
+            case _:
+                raise RequestError(f"--memory can be a number, {NEWEST} or {NONE}, not {asked[:40]!r}")
+
+    def freeze(self, project: str) -> tuple[Snapshot | None, bool]:
+        """Freeze a memory as it is now and weigh it; bulk runs use it if it is no worse. The version, and whether they do."""
+        frozen = self._snapshots.freeze(project)
+        memory = self._load(frozen)
+        if frozen is None or memory is None:
+            return None, False
+        before = self._snapshots.for_bulk(project)
+        report = self._weigh(memory, self._load(before) if before is not None and before.n != frozen.n else None)
+        self._snapshots.note(project, frozen.n, report)
+        if is_good := bool(report["is_no_worse"]):
+            self._snapshots.choose(project, frozen.n)
+        return self._snapshots.get(project, frozen.n), is_good
+
+    def _chosen(self, project: str) -> FrozenMemory | None:
+        known = self._snapshots.all(project)
+        if not known:
+            frozen, is_good = self.freeze(project)
+            return self._load(frozen) if is_good else None
+        lost = next((each for each in known if each.is_for_bulk and each.is_withdrawn), None)
+        if lost is not None:
+            log.warning("%s of project %s is withdrawn; bulk runs go without memory until one is frozen", lost.name, project)
+        return self._load(self._snapshots.for_bulk(project))
+
+    def _load(self, snapshot: Snapshot | None) -> FrozenMemory | None:
+        if snapshot is None:
+            return None
+        project, n = snapshot.project, snapshot.n
+        labels = self._snapshots.labels(project, n)
+        accepted = [each for label in labels for each in self._bank.recall(project, label, MOST_EXAMPLES, n)]
+        rejected = [each for label in labels for each in self._bank.rejected(project, label, MOST_EXAMPLES, n)]
+        return FrozenMemory(project, n, accepted, rejected)
