@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,7 @@ from backend.door import Door, Rules, is_this_machine
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.labelstudio.project_options import read_extra_params
+from backend.serving.memory_page import MemoryPage
 from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewa
     _add_work_routes(app, parts)
     app.include_router(jobs_router(parts.jobs))
     _add_engine_route(app, parts)
+    _add_memory_page(app, parts.memory_page)
     _add_metrics(app, registry)
     _add_error_answers(app)
     app.add_middleware(Door, rules=Rules.of(parts.settings, host), registry=registry)
@@ -180,6 +183,24 @@ def _add_engine_route(app: FastAPI, parts: Parts) -> None:
         """Answer with another engine from now on; it is loaded first, and its weights are those of its name."""
         parts.engine.switch(find_engine(body.engine))
         return {"model_version": parts.engine.version}
+
+
+def _add_memory_page(app: FastAPI, page: MemoryPage) -> None:
+    @app.get("/memory", response_class=HTMLResponse)
+    def memory(project: str | None = None, label: str = "", first: int = 0) -> str:
+        """What a project's annotations have taught; without a project all of them."""
+        return page.overview() if project is None else page.project(project, label, max(0, first))
+
+    @app.get("/memory/picture", response_class=Response)
+    def picture(project: str, number: int) -> Response:
+        """A region as a picture."""
+        return Response(page.picture(project, number), media_type="image/jpeg")
+
+    @app.post("/memory/act")
+    def act(project: str, action: str, token: str, value: int = 0, label: str = "", first: int = 0) -> RedirectResponse:
+        """Press a button of the memory page, which is shown again."""
+        page.act(project, action, value, token)
+        return RedirectResponse("../memory?" + urlencode({"project": project, "label": label, "first": first}), 303)
 
 
 def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:

@@ -29,6 +29,7 @@ from backend.serving.films import FilmAnswerer
 from backend.serving.history import History
 from backend.serving.interact import Interactor
 from backend.serving.learning import PLACES, Learning
+from backend.serving.memory_page import MemoryPage
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.projects import Projects
@@ -38,6 +39,8 @@ from backend.serving.versions import FrozenMemory, Memories, Teach, Teaching, te
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
 from backend.stores.answers import Answers
+from backend.stores.balance import Balance
+from backend.stores.curation import Curation
 from backend.stores.database import CLICK_WAIT_S, Database
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
@@ -90,6 +93,7 @@ class Parts:
     prefetcher: Prefetcher
     learning: Learning
     recorder: Recorder
+    memory_page: MemoryPage
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
@@ -97,6 +101,7 @@ class Parts:
         self.learning.close()
         self.recorder.close(CLOSING_S)
         self.service.films.close()
+        self.memory_page.weighing.close(CLOSING_S)
         self.webhooks.close(CLOSING_S)
         self.projects.close(CLOSING_S)
         self.jobs.close()
@@ -130,7 +135,9 @@ def assemble(settings: Settings) -> Parts:
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
     projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
     events = AnnotationEvents(memory, Answers(for_clicks), projects.key)
-    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder)
+    seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
+    page = MemoryPage(*seen)
+    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page)
 
 
 def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory | None], Teach]:

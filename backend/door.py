@@ -21,7 +21,7 @@ from backend.values.settings import MEBIBYTE, Settings
 PROBES = frozenset({"/", "/health", "/livez", "/readyz"})
 """Answered without credentials: probes have none."""
 WEBHOOK = "/webhook"
-ADMINISTRATIVE = ("/engine", "/jobs")
+ADMINISTRATIVE = ("/engine", "/jobs", "/memory")
 """They change what all annotators get, or write with our token."""
 KNOWN_PATHS = frozenset({*PROBES, WEBHOOK, "/setup", "/versions", "/predict", "/metrics", *ADMINISTRATIVE})
 MOST_BODY_BYTES = {"/predict": 64 * MEBIBYTE, WEBHOOK: 16 * MEBIBYTE}

@@ -64,6 +64,13 @@ def thumbnail(image: Image, masks: Iterable[BoolArray]) -> bytes:
     return out.getvalue()
 
 
+def shape_picture(mask: BoolArray) -> bytes:
+    """A small JPEG of a mask ``(H, W)`` alone, white on grey."""
+    grey = np.full((*mask.shape, 3), 128, np.uint8)
+    grey[mask] = 255
+    return thumbnail(grey, [])
+
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2430; background: #fafbfc; margin: 0 auto; max-width: 1080px;
        padding: 24px; }
