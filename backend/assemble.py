@@ -117,7 +117,9 @@ def assemble(settings: Settings) -> Parts:
     memory = MemoryBank(for_clicks)
     learning = Learning(memory, media, places_of_examples(settings))
     teach = teacher(settings, media)
-    memories = Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, media, teach).weigh)
+    projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
+    weigh = Gate(engine.segmenter, media, teach).weigh
+    memories = Memories(MemoryBank(database), Snapshots(database), weigh, lambda project: projects.key(project.name))
     studio = partial(label_studio, settings)
     context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach)
     jobs = Jobs(context, options, partial(teach_newest, learning))
@@ -133,7 +135,6 @@ def assemble(settings: Settings) -> Parts:
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
     events = AnnotationEvents(memory, Answers(for_clicks), projects.key)
     seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
     page = MemoryPage(*seen)
@@ -179,14 +180,14 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
     database = Database(settings.database_url)
     sys.setswitchinterval(TURN_S)
     engine, images = engine_handle(settings), bulk_images(settings, root, stop)
-    teach = teacher(settings, images)
+    teach, key_of = teacher(settings, images), partial(project_key, settings)
     return BulkContext(
         engine=engine,
         images=images,
         ledger=Ledger(database),
         album=Album(database),
         studio=lambda: label_studio(settings),
-        memories=Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, images, teach).weigh),
+        memories=Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, images, teach).weigh, key_of),
         teacher=teach,
     )
 

@@ -21,7 +21,7 @@ from backend.bulk.sinks.files import coco_file, import_file, png_folder, yolo_fo
 from backend.bulk.sinks.studio import StudioSink
 from backend.bulk.values import Form, Sink, Source, Target
 from backend.images import SUFFIXES
-from backend.labelstudio.api import LabelStudio, ListedTask
+from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params
 from backend.serving.versions import CHOSEN, NONE, FrozenMemory, Memories
 from backend.stores.ledger import Item, RunIdentity
@@ -179,9 +179,11 @@ def resolve(
     Raises RequestError or ConfigError for a spec that contradicts itself, RemoteError when Label Studio refuses.
     """
     if spec.folder is None:
-        memory = memories.find(spec.memory, spec.source) if memories is not None else None
+        label_studio = studio()
+        project = label_studio.project(int(spec.source))
+        memory = memories.find(spec.memory, memories.key_of(project)) if memories is not None else None
         version = f"{version}+{memory.name}" if memory is not None else version
-        source, recipe, sink = _of_project(spec, version, memory, studio(), stop)
+        source, recipe, sink = _of_project(spec, project, memory, StudioSink(label_studio, project.id, version, stop))
     else:
         if spec.memory not in (CHOSEN, NONE):
             raise RequestError(f"--memory {spec.memory}: a folder has no memory, only projects of Label Studio have")
@@ -192,9 +194,10 @@ def resolve(
 
 
 def _of_project(
-    spec: JobSpec, version: str, memory: FrozenMemory | None, studio: LabelStudio, stop: threading.Event
+    spec: JobSpec, project: Project, memory: FrozenMemory | None, predictions: StudioSink
 ) -> tuple[Source, Recipe, Sink]:
-    project = studio.project(int(spec.source))
+    """``predictions`` is where they go unless files are written."""
+    studio, version = predictions.label_studio, predictions.version
     if spec.config is not None:
         raise RequestError("a project brings its own labelling config; leave --config out")
     target = spec.target or Target.PREDICTIONS
@@ -203,7 +206,7 @@ def _of_project(
     check_labels(project.label_config, recipe.labels)
     source = StudioSource(studio, project.id, spec.selection, project.made_at)
     if target is Target.PREDICTIONS:
-        return source, recipe, StudioSink(studio, project.id, version, stop)
+        return source, recipe, predictions
     sink = _file_sink(target, _path(spec, target), recipe, recipe.digest(source.name, version), lambda key: False)
     return source, recipe, sink
 

@@ -7,7 +7,7 @@ import typer
 from backend.cli.bulk import prelabel
 from backend.cli.evaluate import evaluate, rank
 from backend.cli.export import export
-from backend.cli.memory import balance, remember
+from backend.cli.memory import balance, memory, remember
 from backend.cli.segment import segment
 from backend.cli.serve import demo, doctor, fetch, parts, serve
 from backend.cli.terminal import say_error
@@ -21,6 +21,7 @@ cli.command("eval")(evaluate)
 cli.command()(rank)
 cli.command()(export)
 cli.add_typer(video, name="video")
+cli.add_typer(memory, name="memory")
 
 
 def main() -> None:

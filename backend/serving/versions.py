@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from backend.caches import DiskCache
 from backend.images import ImageSource
+from backend.labelstudio.api import Project
 from backend.segmenter import Segmenter
 from backend.serving.learning import MOST_EXAMPLES, Learning, Learnt
 from backend.stores.memory import MemoryBank
@@ -133,10 +134,12 @@ Weigh = Callable[[FrozenMemory, FrozenMemory | None], Mapping[str, Any]]
 
 class Memories:
     """Finds the version that a run asks for; ``weigh`` is the gate that a version has to pass before bulk runs use it without
-    being told: it measures one against the one before, and says ``is_no_worse``.
+    being told: it measures one against the one before, and says ``is_no_worse``. ``key_of`` tells under which key a project of
+    Label Studio is remembered.
     """
 
-    def __init__(self, bank: MemoryBank, snapshots: Snapshots, weigh: Weigh) -> None:
+    def __init__(self, bank: MemoryBank, snapshots: Snapshots, weigh: Weigh, key_of: Callable[[Project], str]) -> None:
+        self.key_of = key_of
         self._bank = bank
         self._snapshots = snapshots
         self._weigh = weigh

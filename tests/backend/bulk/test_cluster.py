@@ -140,7 +140,8 @@ class Away:
 def test_what_ends_a_run_travels_from_an_actor_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "bulk_images", lambda *_: Away())
     settings, recipe = {"engine": "colour", "home": tmp_path}, TaskRecipe(config_for((("red", ()),)))
-    actor = engine.Actor(pickle.dumps({"settings": settings, "root": None, "recipe": recipe, "limits": PipelineLimits()}))
+    given = {"settings": settings, "root": None, "recipe": recipe, "limits": PipelineLimits(), "version": "colour-1"}
+    actor = engine.Actor(pickle.dumps(given))
     rows = actor({"item": [json.dumps({"key": "1", "task": {"id": 1, "data": {"image": "/a.png"}}, "link": ""})]})
     (found,) = map(pickle.loads, rows["result"])
     assert isinstance(found, AwayError)
@@ -176,7 +177,7 @@ def test_a_stop_ends_a_wave_of_many_items_that_were_sent_out_already(tmp_path: P
     settings = Settings(engine="colour", home=tmp_path)
     context = context_for(photos, tmp_path)
     job = job_of(context, JobSpec(str(photos), labels="red"))
-    work = engine.RayPipeline(settings, photos, job.recipe, PipelineLimits(), engine.Cluster(None, 2, stop))
+    work = engine.RayPipeline(settings, photos, job, PipelineLimits(), engine.Cluster(None, 2, stop))
     found = work(job.source.items())
     assert not next(found).failure
     stop.set()

@@ -27,6 +27,7 @@ CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
     '<Label value="zorp"/><Label value="blarg"/></BrushLabels></View>'
 )
+KEY = "1@1"
 TRUTH = {"zorp": "red", "blarg": "blue"}
 
 
@@ -51,7 +52,7 @@ def annotate(double: StudioDouble, home: Path, task: int, labels: dict[str, str]
         regions.append({**head, **size, "value": value})
     annotation = {"id": task, "task": task, "result": regions, "updated_at": f"2026-11-20T10:00:{task:02d}Z"}
     told = {"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": 1, "label_config": CONFIG}}
-    events = AnnotationEvents(stores(home)[0])
+    events = AnnotationEvents(stores(home)[0], key_of=lambda name: KEY)
     events.enqueue(json.dumps({**told, "task": {"id": task, "data": double.tasks[task]}}).encode())
     events.wait()
 
@@ -110,10 +111,10 @@ def test_another_process_on_another_machine_makes_the_same_of_a_version(double: 
 def test_a_deleted_annotation_takes_its_version_away_and_with_it_the_effect(double: StudioDouble, tmp_path: Path) -> None:
     accepted_on(double, tmp_path, 1, 2)
     prelabel(double, tmp_path)
-    stores(tmp_path)[0].forget("1", annotations=["1", "2"])
+    stores(tmp_path)[0].forget(KEY, annotations=["1", "2"])
     assert prelabel(double, tmp_path) == "colour-1"
     assert set(map(len, made_by(double, "colour-1").values())) == {0}
-    with pytest.raises(RequestError, match="memory@1 of project 1 is withdrawn"):
+    with pytest.raises(RequestError, match="memory@1 of project 1@1 is withdrawn"):
         prelabel(double, tmp_path, "1")
 
 
@@ -123,7 +124,7 @@ def test_a_version_that_finds_less_is_not_used_and_its_wrong_region_is_named(dou
     annotate(double, tmp_path, 4, {"blarg": "red"})
     memories = parts_of(double, tmp_path).memories
     assert memories is not None
-    frozen, is_used = memories.freeze("1")
+    frozen, is_used = memories.freeze(KEY)
     assert frozen is not None
     doubtful = [(each["task"], each["region"], each["looks_like"]) for each in frozen.report["doubtful"]]
     assert ("4", "r4blarg", "zorp") in doubtful
@@ -137,18 +138,18 @@ def test_a_version_that_finds_as_much_is_used_from_then_on_and_can_be_taken_back
     annotate(double, tmp_path, 4)
     memories = parts_of(double, tmp_path).memories
     assert memories is not None
-    frozen, is_used = memories.freeze("1")
+    frozen, is_used = memories.freeze(KEY)
     assert frozen is not None
     assert (frozen.n, is_used, frozen.report["quality"], frozen.report["doubtful"]) == (2, True, 1.0, [])
     assert prelabel(double, tmp_path) == "colour-1+memory@2"
-    stores(tmp_path)[1].choose("1", 1)
+    stores(tmp_path)[1].choose(KEY, 1)
     assert prelabel(double, tmp_path) == "colour-1+memory@1"
 
 
 def test_a_version_whose_images_cannot_be_seen_is_refused_in_words(double: StudioDouble, tmp_path: Path) -> None:
     """With fewer examples the same version would answer otherwise."""
     accepted_on(double, tmp_path, 1, 2)
-    stores(tmp_path)[1].freeze("1")
+    stores(tmp_path)[1].freeze(KEY)
     del double.tasks[1]
     double.missing = {1}
     context = parts_of(double, tmp_path / "elsewhere")
