@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 import stat
 import unicodedata
@@ -38,23 +39,22 @@ class Folders:
         if not Path(name).is_absolute():
             raise ImageError(f"expected the whole path of a file, got {name!r}")
         with _readable():
-            path = Path(name).resolve()
+            path = _spelled(Path(name)).resolve()
         if not any(path.is_relative_to(root) for root in self._roots):
             raise ImageError(f"the file does not lie under an allowed folder; set {ROOTS_SETTING} to a folder that holds it")
         return path
 
     def find_relative(self, name: str) -> Path | None:
-        """The real path of a file that is named from an allowed folder, in either way to write its accents; None when no
-        folder has it. Raises ImageError for a name that leads out of the folder.
+        """The real path of a file that is named from an allowed folder; None when no folder has it. Raises ImageError for a
+        name that leads out of the folder.
         """
         _check_name(name)
-        spellings = dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)))
         for root in self._roots:
-            for spelling in spellings:
-                with _readable():
-                    is_there = (root / spelling).exists()
-                if is_there:
-                    return self.find(str(root / spelling))
+            with _readable():
+                path = _spelled(root / name)
+                is_there = path.exists()
+            if is_there:
+                return self.find(str(path))
         return None
 
 
@@ -140,6 +140,22 @@ class Remote:
 Source = Inline | LocalFile | Remote
 
 
+def _spelled(path: Path) -> Path:
+    """A path as it is there: letters with accents are written in two ways (NFC, NFD), folders are also parted by ``\\``, and
+    addresses write other characters as ``%20``. One that is not there stays.
+    """
+    for written in dict.fromkeys((str(path), str(path).replace("\\", "/"), unquote(str(path)))):
+        if is_escape(written):
+            break
+        found = Path("/")
+        for part in Path(written).parts[1:]:
+            ways = (found / way for way in (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))))
+            found = next(filter(os.path.exists, ways), found / part)
+        if os.path.exists(found):
+            return found
+    return path
+
+
 def locate(address: str, folders: Folders, find_site: Callable[[], Site | None], task_id: str | None) -> Source:
     """What an address means for a task, whose Label Studio ``find_site`` tells where one is needed.
 
@@ -152,6 +168,8 @@ def locate(address: str, folders: Folders, find_site: Callable[[], Site | None],
         raise ImageError("it is no valid address: it contains half a character")
     found = _SCHEME.match(address)
     scheme = found.group().lower() if found else ""
+    if scheme in ("", "http", "https"):
+        address = _with_slashes(address, folders)
     if not scheme and _is_allowed_file(address, folders):
         return LocalFile(folders.find(address))
     if scheme == "data":
@@ -171,6 +189,14 @@ def locate(address: str, folders: Folders, find_site: Callable[[], Site | None],
 def _is_allowed_file(address: str, folders: Folders) -> bool:
     """Whether a path without a host is one of a file under an allowed folder."""
     return not address.startswith(("//", _LOCAL_FILES, _UPLOADS)) and folders.holds(Path(address))
+
+
+def _with_slashes(address: str, folders: Folders) -> str:
+    """An address as browsers read it (WHATWG URL, 4.4): a backslash before the query is a slash, unless a file is named so."""
+    plain, mark, rest = address.partition("?")
+    if "\\" not in plain or (folders.holds(Path(plain)) and os.path.exists(plain)):
+        return address
+    return plain.replace("\\", "/") + mark + rest
 
 
 def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
@@ -199,10 +225,8 @@ def _locate_on_site(path: str, folders: Folders, site: Site | None) -> Source:
     name = dict(parse_qsl(query, keep_blank_values=True)).get("d", "")
     if not name:
         raise ImageError(f"{_LOCAL_FILES}/ needs the file's name as ?d=")
-    if Path(name).is_absolute():
-        return LocalFile(folders.find(name))
     try:
-        found = folders.find_relative(name)
+        found = folders.find(name) if Path(name).is_absolute() else folders.find_relative(name)
     except ImageError:
         if site is None or is_escape(name):
             raise

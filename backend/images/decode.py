@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from backend.images.limits import check_pixels
+from backend.images.mending import Convert, ended_jpeg, orientation_of, plain_png, to_srgb
 from backend.values.errors import ImageError
 from prompts.kinds import Image
 
@@ -232,7 +233,6 @@ SUFFIXES = frozenset(
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
 )
 """The endings of files of these formats."""
-_TURNED_BY_BROWSERS = ("JPEG", "MPO", "PNG", "AVIF")
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """How rows and columns run in an upright image of an EXIF orientation (Exif 2.32, tag 0x0112), of 5 to 8 after its axes were
 swapped.
@@ -260,12 +260,13 @@ def _decode(body: bytes, most_pixels: int) -> Image:
     deep = read_deep_tiff(body, most_pixels) if is_tiff(body) else None
     if deep:
         return _turned(*deep)
+    body = plain_png(body)
     with _opened(body) as image:
         check_pixels(image.width, image.height, most_pixels)
         is_deep = is_deep_png(body)
         with _GATE.room_for(image.width * image.height * (PIXEL_BYTES + 8 * is_deep)):
-            image.load()
-            orientation = _orientation(image)
+            image = _loaded(image, body)
+            orientation = orientation_of(image)
             if is_deep:
                 image.close()
             return _turned(read_deep_png(body) if is_deep else _to_rgb(image), orientation)
@@ -287,20 +288,39 @@ def _opened(body: bytes) -> Iterator[Pillow.Image]:
         yield image
 
 
+def _loaded(image: Pillow.Image, body: bytes) -> Pillow.Image:
+    """The image with its pixels. Raises OSError when some are missing."""
+    try:
+        image.load()
+    except OSError:
+        mended = ended_jpeg(body) if image.format in ("JPEG", "MPO") else None
+        if mended is None:
+            raise
+        return mended
+    return image
+
+
 def _to_rgb(image: Pillow.Image) -> Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return as_rgb(stretch_bands(np.asarray(image)[..., None]))
+    in_srgb = to_srgb(image)
     if image.has_transparency_data:
-        return _in_strips(image, "RGBA", lambda strip: over_white(strip[..., :3], strip[..., 3]))
-    return np.asarray(image) if image.mode == "RGB" else _in_strips(image, "RGB", lambda strip: strip)
+        return _in_strips(image, lambda strip: _over_white(strip.convert("RGBA"), in_srgb))
+    if image.mode == "RGB" and in_srgb is None:
+        return np.asarray(image)
+    return _in_strips(image, lambda strip: np.asarray(in_srgb(strip) if in_srgb else strip.convert("RGB")))
 
 
-def _in_strips(image: Pillow.Image, mode: str, shown: Callable[[Image], Image]) -> Image:
-    """An image converted to a mode and shown, some rows at a time."""
+def _over_white(rgba: Pillow.Image, in_srgb: Convert | None) -> Image:
+    rgb = rgba.convert("RGB")
+    return over_white(np.asarray(in_srgb(rgb) if in_srgb else rgb), np.asarray(rgba.getchannel("A")))
+
+
+def _in_strips(image: Pillow.Image, shown: Callable[[Pillow.Image], Image]) -> Image:
+    """An image shown, some rows at a time."""
     out = np.empty((image.height, image.width, 3), np.uint8)
     for rows in _strips((image.height, image.width, 4)):
-        strip = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
-        out[rows] = shown(np.asarray(strip.convert(mode)))
+        out[rows] = shown(image.crop((0, rows.start, image.width, min(rows.stop, image.height))))
     return out
 
 
@@ -310,22 +330,6 @@ def _turned(rgb: Image, orientation: int) -> Image:
         rgb = rgb.swapaxes(0, 1)
     down, right = _FLIPS.get(orientation, (1, 1))
     return rgb[::down, ::right]
-
-
-def _orientation(image: Pillow.Image) -> int:
-    """The EXIF orientation (1..8) as browsers see it, because annotators draw on what the browser shows.
-
-    Chromium 156 obeys it in JPEG, PNG and AVIF, not in WebP, and never the one in XMP. Pillow turns a TIFF by itself.
-    """
-    block = image.info.get("exif")
-    if image.format not in _TURNED_BY_BROWSERS or not block:
-        return 1
-    exif = Pillow.Exif()
-    try:
-        exif.load(block)
-        return int(exif.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken block says nothing
-        return 1
 
 
 def _guess(body: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import httpx
 
-from backend.images.address import Remote
+from backend.images.address import Remote, read_data_uri
 from backend.images.limits import ROOTS_SETTING, TOKEN_SETTING, URL_SETTING, MediaOptions, too_large
 from backend.images.network import CA_SETTING, HostLimits, HostPolicy, Network
 from backend.images.sites import Site, Tokens, is_loopback, is_refresh_token, read_base, read_claims, same_origin
@@ -112,6 +112,8 @@ QUICK = 100_000
 """Bytes a second: an image that comes as quickly may be late, by at most MOST_LATE_S."""
 MOST_LATE_S = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_INLINE = "x-maskloom-inline"
+"""Under this name a redirect's ``data:`` address is set aside."""
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -178,6 +180,7 @@ class Fetcher:
             trust_env=False,
             timeout=httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s),
             headers={"User-Agent": options.user_agent, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            event_hooks={"response": [_set_inline_aside]},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
         self._tokens = Tokens(self._http)
@@ -243,6 +246,8 @@ class Fetcher:
             status, site = response.status_code, attempt.site_at(url)
             if status == 200:
                 return Fetched(self._read(response, attempt), _validators(response))
+            if status in _REDIRECTS and _INLINE in response.headers:
+                return Fetched(read_data_uri(response.headers[_INLINE]), Validators())
             if status in _REDIRECTS and "location" in response.headers:
                 return _redirected(response, site)
             if status == 304 and attempt.known:
@@ -281,6 +286,14 @@ class Fetcher:
             late_s = time.monotonic() - deadline
             if late_s > 0 and (late_s > MOST_LATE_S or count < QUICK * (time.monotonic() - began)):
                 raise RemoteError(f"it did not arrive within {self._options.total_timeout_s:g} s")
+
+
+def _set_inline_aside(response: httpx.Response) -> None:
+    """A redirect to a ``data:`` address, which browsers show and which httpx would take for one of a host."""
+    target = response.headers.get("location", "").strip()
+    if target[:5].lower() == "data:":
+        del response.headers["location"]
+        response.headers[_INLINE] = target
 
 
 def _redirected(response: httpx.Response, site: Site | None) -> httpx.URL:

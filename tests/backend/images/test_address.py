@@ -206,3 +206,12 @@ def test_a_linked_folder_that_leads_out_of_ours_is_asked_of_label_studio_which_m
     assert isinstance(found, Remote)
     with pytest.raises(ImageError, match="does not lie under an allowed folder"):
         locate("/data/local-files/?d=linked/a.png", Folders([tmp_path / "root"]), lambda: None, "1")
+
+
+@pytest.mark.parametrize("address", ["http:\\\\{host}\\a\\b.png", "http://{host}\\a\\b.png", "http://{host}/a\\b.png?c=\\d"])
+def test_a_backslash_in_an_address_is_a_slash_as_in_browsers(
+    address: str, make_media: MakeMedia, server: Server, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    server.serve("/a/b.png", png)
+    media = make_media()
+    assert np.array_equal(media.load(address.format(host=server.url.removeprefix("http://")), "1", "7").pixels, pixels)

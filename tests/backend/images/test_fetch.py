@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import email.utils
 import gzip
 import itertools
@@ -94,11 +95,25 @@ def test_redirects_in_a_circle_end(make_media: MakeMedia, server: Server) -> Non
     assert server.count("/a.png") == 6
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/a.png", "javascript:alert(1)", "data:image/png;base64,"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/a.png", "javascript:alert(1)"])
 def test_a_redirect_leads_only_to_the_web(target: str, make_media: MakeMedia, server: Server) -> None:
     server.pages["/a.png"] = lambda request: Answer(status=302, headers={"Location": target})
     with pytest.raises(ImageError, match="which is not read"):
         make_media(local_roots=("/",)).load(server.url + "/a.png", "1", "7")
+
+
+def test_a_redirect_to_an_image_in_the_address_itself_is_that_image(
+    make_media: MakeMedia, server: Server, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    inline = "data:image/png;base64," + base64.b64encode(png).decode()
+    server.pages["/a.png"] = lambda request: Answer(status=302, headers={"Location": inline})
+    assert np.array_equal(make_media().load(server.url + "/a.png", "1", "7").pixels, pixels)
+
+
+def test_a_redirect_to_a_broken_image_in_the_address_is_refused(make_media: MakeMedia, server: Server) -> None:
+    server.pages["/a.png"] = lambda request: Answer(status=302, headers={"Location": "data:image/png;base64,@@"})
+    with pytest.raises(ImageError, match="base64"):
+        make_media().load(server.url + "/a.png", "1", "7")
 
 
 @pytest.mark.parametrize("status", [404, 410])

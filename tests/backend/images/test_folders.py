@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from urllib.parse import quote
 
@@ -144,3 +145,56 @@ def test_a_file_that_we_do_not_have_comes_from_label_studio(
 def test_a_file_of_this_machine_named_as_another_host_is_refused(make_media: MakeMedia, root: Path) -> None:
     with pytest.raises(ImageError, match="must not name the host"):
         make_media(local_roots=(root,)).load(f"file://elsewhere{root}/sub/a.png", "1", "7")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_in_either_way_of_writing_them_name_the_same_file(
+    form: str, make_media: MakeMedia, tmp_path: Path, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    """A folder from one system may hold files from another."""
+    folder = tmp_path / "images" / unicodedata.normalize("NFD", "Bäume")
+    folder.mkdir(parents=True)
+    (folder / unicodedata.normalize("NFC", "Ü é.png")).write_bytes(png)
+    media, name = make_media(local_roots=(tmp_path / "images",)), unicodedata.normalize(form, "Bäume/Ü é.png")
+    for address in (
+        f"{tmp_path}/images/{name}",
+        f"/data/local-files/?d={quote(name)}",
+        Path(f"{tmp_path}/images/{name}").as_uri(),
+    ):
+        assert np.array_equal(media.load(address, "1", "7").pixels, pixels)
+
+
+def test_backslashes_and_percents_in_a_path_are_read_as_browsers_read_them(
+    make_media: MakeMedia, root: Path, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    media = make_media(local_roots=(root,))
+    for address in (f"{root}\\sub\\a cat é.png", "/data\\local-files/?d=sub%5Ca%20cat%20é.png", f"{root}/sub/a%20cat%20é.png"):
+        assert np.array_equal(media.load(address, "1", "7").pixels, pixels), address
+
+
+def test_a_backslash_in_the_name_of_a_file_is_part_of_it(
+    make_media: MakeMedia, root: Path, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    (root / "one\\two.png").write_bytes(png)
+    assert np.array_equal(make_media(local_roots=(root,)).load(f"{root}/one\\two.png", "1", "7").pixels, pixels)
+
+
+def test_percents_and_backslashes_lead_out_of_no_folder(make_media: MakeMedia, root: Path) -> None:
+    media = make_media(local_roots=(root,))
+    for name in ("%2e%2e/secret.png", "..\\secret.png", "sub/%2e%2e/%2e%2e/secret.png", "%5c..%5csecret.png", "%00"):
+        for address in (f"{root}/{name}", f"/data/local-files/?d={name}", f"/data/local-files/?d={quote(name)}"):
+            with pytest.raises(ImageError):
+                media.load(address, "1", "7")
+
+
+@pytest.mark.parametrize("name", ["linked/a.png", "{root}/linked/a.png"])
+def test_what_a_link_leads_out_of_the_folder_to_is_asked_of_label_studio(
+    name: str, make_media: MakeMedia, root: Path, studio: Studio, png: bytes, pixels: NDArray[np.uint8]
+) -> None:
+    (root.parent / "elsewhere").mkdir()
+    (root / "linked").symlink_to(root.parent / "elsewhere")
+    (root / "linked" / "a.png").write_bytes(b"not for us")
+    studio.serve("/data/local-files/", png)
+    media = make_media(local_roots=(root,), label_studio_url=studio.url, token=LEGACY_TOKEN)
+    address = "/data/local-files/?d=" + quote(name.format(root=root))
+    assert np.array_equal(media.load(address, "1", "7").pixels, pixels)
