@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -53,8 +52,6 @@ from backend.values.settings import MEBIBYTE, Settings
 from prompts.examples import ShownImage
 from prompts.kinds import KeyedImage
 
-TURN_S = 0.0005
-"""So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 BULK_CACHE_MIB = 32
 EXAMPLES_MIB = 512
 """What is kept on disk of the places of examples: about a thousand images of the embedded engine."""
@@ -178,7 +175,6 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
     """What bulk runs over a folder or, where ``root`` is None, over the tasks of projects share."""
     settings = bulk_settings(settings)
     database = Database(settings.database_url)
-    sys.setswitchinterval(TURN_S)
     engine, images = engine_handle(settings), bulk_images(settings, root, stop)
     teach, key_of = teacher(settings, images), partial(project_key, settings)
     return BulkContext(

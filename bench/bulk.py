@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,7 @@ from backend.bulk.run import BulkContext, Run
 from backend.bulk.spec import FolderSource, JobSpec, resolve
 from backend.bulk.values import Form, ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
+from backend.cli.bulk import TURN_S
 from backend.images import Media, MediaOptions
 from backend.labelstudio.shapes import painted as rle
 from backend.segmenter import Segmenter
@@ -208,6 +210,7 @@ def slow_server(folder: Path, delay_s: float) -> Iterator[str]:
 def prepare(arguments: argparse.Namespace, work: Path) -> Bench:
     """The context over the first images of the folder, with the model loaded and warm."""
     root = arguments.folder.resolve()
+    sys.setswitchinterval(TURN_S)  # as the command does
     context = bulk_context(Settings(home=work / "home", feature_cache_mib=1), root, threading.Event())
     spec = JobSpec(str(root), Target.IMPORT, work / "import.json", labels=arguments.labels)
     job = resolve(spec, context.engine.version, context.studio, threading.Event())

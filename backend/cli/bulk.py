@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from backend.values.settings import Settings
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
+TURN_S = 0.0005
+"""So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 
 
 def open_context(settings: Settings, root: Path | None, stop: threading.Event | None = None) -> BulkContext:
@@ -88,6 +91,7 @@ def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
     if options.resume and spec.again:
         raise RequestError("--resume goes on, --force begins anew; choose one")
     stop = threading.Event()
+    sys.setswitchinterval(TURN_S)
     context = open_context(settings, spec.folder, stop)
     with closing(context.images):
         job = resolve(spec, context.engine.version, context.studio, stop, context.memories)

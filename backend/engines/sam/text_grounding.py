@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import Chunks
-from backend.engines.sam.geometry import Candidate, Spot, all_candidates, best_candidate, mask_logits, spots_of, stability
+from backend.engines.sam.geometry import Candidate, Spot, all_candidates, best_candidate, spots_of, stability
 from backend.engines.sam.references import FoundationSpace, Likeness, reference_map
 from backend.engines.sam.transforms import Geometry, MaskCandidates, PromptableNetwork, SquashFrame, decode_objects
 from backend.values.features import ImageFeatures
@@ -27,6 +27,8 @@ from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image
 
 MOST_SPOTS = 20
+LEAST_CHANCE = 1e-6
+"""What lies beside the image has no other: all of it together counts for nothing."""
 LEAST_MEANING = 0.35
 """How well a mask must fit what was said, in 0..1, to be an answer."""
 NOTHING = np.zeros((0, 2)), np.zeros(0, np.int64)
@@ -95,7 +97,7 @@ class Decoding:
 
     def decode(self, features: ImageFeatures, objects: Sequence[Geometry], score: Tensor | None = None) -> list[Candidate]:
         """The best candidate of each object; ``score`` is a map of the whole image that it should agree with."""
-        wanted = None if score is None else self._frame(score, features.size)
+        wanted = None if score is None else self.framed(score, features.size)
 
         def compute(chunk: Sequence[Geometry]) -> list[Candidate]:
             found = decode_objects(self.network, features.tensors, chunk, features.size, len(chunk))
@@ -111,12 +113,12 @@ class Decoding:
 
         return self.chunks.run([geometry], compute)[0]
 
-    def _frame(self, score: Tensor, size: Size) -> Tensor:
-        """A score map of the image in the frame of the network, as sure of what lies beside the image as of what is not it."""
+    def framed(self, score: Tensor, size: Size) -> Tensor:
+        """A score map of the image in the frame of the network, where nothing beside the image is meant."""
         if isinstance(self.network.frame, SquashFrame):
             return score
-        fine = functional.interpolate(score[None, None], (size.height, size.width), mode="bilinear")[0, 0]
-        return mask_logits((fine > 0).numpy(), self.network)
+        fine = functional.interpolate(score[None, None].float(), (size.height, size.width), mode="bilinear")[0, 0]
+        return self.network.frame.shrink(fine.sigmoid().numpy(), self.network.low_res_side).logit(eps=LEAST_CHANCE)
 
 
 class MapFinder:
@@ -183,7 +185,9 @@ def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phra
 
 
 def _fit(spot: Spot, candidate: Candidate, network: PromptableNetwork, size: Size) -> float:
-    """How sure the spot is, times the share of it and the mask that both have more of than the other lacks (soft F-measure)."""
+    """How sure the spot is, times the root of the Dice coefficient of the spot and the mask. The root is lenient: a spot is as
+    coarse as the patches of its map, so that a mask which has half of it right still counts 0.7.
+    """
     mask = (network.frame.resize(candidate.logits[None].float(), size)[0] > 0).cpu().numpy()
     both, total = int((mask & spot.mask).sum()), int(mask.sum()) + int(spot.mask.sum())
     return spot.strength * (2 * both / total) ** 0.5 if total else 0.0

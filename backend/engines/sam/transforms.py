@@ -40,8 +40,8 @@ class Frame(Protocol):
         """Logits ``(N, h, w)`` of the whole frame, to ``(N, H, W)`` of the image."""
         ...
 
-    def shrink(self, mask: BoolArray, side: int) -> Tensor:
-        """How much of each cell of a grid ``(side, side)`` over the frame a mask ``(H, W)`` covers, in 0..1."""
+    def shrink(self, mask: BoolArray | NDArray[np.float32], side: int) -> Tensor:
+        """How much of each cell of a grid ``(side, side)`` over the frame a mask ``(H, W)``, or shares, cover, in 0..1."""
         ...
 
 
@@ -62,7 +62,7 @@ class SquashFrame:
     def resize(self, logits: Tensor, size: Size) -> Tensor:
         return _interpolate(logits, size)
 
-    def shrink(self, mask: BoolArray, side: int) -> Tensor:
+    def shrink(self, mask: BoolArray | NDArray[np.float32], side: int) -> Tensor:
         return _interpolate(torch.from_numpy(mask.astype(np.float32))[None], Size(side, side), antialias=True)[0]
 
 
@@ -93,7 +93,7 @@ class PadFrame:
         whole = _interpolate(logits, Size(self.side, self.side))
         return _interpolate(whole[:, : covered.height, : covered.width], size)
 
-    def shrink(self, mask: BoolArray, side: int) -> Tensor:
+    def shrink(self, mask: BoolArray | NDArray[np.float32], side: int) -> Tensor:
         covered = self.covered(size_of(mask))
         resized = _interpolate(torch.from_numpy(mask.astype(np.float32))[None], covered, antialias=True)
         whole = functional.pad(resized, (0, self.side - covered.width, 0, self.side - covered.height))

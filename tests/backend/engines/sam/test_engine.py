@@ -19,7 +19,7 @@ from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Round
-from prompts.geometry import BoolArray
+from prompts.geometry import BoolArray, Size
 from prompts.kinds import (
     BoxPrompt,
     KeyedImage,
@@ -78,6 +78,21 @@ def test_a_word_beside_a_click_helps_to_choose_the_candidate(segmenter: Segmente
     masks = ask(segmenter, picture, TextPrompt("blue"), PointPrompt((85, 40)))
     assert iou(masks.masks[0], picture.shapes["blue square"]) > 0.9
     assert masks.labels == ("blue",)
+
+
+def test_a_score_map_is_as_soft_in_a_padded_frame_as_in_a_squashed_one() -> None:
+    """On a square image both frames are the same: what is said must weigh the same, whichever family of SAM answers."""
+    score = torch.linspace(-3, 3, 64).reshape(8, 8)
+    squashed, padded = (Decoding(ColourNetwork(FRAMES[name])).framed(score, Size(64, 64)) for name in ("squash", "pad"))
+    fine = torch.nn.functional.interpolate(squashed[None, None], padded.shape, mode="bilinear")[0, 0]
+    assert float((fine.sigmoid() - padded.sigmoid()).abs().max()) < 0.03
+
+
+def test_beside_the_image_nothing_of_a_padded_frame_is_meant() -> None:
+    network = ColourNetwork(FRAMES["pad"])
+    framed = Decoding(network).framed(torch.full((4, 4), 2.0), Size(32, 64))
+    assert torch.allclose(framed[: network.low_res_side // 2 - 1], torch.tensor(2.0), atol=1e-3)
+    assert float(framed[network.low_res_side // 2 + 1 :].sigmoid().sum()) < 0.01
 
 
 def test_a_negative_click_takes_pixels_away(segmenter: Segmenter) -> None:
@@ -253,7 +268,7 @@ def test_what_a_word_says_of_a_candidate_does_not_depend_on_the_frame(frame: str
     decoder = segmenter.engine.decoder
     (features,) = decoder.encode_images([image])
     score = segmenter.engine.space.text_map(features, "red")  # type: ignore[attr-defined]
-    wanted = decoder._parts.decoding._frame(score, features.size)  # type: ignore[attr-defined]
+    wanted = decoder._parts.decoding.framed(score, features.size)  # type: ignore[attr-defined]
     truth = FRAMES[frame].shrink(square(30, 120, 20, 5, 10), 64) * 12 - 6
     assert float(agreement(truth[None], wanted)[0]) > 0.5
     assert float(agreement(torch.full((1, 64, 64), 6.0), wanted)[0]) < 0.1
