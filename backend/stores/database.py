@@ -57,6 +57,10 @@ class Database:
                 f"the database {_shown(url)} cannot be used: {error}; see MASKLOOM_DATABASE and MASKLOOM_HOME"
             ) from error
 
+    def close(self) -> None:
+        """Give back the connections to a server; a file has none between transactions."""
+        self._engine.dispose()
+
     def create(self, tables: sql.MetaData) -> None:
         """Make tables unless they are there, and bring those of an earlier Maskloom up to date. A database that is held by
         somebody else gets them later, when they are missed.
