@@ -2,6 +2,7 @@
 #
 #   make run                                        photos of scikit-image, ports 8080 and 9090
 #   make run IMAGES=~/photos LABELS="cat, cup, person" PORT=8081 BACKEND_PORT=9091
+#   make run ENGINE=edgetam-cpu                     with a stronger model (docs/how-to/engines.md), fetched the first time
 #   make test-fast                                  while working: no network, no Label Studio, no browser
 #   make check test                                 before handing in
 #
@@ -12,10 +13,15 @@ PORT ?= 8080
 BACKEND_PORT ?= 9090
 STATE := $(or $(MASKLOOM_HOME),.maskloom)
 BIN := .venv/bin
+FETCHED := $(filter-out embedded colour,$(ENGINE))
+PACKAGES := .venv/for-$(if $(FETCHED),engines,run)
 
 FAST := not slow and not studio
 
 export IMAGES LABELS
+ifneq ($(ENGINE),)
+export MASKLOOM_ENGINE := $(ENGINE)
+endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -24,11 +30,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: .venv/for-run ## open Label Studio with masks on photos: IMAGES=folder LABELS="cat, cup" PORT= BACKEND_PORT=
+run: $(PACKAGES) ## open Label Studio with masks on photos: IMAGES=folder LABELS="cat, cup" ENGINE= PORT= BACKEND_PORT=
+	@$(if $(FETCHED),MASKLOOM_HOME="$(STATE)/backend" $(BIN)/maskloom fetch --take missing "$(ENGINE)")
 	@exec $(BIN)/maskloom demo --home "$(STATE)" --port $(PORT) --backend-port $(BACKEND_PORT) \
 		$${IMAGES:+--images "$$IMAGES"} $${LABELS:+--labels "$$LABELS"}
 
-serve: .venv/for-run ## start the server alone, for a Label Studio of your own: BACKEND_PORT=
+serve: $(PACKAGES) ## start the server alone, for a Label Studio of your own: ENGINE= BACKEND_PORT=
+	@$(if $(FETCHED),$(BIN)/maskloom fetch --take missing "$(ENGINE)")
 	@exec $(BIN)/maskloom serve --port $(BACKEND_PORT)
 
 test: test-fast test-slow ## run all tests: the fast ones, then those that are slow or need a real Label Studio and a browser
@@ -94,7 +102,12 @@ clean: ## remove environments and caches; the data of Label Studio stays
 	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
+.venv/for-engines: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing Maskloom and what the engines of published models need into .venv ..."
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,engines]'
+	@touch $@ .venv/for-run
+
 .venv/for-development: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing Maskloom and its tools into .venv ..."
 	@$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	@touch $@ .venv/for-run
+	@touch $@ .venv/for-run .venv/for-engines

@@ -25,7 +25,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("maskloom", "python", "ruff", "mypy", "lint-imports"):
         (bin_folder / name).write_text(ECHO)
         (bin_folder / name).chmod(0o755)
-    (tmp_path / ".venv" / "for-run").touch()
+    for what in ("run", "engines"):
+        (tmp_path / ".venv" / f"for-{what}").touch()
     (tmp_path / ".venv" / "for-development").touch()
     return tmp_path
 
@@ -45,6 +46,20 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
 def test_make_run_without_anything_uses_the_examples_and_the_usual_ports(checkout: Path) -> None:
     said = make(checkout, "run").stdout
     assert said == "maskloom|demo|--home|.maskloom|--port|8080|--backend-port|9090|"
+
+
+def test_an_engine_of_published_models_is_fetched_to_where_the_server_looks(checkout: Path) -> None:
+    run = make(checkout, "run", "ENGINE=edgetam-cpu").stdout
+    assert run.startswith("maskloom|fetch|--take|missing|edgetam-cpu|maskloom|demo|")
+    assert make(checkout, "serve", "ENGINE=embedded").stdout.startswith("maskloom|serve|")
+    (checkout / ".venv" / "bin" / "maskloom").write_text('#!/bin/sh\necho "$1 $MASKLOOM_ENGINE $MASKLOOM_HOME"\n')
+    assert make(checkout, "run", "ENGINE=sam3").stdout == "fetch sam3 .maskloom/backend\ndemo sam3 \n"
+
+
+def test_an_engine_of_published_models_gets_its_packages(checkout: Path) -> None:
+    (checkout / ".venv" / "for-engines").unlink()
+    assert "--editable|.[demo,engines]|" in make(checkout, "serve", "ENGINE=sam2-tiny").stdout
+    assert "pip" not in make(checkout, "serve").stdout
 
 
 def test_folders_and_labels_reach_the_command_as_they_were_typed(checkout: Path) -> None:

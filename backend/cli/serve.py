@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from backend import __version__
 from backend.cli.terminal import console, read_settings, say
-from backend.engines.catalogue import Recipe
+from backend.engines.catalogue import ENGINES, Recipe, find_engine
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
 
@@ -61,6 +61,9 @@ def demo(
     run(DemoOptions(home=home, images=images, labels=names, port=port, backend_port=backend_port), console)
 
 
+Take = Literal["missing", "kept", "newest"]
+
+
 def fetch(
     engine: Annotated[str, typer.Argument(help="An engine of published models; `maskloom parts` lists them.")],
     to: Annotated[Path | None, typer.Option(help="Folder of the bundle; by default below MASKLOOM_HOME.")] = None,
@@ -68,15 +71,18 @@ def fetch(
     bundle: Annotated[
         Path | None, typer.Option(help="One file to carry over: where it is, it is unpacked and checked; else it is written.")
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="Take the newest revisions, not those of the last time.")] = False,
+    take: Annotated[
+        Take, typer.Option(help="kept: the revisions of the last time; newest; missing: nobody is asked if nothing is missing.")
+    ] = "kept",
 ) -> None:
     """Get the models of an engine, or go on where that broke off."""
     from backend.engines import download
     from backend.engines.bundle import verify
-    from backend.engines.catalogue import find_engine
 
     settings, recipe = read_settings(), find_engine(engine)
     folder = to or recipe.weights_in(settings.home_folder)
+    if take == "missing" and (not recipe.models or folder is None or _is_whole(recipe, folder)):
+        return
     if not recipe.models or folder is None:
         raise SetupError(f"the engine {engine!r} has no models to fetch")
     if check:
@@ -87,13 +93,20 @@ def fetch(
     if bundle is not None and bundle.is_file():
         download.unpack(bundle, folder)
     else:
-        _fetch_from_hub(settings, recipe, folder, update)
+        _fetch_from_hub(settings, recipe, folder, take)
         if bundle is not None:
             download.pack(folder, bundle)
     say(f"wrote {folder}; start with MASKLOOM_ENGINE={engine}" + (f" MASKLOOM_WEIGHTS={folder}" if to else ""))
 
 
-def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, update: bool) -> None:
+def _is_whole(recipe: Recipe, folder: Path) -> bool:
+    """Whether a bundle was fetched to its end and every file is there; looks at no digest."""
+    from backend.engines.bundle import MANIFEST, missing_for
+
+    return (folder / MANIFEST).is_file() and missing_for(recipe, folder) is None
+
+
+def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, take: Take) -> None:
     from backend.engines.download import Hub, named_pins, pins_of
     from backend.engines.download import fetch as fetch_models
 
@@ -101,7 +114,7 @@ def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, update: bo
         raise SetupError("offline mode is on (MASKLOOM_OFFLINE or HF_HUB_OFFLINE): nothing is fetched")
     say(f"licences: {recipe.licence}")
     token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    pins = named_pins(recipe) if update else pins_of(recipe, folder)
+    pins = named_pins(recipe) if take == "newest" else pins_of(recipe, folder)
     if len(pins) < len(recipe.models):
         say("some revisions are not named by this release: these models are taken as they are now, and noted in the manifest")
     fetch_models(recipe, folder, Hub(settings.hub_url, token), say, pins)
@@ -109,8 +122,6 @@ def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, update: bo
 
 def parts() -> None:
     """List the engines."""
-    from backend.engines.catalogue import ENGINES
-
     table = Table("engine", "what it is", "memory and time", "licence")
     for recipe in ENGINES.values():
         table.add_row(recipe.name, recipe.summary, recipe.costs, recipe.licence)

@@ -123,7 +123,7 @@ class Hub:
                 "fetched"
             ) from error
         except errors.RevisionNotFoundError as error:
-            raise RemoteError(f"{model.repository} no longer has the revision that was asked for; see --update") from error
+            raise RemoteError(f"{model.repository} no longer has the revision that was asked for; see --take newest") from error
         except Exception as error:  # of whichever HTTP library huggingface_hub uses
             status = getattr(getattr(error, "response", None), "status_code", None)
             told = f"{self._url} answered {status}" if status else f"cannot reach {self._url} ({type(error).__name__})"

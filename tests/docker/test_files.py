@@ -70,7 +70,7 @@ def test_the_compose_files_build_targets_that_the_dockerfile_has() -> None:
 
 def test_the_dockerfile_installs_and_serves_as_the_makefile_does() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
-    install = ".venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo]'"
+    install = ".venv/bin/python -m pip install --constraint constraints.txt --editable '.[demo,engines]'"
     assert install in makefile
     assert steps().count(f"RUN {install}") == 2
     assert ".venv/bin/maskloom serve --port" in makefile

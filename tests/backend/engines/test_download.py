@@ -136,13 +136,27 @@ def test_a_bundle_stays_with_its_revision_until_it_is_updated(
     fetch(hub, tmp_path)
     assert download.pins_of(ENGINE, tmp_path) == {"decoder": hub.commit, "clip": hub.commit}
     hub.commit = "c" * 40
-    with pytest.raises(RemoteError, match="--update"):
+    with pytest.raises(RemoteError, match="--take newest"):
         fetch(hub, tmp_path)
     monkeypatch.setitem(ENGINES, "tiny", ENGINE)
     monkeypatch.setenv("MASKLOOM_HUB_URL", hub.url)
-    done = CliRunner().invoke(cli, ["fetch", "tiny", "--to", str(tmp_path), "--update"])
+    done = CliRunner().invoke(cli, ["fetch", "tiny", "--to", str(tmp_path), "--take", "newest"])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "bundle.json").read_text())["models"]["clip"]["revision"] == "c" * 40
+
+
+def test_where_nothing_is_missing_nobody_is_asked(hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "tiny", ENGINE)
+    monkeypatch.setenv("MASKLOOM_HUB_URL", hub.url)
+    command = ["fetch", "tiny", "--to", str(tmp_path), "--take", "missing"]
+    for asked in (True, False):
+        hub.asked.clear()
+        assert CliRunner().invoke(cli, command).exit_code == 0
+        assert bool(hub.asked) == asked
+    (tmp_path / "clip" / "open_clip_model.safetensors").unlink()
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    assert verify(tmp_path) == []
+    assert CliRunner().invoke(cli, ["fetch", "colour", "--take", "missing"]).exit_code == 0
 
 
 def test_a_bundle_is_carried_over_in_one_file(hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,14 +33,18 @@ def write_bundle(name: str, folder: Path) -> Path:
 
 
 def write_published_bundle(name: str, folder: Path) -> Path:
-    """The same with every part that is published, detectors as well."""
+    """The same with every part that is published, detectors as well; EdgeTAM as its video model."""
+    write_bundle(name, folder)
     for part in find_engine(name).models:
         if part.role == "grounder":
             detector = (
                 tiny_detectors.write_published_omdet if "omdet" in part.repository else tiny_detectors.write_grounding_dino
             )
             detector(folder / "grounder")
-    return write_bundle(name, folder)
+        if "EdgeTAM" in part.repository:
+            shutil.rmtree(folder / "decoder")
+            tiny_models.write_edgetam_video(folder / "decoder")
+    return folder
 
 
 def _writer(repository: str) -> Callable[[Path], Path]:
