@@ -25,7 +25,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-fast test-slow test-bulk coverage house check fix bench bench-quality train docs clean
+.PHONY: help run serve test test-fast test-slow test-bulk test-lowest sbom coverage house check fix bench bench-quality train docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,15 @@ test-fast: .venv/for-development ## run the tests that need no network, no Label
 test-slow: .venv/for-development ## run the other tests: full-size models, several processes, a real Label Studio, a browser
 	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest -m "not ($(FAST))"
+
+test-lowest: .venv/for-development ## run the tests of the web part with the lowest versions of it that the package allows
+	$(BIN)/python -m pip install --quiet --upgrade --target .lowest $$($(BIN)/python tests/lowest.py)
+	PYTHONPATH=.lowest $(BIN)/python -m pytest -q -m "$(FAST)" tests/backend/test_app.py tests/backend/test_door.py \
+		tests/backend/test_jobs_api.py tests/backend/serving tests/backend/images tests/backend/values/test_settings.py
+
+sbom: .venv/for-run ## write what the package consists of, with versions and licences (CycloneDX), to sbom.json
+	@$(BIN)/python -m pip install --quiet cyclonedx-bom
+	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
 coverage: .venv/for-development ## which lines the fast tests run
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered
@@ -88,7 +97,7 @@ train: .venv/for-development ## train the embedded checkpoint: DATA=folder
 	$(BIN)/python -m train --data "$(DATA)" --out runs/train
 
 clean: ## remove environments and caches; the data of Label Studio stays
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .lowest sbom.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Label Studio and its data stay in $(STATE); delete that folder to be rid of them."
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from backend.images.decode import FORMATS
 from backend.labelstudio.api import LabelStudio, Project, Task
 from backend.values.errors import ImageError, SetupError, missing_extra
 
@@ -179,7 +180,7 @@ def lay_out(photo: Path, target: Path) -> Path:
 def check(photo: Path) -> None:
     """Decode a photo coarsely. Raises ImageError when it is broken."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(photo) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(photo, formats=FORMATS) as image:
             image.draft("L", (1, 1))
             image.load()
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
@@ -187,7 +188,7 @@ def check(photo: Path) -> None:
 
 
 def _convert(photo: Path, target: Path) -> None:
-    with warnings.catch_warnings(action="ignore"), Image.open(photo) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(photo, formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         partial = target.with_name(f".{target.name}.partial")
         _eight_bits(upright).save(partial, "PNG")

@@ -215,7 +215,7 @@ class Export:
 def size_of_file(body: bytes) -> Size | None:
     """The size of an image file's upright picture by its head alone; None when Pillow does not know the format."""
     try:
-        with PillowImage.open(io.BytesIO(body)) as image:
+        with PillowImage.open(io.BytesIO(body), formats=FORMATS) as image:
             is_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             width, height = image.size
     except Exception:  # whatever a broken file does to a decoder

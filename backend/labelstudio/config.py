@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -107,13 +108,22 @@ class ControlTag:
         return next(named, None) or next(aliased, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageLabels:
     """What a labelling config offers for one image; labels of a text, of a sound or of another image mean nothing there."""
 
     image: ImageTag
     controls: tuple[ControlTag, ...]
     namings: tuple[Naming, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"ImageLabels({self._digest})"
+
+    @cached_property
+    def _digest(self) -> str:
+        """A hash of everything: requests are compared by what they show, and a config may have thousands of labels."""
+        said = repr((self.image, self.controls, self.namings))
+        return hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.config import MOST_REPEATED, ImageLabels, lookup, read_config
+from backend.labelstudio.config import MOST_REPEATED, ImageLabels, ImageTag, lookup, read_config
 from backend.values.errors import ConfigError
 
 BOTH = '<Label value="Cat"/><Label value="Dog"/>'
@@ -256,3 +256,11 @@ def test_a_repeater_in_a_repeater_and_very_many_items_are_read_in_bounds() -> No
 def test_a_repeater_over_nothing_shows_no_image(data: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="no <Image>"):
         read_config(REPEATER).for_task(data)
+
+
+def test_labels_are_compared_by_all_that_they_say_and_shown_in_few_words() -> None:
+    """A request with thousands of labels is compared with others at each click."""
+    xml = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="{}"/></BrushLabels></View>'
+    one, same, other = (read_config(xml.format(label)).labels_of(ImageTag("i", "$i")) for label in ("a", "a", "b"))
+    assert repr(one) == repr(same) != repr(other)
+    assert len(repr(read_config(xml.format("a" * 10_000)).labels_of(ImageTag("i", "$i")))) < 100
