@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -28,7 +28,9 @@ from backend.door import Door, Rules, is_this_machine
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.labelstudio.project_options import read_extra_params
+from backend.segmenter import Segmenter
 from backend.serving.memory_page import MemoryPage
+from backend.telemetry import STAGES, Moment, resident_bytes
 from backend.values.errors import MaskloomError, RequestError
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewa
     app.include_router(jobs_router(parts.jobs))
     _add_engine_route(app, parts)
     _add_memory_page(app, parts.memory_page)
-    _add_metrics(app, registry)
+    _add_metrics(app, registry, parts)
     _add_error_answers(app)
     app.add_middleware(Door, rules=Rules.of(parts.settings, host), registry=registry)
     return app
@@ -203,7 +205,19 @@ def _add_memory_page(app: FastAPI, page: MemoryPage) -> None:
         return RedirectResponse("../memory?" + urlencode({"project": project, "label": label, "first": first}), 303)
 
 
-def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
+def _add_metrics(app: FastAPI, registry: CollectorRegistry, parts: Parts) -> None:
+    def of_engine(level: Callable[[Segmenter], int]) -> Callable[[], float]:
+        return lambda: level(parts.engine.segmenter()) if parts.engine.is_loaded else 0
+
+    levels = {
+        "images_waiting": ("Images that wait to be encoded.", of_engine(lambda engine: engine.waiting)),
+        "feature_cache_bytes": ("Memory of encoded images.", of_engine(lambda engine: engine.cached_bytes)),
+        "webhooks_waiting": ("Events that wait to be read.", lambda: parts.webhooks.waiting),
+        "resident_bytes": ("Memory of this process.", resident_bytes),
+    }
+    registry.register(Moment(levels, lambda: [job.state for job in parts.jobs.all()]))
+    registry.register(STAGES)
+
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""

@@ -58,6 +58,11 @@ class Worker(Generic[T]):
                 self._thread.start()
         return True
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return self._queue.qsize()
+
     def wait(self) -> None:
         """Until everything that was taken has been handled."""
         self._queue.join()

@@ -8,12 +8,13 @@ import ipaddress
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from backend.values.errors import SetupError
 from backend.values.settings import MEBIBYTE, Settings
@@ -33,6 +34,9 @@ MOST_DEPTH = 64
 MOST_HELD_BYTES = 256 * MEBIBYTE
 """Of the bodies of all requests that are being read or answered."""
 RETRY_AFTER_S = 2
+MOST_ANSWERING = 512
+"""Requests to ``/predict`` that are being answered or wait for it."""
+_LATER = {"retry-after": str(RETRY_AFTER_S)}
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 Scope = MutableMapping[str, Any]
@@ -83,7 +87,13 @@ class Door:
     def __init__(self, app: App, rules: Rules, registry: CollectorRegistry) -> None:
         self._app = app
         self._rules = rules
-        self._held = 0
+        self.held = 0
+        self.answering = 0
+        for name, meaning, level in (
+            ("requests_waiting", "Requests to /predict that are being answered or wait for it.", lambda: self.answering),
+            ("body_bytes", "Bytes of bodies that are being read or answered.", lambda: self.held),
+        ):
+            Gauge(f"maskloom_{name}", meaning, registry=registry).set_function(level)
         self._requests = Counter("maskloom_requests", "Requests.", ["path", "status"], registry=registry)
         self._seconds = Histogram("maskloom_request_seconds", "Time to answer a request.", ["path"], registry=registry)
 
@@ -112,11 +122,24 @@ class Door:
             self._check_caller(scope)
             body = await self._read(scope, receive, held)
             _check_shape(scope["path"], body)
-            await self._app(scope, _replayed(body, receive), send)
+            with self._place(scope["path"]):
+                await self._app(scope, _replayed(body, receive), send)
         except _Refused as refused:
             await _answer(refused, send)
         finally:
-            self._held -= sum(held)
+            self.held -= sum(held)
+
+    @contextmanager
+    def _place(self, path: str) -> Iterator[None]:
+        """A place among those who wait for answers of the engine. Raises _Refused when there is none."""
+        counts = path == "/predict"
+        if counts and self.answering >= MOST_ANSWERING:
+            raise _Refused(503, f"{MOST_ANSWERING} requests are being answered or wait already", **_LATER)
+        self.answering += counts
+        try:
+            yield
+        finally:
+            self.answering -= counts
 
     def _check_caller(self, scope: Scope) -> None:
         """Raises _Refused. The path is the one that the application sees, whatever the caller calls the host."""
@@ -160,9 +183,9 @@ class Door:
             piece = message.get("body", b"")
             if sum(held) + len(piece) > most:
                 raise _too_large(scope["path"], most)
-            if self._held + len(piece) > MOST_HELD_BYTES:
-                raise _Refused(503, "too many large requests at once", **{"retry-after": str(RETRY_AFTER_S)})
-            self._held += len(piece)
+            if self.held + len(piece) > MOST_HELD_BYTES:
+                raise _Refused(503, "too many large requests at once", **_LATER)
+            self.held += len(piece)
             held.append(len(piece))
             pieces.append(piece)
             if not message.get("more_body"):

@@ -7,16 +7,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol, assert_never
+from typing import Protocol, assert_never
 
 import torch
 
-from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, TrackedMask, Tracker, TrackingSession
+from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
 from backend.labeling import label_masks, rank_names, suppress_duplicates
+from backend.telemetry import stage, turn
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
@@ -89,7 +91,7 @@ class EncodeQueue:
     def _lead(self) -> None:
         try:
             self._gather()
-            with self._device:
+            with turn(self._device):
                 self._answer(self._take())
         finally:
             with self._changed:
@@ -99,9 +101,10 @@ class EncodeQueue:
     def _gather(self) -> None:
         """Give others a moment, unless the batch is full already."""
         with self._changed:
-            self._changed.wait_for(lambda: self._images_waiting() >= self._batching.most, self._batching.window_s)
+            self._changed.wait_for(lambda: self.images_waiting >= self._batching.most, self._batching.window_s)
 
-    def _images_waiting(self) -> int:
+    @property
+    def images_waiting(self) -> int:
         return sum(len(request.images) for request in self._waiting)
 
     def _take(self) -> list[_Request]:
@@ -168,7 +171,17 @@ class Segmenter:
         """
         if self.engine.tracker is None:
             raise SetupError(f"the engine {self.engine.name} follows no objects; choose another with MASKLOOM_ENGINE")
-        return _SharedTracker(self.engine.tracker, self._device, watch)
+        return SharedTracker(self.engine.tracker, self._device, watch)
+
+    @property
+    def cached_bytes(self) -> int:
+        """What encoded images take in memory."""
+        return self._cache.nbytes
+
+    @property
+    def waiting(self) -> int:
+        """How many images wait to be encoded."""
+        return self._queue.images_waiting
 
     def look_at(self, image: KeyedImage) -> None:
         """Encode an image for later. Raises what the engine raises."""
@@ -185,7 +198,7 @@ class Segmenter:
         if not isinstance(decoder, LearnsLabels):
             raise MaskloomError(f"the engine {self.engine.name} cannot be shown what labels look like")
         (features,) = self._features([image])
-        with self._device, torch.inference_mode():
+        with self._turn():
             return shown_image(decoder.places_of(features), regions)
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
@@ -195,7 +208,7 @@ class Segmenter:
 
     def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
         """For each row the names of a vocabulary, the likeliest first."""
-        with self._device, torch.inference_mode():
+        with self._turn():
             return rank_names(masks, vocabulary, self.engine.space)
 
     def _encode_together(self, images: Sequence[KeyedImage]) -> Held:
@@ -233,7 +246,7 @@ class Segmenter:
         if not isinstance(decoder, OffersAlternatives) or memory is not None or not _may_mean_several_things(question):
             return self._decode(question, question.prompts, memory, held)
         (features,) = self._features([question.image], held)
-        with self._device, torch.inference_mode():
+        with self._turn():
             best_first = suppress_duplicates(decoder.decode_alternatives(features, question.prompts))
             masks = best_first[list(range(len(best_first)))[: question.alternatives]]
             return self._named(masks, question)
@@ -242,7 +255,7 @@ class Segmenter:
         """The named masks for prompts; without any, everything that the decoder can find."""
         references = [reference.image for reference in prompts.of(ReferencePrompt)]
         features, *reference_features = self._features([question.image, *references], held)
-        with self._device, torch.inference_mode():
+        with self._turn():
             tokens = self.engine.space.embed(prompts, features, reference_features)
             masks = self._decode_tokens(features, tokens, _taught(question, prompts, self.engine.version), memory)
             labelled = self._named(masks, question)
@@ -273,6 +286,12 @@ class Segmenter:
             features.append(each)
         return features
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The engine for oneself, to decode with."""
+        with turn(self._device), stage("decode"), torch.inference_mode():
+            yield
+
     def _encoded(self, images: Sequence[KeyedImage]) -> dict[str, Encoded]:
         wanted = {image.key: image.pixels for image in images}
         return dict(zip(wanted, self._cache.get_or_encode(list(wanted), list(wanted.values()), self._queue), strict=True))
@@ -280,39 +299,11 @@ class Segmenter:
     def _encode(self, images: Sequence[Image]) -> list[ImageFeatures]:
         """Called by the queue, which holds the device."""
         started = time.perf_counter()
-        with torch.inference_mode():
+        with stage("encode"), torch.inference_mode():
             encoded = self.engine.decoder.encode_images(images)
         took_s = (time.perf_counter() - started) / max(len(images), 1)
         self._recent_s = (*self._recent_s, took_s)[-RECENT_ENCODINGS:]
         return encoded
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedTracker:
-    """A tracker whose sessions take the device for one step at a time, so that others get their turn in between."""
-
-    tracker: Tracker
-    device: threading.Lock
-    watch: Callable[[], None]
-
-    def start(self, direction: Literal[1, -1]) -> TrackingSession:
-        return _SharedSession(self.tracker.start(direction), self)
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedSession:
-    session: TrackingSession
-    shared: _SharedTracker
-
-    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
-        self.shared.watch()
-        with self.shared.device:
-            return self.session.follow(frame, image)
-
-    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
-        self.shared.watch()
-        with self.shared.device:
-            return self.session.prompt(frame, image, object_id, prompts)
 
 
 def _asks_for_something(question: Question) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from backend.telemetry import turn
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.examples import LabelMemory
@@ -115,3 +117,31 @@ def outside_negatives(found: MaskSet, prompts: PromptSet) -> MaskSet:
         return found
     forbidden = prompts.region(found.size, positive=False)
     return found[[row for row, mask in enumerate(found.masks) if not (mask & forbidden).any()]]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTracker:
+    """A tracker whose sessions take the device for one step at a time, so that others get their turn in between."""
+
+    tracker: Tracker
+    device: threading.Lock
+    watch: Callable[[], None]
+
+    def start(self, direction: Literal[1, -1]) -> TrackingSession:
+        return _SharedSession(self.tracker.start(direction), self)
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedSession:
+    session: TrackingSession
+    shared: SharedTracker
+
+    def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
+        self.shared.watch()
+        with turn(self.shared.device):
+            return self.session.follow(frame, image)
+
+    def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
+        self.shared.watch()
+        with turn(self.shared.device):
+            return self.session.prompt(frame, image, object_id, prompts)

@@ -21,6 +21,7 @@ from backend.export.gather import Scope, TaskReader
 from backend.export.lines import FileNames, LeftOut, Lines, TaskLine, digest_of, disk_at
 from backend.export.regions import images_of
 from backend.images import ImageSource
+from backend.images.decode import FORMATS
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.config import read_config
 from backend.values.errors import ImageError, MaskloomError, RequestError

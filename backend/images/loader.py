@@ -19,6 +19,7 @@ from backend.images.fetch import Fetched, Fetcher, Validators
 from backend.images.films import FilmFiles
 from backend.images.limits import MediaOptions, too_large
 from backend.images.sites import Sites
+from backend.telemetry import stage
 from backend.values.errors import ImageError, RemoteError, VideoError
 from prompts.kinds import Image, KeyedImage
 
@@ -111,7 +112,8 @@ class Media:
         """
         with _told(url, task_id):
             source = self._locate(url, project, task_id)
-            return self._flights.do(source.key, lambda: self._open(source))
+            with stage("load"):
+                return self._flights.do(source.key, lambda: self._open(source))
 
     def read(self, url: str, project: str, task_id: str | None) -> bytes:
         """The file of an image as it is stored, whatever is in it. Raises like ``load``."""

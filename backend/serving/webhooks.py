@@ -40,6 +40,11 @@ class AnnotationEvents:
         if not self._worker.offer(body):
             log.warning("an event of %d bytes was left out: too many wait, or too large ones; %s", len(body), ADVICE)
 
+    @property
+    def waiting(self) -> int:
+        """How many events wait to be read."""
+        return self._worker.waiting
+
     def wait(self) -> None:
         """Until everything that was taken has been read."""
         self._worker.wait()

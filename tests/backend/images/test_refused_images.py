@@ -9,13 +9,15 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from backend.demo import filling
 from backend.images.decode import decode_image
 from backend.values.errors import ImageError
 from tests.backend.images.pictures import MOST, noise, save
@@ -152,3 +154,16 @@ def test_threads_that_decode_at_once_leave_pillows_limit_alone() -> None:
     for thread in pool:
         thread.join()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_format_that_is_not_read_starts_no_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An EPS file is a program, for which Pillow starts Ghostscript: neither as a task's image nor as a photo of a demo."""
+    started: list[str] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append("gs"))
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(ImageError, match="no image of a known format"):
+        decode_image(photo.read_bytes(), MOST)
+    with pytest.raises(ImageError, match="cannot be read"):
+        filling.check(photo)
+    assert not started

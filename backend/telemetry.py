@@ -1,0 +1,73 @@
+"""What a running server measures of itself: how long the stages of an answer take, and what waits or is held at a moment."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+
+from prometheus_client import Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+STAGES = Histogram(
+    "maskloom_stage_seconds",
+    "Time of a stage: wait (for the engine), encode (a batch of images), decode (masks for prompts), load (an image).",
+    ["stage"],
+    buckets=_SECONDS,
+    registry=None,
+)
+"""Of this process, whichever server or run asks."""
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Measure a stage, one that fails as well."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        STAGES.labels(name).observe(perf_counter() - started)
+
+
+@contextmanager
+def turn(device: Lock) -> Iterator[None]:
+    """Hold the device once it is free."""
+    with stage("wait"):
+        device.acquire()
+    try:
+        yield
+    finally:
+        device.release()
+
+
+class Moment(Collector):
+    """What waits and what is held, asked when somebody scrapes: ``levels`` by name with what each means, and jobs by state."""
+
+    def __init__(self, levels: Mapping[str, tuple[str, Callable[[], float]]], job_states: Callable[[], Iterable[str]]) -> None:
+        self._levels = levels
+        self._job_states = job_states
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, (meaning, level) in self._levels.items():
+            yield GaugeMetricFamily(f"maskloom_{name}", meaning, value=level())
+        jobs = GaugeMetricFamily("maskloom_jobs", "Jobs of this process by their state.", labels=["state"])
+        for state, number in Counter(self._job_states()).items():
+            jobs.add_metric([state], number)
+        yield jobs
+
+
+def resident_bytes() -> float:
+    """The memory that this process takes now; where the system does not tell, the most that it has taken."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return float(int(pages) * resource.getpagesize())
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(peak if sys.platform == "darwin" else peak * 1024)
