@@ -32,6 +32,7 @@ from backend.serving.memory_page import MemoryPage
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
 from backend.serving.projects import Projects
+from backend.serving.protocol import EventProtocol
 from backend.serving.remembering import Recorder
 from backend.serving.service import EngineHandle, EngineOptions, Service
 from backend.serving.versions import FrozenMemory, Memories, Teach, Teaching, teach_newest, teach_nothing
@@ -99,6 +100,7 @@ class Parts:
         self.recorder.close(CLOSING_S)
         self.service.films.close()
         self.memory_page.weighing.close(CLOSING_S)
+        self.service.events.close()
         self.webhooks.close(CLOSING_S)
         self.projects.close(CLOSING_S)
         self.jobs.close()
@@ -127,6 +129,7 @@ def assemble(settings: Settings) -> Parts:
         Preannotator(engine, media, options, learning),
         Interactor(engine, media, options, history),
         FilmAnswerer(engine, media, options),
+        EventProtocol(engine, media, media),
         hand_over=jobs.hand_over,
         record=recorder.record,
     )

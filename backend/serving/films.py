@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from backend.labelstudio.answer import write_failure
+from backend.labelstudio.answer import write_empty, write_failure
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest
 from backend.labelstudio.video_answer import (
@@ -150,9 +150,12 @@ class FilmAnswerer:
         return [Seen(row.mask, row.label, row.score, look) for row, look in rows if row.label is not None]
 
     def _follow_regions(self, task: FilmInteraction, until: float) -> Answer:
-        """Every drawn box, as far as it can be followed in time."""
+        """Every box of which a person set something, as far as it can be followed in time; the page sends others along."""
         notes, followed, clock = list[str](), list[tuple[FilmRegion, list[Any]]](), None
-        for region in task.regions:
+        drawn = [region for region in task.regions if region.is_given]
+        if not drawn:
+            return write_empty(self._engine.version)
+        for region in drawn:
             run = self._following(task, region)
             is_done = run.wait(until - time.monotonic())
             check(run)

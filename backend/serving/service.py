@@ -141,6 +141,14 @@ class AnswersFilms(Protocol):
     def close(self) -> None: ...
 
 
+class AnswersEvents(Protocol):
+    """Answers the event protocol (see protocol.EventProtocol)."""
+
+    def answer(self, body: Any) -> Answer | None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """Answers Label Studio's requests; a task that fails costs that task alone."""
@@ -149,6 +157,7 @@ class Service:
     preannotator: Preannotates
     interactor: Interacts
     films: AnswersFilms
+    events: AnswersEvents
     hand_over: HandOver = lambda project, tasks, ready: False
     record: Record = lambda task, answer: None
 
@@ -159,6 +168,9 @@ class Service:
         Where no job can write to Label Studio, it gets the first answer alone, upon which it asks for each task by itself.
         Raises RequestError when the body has no tasks.
         """
+        told = self.events.answer(body)
+        if told is not None:
+            return [told]
         started = time.monotonic()
         tasks = read_predict(body)
         answers: list[Answer] = []

@@ -34,11 +34,11 @@ def places(number: int) -> dict[str, tuple[int, int]]:
     return {**red, **({"blue": (150 - 3 * number, 40)} if number >= 12 else {})}
 
 
-def picture(number: int) -> Image:
+def picture(number: int, scale: int = 1) -> Image:
     image = np.full((HEIGHT, WIDTH, 3), GREY, np.uint8)
     for name, (x, y) in places(number).items():
         image[y : y + SIDE, x : x + SIDE] = RED if name == "red" else BLUE
-    return image
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def truth(name: str, number: int) -> Box | None:
@@ -145,6 +145,15 @@ def test_a_correction_follows_the_rest_anew_and_leaves_what_came_before_to_the_l
     check_shown(after, "blue", range(21, COUNT))
     assert [item for item in after if item["frame"] <= 14] == [item for item in before if item["frame"] <= 14]
     check_shown(after, "red", range(14))
+
+
+def test_tracks_that_nobody_touched_and_that_the_page_sends_along_are_left_alone(client: TestClient, film: Path) -> None:
+    found = {each["value"]["labels"][0]: each for each in ask(client, film)["result"]}
+
+    answered = ask(client, film, [found["blue"], drawn("red", 0)])["result"]
+
+    assert [each["id"] for each in answered] == ["drawn"]
+    assert ask(client, film, [found["blue"]])["result"] == []
 
 
 def test_typing_follow_follows_the_boxes_of_the_draft(client: TestClient, film: Path) -> None:

@@ -1,0 +1,141 @@
+"""What the event protocol of Label Studio's open front end asks: one event about a task, with its prompt, time and session.
+
+Field names are the front end's (``ml-interactive``); everything but ``capabilities`` is about the task that comes along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from backend.labelstudio.config import lookup, read_config
+from backend.labelstudio.shapes.base import Json, mappings, read_number, read_value, region_kind
+from backend.labelstudio.video_config import VideoLabels, read_videos
+from backend.values.errors import RequestError
+from backend.video.timeline import STUDIO_RATE, Timeline
+from prompts.geometry import Size
+from prompts.kinds import BoxPrompt, PointPrompt, PromptError, PromptSet
+
+EVENTS = ("capabilities", "prewarm", "track", "track_progress", "track_cancel", "release")
+PREDICT = "predict"
+"""The event that comes without a name: points or a box, to be answered with one mask."""
+Direction = Literal["forward", "backward", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRequest:
+    """One event. ``video`` is None for an image; ``context`` is as it came."""
+
+    event: str
+    project: str
+    task_id: str
+    url: str
+    video: VideoLabels | None = None
+    frame_rate: Fraction = STUDIO_RATE
+    context: Json = field(default_factory=dict)
+
+    @property
+    def session_id(self) -> str:
+        found = self.context.get("session_id")
+        return found if isinstance(found, str) else ""
+
+    @property
+    def direction(self) -> Direction:
+        found = self.context.get("direction")
+        return "backward" if found == "backward" else "both" if found == "both" else "forward"
+
+    def frame(self, timeline: Timeline) -> int:
+        """The file's frame that is meant: by its time, else by Label Studio's number, from 1."""
+        time_ms, number = self.context.get("time_ms"), self.context.get("frame")
+        if _is_number(time_ms):
+            return timeline.frame_at(max(0.0, float(time_ms)) / 1000)
+        if _is_number(number):
+            return timeline.from_studio(max(1, int(number)), self.frame_rate)
+        return 0
+
+    def most_frames(self, timeline: Timeline) -> int:
+        """How many frames are wanted on each side at most, by their number or their time."""
+        count, duration_ms = self.context.get("max_frames"), self.context.get("max_duration_ms")
+        most = int(count) if _is_number(count) and count > 0 else len(timeline)
+        if _is_number(duration_ms) and duration_ms > 0:
+            most = min(most, max(1, round(float(duration_ms) / 1000 * float(timeline.rate))))
+        return most
+
+    def prompts(self, size: Size) -> PromptSet:
+        """What is drawn, in pixels. Raises RequestError for nothing, or for what lies outside the picture."""
+        items = list(mappings(self.context.get("result")))
+        try:
+            found = PromptSet(tuple(_prompt(item, size) for item in items if region_kind(item) in ("keypoint", "rectangle")))
+            found.check_against(size)
+        except PromptError as error:
+            raise RequestError(f"task {self.task_id}: {error}") from error
+        if not len(found):
+            raise RequestError(f"task {self.task_id}: expected points or a box, got {len(items)} results of other kinds")
+        return found
+
+
+def read_event(body: Any) -> EventRequest | None:
+    """The event of a ``/predict`` body; None for a body of the other protocol. Raises RequestError for an unknown event and for
+    a task without an address.
+    """
+    params = body.get("params") if isinstance(body, Mapping) else None
+    context = params.get("context") if isinstance(params, Mapping) else None
+    if not isinstance(context, Mapping):
+        return None
+    event = context.get("event") or (PREDICT if _is_of_protocol(context) else "")
+    if not event:
+        return None
+    if event not in (*EVENTS, PREDICT):
+        raise RequestError(f"expected one of the events {', '.join(EVENTS)}, got {str(event)[:60]!r}")
+    if event == "capabilities":
+        return EventRequest(event, "", "", "", context=context)
+    return _read_about_task(body, str(event), context)
+
+
+def _is_of_protocol(context: Json) -> bool:
+    """Whether a prompt without an event's name is of this protocol: it tells a time, or points say ``positive`` themselves."""
+    if "time_ms" in context or "frame" in context:
+        return True
+    return any("positive" in read_value(item) for item in mappings(context.get("result")))
+
+
+def _read_about_task(body: Json, event: str, context: Json) -> EventRequest:
+    tasks = list(mappings(body.get("tasks")))
+    task = tasks[0] if tasks else {}
+    data, xml = task.get("data"), body.get("label_config")
+    if not isinstance(data, Mapping) or not isinstance(xml, str):
+        raise RequestError("expected a text under 'label_config' and a task with an object under 'data'")
+    videos = read_videos(xml)
+    video = _asked(videos, context) if videos else None
+    source = video.source if video else read_config(xml).for_task(data).first_image.source
+    url = lookup(source, data)
+    if not isinstance(url, str) or not url.strip():
+        raise RequestError(f"the task's data has no address for '{source}'")
+    rate = video.frame_rate(data) if video else STUDIO_RATE
+    return EventRequest(event, _text(body.get("project")), _text(task.get("id")), url.strip(), video, rate, context)
+
+
+def _asked(videos: Sequence[VideoLabels], context: Json) -> VideoLabels:
+    names = [item.get("to_name") for item in mappings(context.get("result"))]
+    return next((video for video in videos if video.name in names), videos[0])
+
+
+def _prompt(item: Json, size: Size) -> PointPrompt | BoxPrompt:
+    value = read_value(item)
+    x, y = (read_number(value, name) for name in ("x", "y"))
+    across, down = size.width / 100, size.height / 100
+    if region_kind(item) == "keypoint":
+        return PointPrompt((x * across, y * down), value.get("positive") is not False)
+    width, height = (read_number(value, name) for name in ("width", "height"))
+    corner = (max(x * across, 0.0), max(y * down, 0.0))
+    return BoxPrompt((*corner, min((x + width) * across, size.width), min((y + height) * down, size.height)))
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
+
+
+def _text(found: Any) -> str:
+    return str(found) if isinstance(found, str | int) else ""

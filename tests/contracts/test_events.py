@@ -1,0 +1,274 @@
+"""The event protocol, event by event, as the open front end sends it; the colour engine answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from backend.app import create_app
+from backend.assemble import Parts, assemble
+from backend.serving.runs import MOST_RUNNING
+from backend.values.settings import Settings
+from prompts.geometry import BoolArray
+from tests.backend.serving.test_films import COUNT, HEIGHT, SIDE, WIDTH, picture, places, truth
+from tests.backend.video.films import Recipe, write_film
+
+VIDEO = (
+    '<View><Video name="video" value="$video" frameRate="24"/><VideoRectangle name="box" toName="video"/>'
+    '<Labels name="labels" toName="video"><Label value="red"/></Labels></View>'
+)
+IMAGE = (
+    '<View><Image name="image" value="$image"/><BitmaskLabels name="m" toName="image"><Label value="red"/>'
+    "</BitmaskLabels></View>"
+)
+
+
+class Page:
+    """The front end before one task."""
+
+    def __init__(self, client: TestClient, data: dict[str, str], config: str = VIDEO, task: int = 3) -> None:
+        self._client = client
+        self._task = {"id": task, "data": data}
+        self._config = config
+
+    def sends(self, **context: Any) -> dict[str, Any]:
+        """An event; the first result of the answer, empty without one."""
+        body = {"project": "7.1", "label_config": self._config, "tasks": [self._task], "params": {"context": context}}
+        response = self._client.post("/predict", json=body)
+        assert response.status_code == 200
+        (answer,) = response.json()["results"]
+        return dict(answer["result"][0]) if answer["result"] else {}
+
+    def follows(self, name: str, number: int, **more: Any) -> dict[str, Any]:
+        x0, y0, x1, y1 = truth(name, number) or (0.0, 0.0, 1.0, 1.0)
+        value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rectanglelabels": ["red"]}
+        box = {"type": "rectanglelabels", "to_name": "video", "value": value}
+        return self.sends(event="track", frame=number + 1, time_ms=number / 24 * 1000, result=[box], **more)
+
+    def polls(self, session: str) -> Iterator[dict[str, Any]]:
+        """The values of polls until one is done."""
+        for _ in range(200):
+            value = self.sends(event="track_progress", session_id=session)["value"]
+            yield value
+            if value["done"]:
+                return
+
+    def frames(self, session: str) -> dict[int, dict[str, Any]]:
+        return {frame["frame"]: frame for value in self.polls(session) for frame in value["frames"]}
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    return write_film(tmp_path / "film.mkv", [picture(k) for k in range(COUNT)], Recipe(codec="ffv1"))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return assemble(Settings(engine="colour", home=tmp_path / "home", local_roots=str(tmp_path)))
+
+
+@pytest.fixture
+def page(parts: Parts, film: Path) -> Iterator[Page]:
+    with TestClient(create_app(parts)) as client:
+        yield Page(client, {"video": str(film)})
+
+
+def foreground(address: str) -> BoolArray:
+    """As the front end reads a mask: the red channel above 127 of the picture over transparent black."""
+    drawn = Image.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2]))).convert("RGBA")
+    pixels = np.asarray(drawn)
+    red: BoolArray = (pixels[..., 0] > 127) & (pixels[..., 3] > 0)
+    assert np.array_equal(red, pixels[..., 3] > 0), "BitmaskLabels reads what is opaque"
+    return red
+
+
+def square(name: str, number: int) -> BoolArray:
+    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+    if name in places(number):
+        x, y = places(number)[name]
+        mask[y : y + SIDE, x : x + SIDE] = True
+    return mask
+
+
+def test_capabilities_are_told_without_a_look_at_the_task(page: Page) -> None:
+    nothing = Page(page._client, {}, "", 0)
+
+    answer = nothing.sends(event="capabilities")
+
+    assert answer["type"] == "capabilities"
+    assert answer["value"]["prompts"] == ["point", "box"]
+    targets = {target["tag"]: target for target in answer["value"]["targets"]}
+    assert targets["VideoRectangle"] == {"tag": "VideoRectangle", "output": "bbox", "features": ["track"]}
+    assert targets["BitmaskLabels"]["output"] == "mask"
+    assert set(answer["value"]["model_info"]) == {"name", "version"}
+
+
+def test_prewarm_tells_how_long_the_film_is(page: Page) -> None:
+    answer = page.sends(event="prewarm", frame=5, window=20, direction="both")
+
+    assert answer["type"] == "prewarm_ack"
+    assert answer["value"] == {"status": "ready", "cached": 1, "pending": 0, "frame_count": COUNT}
+
+
+@pytest.mark.parametrize("number", [0, 7, 30])
+def test_a_click_on_a_frame_is_answered_with_its_mask_for_both_readers(number: int, page: Page) -> None:
+    x, y = places(number)["red"]
+    point = {"x": (x + 8) / WIDTH * 100, "y": (y + 8) / HEIGHT * 100, "positive": True, "keypointlabels": ["red"]}
+
+    answer = page.sends(frame=99, time_ms=number / 24 * 1000, result=[{"type": "keypointlabels", "value": point}])
+
+    np.testing.assert_array_equal(foreground(answer["value"]["imageDataURL"]), square("red", number))
+
+
+def test_a_click_on_an_image_says_itself_whether_it_is_positive(page: Page, tmp_path: Path) -> None:
+    Image.fromarray(picture(20)).save(tmp_path / "a.png")
+    image = Page(page._client, {"image": str(tmp_path / "a.png")}, IMAGE)
+    points = [((84, 12), True), ((94, 45), False)]
+    result = [
+        {"type": "keypointlabels", "value": {"x": x / WIDTH * 100, "y": y / HEIGHT * 100, "positive": is_positive}}
+        for (x, y), is_positive in points
+    ]
+
+    answer = image.sends(result=result)
+
+    np.testing.assert_array_equal(foreground(answer["value"]["imageDataURL"]), square("red", 20))
+    assert image.sends(result=[{"type": "keypointlabels", "value": {"x": 500, "y": 5, "positive": True}}]) == {}
+
+
+def test_a_track_comes_frame_by_frame_with_times_from_which_the_page_gets_its_own_numbers(page: Page) -> None:
+    started = page.follows("red", 2, direction="forward", max_frames=10)
+
+    assert started["type"] == "track_started"
+    assert started["value"]["total_frames"] == 10
+    assert (started["value"]["fps"], started["value"]["duration_ms"]) == (24, pytest.approx(1500, abs=2))
+    values = list(page.polls(started["value"]["session_id"]))
+    frames = {frame["frame"]: frame for value in values for frame in value["frames"]}
+    assert sorted(frames) == list(range(2, 12))
+    assert (values[-1]["produced"], values[-1]["total"], values[-1]["error"]) == (10, 10, None)
+    for number, frame in frames.items():
+        assert round(frame["time_ms"] / 1000 * 24) + 1 == number + 1
+        assert (frame["width"], frame["height"]) == (WIDTH, HEIGHT)
+        np.testing.assert_array_equal(foreground(frame["imageDataURL"]), square("red", number))
+
+
+def test_a_track_goes_both_ways_and_leaves_frames_out_on_which_the_object_is_not(page: Page) -> None:
+    started = page.follows("red", 20, direction="both", max_duration_ms=10_000)
+    backwards = page.follows("blue", 20, direction="backward", max_frames=500)
+
+    assert sorted(page.frames(started["value"]["session_id"])) == [k for k in range(COUNT) if "red" in places(k)]
+    assert sorted(page.frames(backwards["value"]["session_id"])) == list(range(12, 21))
+
+
+def test_a_track_begins_with_the_mask_that_was_accepted_and_not_with_its_box(page: Page) -> None:
+    """In the box around an L the rest of the picture has another colour than the L, and is not followed."""
+    x, y = places(5)["red"]
+    point = {"x": (x + 8) / WIDTH * 100, "y": (y + 8) / HEIGHT * 100, "positive": True}
+    page.sends(time_ms=5 / 24 * 1000, frame=6, result=[{"type": "keypointlabels", "value": point}])
+
+    frames = page.frames(page.follows("red", 5, max_frames=3)["value"]["session_id"])
+
+    np.testing.assert_array_equal(foreground(frames[5]["imageDataURL"]), square("red", 5))
+
+
+def test_a_session_that_was_cancelled_or_released_or_never_was_is_told(page: Page) -> None:
+    one = page.follows("red", 0)["value"]["session_id"]
+    other = page.follows("blue", 20)["value"]["session_id"]
+
+    assert page.sends(event="track_cancel", session_id=one)["type"] == "track_cancel_ack"
+    assert "no such session" in page.sends(event="track_progress", session_id=one)["value"]["error"]
+    assert page.sends(event="release")["type"] == "release_ack"
+    gone = page.sends(event="track_progress", session_id=other)["value"]
+    assert gone["done"]
+    assert "no such session" in gone["error"]
+    assert page.sends(event="track_cancel", session_id="never")["type"] == "track_cancel_ack"
+
+
+def test_what_cannot_be_tracked_is_an_error_in_its_answer(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"no film")
+
+    assert page.sends(event="track", frame=1, result=[])["type"] == "track_error"
+    answer = Page(page._client, {"video": str(tmp_path / "no.mp4")}).follows("red", 0)
+    assert answer["type"] == "track_error"
+    assert "it is no video" in answer["value"]["error"]
+    assert page.sends(event="no such event") == {}
+
+
+def test_eight_sessions_at_once_get_no_frame_of_another(page: Page, parts: Parts) -> None:
+    names = [("red", 0), ("blue", 20)] * (MOST_RUNNING // 2)
+
+    def followed(which: tuple[str, int]) -> dict[int, dict[str, Any]]:
+        return page.frames(page.follows(*which)["value"]["session_id"])
+
+    with ThreadPoolExecutor(MOST_RUNNING) as pool:
+        for (name, first), frames in zip(names, pool.map(followed, names), strict=True):
+            assert sorted(frames) == [k for k in range(first, COUNT) if name in places(k)]
+            for number, frame in frames.items():
+                shown, there = foreground(frame["imageDataURL"]), square(name, number)
+                assert (shown & there).sum() / (shown | there).sum() > 0.85  # edges of the film's colours are blurred
+
+
+def test_one_session_too_many_is_busy(page: Page, parts: Parts) -> None:
+    """The device is held by somebody else, so that no session comes on."""
+    segmenter = parts.engine.segmenter()
+    with segmenter._device:
+        started = [page.follows("red", 0) for _ in range(MOST_RUNNING + 1)]
+
+    assert [each["type"] for each in started] == ["track_started"] * MOST_RUNNING + ["track_busy"]
+    first = started[0]["value"]["session_id"]
+    assert sorted(page.frames(first)) == [k for k in range(COUNT) if "red" in places(k)]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["start", "poll", "cancel", "release", "late"]), max_size=12))
+def test_whatever_is_done_to_sessions_each_gives_its_own_frames_once_and_in_order(page: Page, steps: list[str]) -> None:
+    living: dict[str, list[int]] = {}
+    dead: list[str] = []
+    for step in steps:
+        if step == "start" and len(living) < 4:
+            living[page.follows("red", 0, max_frames=4)["value"]["session_id"]] = []
+        elif step == "poll" and living:
+            session = next(iter(living))
+            value = page.sends(event="track_progress", session_id=session)["value"]
+            living[session] += [frame["frame"] for frame in value["frames"]]
+            assert living[session] == list(range(len(living[session])))
+            assert value["produced"] == len(living[session])
+            assert value["error"] is None
+        elif step == "cancel" and living:
+            session, _ = living.popitem()
+            page.sends(event="track_cancel", session_id=session)
+            dead.append(session)
+        elif step == "release":
+            page.sends(event="release")
+            dead += living
+            living = {}
+        elif step == "late":
+            for session in dead:
+                value = page.sends(event="track_progress", session_id=session)["value"]
+                assert (value["frames"], value["done"]) == ([], True)
+    page.sends(event="release")
+
+
+def test_a_session_that_nobody_polls_ends(page: Page, monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
+    monkeypatch.setattr("backend.serving.runs.ABANDONED_S", 0.05)
+    with parts.engine.segmenter()._device:
+        session = page.follows("red", 0)["value"]["session_id"]
+        time.sleep(0.2)
+
+    deadline = time.monotonic() + 10
+    while any(thread.name == f"film {session[:8]}" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(parts.service.events._runs.find(session).parts) < COUNT  # type: ignore[attr-defined]
