@@ -1,7 +1,8 @@
 """The one table of a film's time: frame of the file, its presentation time, and Label Studio's frame at a config's frameRate.
 
-Label Studio never sees the file's frames: it numbers from 1 and seeks its player to ``(n - 1) / frameRate`` seconds, whatever
-the film's own rate is. The keyframe's ``time`` that it stores is one frame late (``n / frameRate``) and is never read here.
+Label Studio never sees the file's frames: it numbers from 1 and seeks its player to ``(n - 1) / frameRate`` seconds, rounded to
+steps of 2 ms and one more (1.23, ``goToFrame``), whatever the film's own rate is. The keyframe's ``time`` that it stores is one
+frame late (``n / frameRate``) and is never read here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from numpy.typing import NDArray
 
 STUDIO_RATE = Fraction(24)
 """The frameRate of Label Studio's ``<Video>`` when the config has none (1.23, tags/object/Video)."""
+STEP_S = 0.002
+"""To which Label Studio rounds the times that it seeks to (1.23, VideoCanvas)."""
 TOLERANCE_S = 0.00051
 """Clocks of files are rounded, Matroska's to whole milliseconds: a seek that ends so short of a frame means that frame."""
+MOST_FASTER = 240
+"""So many rates are tried for a film of varying rate."""
 COMMON_RATES = tuple(Fraction(n, d) for n, d in ((24000, 1001), (30000, 1001), (48000, 1001), (60000, 1001), (120000, 1001)))
 
 
@@ -60,40 +65,49 @@ class Timeline:
         return max(0, int(np.searchsorted(self.starts, seconds + TOLERANCE_S, side="right")) - 1)
 
     def studio_length(self, frame_rate: Fraction) -> int:
-        """How many frames Label Studio counts: ``ceil(duration * frameRate)``."""
-        return max(1, int(np.ceil((self.end - TOLERANCE_S) * float(frame_rate))))
+        """How many frames Label Studio counts: ``round(duration * frameRate)``, halves up."""
+        return max(1, int(np.floor(self.end * float(frame_rate) + 0.5)))
 
     def from_studio(self, number: int, frame_rate: Fraction) -> int:
         """The file's frame that the player shows at Label Studio's frame ``number``, from 1."""
         if number < 1:
             raise ValueError(f"expected a frame of Label Studio, which counts from 1, got {number}")
-        return self.frame_at((number - 1) / float(frame_rate))
+        return int(self._shown_at(np.array([number]), frame_rate)[0])
 
     def to_studio(self, frame: int, frame_rate: Fraction) -> int:
         """The first number at which Label Studio shows a frame of the file; the nearest one where it never does."""
         if not 0 <= frame < len(self):
             raise ValueError(f"expected a frame of the {len(self)} in the file, got {frame}")
-        return max(1, int(np.ceil((self.starts[frame] - TOLERANCE_S) * float(frame_rate))) + 1)
+        first = max(1, int((self.starts[frame] - 2 * STEP_S) * float(frame_rate)))
+        last = int(self.starts[frame] * float(frame_rate)) + 2
+        shown = self._shown_at(np.arange(first, last + 1), frame_rate)
+        return first + min(int(np.searchsorted(shown, frame)), last - first)
 
     def unreachable(self, frame_rate: Fraction) -> list[int]:
         """The frames of the file that no number of Label Studio shows."""
-        length = self.studio_length(frame_rate)
-        shown = [min(self.to_studio(k, frame_rate), length) for k in range(len(self))]
-        return [k for k, number in enumerate(shown) if self.from_studio(number, frame_rate) != k]
+        shown = self._shown_at(np.arange(1, self.studio_length(frame_rate) + 1), frame_rate)
+        return [int(frame) for frame in np.setdiff1d(np.arange(len(self)), shown)]
 
     def first_drift(self, frame_rate: Fraction) -> int | None:
         """The first number of Label Studio, from 1, that does not show the file's frame of that number; None without one."""
-        seeks = np.arange(len(self)) / float(frame_rate) + TOLERANCE_S
-        shown = np.searchsorted(self.starts, seeks, side="right") - 1
+        shown = self._shown_at(np.arange(1, len(self) + 1), frame_rate)
         wrong = np.flatnonzero(shown != np.arange(len(self)))
         return int(wrong[0]) + 1 if wrong.size else None
 
     def advised_rate(self) -> Fraction:
-        """The frameRate for a config with which every frame has a number: the film's own, or that of its shortest frame."""
-        if self.is_constant and self.first_drift(self.rate) is None:
+        """The frameRate for a config with which every frame has a number: the film's own, or one from that of its shortest
+        frame on.
+        """
+        if self.is_constant and self.first_drift(self.rate) is None and not self.unreachable(self.rate):
             return self.rate
         shortest = float(np.diff([*self.starts, self.end]).min())
-        return Fraction(max(1, int(np.ceil(1 / shortest - 1e-6))))
+        rates = (Fraction(max(1, int(np.ceil(1 / shortest - 1e-6))) + more) for more in range(MOST_FASTER))
+        return next((rate for rate in rates if not self.unreachable(rate)), Fraction(round(1 / STEP_S)))
+
+    def _shown_at(self, numbers: NDArray[np.int64], frame_rate: Fraction) -> NDArray[np.int64]:
+        """The file's frames at numbers of Label Studio, rising as they do."""
+        seeks = np.floor((numbers - 1) / float(frame_rate) / STEP_S + 0.5) * STEP_S + STEP_S
+        return np.maximum(np.searchsorted(self.starts, seeks + 1e-9, side="right") - 1, 0)
 
 
 def as_attribute(frame_rate: Fraction) -> str:

@@ -54,7 +54,7 @@ class FilmPage(Editor):
         (left, top), (right, bottom) = self.at_percent(0, 0), self.at_percent(100, 100)
         clip: FloatRect = {"x": left, "y": top, "width": right - left, "height": bottom - top}
         picture = np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB"))
-        return read_number(picture if picture.shape[1] > picture.shape[0] else np.rot90(picture))
+        return read_number(picture if picture.shape[1] > picture.shape[0] else np.rot90(picture, -1))
 
     def drag_box(self, name: str, box: Box) -> None:
         """Select a box on the frame that is shown and drag it, by its middle, to the middle of another one; percent."""

@@ -48,20 +48,23 @@ class EventRequest:
 
     def frame(self, timeline: Timeline) -> int:
         """The file's frame that is meant: by its time, else by Label Studio's number, from 1."""
-        time_ms, number = self.context.get("time_ms"), self.context.get("frame")
-        if _is_number(time_ms):
-            return timeline.frame_at(max(0.0, float(time_ms)) / 1000)
-        if _is_number(number):
-            return timeline.from_studio(max(1, int(number)), self.frame_rate)
-        return 0
+        time_ms, number = self._number("time_ms"), self._number("frame")
+        if time_ms is not None:
+            return timeline.frame_at(max(0.0, time_ms) / 1000)
+        return 0 if number is None else timeline.from_studio(max(1, int(number)), self.frame_rate)
 
     def most_frames(self, timeline: Timeline) -> int:
         """How many frames are wanted on each side at most, by their number or their time."""
-        count, duration_ms = self.context.get("max_frames"), self.context.get("max_duration_ms")
-        most = int(count) if _is_number(count) and count > 0 else len(timeline)
-        if _is_number(duration_ms) and duration_ms > 0:
-            most = min(most, max(1, round(float(duration_ms) / 1000 * float(timeline.rate))))
+        count, duration_ms = self._number("max_frames"), self._number("max_duration_ms")
+        most = int(count) if count is not None and count >= 1 else len(timeline)
+        if duration_ms is not None and duration_ms > 0:
+            most = min(most, max(1, round(duration_ms / 1000 * float(timeline.rate))))
         return most
+
+    def _number(self, key: str) -> float | None:
+        found = self.context.get(key)
+        is_number = isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
+        return float(found) if is_number and found is not None else None
 
     def prompts(self, size: Size) -> PromptSet:
         """What is drawn, in pixels. Raises RequestError for nothing, or for what lies outside the picture."""
@@ -131,10 +134,6 @@ def _prompt(item: Json, size: Size) -> PointPrompt | BoxPrompt:
     width, height = (read_number(value, name) for name in ("width", "height"))
     corner = (max(x * across, 0.0), max(y * down, 0.0))
     return BoxPrompt((*corner, min((x + width) * across, size.width), min((y + height) * down, size.height)))
-
-
-def _is_number(found: Any) -> bool:
-    return isinstance(found, int | float) and not isinstance(found, bool) and abs(found) < 1e15
 
 
 def _text(found: Any) -> str:

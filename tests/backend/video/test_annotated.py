@@ -63,7 +63,7 @@ def test_another_file_is_refused_with_a_sentence(body: str, asked: str | None, s
 
 
 def test_the_command_writes_the_frames_that_the_annotator_saw(tmp_path: Path) -> None:
-    """At 24 frames per second, number 21 of Label Studio is at 20/24 s: frame 24 of a film of 29.97."""
+    """At 24 a second Label Studio seeks for number 21 to 20/24 s, in steps of 2 ms and one more, .836 s: frame 25 at 29.97."""
     film = numbered_film(tmp_path / "clip.mp4", 60, NTSC)
     export = write(tmp_path / "e.json", [task(5, {"framesCount": 48, "sequence": [keyframe(1), keyframe(21, enabled=False)]})])
     command = ["video", "frames", str(film), "--export", str(export), "--out", str(tmp_path / "out")]
@@ -72,7 +72,7 @@ def test_the_command_writes_the_frames_that_the_annotator_saw(tmp_path: Path) ->
 
     assert done.exit_code == 0, done.output
     written = {path.name: read_number(np.asarray(Pillow.open(path))) for path in (tmp_path / "out").iterdir()}
-    assert written == {"clip_000000.png": 0, "clip_000024.png": 24}
+    assert written == {"clip_000000.png": 0, "clip_000025.png": 25}
 
 
 def test_frames_may_be_listed_instead(tmp_path: Path) -> None:
