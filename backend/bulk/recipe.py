@@ -15,6 +15,8 @@ from backend.bulk.values import Form, Sink, Source
 from backend.labelstudio.config import read_config
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
+from backend.labelstudio.request.video import FilmPreannotation, is_about_video
+from backend.labelstudio.video_config import check_answerable, read_videos
 from backend.serving.versions import FrozenMemory
 from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import ConfigError, RequestError
@@ -79,6 +81,10 @@ class Recipe(Protocol):
         """
         ...
 
+    def film(self, item: Item) -> FilmPreannotation | None:
+        """What is asked about an item's film; None for an item of images."""
+        ...
+
     def file_name(self, item: Item) -> str:
         """What files call the item's image."""
         ...
@@ -114,6 +120,9 @@ class FolderRecipe:
         image = TaskImage(config.labels_of(config.images[0]), path, item_index=None)
         return [PreannotationRequest("", item.key, image, sought=vocabulary)]
 
+    def film(self, item: Item) -> FilmPreannotation | None:
+        return None
+
     def file_name(self, item: Item) -> str:
         return item.key
 
@@ -145,6 +154,14 @@ class TaskRecipe:
     def labels(self) -> tuple[LabelPhrases, ...]:
         return labels_to_find(self.label_config, self.aliases)
 
+    def film(self, item: Item) -> FilmPreannotation | None:
+        if not is_about_video(self.label_config, None):
+            return None
+        (request,) = read_predict({"tasks": [item.task], "project": self.project, "label_config": self.label_config})
+        if isinstance(request, RequestError):
+            raise request
+        return request if isinstance(request, FilmPreannotation) else None
+
     def file_name(self, item: Item) -> str:
         return self._request(item).image_url
 
@@ -165,7 +182,8 @@ class TaskRecipe:
 
 def labels_to_find(label_config: str, aliases: Aliases) -> tuple[LabelPhrases, ...]:
     """The labels that were typed, or else those of a labelling config. Raises ConfigError when one of them cannot be drawn."""
-    vocabulary = read_config(label_config).vocabulary
+    videos = read_videos(label_config) if is_about_video(label_config, None) else ()
+    vocabulary = videos[0].vocabulary if videos else read_config(label_config).vocabulary
     known = vocabulary.labels
     if strange := [label for label, _ in aliases if label not in known]:
         raise ConfigError(f"the labelling config has no label {', '.join(strange)}; it has {', '.join(known) or 'none'}")
@@ -174,6 +192,9 @@ def labels_to_find(label_config: str, aliases: Aliases) -> tuple[LabelPhrases, .
 
 def check_labels(label_config: str, labels: Sequence[LabelPhrases]) -> None:
     """Raise ConfigError when there is nothing to look for, not even labels that each task brings along."""
+    if is_about_video(label_config, None):
+        check_answerable(read_videos(label_config)[0])
+        return
     controls = read_config(label_config).controls
     if not labels and not any(control.attributes.get("value", "").startswith("$") for control in controls):
         raise ConfigError("there is nothing to look for: the labelling config has no labels; name some with --labels")

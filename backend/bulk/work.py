@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.background import AwayError, overlap
+from backend.bulk.films import LoadedFilm, find_in_film, load_film
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images import ImageSource
@@ -69,9 +71,14 @@ class Worker:
         self._recipe = recipe
         self._teach = teach
 
-    def load(self, item: Item) -> LoadedItem | ItemResult:
-        """Read an item's task and fetch and decode its images: of a task with several, files are written about the first."""
+    def load(self, item: Item) -> LoadedItem | LoadedFilm | ItemResult:
+        """Read an item's task and fetch and decode its images: of a task with several, files are written about the first; or
+        fetch its film.
+        """
         try:
+            film = self._recipe.film(item)
+            if film is not None:
+                return load_film(item, film, self._images)
             requests = self._recipe.requests(item)
             return LoadedItem(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
         except AwayError:
@@ -79,8 +86,20 @@ class Worker:
         except Exception as error:
             return _failed(item, error)
 
-    def segment(self, batch: Sequence[LoadedItem | ItemResult]) -> list[SegmentedItem | ItemResult]:
-        """The masks of several images, in order; results of what has failed already pass through."""
+    def segment(self, batch: Sequence[LoadedItem | LoadedFilm | ItemResult]) -> list[SegmentedItem | ItemResult]:
+        """The masks of several images and what is in films, in order; results of what has failed already pass through."""
+        segmenter = self._segmenter()
+        return self._segment_images(
+            [self._through(each, segmenter) if isinstance(each, LoadedFilm) else each for each in batch]
+        )
+
+    def _through(self, loaded: LoadedFilm, segmenter: Segmenter) -> ItemResult:
+        try:
+            return find_in_film(loaded, segmenter, self._recipe.options)
+        except Exception as error:
+            return _failed(loaded.item, error)
+
+    def _segment_images(self, batch: Sequence[LoadedItem | ItemResult]) -> list[SegmentedItem | ItemResult]:
         loaded = [each for each in batch if isinstance(each, LoadedItem)]
         segmenter = self._segmenter()
         rounds = iter(segmenter.segment([question for each in loaded for question in self._questions(each, segmenter)]))
@@ -153,6 +172,9 @@ class PatientImages:
 
     def read(self, url: str, project: str, task_id: str | None) -> bytes:
         return self._patiently(lambda: self._images.read(url, project, task_id))
+
+    def film(self, url: str, project: str, task_id: str) -> Path:
+        return self._patiently(lambda: self._images.film(url, project, task_id))
 
     def _patiently(self, ask: Callable[[], A]) -> A:
         try:

@@ -80,6 +80,10 @@ class ImageSource(Protocol):
         """The file of an image as it is stored. Raises like ``load``."""
         ...
 
+    def film(self, url: str, project: str, task_id: str) -> Path:
+        """The video file of a task, on this machine. Raises VideoError or RemoteError where it cannot be had."""
+        ...
+
     def close(self) -> None:
         """End the connections."""
         ...

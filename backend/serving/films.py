@@ -23,9 +23,9 @@ from backend.labelstudio.video_answer import (
     write_tracks,
 )
 from backend.labelstudio.video_config import check_answerable
-from backend.segmenter import EngineSource
+from backend.segmenter import EngineSource, Segmenter
 from backend.serving.runs import Run, Runs, check
-from backend.serving.service import Answer, segment
+from backend.serving.service import Answer
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question
@@ -131,8 +131,9 @@ class FilmAnswerer:
         def work(run: Run[Searched]) -> Iterator[Searched]:
             film = self._open(task)
             run.total = len(film)
-            tracker = self._engine.segmenter().tracker(run.step)
-            tracks = find_all(film, tracker, lambda image: self._seen(question(KeyedImage.of(image)), wanted.apply))
+            segmenter = self._engine.segmenter()
+            tracker = segmenter.tracker(run.step)
+            tracks = find_all(film, tracker, lambda image: seen_on(segmenter, question(KeyedImage.of(image)), wanted.apply))
             yield Searched(Clock(film.timeline, task.frame_rate), tracks)
 
         run = self._searches.join(self._key(task, f"{wanted} {words}"), work)
@@ -142,12 +143,6 @@ class FilmAnswerer:
             part = f"{run.steps} of {run.total} frames" if run.total else "it is being fetched"
             raise RequestError(f"the film is still looked through ({part}); ask again in about {run.left_s() + 5:.0f} s")
         return run.parts[0]
-
-    def _seen(self, question: Question, wanted: Callable[[MaskSet], MaskSet]) -> list[Seen]:
-        done, _ = segment(self._engine, question)
-        masks = wanted(done.masks)
-        rows = zip(masks, masks.embeddings, strict=True)
-        return [Seen(row.mask, row.label, row.score, look) for row, look in rows if row.label is not None]
 
     def _follow_regions(self, task: FilmInteraction, until: float) -> Answer:
         """Every box of which a person set something, as far as it can be followed in time; the page sends others along."""
@@ -190,6 +185,16 @@ class FilmAnswerer:
     def _key(self, task: FilmRequest, what: str) -> str:
         parts = (self._engine.version, task.project, task.task_id, task.url, task.labels, task.frame_rate, what)
         return hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def seen_on(segmenter: Segmenter, question: Question, wanted: Callable[[MaskSet], MaskSet]) -> list[Seen]:
+    """The named things on one frame, of which those that are ``wanted``. Raises MaskloomError."""
+    (done,) = segmenter.segment([question])
+    if isinstance(done, MaskloomError):
+        raise done
+    masks = wanted(done.masks)
+    rows = zip(masks, masks.embeddings, strict=True)
+    return [Seen(row.mask, row.label, row.score, look) for row, look in rows if row.label is not None]
 
 
 def _box_of(refined: Refined) -> Box | None:

@@ -22,6 +22,8 @@ from backend.values.errors import ConfigError, RemoteError, SetupError
 from backend.values.settings import Settings
 from tests.backend.bulk.runs import drawn, job_of, pipeline, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
+from tests.backend.serving.test_films import CONFIG, COUNT, check_shown, picture
+from tests.backend.video.films import Recipe, write_film
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parts_of(double: StudioDouble, home: Path, token: str = TOKEN) -> BulkContext:
-    settings = Settings(engine="colour", home=home, label_studio_url=double.url, label_studio_token=SecretStr(token))
+    where = {"label_studio_url": double.url, "label_studio_token": SecretStr(token), "local_roots": str(home)}
+    settings = Settings(engine="colour", home=home, **where)
     return bulk_context(settings, None, threading.Event())
 
 
@@ -279,3 +282,20 @@ def test_a_task_of_several_images_gets_one_prediction_about_all_of_them(double: 
         here = read_regions([region for region in prediction["result"] if region["item_index"] == page])
         assert all(same(region.mask, drawn(number).shapes[region.label]) for region in here)
         assert len(here) == 2
+
+
+def test_a_project_of_films_gets_one_track_for_each_thing_and_a_broken_film_costs_itself(
+    double: StudioDouble, tmp_path: Path
+) -> None:
+    good = write_film(tmp_path / "good.mkv", [picture(k) for k in range(COUNT)], Recipe(codec="ffv1"))
+    (tmp_path / "bad.mkv").write_bytes(good.read_bytes()[:300])
+    double.config = CONFIG
+    double.tasks = {1: {"video": str(good)}, 2: {"video": str(tmp_path / "bad.mkv")}}
+
+    assert prelabel(double, tmp_path) == (1, 1)
+
+    (prediction,) = double.predictions
+    found = {region["value"]["labels"][0]: region["value"]["sequence"] for region in prediction["result"]}
+    assert sorted(found) == ["blue", "red"]
+    for name, sequence in found.items():
+        check_shown(sequence, name)
