@@ -27,7 +27,8 @@ from backend.segmenter import Batching, Segmenter
 from backend.serving.films import FilmAnswerer
 from backend.serving.history import History
 from backend.serving.interact import Interactor
-from backend.serving.learning import PLACES, Learning
+from backend.serving.learning import Learning
+from backend.serving.learnt import PLACES
 from backend.serving.memory_page import MemoryPage
 from backend.serving.preannotate import Preannotator
 from backend.serving.prefetch import Prefetcher
@@ -127,7 +128,7 @@ def assemble(settings: Settings) -> Parts:
     service = Service(
         engine,
         Preannotator(engine, media, options, learning),
-        Interactor(engine, media, options, history),
+        Interactor(engine, media, options, history, learning),
         FilmAnswerer(engine, media, options),
         EventProtocol(engine, media, media),
         hand_over=jobs.hand_over,

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
 from prompts.geometry import BoolArray
+from prompts.labels import LabelMemory, margins_of
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
 
@@ -38,6 +40,26 @@ def rank_names(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> lis
     ranked = similarity.argsort(dim=1, descending=True).tolist()
     names = [[vocabulary.labels[place] for place in row] for row in ranked]
     return [_first(own, names_of_row) for own, names_of_row in zip(masks.labels, names, strict=True)]
+
+
+def name_by_examples(masks: MaskSet, places: Tensor, memories: Sequence[LabelMemory]) -> MaskSet:
+    """The rows that no phrase found under the label whose examples they look like more than like what surrounds these, by the
+    image's ``places (D, h, w)``; all others as they were.
+    """
+    unnamed = [row for row, label in enumerate(masks.labels) if label is None]
+    if not unnamed or not memories:
+        return masks
+    best, which = margins_of(places, [masks.masks[row] for row in unnamed], memories).max(dim=1)
+    found = {row: memories[int(k)].label for row, k, margin in zip(unnamed, which, best, strict=True) if margin > 0}
+    return masks.named([found.get(row, label) for row, label in enumerate(masks.labels)])
+
+
+def likest_first(masks: MaskSet, places: Tensor, memory: LabelMemory) -> MaskSet:
+    """Readings of one drawing: first that which is good and looks like a label's examples, by its score and its margin."""
+    if len(masks) < 2:
+        return masks
+    worth = torch.from_numpy(masks.scores) + margins_of(places, list(masks.masks), [memory])[:, 0]
+    return masks[worth.argsort(descending=True, stable=True).tolist()]
 
 
 def suppress_duplicates(masks: MaskSet) -> MaskSet:

@@ -17,15 +17,15 @@ from typing import Protocol, assert_never
 import torch
 
 from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
-from backend.labeling import label_masks, rank_names, suppress_duplicates
+from backend.labeling import label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
 from backend.telemetry import stage, turn
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
-from prompts.examples import LabelMemory, ShownImage, shown_image
-from prompts.geometry import BoolArray
+from prompts.examples import Regions, ShownImage, shown_image
 from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
+from prompts.labels import LabelMemory, armed, asked_by_name
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 from prompts.space import PromptTokens
@@ -192,14 +192,16 @@ class Segmenter:
         """Whether the engine can be shown what labels look like."""
         return isinstance(self.engine.decoder, LearnsLabels)
 
-    def show(self, image: KeyedImage, regions: Sequence[tuple[str, BoolArray]]) -> ShownImage:
-        """What regions ``(H, W)`` of an image show of their labels, for engines that can learn. Raises what engines raise."""
+    def show(self, image: KeyedImage, regions: Regions, refused: Regions = ()) -> ShownImage:
+        """What accepted and refused regions of an image show of their labels, to an engine that can learn. Raises what engines
+        raise.
+        """
         decoder = self.engine.decoder
         if not isinstance(decoder, LearnsLabels):
             raise MaskloomError(f"the engine {self.engine.name} cannot be shown what labels look like")
         (features,) = self._features([image])
         with self._turn():
-            return shown_image(decoder.places_of(features), regions)
+            return shown_image(decoder.places_of(features), regions, refused)
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
@@ -242,14 +244,17 @@ class Segmenter:
     def _decode_prompts(self, question: ForPrompts, held: Held) -> MaskSet:
         question.prompts.check_against(question.image.size)
         memory = question.memory if question.memory and question.memory.space == self.engine.version else None
-        decoder = self.engine.decoder
-        if not isinstance(decoder, OffersAlternatives) or memory is not None or not _may_mean_several_things(question):
+        decoder, like = self.engine.decoder, armed(question.learnt, question.armed_label, self.engine.version)
+        several = question.alternatives > 1 or like is not None
+        if not isinstance(decoder, OffersAlternatives) or memory or not several or not _is_one_click(question.prompts):
             return self._decode(question, question.prompts, memory, held)
         (features,) = self._features([question.image], held)
         with self._turn():
-            best_first = suppress_duplicates(decoder.decode_alternatives(features, question.prompts))
-            masks = best_first[list(range(len(best_first)))[: question.alternatives]]
-            return self._named(masks, question)
+            readings = suppress_duplicates(decoder.decode_alternatives(features, question.prompts))
+            if like is not None and isinstance(decoder, LearnsLabels):
+                readings = likest_first(readings, decoder.places_of(features), like)
+            masks = readings[list(range(len(readings)))[: question.alternatives]]
+            return self._named(masks, question, features)
 
     def _decode(self, question: Question, prompts: PromptSet, memory: ObjectMemory | None, held: Held) -> MaskSet:
         """The named masks for prompts; without any, everything that the decoder can find."""
@@ -257,14 +262,19 @@ class Segmenter:
         features, *reference_features = self._features([question.image, *references], held)
         with self._turn():
             tokens = self.engine.space.embed(prompts, features, reference_features)
-            masks = self._decode_tokens(features, tokens, _taught(question, prompts, self.engine.version), memory)
-            labelled = self._named(masks, question)
+            masks = self._decode_tokens(features, tokens, asked_by_name(question.learnt, prompts, self.engine.version), memory)
+            labelled = self._named(masks, question, features)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
 
-    def _named(self, masks: MaskSet, question: Question) -> MaskSet:
-        """Masks under labels of the question's vocabulary, or all under the one that is armed."""
+    def _named(self, masks: MaskSet, question: Question, features: ImageFeatures) -> MaskSet:
+        """Masks under labels of the question's vocabulary, or all under the one that is armed. What no phrase found is named by
+        what was accepted, if it looks like it.
+        """
         if isinstance(question, ForPrompts) and question.armed_label is not None:
             return masks.named([question.armed_label] * len(masks))
+        decoder, learnt = self.engine.decoder, [each for each in question.learnt if each.space == self.engine.version]
+        if learnt and isinstance(decoder, LearnsLabels):
+            masks = name_by_examples(masks, decoder.places_of(features), learnt)
         return label_masks(masks, question.vocabulary, self.engine.space)
 
     def _decode_tokens(
@@ -310,17 +320,9 @@ def _asks_for_something(question: Question) -> bool:
     return not isinstance(question, ForNames) or len(question.vocabulary) > 0
 
 
-def _taught(question: Question, prompts: PromptSet, version: str) -> list[LabelMemory]:
-    """The labels that are asked for by name alone and that this engine has been shown."""
-    if not prompts.phrases or len(prompts.of(TextPrompt)) < len(prompts):
-        return []
-    return [each for each in question.learnt if each.space == version and not set(each.phrases).isdisjoint(prompts.phrases)]
-
-
-def _may_mean_several_things(question: ForPrompts) -> bool:
-    """Whether several answers are wanted, and nothing is known but one click inside something."""
-    points, is_alone = question.prompts.of(PointPrompt), len(question.prompts) == 1
-    return question.alternatives > 1 and is_alone and any(point.positive for point in points)
+def _is_one_click(prompts: PromptSet) -> bool:
+    """Whether nothing is known but one click inside something, which may mean several things."""
+    return len(prompts) == 1 and any(point.positive for point in prompts.of(PointPrompt))
 
 
 def ask_for(vocabulary: Vocabulary) -> PromptSet:

@@ -7,7 +7,7 @@ surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment A
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -57,48 +57,48 @@ def together(examples: Iterable[Examples]) -> Examples:
     if not shown:
         raise ValueError("expected at least one example, got none")
     inside, outside = torch.cat([each.inside for each in shown]), torch.cat([each.outside for each in shown])
-    return Examples(_thinned(inside, 4 * MOST_PLACES), _thinned(outside, 4 * MOST_PLACES))
+    return Examples(thinned(inside, 4 * MOST_PLACES), thinned(outside, 4 * MOST_PLACES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShownImage:
-    """What the regions of one image show: places ``inside`` those of each label, ``(P, D)`` by label, and places ``outside (Q,
-    D)`` of all of them, unit vectors.
+    """What the regions of one image show: places ``inside`` those of each label, ``(P, D)`` by label, places ``outside (Q, D)``
+    of all of them, and those of regions that were ``refused`` for a label; unit vectors in half precision.
     """
 
     inside: Mapping[str, Tensor]
     outside: Tensor
+    refused: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return sum(places.numel() * places.element_size() for places in (self.outside, *self.inside.values()))
+        every = (self.outside, *self.inside.values(), *self.refused.values())
+        return sum(places.numel() * places.element_size() for places in every)
 
 
-def shown_image(places: Tensor, regions: Sequence[tuple[str, BoolArray]]) -> ShownImage:
-    """Regions ``(H, W)`` with their labels, of an image whose places ``(D, h, w)`` are unit vectors; each label's are together
-    one example. What no region covers is outside. Raises ValueError without a region.
+Regions = Sequence[tuple[str, BoolArray]]
+"""Regions ``(H, W)`` of an image with their labels."""
+
+
+def shown_image(places: Tensor, regions: Regions, refused: Regions = ()) -> ShownImage:
+    """What regions, accepted and ``refused`` ones, show of an image whose places ``(D, h, w)`` are unit vectors: those of one
+    label are together one example. Outside is what no accepted region covers, where there is one.
     """
-    by_label: dict[str, BoolArray] = {}
+    wanted, unwanted = _by_label(regions), _by_label(refused)
+    outside = places.flatten(1).T[:0]
+    if wanted:
+        outside = example_of(places, np.logical_or.reduce(list(wanted.values()))).outside
+    inside = {label: example_of(places, region).inside.half() for label, region in wanted.items()}
+    against = {label: example_of(places, region).inside.half() for label, region in unwanted.items()}
+    return ShownImage(inside, outside.half(), against)
+
+
+def _by_label(regions: Regions) -> dict[str, BoolArray]:
+    """All regions of each label as one."""
+    found: dict[str, BoolArray] = {}
     for label, region in regions:
-        by_label[label] = by_label[label] | region if label in by_label else region
-    covered = np.logical_or.reduce([region for _, region in regions]) if regions else None
-    if covered is None:
-        raise ValueError("expected at least one region, got none")
-    inside = {label: example_of(places, region).inside.half() for label, region in by_label.items()}
-    return ShownImage(inside, example_of(places, covered).outside.half())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelMemory:
-    """What accepted and rejected regions of a project established about a ``label`` and the ``phrases`` that find it: places
-    inside and outside of ``images`` many photos' regions, as the engine of version ``space`` sees them. No other may read it.
-    """
-
-    label: str
-    phrases: tuple[str, ...]
-    shown: Examples
-    images: int
-    space: str
+        found[label] = found[label] | region if label in found else region
+    return found
 
 
 def likeness(places: Tensor, examples: Examples, nearest: int = NEAREST) -> Tensor:
@@ -122,10 +122,11 @@ def near(places: Tensor, shown: Tensor, nearest: int = NEAREST) -> Tensor:
 
 def _some(places: Tensor, cells: NDArray[np.bool_]) -> Tensor:
     """The vectors ``(N, D)`` of cells ``(h, w)``, evenly chosen where there are many."""
-    return _thinned(places.flatten(1).T[torch.from_numpy(np.flatnonzero(cells))], MOST_PLACES)
+    return thinned(places.flatten(1).T[torch.from_numpy(np.flatnonzero(cells))], MOST_PLACES)
 
 
-def _thinned(vectors: Tensor, most: int) -> Tensor:
+def thinned(vectors: Tensor, most: int) -> Tensor:
+    """At most ``most`` of vectors ``(N, D)``, evenly chosen."""
     if len(vectors) <= most:
         return vectors
     return vectors[torch.linspace(0, len(vectors) - 1, most).round().long()]

@@ -12,9 +12,9 @@ from torch import Tensor
 from backend.telemetry import turn
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from prompts.examples import LabelMemory
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, PromptSet
+from prompts.labels import LabelMemory
 from prompts.memory import ObjectMemory
 from prompts.space import JointSpace, PromptTokens
 

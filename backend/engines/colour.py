@@ -28,9 +28,10 @@ from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_n
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement
-from prompts.examples import LabelMemory, near
+from prompts.examples import near
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
+from prompts.labels import LabelMemory
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 

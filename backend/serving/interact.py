@@ -22,12 +22,15 @@ from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.segmenter import EngineSource
 from backend.serving.editing import Editor, Pieces, found_of
 from backend.serving.history import History, NewNotes
+from backend.serving.learning import Learning
 from backend.serving.service import Finding, Found, failure_of, segment
 from backend.stores.sessions import Note
 from backend.values.masks import Region, RunLengths
 from backend.values.session import ForPrompts
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
 
+CLICK_PATIENCE_S = 0.3
+"""So long a click waits for examples that nobody has looked at yet."""
 NOTHING_MARKED = (
     'nothing is marked that "this" could mean: draw it with a label or a tool that has a role in the labelling config, and '
     "wait five seconds until the page has saved it"
@@ -43,12 +46,15 @@ MOST_SHOWN = 8
 class Interactor:
     """Answers prompts. Identical requests at the same time, which one page may send, are answered together."""
 
-    def __init__(self, engine: EngineSource, images: ImageSource, options: ProjectOptions, history: History) -> None:
+    def __init__(
+        self, engine: EngineSource, images: ImageSource, options: ProjectOptions, history: History, learning: Learning
+    ) -> None:
         self._engine = engine
         self._images = images
         self._options = options
         self._history = history
         self._editor = Editor()
+        self._learning = learning
         self._under_way: SingleFlight[Finding] = SingleFlight(Bounds(0, lambda known: known.nbytes))
 
     def find(self, task: InteractionRequest) -> Finding:
@@ -109,7 +115,8 @@ class Interactor:
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:
         memory = self._history.last_answer(task, self._engine.version, prompts)
-        return ForPrompts(image, prompts, task.vocabulary, task.answer_label, memory, alternatives)
+        learnt = self._learning.about(task, self._engine, CLICK_PATIENCE_S).besides(task.task_id)
+        return ForPrompts(image, prompts, task.vocabulary, task.answer_label, memory, alternatives, learnt)
 
 
 def nothing_found(task: InteractionRequest) -> str:

@@ -15,7 +15,7 @@ from backend import pictures
 from backend.background import Worker
 from backend.images import ImageSource
 from backend.pictures import Html
-from backend.serving.learning import MOST_IMAGES
+from backend.serving.learnt import MOST_IMAGES
 from backend.serving.versions import Memories
 from backend.stores.balance import Balance, BalanceRow
 from backend.stores.curation import Curation, Remembered

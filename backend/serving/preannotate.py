@@ -10,7 +10,8 @@ from backend.labelstudio.answer import names_of
 from backend.labelstudio.project_options import ProjectOptions, question_about
 from backend.labelstudio.request.request import PreannotationRequest
 from backend.segmenter import EngineSource
-from backend.serving.learning import NOTHING_LEARNT, Learning, Learnt
+from backend.serving.learning import Learning
+from backend.serving.learnt import Learnt
 from backend.serving.service import Finding, Found, failure_of, segment
 
 log = logging.getLogger(__name__)
@@ -36,17 +37,9 @@ class Preannotator:
 
     def find(self, task: PreannotationRequest) -> Finding:
         """What is found on the images of a task; a failure only where none of them can be answered."""
-        learnt = self._learnt(task)
+        learnt = self._learning.about(task, self._engine)
         key = f"{self._engine.version}/{self._options.of(task.project)}/{task.fingerprint()}/{learnt.digest}"
         return self._known.do(key, lambda: self._find(task, learnt))
-
-    def _learnt(self, task: PreannotationRequest) -> Learnt:
-        """What the project's annotations teach about the labels of a task; nothing where that cannot be told."""
-        try:
-            return self._learning.learnt(task.project, task.vocabulary, self._engine.segmenter())
-        except Exception as error:
-            log.warning("task %s is answered without what annotations taught: %s", task.task_id, error)
-            return NOTHING_LEARNT
 
     def _find(self, task: PreannotationRequest, learnt: Learnt) -> Finding:
         found: list[Found] = []

@@ -12,12 +12,14 @@ from backend.caches import DiskCache
 from backend.images import ImageSource
 from backend.labelstudio.api import Project
 from backend.segmenter import Segmenter
-from backend.serving.learning import MOST_EXAMPLES, Learning, Learnt
+from backend.serving.learning import Learning
+from backend.serving.learnt import MOST_EXAMPLES, Learnt
 from backend.stores.memory import MemoryBank
 from backend.stores.snapshots import Snapshot, Snapshots
 from backend.values.errors import RequestError
 from backend.values.session import Example
-from prompts.examples import LabelMemory, ShownImage
+from prompts.examples import ShownImage
+from prompts.labels import LabelMemory
 from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ class FrozenMemory:
     def examples(self) -> tuple[Example, ...]:
         """The accepted regions, of each label those that are used first at the front."""
         return self._examples
+
+    def changes(self, project: str) -> int:
+        """As MemoryBank.changes: nothing ever changes."""
+        return 0
 
     def recall(self, project: str, label: str | None, most: int) -> list[Example]:
         """As MemoryBank.recall."""

@@ -16,7 +16,7 @@ from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 
 if TYPE_CHECKING:  # tensors: who only stores or reads requests does not need them
-    from prompts.examples import LabelMemory
+    from prompts.labels import LabelMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)

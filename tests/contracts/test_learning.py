@@ -10,8 +10,9 @@ from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question, Round
-from prompts.examples import Examples, LabelMemory, together
+from prompts.examples import Examples, together
 from prompts.kinds import KeyedImage, PromptSet, TextPrompt
+from prompts.labels import LabelMemory
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import two_red_discs, two_shapes
 from tests.contracts.test_engines import engine

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
-from backend.engines.embedded.from_memory import margins, meanings
-from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, find_all, said_logits
+from backend.engines.embedded.from_memory import LEAST, Compared, Trust, meanings, worth_of_words
+from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, familiar, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
 from backend.engines.embedded.places import DIM, PlaceEncoder, encoded, find_everything, resized
@@ -27,9 +27,10 @@ from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
-from prompts.examples import Examples, LabelMemory, likeness
+from prompts.examples import Examples, likeness
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
+from prompts.labels import LabelMemory
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import PromptTokens
 
@@ -142,6 +143,8 @@ SKETCHED_SIDE = 384
 CANVAS_SIDE = 1024
 SHOWN = 0.15
 """The least score of what a reference finds: whoever shows an object expects to find it, so less than a phrase needs."""
+TOLD = 1e-3
+"""The least score of a region that was weighed already."""
 NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 _STEP = 32
 
@@ -201,16 +204,32 @@ class EmbeddedDecoder:
     @torch.inference_mode()
     def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
         """The instances of labels that were taught, and of phrases beside them; see LearnsLabels."""
-        canvas, taught = Canvas.of(features), {phrase for memory in memories for phrase in memory.phrases}
-        others = [row for row, phrase in enumerate(tokens.phrases) if phrase not in taught]
-        grid, calibration = features.grid.float(), self._calibration
-        shown = margins(grid, memories) * calibration.reference_scale + calibration.reference_bias
-        said = said_logits(tokens, grid, calibration, self.places)[others]
-        vectors = torch.cat([meanings(memories), tokens.text[others].to(grid)])
-        competing = compete(torch.cat([shown, said]), vectors)
-        wanted = [Wanted(memory.label, SHOWN) for memory in memories]
-        wanted += [Wanted(tokens.phrases[row], calibration.presence_among) for row in others]
-        return self._decode_said(canvas, wanted, torch.cat([shown, competing[len(shown) :]]), vectors)
+        canvas, grid, calibration = Canvas.of(features), features.grid.float(), self._calibration
+        mine = [[k for k, phrase in enumerate(tokens.phrases) if phrase in memory.phrases] for memory in memories]
+        others = [k for k in range(len(tokens.phrases)) if all(k not in rows for rows in mine)]
+        compared, said = Compared.of(grid, memories), said_logits(tokens, grid, calibration, self.places)
+        known = familiar(tokens.text.to(grid), self._names)
+        trust = [
+            Trust.of(
+                worth_of_words(tokens.text[rows], each, self.places, calibration), any(known[k] for k in rows), each.images
+            )
+            for rows, each in zip(mine, memories, strict=True)
+        ]
+        alike = compared.margins() * calibration.reference_scale + calibration.reference_bias
+        shown = torch.stack([each.weigh(alike[k], said[mine[k]]) for k, each in enumerate(trust)])
+        meant = [tokens.text[rows] if each.is_known else None for rows, each in zip(mine, trust, strict=True)]
+        vectors = torch.cat([meanings(memories, meant), tokens.text[others].to(grid)])
+        competing = compete(torch.cat([shown, said[others]]), vectors)
+        found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors)
+        spoken = calibration.presence if len(memories) + len(others) == 1 else calibration.presence_among
+        scores = [calibration.of_evidence(each.evidence) for each in found]
+        for k, score in compared.scores(found, memories).items():
+            is_told = trust[found[k].which].is_known and scores[k] >= spoken
+            scores[k] = max(score, scores[k]) if is_told else score * (score >= LEAST)
+        wanted = [Wanted(memory.label, TOLD) for memory in memories]
+        wanted += [Wanted(tokens.phrases[row], spoken) for row in others]
+        apart = torch.cat([torch.zeros_like(vectors[: len(memories)]), vectors[len(memories) :]])
+        return self._chosen(canvas, wanted, found, scores, apart)
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
@@ -262,7 +281,12 @@ class EmbeddedDecoder:
     def _decode_said(self, canvas: Canvas, wanted: Sequence[Wanted], logits: Tensor, vectors: Tensor) -> MaskSet:
         """What maps ``(M, h, w)`` of what is wanted show, whose meanings are ``vectors (M, D)``."""
         found = self.find(canvas, logits, vectors)
-        scores = [self._calibration.of_evidence(each.evidence) for each in found]
+        return self._chosen(canvas, wanted, found, [self._calibration.of_evidence(each.evidence) for each in found], vectors)
+
+    def _chosen(
+        self, canvas: Canvas, wanted: Sequence[Wanted], found: Sequence[Found], scores: Sequence[float], vectors: Tensor
+    ) -> MaskSet:
+        """The regions whose scores suffice, none of them twice, with their edges."""
         present = [k for k, score in enumerate(scores) if score >= wanted[found[k].which].least]
         found, scores = [found[k] for k in present], [scores[k] for k in present]
         kept = best_of(found, scores, vectors)

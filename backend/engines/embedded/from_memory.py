@@ -1,35 +1,137 @@
-"""Labels that accepted regions taught to masks: which places look more like a label's examples than like anything else."""
+"""Labels that accepted regions taught to masks: which places look more like a label's examples than like anything else, and how
+much what is found there looks like them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prompts.examples import LabelMemory, near
+from backend.engines.embedded.from_text import Calibration, Found, above_usual, cover, logit, text_logits
+from prompts.examples import near
+from prompts.labels import LabelMemory
+
+LEAST = 0.35
+"""The least score of a region of a label that was taught."""
+BIAS, PRESENCE, QUALITY, MARGIN, RIVAL, ALIKE = -0.215, 0.079, 0.057, 0.466, 0.333, 0.522
+"""What speaks for a region, to the IoU to expect: least squares over regions of photos of names that no figure is reported on.
+The logits of how sure its places are and of the judged IoU; how much more it looks like its label's examples than like what is
+around them, and than like any other label; and how much it looks like them at all.
+"""
+PRIOR, USUAL_WORTH = 2, 0.8
+"""What is known of words that were taught counts as much as so many images do, in which words would be worth so much."""
+MOST_RIVAL = 0.2
+"""By so much another label has to be less alike to say everything that it can."""
 
 
-def margins(grid: Tensor, memories: Sequence[LabelMemory]) -> Tensor:
-    """How much more the places of ``grid (D, h, w)`` look like the inside of each label's examples than like their outside and
-    like any other label: differences of cosines ``(L, h, w)``.
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """How much every place of an image looks like what each label's examples show: mean cosines ``(L, h, w)`` with the nearest
+    places ``inside`` of them and ``outside``.
     """
-    flat = grid.flatten(1).T.float()
-    inside = torch.stack([near(flat, memory.shown.inside) for memory in memories])
-    outside = torch.stack([near(flat, memory.shown.outside) for memory in memories])
-    against = torch.maximum(outside, _rivals(inside))
-    return (inside - against).reshape(len(memories), *grid.shape[1:])
+
+    inside: Tensor
+    outside: Tensor
+
+    @classmethod
+    def of(cls, grid: Tensor, memories: Sequence[LabelMemory]) -> Compared:
+        """The places of ``grid (D, h, w)`` beside those of L labels."""
+        flat, shape = grid.flatten(1).T.float(), (len(memories), *grid.shape[1:])
+        inside = torch.stack([near(flat, memory.shown.inside) for memory in memories])
+        outside = torch.stack([near(flat, memory.shown.outside) for memory in memories])
+        return cls(inside.reshape(shape), outside.reshape(shape))
+
+    def margins(self) -> Tensor:
+        """How much more places look like the inside of each label than like its outside and like any other label: differences
+        of cosines ``(L, h, w)``.
+        """
+        return self.inside - torch.maximum(self.outside, _rivals(self.inside))
+
+    def scores(self, found: Sequence[Found], memories: Sequence[LabelMemory]) -> dict[int, float]:
+        """The IoU to expect in 0..1 of those regions, by number, that were found for a label; 0 of one that is less alike
+        than its label's regions are.
+        """
+        taught = [k for k, each in enumerate(found) if each.which < len(memories)]
+        if not taught:
+            return {}
+        which = [found[k].which for k in taught]
+        share, rows = cover([found[k].answer for k in taught], self.inside), torch.arange(len(taught))
+        inside, outside = _means(self.inside, share), _means(self.outside, share)
+        alike, margin = inside[rows, which], (inside - outside)[rows, which]
+        rival = (alike - _rivals(inside.T).T[rows, which]).clamp(max=MOST_RIVAL)
+        seen = (BIAS + MARGIN * margin + RIVAL * rival + ALIKE * alike).tolist()
+        scores = {}
+        for row, k in enumerate(taught):
+            evidence, cut = found[k].evidence, memories[which[row]].threshold
+            score = seen[row] + PRESENCE * logit(evidence.presence) + QUALITY * logit(evidence.quality)
+            is_below = cut is not None and float(margin[row]) < cut.value
+            scores[k] = 0.0 if is_below else min(max(score, 0.0), 1.0)
+        return scores
+
+
+def _means(maps: Tensor, share: Tensor) -> Tensor:
+    """The mean ``(N, L)`` of maps ``(L, h, w)`` over the ``share (N, h, w)`` of each place that regions cover."""
+    weight = share.flatten(1) + 1e-6
+    return weight / weight.sum(dim=1, keepdim=True) @ maps.flatten(1).T.to(weight)
 
 
 def _rivals(alike: Tensor) -> Tensor:
-    """For each row of ``alike (L, N)`` the largest of the other rows; -1 for a single row."""
+    """For each row of ``alike (L, ...)`` the largest of the other rows; -1 for a single row."""
     if len(alike) < 2:
         return torch.full_like(alike, -1.0)
     best = alike.topk(2, dim=0).values
     return torch.where(alike == best[0], best[1], best[0])
 
 
-def meanings(memories: Sequence[LabelMemory]) -> Tensor:
-    """What the examples of each label show on average, unit vectors ``(L, D)``."""
-    means = torch.stack([memory.shown.inside.float().mean(dim=0) for memory in memories])
-    return torch.nn.functional.normalize(means, dim=1)
+def meanings(memories: Sequence[LabelMemory], said: Sequence[Tensor | None]) -> Tensor:
+    """What labels mean, unit vectors ``(L, D)``: the mean of what was ``said (M, D)`` of one, or else of its examples."""
+    means = [
+        (memory.shown.inside if words is None else words).float().mean(dim=0)
+        for memory, words in zip(memories, said, strict=True)
+    ]
+    return torch.nn.functional.normalize(torch.stack(means), dim=1)
+
+
+def worth_of_words(vectors: Tensor, memory: LabelMemory, places: Tensor, calibration: Calibration) -> float:
+    """How much a label's phrases ``(M, D)`` tell about its own examples, in 0..1: by how much they divide the inside from the
+    outside better than chance (Youden's J).
+    """
+    inside, outside = memory.shown.inside.float(), memory.shown.outside.float()
+    if not len(vectors) or not len(inside) or not len(outside):
+        return 0.0
+    grid = torch.cat([inside, outside]).T[:, :, None]
+    said = text_logits(above_usual(vectors, grid, places), calibration).amax(dim=0)[:, 0] > 0
+    told, wrong = said[: len(inside)].float().mean(), said[len(inside) :].float().mean()
+    return max(0.0, float(told - wrong))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How much the ``examples`` of a label and its ``words`` count, each in 0..1, and whether the words ``is_known`` to the
+    encoder.
+    """
+
+    examples: float
+    words: float
+    is_known: bool
+
+    @classmethod
+    def of(cls, worth: float, is_known: bool, images: int) -> Trust:
+        """Words that were taught count from the start, and the examples of their label by how many ``images`` show them; a
+        label that means nothing has its examples alone, and its words as far as they are ``worth`` something about these.
+        """
+        if not is_known:
+            return cls(1.0, worth, is_known)
+        share = images / (images + PRIOR)
+        return cls(share, share * worth + (1 - share) * USUAL_WORTH, is_known)
+
+    def weigh(self, alike: Tensor, said: Tensor) -> Tensor:
+        """Logits ``(h, w)`` from those of examples ``(h, w)`` and of phrases ``(M, h, w)``, of which the strongest is heard.
+        What does not look like the examples of a name that is known is not lost, as far as its words are to be believed.
+        """
+        heard = said.amax(dim=0) * self.words if len(said) else torch.zeros_like(alike)
+        against = self.examples * (1 - self.words) if self.is_known else self.examples
+        return heard + alike.clamp(min=0) * self.examples + alike.clamp(max=0) * against

@@ -66,7 +66,7 @@ class Calibration:
 
     def of_marks(self, quality: float) -> float:
         """The IoU to expect in 0..1 of an answer to marks alone that was judged to have ``quality``."""
-        return _logistic(self.marks_scale * _logit(quality) + self.marks_bias)
+        return _logistic(self.marks_scale * logit(quality) + self.marks_bias)
 
     def of_evidence(self, evidence: Evidence) -> float:
         """The IoU to expect in 0..1 of a region that was found; 0 where what was asked for is most likely not there."""
@@ -90,7 +90,7 @@ class Evidence:
 
     @property
     def values(self) -> tuple[float, ...]:
-        return _logit(self.presence), self.named, self.alike, self.among, _logit(self.quality)
+        return logit(self.presence), self.named, self.alike, self.among, logit(self.quality)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,14 +213,14 @@ def find_all(decoder: ViewDecoder, canvas: Canvas, logits: Tensor, vectors: Tens
         return []
     asked = [pieces[k][0] for k in kept]
     judged = _judged(canvas, [answers[k] for k in kept], vectors[asked], names)
-    familiar = _familiar(vectors, names)
+    known = familiar(vectors, names)
     return [
-        Found(which, answers[k], Evidence(pieces[k][2], *judged[n], answers[k].quality, familiar[which]))
+        Found(which, answers[k], Evidence(pieces[k][2], *judged[n], answers[k].quality, known[which]))
         for n, (k, which) in enumerate(zip(kept, asked, strict=True))
     ]
 
 
-def _familiar(vectors: Tensor, names: Tensor) -> list[bool]:
+def familiar(vectors: Tensor, names: Tensor) -> list[bool]:
     """Whether phrases ``(M, D)`` are as good as one of the ``names (A, D)`` that were taught."""
     if not len(names):
         return [False] * len(vectors)
@@ -248,8 +248,8 @@ def _grow_some(decoder: ViewDecoder, canvas: Canvas, seeds: Sequence[NDArray[np.
 def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: Tensor) -> list[tuple[float, float, float]]:
     """For every answer: the cosines of its naming vector and of its places with ``vectors (N, D)``, and its log share."""
     grid, regions = canvas.features.grid.float(), canvas.features.tensors[REGIONS].float()
-    named = meaning(regions, _cover(answers, regions))
-    alike = meaning(grid, _cover(answers, grid))
+    named = meaning(regions, cover(answers, regions))
+    alike = meaning(grid, cover(answers, grid))
     vectors, names = vectors.to(named), names.to(named)
     scores = NAMING_SCALE * named @ names.T
     own = NAMING_SCALE * (named * vectors).sum(dim=1)
@@ -260,7 +260,7 @@ def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: T
     return [(named, alike, among) for named, alike, among in each.tolist()]
 
 
-def _cover(answers: Sequence[Answer], like: Tensor) -> Tensor:
+def cover(answers: Sequence[Answer], like: Tensor) -> Tensor:
     """The share ``(N, h, w)`` of each place of a map ``(D, h, w)`` that answers cover."""
     cells = (like.shape[2], like.shape[1])
     shares = [cv2.resize((answer.logits > 0).astype(np.float32), cells, interpolation=cv2.INTER_AREA) for answer in answers]
@@ -319,7 +319,7 @@ def _on_canvas(seed: NDArray[np.float32], canvas: Canvas) -> tuple[tuple[float, 
     return box, np.asarray(grown, np.float32)
 
 
-def _logit(chance: float) -> float:
+def logit(chance: float) -> float:
     likely = min(max(chance, 1e-4), 1 - 1e-4)
     return math.log(likely / (1 - likely))
 

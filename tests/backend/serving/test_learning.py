@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from backend.assemble import Parts
-from tests.backend.annotator import CONFIG, Annotator, click, found
+from tests.backend.annotator import CONFIG, Annotator, click, found, typed
 
 
 def preannotated(client: TestClient, image: Path, number: int) -> list[dict[str, Any]]:
@@ -67,3 +67,22 @@ def test_what_examples_showed_is_kept_for_the_next_process(folder: Path, client:
     there = preannotated(client, folder / "b.png", 2)
     assert len(there) == 2
     assert list((folder / "home" / "examples").glob("*.places"))
+
+
+def test_the_bare_label_typed_finds_what_was_accepted_under_it(client: TestClient, parts: Parts, folder: Path) -> None:
+    first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
+    first.drawn = first.ask(click(130, 40, "Box"))
+    first.submit()
+    parts.webhooks.wait()
+    assert found(second.ask(typed("box"))) == [("Box", "blue mirrored")]
+
+
+def test_everything_that_is_found_is_named_by_what_was_accepted(client: TestClient, parts: Parts, folder: Path) -> None:
+    """The colour engine finds nothing unasked, so a click without a selected label stands for it."""
+    first, second = Annotator(client, folder / "a.png", 1), Annotator(client, folder / "b.png", 2)
+    first.drawn = first.ask(click(130, 40, "Box"))
+    first.submit()
+    parts.webhooks.wait()
+    bare = click(30, 40)
+    bare["value"].pop("keypointlabels")
+    assert found(second.ask(bare)) == [("Box", "blue mirrored")]

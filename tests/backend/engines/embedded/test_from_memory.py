@@ -11,9 +11,10 @@ from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, Round
-from prompts.examples import Examples, LabelMemory, together
+from prompts.examples import Examples, together
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, KeyedImage
+from prompts.labels import LabelMemory
 from prompts.phrases import Vocabulary
 from tests.contracts.test_engines import engine
 

@@ -1,0 +1,176 @@
+"""What is learnt of a project's labels, as values: images with the regions that annotations show on them, what they show to an
+engine, how that is written to a file, and the memories that come of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from backend.caches import Codec
+from backend.images import ImageSource
+from backend.segmenter import Segmenter
+from backend.values.errors import MaskloomError
+from backend.values.masks import RunLengths
+from backend.values.session import Example, Verdict
+from prompts.examples import ShownImage
+from prompts.geometry import Size
+from prompts.labels import Doubt, LabelMemory, diverse, doubts, learn
+from prompts.phrases import LabelPhrases
+
+log = logging.getLogger(__name__)
+
+MOST_CANDIDATES, MOST_IMAGES = 16, 8
+"""Images of a label that are looked at, the newest, and those of them that are learnt from, the most different."""
+MOST_EXAMPLES = 64
+MOST_LABELS = 100
+"""Labels of one question that are learnt; the first ones."""
+
+Runs = tuple[tuple[str, RunLengths], ...]
+
+
+class ExampleSource(Protocol):
+    """Where the examples of a project are remembered. Every method may raise StoreError."""
+
+    def changes(self, project: str) -> int:
+        """A number that is another one when something that may be recalled has changed."""
+        ...
+
+    def recall(self, project: str, label: str | None, most: int) -> list[Example]:
+        """The newest accepted examples of a label."""
+        ...
+
+    def rejected(self, project: str, label: str, most: int) -> list[Example]:
+        """The newest regions that were suggested under a label and deleted or relabelled."""
+        ...
+
+
+def list_images(bank: ExampleSource, project: str, labels: Collection[str]) -> list[ExampleImage]:
+    """Of every label the newest images, with everything that they show and reject of all labels. Raises StoreError."""
+    by_image: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    chosen: dict[tuple[str, str], None] = {}
+    for label in labels:
+        accepted = bank.recall(project, label, MOST_EXAMPLES)
+        rejected = bank.rejected(project, label, MOST_EXAMPLES)
+        for side in (accepted, rejected):
+            places = dict.fromkeys((each.task, each.image_url) for each in side)
+            chosen.update(dict.fromkeys(list(places)[:MOST_CANDIDATES]))
+        for each in (*accepted, *rejected):
+            by_image[each.task, each.image_url].append(each)
+    return [ExampleImage.of(by_image[place]) for place in chosen]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleImage:
+    """An image with the regions that a project's annotations show or reject on it, each with its label."""
+
+    project: str
+    task: str
+    url: str
+    size: Size
+    regions: Runs
+    refused: Runs
+    key: str
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> ExampleImage:
+        """Examples that lie on one image; those of another size than the first are left out."""
+        first, size = examples[0], examples[0].runs.size
+        sides: dict[bool, dict[tuple[str, bytes], RunLengths]] = {False: {}, True: {}}
+        for each in examples:
+            if each.runs.size == size and each.label is not None:
+                sides[each.verdict is Verdict.REJECTED][each.label, each.runs.edges.tobytes()] = each.runs
+        regions, refused = (tuple((label, side[label, edges]) for label, edges in sorted(side)) for side in sides.values())
+        digest = hashlib.blake2b(digest_size=16)
+        said = (first.project, first.task, first.image_url, size, *(sorted(side) for side in sides.values()))
+        digest.update(repr(said).encode(errors="surrogatepass"))
+        return cls(first.project, first.task, first.image_url, size, regions, refused, digest.hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What is known about the labels of a vocabulary: the images that were learnt from, each with what it shows. Images of
+    ``missing`` tasks could not be looked at, or not yet.
+    """
+
+    labels: tuple[LabelPhrases, ...] = ()
+    images: tuple[tuple[ExampleImage, ShownImage], ...] = ()
+    space: str = ""
+    missing: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all that an answer may depend on; empty where nothing is known."""
+        keys = sorted(image.key for image, _ in self.images)
+        return hashlib.blake2b(repr((self.space, keys)).encode(), digest_size=8).hexdigest() if keys else ""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(shown.nbytes for _, shown in self.images)
+
+    def besides(self, task: str) -> tuple[LabelMemory, ...]:
+        """The memories of labels, without what a task shows itself: nobody learns from the answer."""
+        if any(image.task == task for image, _ in self.images):
+            return self._memories(shown for image, shown in self.images if image.task != task)
+        return self._all
+
+    def doubts(self) -> list[tuple[ExampleImage, Doubt]]:
+        """The examples that look wrong, which nothing is learnt from, with their images."""
+        return [(self.images[doubt.image][0], doubt) for doubt in doubts([shown for _, shown in self.images])]
+
+    @cached_property
+    def _all(self) -> tuple[LabelMemory, ...]:
+        return self._memories(shown for _, shown in self.images)
+
+    def _memories(self, images: Iterable[ShownImage]) -> tuple[LabelMemory, ...]:
+        shown = list(images)
+        chosen = sorted({k for entry in self.labels for k in diverse(entry.label, shown, MOST_IMAGES)})
+        refusing = [k for k, image in enumerate(shown) if image.refused and k not in chosen]
+        return learn(self.labels, [shown[k] for k in (*chosen, *refusing)], self.space)
+
+
+NOTHING_LEARNT = Learnt()
+
+
+def look(image: ExampleImage, images: ImageSource, segmenter: Segmenter) -> ShownImage:
+    """What an image shows. Raises MaskloomError when it cannot be seen again as it was."""
+    found = images.load(image.url, image.project, image.task or None)
+    if found.size != image.size:
+        raise MaskloomError(f"the image of task {image.task} has another size than when its regions were accepted")
+    regions, refused = ([(label, runs.decode()) for label, runs in side] for side in (image.regions, image.refused))
+    return segmenter.show(found, regions, refused)
+
+
+def key_of(image: ExampleImage, version: str) -> str:
+    """Under which it is kept what an image shows to an engine."""
+    return f"{version} {image.key}"
+
+
+def _shown_to_bytes(shown: ShownImage) -> bytes:
+    named = {f"inside {label}": places for label, places in shown.inside.items()}
+    named |= {f"refused {label}": places for label, places in shown.refused.items()}
+    return bytes(save({key: each.cpu().contiguous() for key, each in {**named, "outside": shown.outside}.items()}))
+
+
+def _shown_from_bytes(body: bytes) -> ShownImage:
+    try:
+        tensors = load(body)
+        outside = tensors.pop("outside")
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"no places of an example: {error}") from error
+    inside, refused = (
+        {key.removeprefix(side): places for key, places in tensors.items() if key.startswith(side)}
+        for side in ("inside ", "refused ")
+    )
+    return ShownImage(inside, outside, refused)
+
+
+PLACES = Codec("places of examples", ".places", _shown_to_bytes, _shown_from_bytes)
