@@ -130,6 +130,56 @@ def margins_of(places: Tensor, regions: Sequence[BoolArray], memories: Sequence[
     return torch.tensor(found, dtype=torch.float32).reshape(len(regions), len(memories))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """How much every place of an image looks like what each label's examples show: mean cosines ``(L, h, w)`` with the nearest
+    places ``inside`` of them and ``outside``.
+    """
+
+    inside: Tensor
+    outside: Tensor
+
+    @classmethod
+    def of(cls, grid: Tensor, memories: Sequence[LabelMemory]) -> Compared:
+        """The places of ``grid (D, h, w)`` beside those of L labels."""
+        flat, shape = grid.flatten(1).T.float(), (len(memories), *grid.shape[1:])
+        inside = torch.stack([near(flat, memory.shown.inside) for memory in memories])
+        outside = torch.stack([near(flat, memory.shown.outside) for memory in memories])
+        return cls(inside.reshape(shape), outside.reshape(shape))
+
+    def margins(self) -> Tensor:
+        """How much more places look like the inside of each label than like its outside and like any other label: differences
+        of cosines ``(L, h, w)``.
+        """
+        return self.inside - torch.maximum(self.outside, rivals(self.inside))
+
+
+def rivals(alike: Tensor) -> Tensor:
+    """For each row of ``alike (L, ...)`` the largest of the other rows; -1 for a single row."""
+    if len(alike) < 2:
+        return torch.full_like(alike, -1.0)
+    best = alike.topk(2, dim=0).values
+    return torch.where(alike == best[0], best[1], best[0])
+
+
+def taught_names(names: Sequence[str | None], memories: Sequence[LabelMemory]) -> list[str | None]:
+    """Phrases that find a label that was taught as this label, everything else as it is."""
+    labels: dict[str | None, str] = {phrase: memory.label for memory in memories for phrase in memory.phrases}
+    return [labels.get(name, name) for name in names]
+
+
+def not_refuted(
+    places: Tensor, regions: Sequence[BoolArray], names: Sequence[str | None], memories: Sequence[LabelMemory]
+) -> list[int]:
+    """The numbers of regions ``(H, W)`` that may stay under their names: all but those under a name that several images
+    taught which look more like what is around its examples, in an image with places ``(D, h, w)``.
+    """
+    row_of = {memory.label: k for k, memory in enumerate(memories) if memory.images >= FEWEST_TO_DOUBT}
+    margins = margins_of(places, regions, memories)
+    rows = [row_of.get(name or "") for name in taught_names(names, memories)]
+    return [k for k, row in enumerate(rows) if row is None or float(margins[k, row]) > 0]
+
+
 def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
     """The examples that look wrong, by what the other images of all labels show."""
     labels = sorted({label for image in images for label in image.inside})

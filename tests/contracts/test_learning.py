@@ -15,10 +15,10 @@ from prompts.kinds import KeyedImage, PromptSet, TextPrompt
 from prompts.labels import LabelMemory
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import two_red_discs, two_shapes
-from tests.contracts.test_engines import engine
+from tests.contracts.test_engines import NAMES, engine
 
 HERE, THERE = two_shapes(), two_red_discs()
-LEARNING = ("colour", "embedded")
+LEARNING = NAMES
 BLICKET, DAX = "blicket", "dax"
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
-from backend.engines.embedded.from_memory import LEAST, Compared, Trust, meanings, worth_of_words
+from backend.engines.embedded.from_memory import LEAST, Trust, meanings, scores_of, worth_of_words
 from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, familiar, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
@@ -30,7 +30,7 @@ from prompts.encoders.embedded import TextTower
 from prompts.examples import Examples, likeness
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
-from prompts.labels import LabelMemory
+from prompts.labels import Compared, LabelMemory
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import PromptTokens
 
@@ -223,7 +223,7 @@ class EmbeddedDecoder:
         found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors)
         spoken = calibration.presence if len(memories) + len(others) == 1 else calibration.presence_among
         scores = [calibration.of_evidence(each.evidence) for each in found]
-        for k, score in compared.scores(found, memories).items():
+        for k, score in scores_of(compared, found, memories).items():
             is_told = trust[found[k].which].is_known and scores[k] >= spoken
             scores[k] = max(score, scores[k]) if is_told else score * (score >= LEAST)
         wanted = [Wanted(memory.label, TOLD) for memory in memories]

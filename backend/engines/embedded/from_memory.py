@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.embedded.from_text import Calibration, Found, above_usual, cover, logit, text_logits
-from prompts.examples import near
-from prompts.labels import LabelMemory
+from prompts.labels import Compared, LabelMemory, rivals
 
 LEAST = 0.35
 """The least score of a region of a label that was taught."""
@@ -27,63 +26,32 @@ MOST_RIVAL = 0.2
 """By so much another label has to be less alike to say everything that it can."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compared:
-    """How much every place of an image looks like what each label's examples show: mean cosines ``(L, h, w)`` with the nearest
-    places ``inside`` of them and ``outside``.
+def scores_of(compared: Compared, found: Sequence[Found], memories: Sequence[LabelMemory]) -> dict[int, float]:
+    """The IoU to expect in 0..1 of those regions, by number, that were found for a label; 0 of one that is less alike
+    than its label's regions are.
     """
-
-    inside: Tensor
-    outside: Tensor
-
-    @classmethod
-    def of(cls, grid: Tensor, memories: Sequence[LabelMemory]) -> Compared:
-        """The places of ``grid (D, h, w)`` beside those of L labels."""
-        flat, shape = grid.flatten(1).T.float(), (len(memories), *grid.shape[1:])
-        inside = torch.stack([near(flat, memory.shown.inside) for memory in memories])
-        outside = torch.stack([near(flat, memory.shown.outside) for memory in memories])
-        return cls(inside.reshape(shape), outside.reshape(shape))
-
-    def margins(self) -> Tensor:
-        """How much more places look like the inside of each label than like its outside and like any other label: differences
-        of cosines ``(L, h, w)``.
-        """
-        return self.inside - torch.maximum(self.outside, _rivals(self.inside))
-
-    def scores(self, found: Sequence[Found], memories: Sequence[LabelMemory]) -> dict[int, float]:
-        """The IoU to expect in 0..1 of those regions, by number, that were found for a label; 0 of one that is less alike
-        than its label's regions are.
-        """
-        taught = [k for k, each in enumerate(found) if each.which < len(memories)]
-        if not taught:
-            return {}
-        which = [found[k].which for k in taught]
-        share, rows = cover([found[k].answer for k in taught], self.inside), torch.arange(len(taught))
-        inside, outside = _means(self.inside, share), _means(self.outside, share)
-        alike, margin = inside[rows, which], (inside - outside)[rows, which]
-        rival = (alike - _rivals(inside.T).T[rows, which]).clamp(max=MOST_RIVAL)
-        seen = (BIAS + MARGIN * margin + RIVAL * rival + ALIKE * alike).tolist()
-        scores = {}
-        for row, k in enumerate(taught):
-            evidence, cut = found[k].evidence, memories[which[row]].threshold
-            score = seen[row] + PRESENCE * logit(evidence.presence) + QUALITY * logit(evidence.quality)
-            is_below = cut is not None and float(margin[row]) < cut.value
-            scores[k] = 0.0 if is_below else min(max(score, 0.0), 1.0)
-        return scores
+    taught = [k for k, each in enumerate(found) if each.which < len(memories)]
+    if not taught:
+        return {}
+    which = [found[k].which for k in taught]
+    share, rows = cover([found[k].answer for k in taught], compared.inside), torch.arange(len(taught))
+    inside, outside = _means(compared.inside, share), _means(compared.outside, share)
+    alike, margin = inside[rows, which], (inside - outside)[rows, which]
+    rival = (alike - rivals(inside.T).T[rows, which]).clamp(max=MOST_RIVAL)
+    seen = (BIAS + MARGIN * margin + RIVAL * rival + ALIKE * alike).tolist()
+    scores = {}
+    for row, k in enumerate(taught):
+        evidence, cut = found[k].evidence, memories[which[row]].threshold
+        score = seen[row] + PRESENCE * logit(evidence.presence) + QUALITY * logit(evidence.quality)
+        is_below = cut is not None and float(margin[row]) < cut.value
+        scores[k] = 0.0 if is_below else min(max(score, 0.0), 1.0)
+    return scores
 
 
 def _means(maps: Tensor, share: Tensor) -> Tensor:
     """The mean ``(N, L)`` of maps ``(L, h, w)`` over the ``share (N, h, w)`` of each place that regions cover."""
     weight = share.flatten(1) + 1e-6
     return weight / weight.sum(dim=1, keepdim=True) @ maps.flatten(1).T.to(weight)
-
-
-def _rivals(alike: Tensor) -> Tensor:
-    """For each row of ``alike (L, ...)`` the largest of the other rows; -1 for a single row."""
-    if len(alike) < 2:
-        return torch.full_like(alike, -1.0)
-    best = alike.topk(2, dim=0).values
-    return torch.where(alike == best[0], best[1], best[0])
 
 
 def meanings(memories: Sequence[LabelMemory], said: Sequence[Tensor | None]) -> Tensor:

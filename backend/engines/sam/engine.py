@@ -20,6 +20,7 @@ from backend.engines.sam.detectors import load_detector
 from backend.engines.sam.geometry import geometry_of_drawing
 from backend.engines.sam.networks import SAM2_CLASSES, Sam2Network, load_sam, load_sam2, load_tracker
 from backend.engines.sam.references import (
+    SURE,
     Dino,
     FoundationSpace,
     allowed_rows,
@@ -27,6 +28,7 @@ from backend.engines.sam.references import (
     pooled_embeddings,
     reference_map,
     region_embeddings,
+    scaled,
 )
 from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_sam3
 from backend.engines.sam.text_grounding import (
@@ -39,6 +41,7 @@ from backend.engines.sam.text_grounding import (
     LikeFinder,
     MapFinder,
     MapLikeFinder,
+    find_on_map,
     remove_small_regions,
     segment_everything,
 )
@@ -50,6 +53,7 @@ from backend.values.placement import Placement
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
 from prompts.kinds import Image, PromptSet
+from prompts.labels import Compared, LabelMemory, not_refuted, taught_names
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import PromptTokens
 
@@ -145,6 +149,23 @@ class FoundationDecoder:
         found += self._parts.like_finder.find_like(features, likenesses, tokens.phrases)
         rows = self._meant(features, self._rows(features, found))
         return rows[allowed_rows(features, rows, tokens, likenesses)] if len(rows) else rows
+
+    def places_of(self, features: ImageFeatures) -> Tensor:
+        """DINO's patches, which compare parts of things, or CLIP's where there is no DINO (see LearnsLabels)."""
+        return features.tensors.get("dino", features.grid)
+
+    def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
+        """What words find, and what looks like the examples of labels that were taught (see LearnsLabels)."""
+        found = self._parts.finder.find(features, tokens.phrases) if tokens.phrases else []
+        places = self.places_of(features)
+        for memory, margins in zip(memories, Compared.of(places, memories).margins(), strict=True):
+            score = scaled(margins).clamp(-SURE, SURE)
+            found += find_on_map(self._parts.decoding, features, score, memory.label)
+        rows = self._meant(features, self._rows(features, found))
+        if not len(rows):
+            return rows
+        rows = rows[allowed_rows(features, rows, tokens, ())]
+        return rows.named(taught_names(rows.labels, memories))[not_refuted(places, rows.masks, rows.labels, memories)]
 
     def _decode_everything(self, features: ImageFeatures) -> MaskSet:
         found = segment_everything(self._parts.decoding, features, self._parts.everything)

@@ -173,7 +173,7 @@ def reference_map(features: ImageFeatures, likeness: Likeness) -> Tensor:
     The margins of both spaces are divided by their own spread, so that neither drowns the other; they keep their zero, so that
     an image without such a thing stays below it.
     """
-    score = _scaled(margin(features.grid, likeness.clip))
+    score = scaled(margin(features.grid, likeness.clip))
     if likeness.dino is None:
         back = matches_back(features.grid, likeness.clip)
     else:
@@ -181,11 +181,12 @@ def reference_map(features: ImageFeatures, likeness: Likeness) -> Tensor:
         back = matches_back(patches, likeness.dino)
         shape = (patches.shape[1], patches.shape[2])
         near = torch.nn.functional.interpolate(score[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
-        score = DINO_WEIGHT * _scaled(margin(patches, likeness.dino)) + CLIP_WEIGHT * near
+        score = DINO_WEIGHT * scaled(margin(patches, likeness.dino)) + CLIP_WEIGHT * near
     return torch.where(back, score, score.clamp(max=0) - SURE).clamp(-SURE, SURE)
 
 
-def _scaled(margins: Tensor) -> Tensor:
+def scaled(margins: Tensor) -> Tensor:
+    """Differences of cosines ``(h, w)`` divided by their spread; their zero stays."""
     spread = margins.std() if margins.numel() > 1 else margins.abs().max()
     return margins / spread.clamp(min=1e-3)
 
@@ -220,7 +221,7 @@ def _names_are_right(rows: MaskSet, tokens: PromptTokens) -> NDArray[np.bool_]:
     meanings = torch.from_numpy(rows.embeddings)
     worst = (meanings @ tokens.negative_text.T).amax(dim=1)
     right = [
-        phrase is None or bool(meanings[row] @ tokens.text[tokens.phrases.index(phrase)] > worst[row])
+        phrase not in tokens.phrases or bool(meanings[row] @ tokens.text[tokens.phrases.index(phrase)] > worst[row])
         for row, phrase in enumerate(rows.labels)
     ]
     return np.array(right, np.bool_)

@@ -31,6 +31,7 @@ from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
 from prompts.kinds import Image, PromptSet
+from prompts.labels import LabelMemory, margins_of, not_refuted, taught_names
 from prompts.memory import ObjectMemory
 from prompts.space import PromptTokens
 from prompts.torch_fallbacks import with_cpu_fallback
@@ -79,6 +80,24 @@ class SeemDecoder:
             if prompts.said:
                 return outside_negatives(self._answering.words_and_references(image, mine), prompts)
             return MaskSet.empty(features.size) if prompts.drawn else self._answering.everything(image)
+
+    def places_of(self, features: ImageFeatures) -> Tensor:
+        """What every place means to the network (see LearnsLabels)."""
+        return features.grid
+
+    @with_cpu_fallback
+    def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
+        """What words find, and the segments of the image that look like examples (see LearnsLabels)."""
+        device = self._network.device
+        image, mine = SeemImage.unpack(features, self._limits, device), self._space.read(tokens).on(device)
+        with torch.inference_mode():
+            said = self._answering.words_and_references(image, mine)
+            found = self._answering.everything(image)
+            best, which = margins_of(features.grid, list(found.masks), memories).max(dim=1)
+        alike = [row for row, margin in enumerate(best.tolist()) if margin > 0]
+        shown = found[alike].named([memories[int(which[row])].label for row in alike])
+        rows = MaskSet.concatenate([said.named(taught_names(said.labels, memories)), shown], features.size)
+        return rows[not_refuted(features.grid, list(rows.masks), rows.labels, memories)]
 
     @with_cpu_fallback
     def _encode(self, image: Image) -> ImageFeatures:
