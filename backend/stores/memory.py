@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sql
@@ -15,6 +16,7 @@ from prompts.geometry import Size
 
 MOST_EXAMPLES = 200_000
 """Regions that are kept, the newest."""
+MOST_DECODED = 4_096
 MOST_FORGOTTEN = 200_000
 """Deleted annotations and tasks of which is known that they are deleted."""
 LONGEST_LABEL = 300
@@ -233,7 +235,8 @@ class MemoryBank:
             mark = marks.get((row["region"], row["verdict"] == Verdict.REJECTED), row["mark"])
             connection.execute(sql.insert(examples), {**row, "mark": mark})
         newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
-        connection.execute(sql.delete(examples).where(examples.c.id <= newest - MOST_EXAMPLES))
+        is_frozen = examples.c.id.in_(sql.select(frozen.c.example))
+        connection.execute(sql.delete(examples).where(examples.c.id <= newest - MOST_EXAMPLES, ~is_frozen))
         note_change(connection, project)
 
     def _is_forgotten(self, connection: sql.Connection, told: Submission) -> bool:
@@ -245,9 +248,15 @@ class MemoryBank:
 
 def example_of(row: Any, is_pinned: bool = False) -> Example:
     """The example of a row of ``examples``."""
-    runs = RunLengths.of_coco(row.runs, Size(row.height, row.width))
+    runs = _decoded(row.runs, row.height, row.width)
     origin = (row.project, row.task, row.annotation, row.region, row.image_url, row.label)
     return Example(*origin, runs, Verdict(row.verdict), row.annotator, row.engine, row.made_at, row.iou, is_pinned)
+
+
+@lru_cache(MOST_DECODED)
+def _decoded(counts: bytes, height: int, width: int) -> RunLengths:
+    """Runs as they are used; those of a label are asked for again whenever one more has come."""
+    return RunLengths.of_coco(counts, Size(height, width))
 
 
 def _row(example: Example) -> dict[str, Any]:
