@@ -15,6 +15,7 @@ from backend import __version__
 from backend.background import wait_for
 from backend.bulk.jobs import Jobs
 from backend.bulk.run import BulkContext
+from backend.bulk.warm import Warmer
 from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine
@@ -49,7 +50,7 @@ from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
 from backend.stores.snapshots import Snapshots
 from backend.values.errors import SetupError
-from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
+from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
 from prompts.examples import ShownImage
 from prompts.kinds import KeyedImage
@@ -155,10 +156,30 @@ def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
 def feature_cache(settings: Settings, version: str) -> FeatureCache:
     """The cache of an engine's encoded images by the settings; what it spills is read by no other engine or number format."""
     kept: torch.dtype = getattr(torch, settings.feature_cache_dtype)
+    return FeatureCache(settings.feature_cache_mib * MEBIBYTE, kept, feature_spill(settings, version))
+
+
+def feature_spill(settings: Settings, version: str) -> DiskCache[ImageFeatures]:
+    """Where encoded images lie on disk."""
     space = f"{__version__} {version} {settings.dtype} {settings.feature_cache_dtype}"
     codec = Codec("encoded images", ".features", features_to_bytes, features_from_bytes)
-    spill = DiskCache(settings.home_folder / "features", space, settings.feature_spill_mib * MEBIBYTE, codec)
-    return FeatureCache(settings.feature_cache_mib * MEBIBYTE, kept, spill)
+    return DiskCache(settings.home_folder / "features", space, settings.feature_spill_mib * MEBIBYTE, codec)
+
+
+def warmer(settings: Settings, stop: threading.Event) -> Warmer:
+    """What encodes a project's images onto disk: memory holds none of them, so that each is written at once.
+
+    Raises SetupError when the settings give them no room there.
+    """
+    if not settings.feature_spill_mib:
+        raise SetupError(
+            "encoded images have no room on disk: set MASKLOOM_FEATURE_SPILL_MIB for this command and for the server, to about "
+            "10 for each image"
+        )
+    settings = settings.model_copy(update={"feature_cache_mib": 0, "encode_batch": 1})
+    engine = engine_handle(settings)
+    spill, most_bytes = feature_spill(settings, engine.version), settings.feature_spill_mib * MEBIBYTE
+    return Warmer(bulk_images(settings, None, stop), engine.segmenter(), spill, most_bytes, stop=stop)
 
 
 def batching(settings: Settings) -> Batching:

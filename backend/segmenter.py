@@ -19,8 +19,10 @@ import torch
 from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
 from backend.labeling import label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
 from backend.telemetry import stage, turn
+from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
+from backend.values.large import LargeImage
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.examples import Regions, ShownImage, shown_image
@@ -205,7 +207,8 @@ class Segmenter:
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
-        held = self._encode_together([question.image for question in questions if _asks_for_something(question)])
+        asked = [question for question in questions if _asks_for_something(question)]
+        held = self._encode_together([each.image for each in asked if not isinstance(each.image, LargeImage)])
         return [self._answer_or_error(question, held) for question in questions]
 
     def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
@@ -229,6 +232,8 @@ class Segmenter:
             return MaskloomError(f"the engine {self.engine.name} failed: {type(error).__name__}: {error}")
 
     def _answer(self, question: Question, held: Held) -> Round:
+        if isinstance(question.image, LargeImage):
+            return answer_large(question, question.image, lambda part: self._answer_or_error(part, NOTHING))
         match question:
             case ForPrompts():
                 return Round(question.prompts, self._decode_prompts(question, held))

@@ -12,6 +12,7 @@ from backend.cli.segment import segment
 from backend.cli.serve import demo, doctor, fetch, parts, serve
 from backend.cli.terminal import say_error
 from backend.cli.video import track, video
+from backend.cli.warm import warm
 from backend.values.errors import MaskloomError, SetupError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
@@ -20,6 +21,7 @@ for command in (demo, serve, segment, track, fetch, prelabel, remember, balance,
 cli.command("eval")(evaluate)
 cli.command()(rank)
 cli.command()(export)
+cli.command()(warm)
 cli.add_typer(video, name="video")
 cli.add_typer(memory, name="memory")
 

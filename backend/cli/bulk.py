@@ -159,7 +159,7 @@ def _run(command: _Command, stop: threading.Event) -> None:
         )
     run = Run(context, job, stop=stop)
     try:
-        with _stops_on_ctrl_c(stop), shown(GpuWatch()) as watch:
+        with stops_on_ctrl_c(stop), shown(GpuWatch()) as watch:
             run.watch = watch
             progress = run.work(command.pipeline(stop))
     except Exception:
@@ -199,7 +199,7 @@ def _report(run: Run, path: Path) -> None:
 
 
 @contextmanager
-def _stops_on_ctrl_c(stop: threading.Event) -> Iterator[None]:
+def stops_on_ctrl_c(stop: threading.Event) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) lets what is under way end; the second one ends at once."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from backend.bulk.run import Progress
-from backend.cli.bulk import STOPPED, shown
+from backend.cli.bulk import STOPPED, shown, stops_on_ctrl_c
 from backend.cli.terminal import read_settings, say
 from backend.export.gather import AnnotationFilter, Pick, Review, Scope
 from backend.export.run import Export, Format, Plan, Report
@@ -67,24 +64,9 @@ def export(
 
 def _run(job: Export) -> Report | None:
     started = time.monotonic()
-    before = {number: signal.signal(number, _ask_to_stop(job.stop)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with shown(str) as watch:
-            job.watch = lambda done, total: watch(Progress(total, done, 0, done, 0, time.monotonic() - started))
-            return job.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ask_to_stop(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        say("stopping after the task at hand; once more to end at once")
-        stop.set()
-
-    return ask
+    with stops_on_ctrl_c(job.stop), shown(str) as watch:
+        job.watch = lambda done, total: watch(Progress(total, done, 0, done, 0, time.monotonic() - started))
+        return job.run()
 
 
 def _tell(report: Report, folder: Path) -> None:

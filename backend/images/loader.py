@@ -19,6 +19,7 @@ from backend.images.fetch import Fetched, Fetcher, Validators
 from backend.images.films import FilmFiles
 from backend.images.limits import MediaOptions, too_large
 from backend.images.sites import Sites
+from backend.images.windows import open_large
 from backend.telemetry import stage
 from backend.values.errors import ImageError, RemoteError, VideoError
 from prompts.kinds import Image, KeyedImage
@@ -100,7 +101,7 @@ class Media:
         self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
         self._fetcher = Fetcher(options)
         self._films = FilmFiles(options)
-        self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: image.pixels.nbytes))
+        self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: 3 * image.size.pixels))
         _keep_addresses_out_of_logs()
 
     def register(self, project: str, hostname: str | None, access_token: str | None) -> None:
@@ -148,6 +149,8 @@ class Media:
         return locate(url, self._folders, partial(self._sites.of, project), task_id)
 
     def _open(self, source: Source) -> KeyedImage:
+        if isinstance(source, LocalFile) and (large := open_large(source.path, self._options.max_pixels)) is not None:
+            return large
         return self._body(source, self._decoded.decode)
 
     def _body(self, source: Source, use: Callable[[bytes], T]) -> T:

@@ -166,8 +166,10 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
     each tag that names it. Those of one shape share an id.
     """
     shape_control, label_control, label = chosen
-    size = region.runs.size
-    for shape in SHAPES[_form(shape_control)].write_with(region.runs, task.points):
+    size, drawing = region.runs.size, task.labels.drawing_of(region.label or label, shape_control)
+    if region.runs.area < drawing.min_area and not task.points_at_one:
+        return
+    for shape in SHAPES[_form(shape_control)].write_with(drawing.refined(region.runs), task.points or drawing.points):
         common = {
             "original_width": size.width,
             "original_height": size.height,

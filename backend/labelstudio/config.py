@@ -12,12 +12,12 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from backend.labelstudio.drawing import NO_DRAWING, Drawing, read_drawing
 from backend.labelstudio.naming import Naming, read_naming
-from backend.labelstudio.shapes.base import SHAPE_NAMES, Role, read_role
+from backend.labelstudio.shapes.base import Role, read_role
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
-OUTPUT_ATTRIBUTE = "maskloom-output"
 MOST_REPEATED = 100
 """Of the items of a ``<Repeater>`` so many are read."""
 
@@ -33,14 +33,14 @@ class LabelEntry:
     A label is always answered under its value. ``predicted_values`` (comma separated) are the phrases that find it;
     without them ``hint`` is (comma separated too, and shown by the page on hover). ``alias`` is one more phrase:
     Label Studio stores the alias in place of the value, so what arrives under the alias is turned back into the value.
-    With a ``role`` it is no class but a way to prompt. ``output`` is the shape that its regions are to have, if it says so.
+    With a ``role`` it is no class but a way to prompt. ``drawing`` says how its masks are drawn, where it says so.
     """
 
     value: str
     alias: str | None = None
     phrases: tuple[str, ...] = ()
     role: Role | None = None
-    output: str = ""
+    drawing: Drawing = NO_DRAWING
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -152,7 +152,11 @@ class ImageLabels:
 
     def output_of(self, label: str | None) -> str:
         """The shape that a label asks for wherever it is written; empty when it asks for none."""
-        return self._outputs.get(label or "", "")
+        return self._drawings.get(label or "", NO_DRAWING).output
+
+    def drawing_of(self, label: str | None, control: ControlTag) -> Drawing:
+        """How masks of a label are drawn with a tag: as the label says, or else as the tag does."""
+        return self._drawings.get(label or "", NO_DRAWING).over(read_drawing(control.attributes))
 
     def role_of(self, control: object, label: str | None) -> Role | None:
         """What a region is for: by its label, whichever tag has it, or by the tag that it was drawn with."""
@@ -174,8 +178,9 @@ class ImageLabels:
         return aliases | {entry.value: entry.value for entry in self._classes}
 
     @cached_property
-    def _outputs(self) -> Mapping[str, str]:
-        return {name: entry.output for entry in reversed(self._classes) if entry.output for name in entry.names}
+    def _drawings(self) -> Mapping[str, Drawing]:
+        said = [entry for entry in reversed(self._classes) if entry.drawing != NO_DRAWING]
+        return {name: entry.drawing for entry in said for name in entry.names}
 
     @cached_property
     def _roles(self) -> Mapping[str, Role]:
@@ -332,19 +337,13 @@ def read_control(element: ElementTree.Element, found: Mapping[str, str]) -> Cont
     tags = (read_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
     entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
     read_role(found)
+    read_drawing(found)
     return ControlTag(found["name"], _split(found["toname"]), element.tag, entries, found)
 
 
 def _label_entry(found: Mapping[str, str]) -> LabelEntry:
     phrases = _split(found.get("predicted_values", "")) or _split(found.get("hint", ""))
-    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found), _read_output(found))
-
-
-def _read_output(found: Mapping[str, str]) -> str:
-    said = found.get(OUTPUT_ATTRIBUTE, "").strip().lower()
-    if said and said not in SHAPE_NAMES:
-        raise ConfigError(f"the labelling config says {OUTPUT_ATTRIBUTE}={said!r}; it can be {', '.join(SHAPE_NAMES)}")
-    return said
+    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found), read_drawing(found))
 
 
 def _split(text: str) -> tuple[str, ...]:

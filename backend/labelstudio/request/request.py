@@ -87,6 +87,11 @@ class TaskRequest:
         """How many points a polygon of the answer may have; 0 where nobody asked for a number."""
         return 0
 
+    @property
+    def points_at_one(self) -> bool:
+        """Whether somebody points at one thing, which is answered however small it is."""
+        return False
+
     def fingerprint(self) -> str:
         """A hash of everything that determines the answer; region ids and old regions do not."""
         return hashlib.blake2b(repr(self).encode(errors="surrogatepass"), digest_size=16).hexdigest()
@@ -187,6 +192,10 @@ class InteractionRequest(TaskRequest):
     @property
     def points(self) -> int:
         return self.most_points
+
+    @property
+    def points_at_one(self) -> bool:
+        return bool(self.marks or self.regions or self.typed.edits)
 
     @property
     def origin(self) -> str:
