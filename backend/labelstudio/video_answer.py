@@ -27,8 +27,8 @@ from backend.video.tracks import Barrier, Known, Track, Tracks
 from prompts.geometry import Size
 
 Json = dict[str, Any]
-Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]]]]
-"""Drawn boxes, each with the items of its sequence."""
+Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]], Sequence[int]]]
+"""Drawn boxes, each with the items of its sequence and the doubtful frames of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,13 @@ def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, mode
     """The drawn boxes with their new keyframes, under their own ids, which replaces them in the page."""
     boxes = task.labels.boxes
     result = []
-    for region, items in followed:
+    for region, items, doubts in followed:
         labelled = {} if region.label is None else {"labels": [region.label]}
         value = {**write_value(items, clock.timeline, clock.rate), **labelled}
         head = {"from_name": boxes.name if boxes else "", "to_name": task.labels.name, "type": BOXES}
-        result.append({"id": region.id, **head, "value": value})
+        numbers = ", ".join(str(clock.timeline.to_studio(frame, clock.rate)) for frame in doubts)
+        told = {"meta": {"text": [f"look at frames {numbers}"]}} if numbers else {}
+        result.append({"id": region.id, **head, **told, "value": value})
     return {"result": result, "score": 0.0, "model_version": model_version}
 
 

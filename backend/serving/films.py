@@ -32,7 +32,7 @@ from backend.values.session import ForNames, ForPrompts, Question
 from backend.video.film import Film, open_film
 from backend.video.finding import Seen, find_all
 from backend.video.keyframes import Box
-from backend.video.refining import Refined, refine
+from backend.video.refining import Refined, doubtful, refine
 from backend.video.tracks import Tracks
 from prompts.kinds import KeyedImage, PromptSet
 
@@ -97,8 +97,11 @@ class FilmAnswerer:
             return write_tracks(task, found.tracks, found.clock, version)
         except MaskloomError as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
-            failed = isinstance(task, FilmPreannotation)
-            return write_failure(str(error), version) if failed else write_note(task, str(error), version)
+            text = str(error)
+        except Exception as error:
+            log.exception("task %s of project %s", task.task_id, task.project)
+            text = f"Maskloom failed on this film ({type(error).__name__}); its log says more"
+        return write_failure(text, version) if isinstance(task, FilmPreannotation) else write_note(task, text, version)
 
     def close(self) -> None:
         """Begin nothing more, and end what is under way."""
@@ -146,7 +149,7 @@ class FilmAnswerer:
 
     def _follow_regions(self, task: FilmInteraction, until: float) -> Answer:
         """Every box of which a person set something, as far as it can be followed in time; the page sends others along."""
-        notes, followed, clock = list[str](), list[tuple[FilmRegion, list[Any]]](), None
+        notes, followed, clock = list[str](), list[tuple[FilmRegion, list[Any], list[int]]](), None
         drawn = [region for region in task.regions if region.is_given]
         if not drawn:
             return write_empty(self._engine.version)
@@ -161,7 +164,8 @@ class FilmAnswerer:
                 film = parts[0].film
                 clock = Clock(film.timeline, task.frame_rate)
                 boxes = {part.refined.frame: _box_of(part.refined) for part in parts}
-                followed.append((region, [dict(item) for item in refined_keyframes(region, boxes, clock, film.size)]))
+                items = [dict(item) for item in refined_keyframes(region, boxes, clock, film.size)]
+                followed.append((region, items, doubtful([part.refined for part in parts])))
         if clock is None:
             raise RequestError("; ".join(notes) or "nothing was followed")
         answer = write_followed(task, followed, clock, self._engine.version)

@@ -25,6 +25,11 @@ AGREES = 0.85
 AGREEING = 3
 """So many frames that agree one after another end the following: the rest is right already."""
 
+DOUBTFUL = 0.3
+MOST_DOUBTFUL = 5
+APART = 12
+"""Doubtful frames that are nearer to each other than this are one place to look at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refined:
@@ -35,6 +40,17 @@ class Refined:
     frame: int
     mask: FrameMask | None
     doubt: float
+
+
+def doubtful(refined: Sequence[Refined]) -> list[int]:
+    """The frames of the file to look at first, in order: the most doubtful ones, APART from each other."""
+    chosen: list[int] = []
+    for each in sorted(refined, key=lambda one: -one.doubt):
+        if each.doubt < DOUBTFUL or len(chosen) == MOST_DOUBTFUL:
+            break
+        if all(abs(each.frame - frame) >= APART for frame in chosen):
+            chosen.append(each.frame)
+    return sorted(chosen)
 
 
 def refine(film: Film, tracker: Tracker, barriers: Sequence[Barrier], known: Known) -> Iterator[Refined]:
