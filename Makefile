@@ -50,7 +50,7 @@ test-slow: .venv/for-development ## run the other tests: full-size models, sever
 
 test-lowest: .venv/for-development ## run the tests of the web part with the lowest versions of it that the package allows
 	$(BIN)/python -m pip install --quiet --upgrade --target .lowest $$($(BIN)/python tests/lowest.py)
-	PYTHONPATH=.lowest $(BIN)/python -m pytest -q -m "$(FAST)" tests/backend/test_app.py tests/backend/test_door.py \
+	PYTHONPATH=.lowest $(BIN)/python -m pytest -q -W ignore::DeprecationWarning -m "$(FAST)" tests/backend/test_app.py tests/backend/test_door.py \
 		tests/backend/test_jobs_api.py tests/backend/serving tests/backend/images tests/backend/values/test_settings.py
 
 sbom: .venv/for-run ## write what the package consists of, with versions and licences (CycloneDX), to sbom.json
