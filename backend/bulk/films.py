@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backend.bulk.values import FoundRegion, ItemResult
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.answer import number_regions, repeatable_answer
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.video import FilmPreannotation

@@ -17,7 +17,7 @@ from backend import pictures as pages
 from backend.background import overlap
 from backend.bulk.recipe import BulkJob
 from backend.bulk.values import ItemResult
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.segmenter import EngineSource
 from backend.serving.versions import FrozenMemory, Memories, Teach, teach_nothing

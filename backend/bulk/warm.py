@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.caches import DiskCache
 from backend.export.regions import images_of
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError

@@ -14,7 +14,7 @@ from backend.background import AwayError, overlap
 from backend.bulk.films import LoadedFilm, find_in_film, load_film
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.answer import (
     Names,
     names_of,

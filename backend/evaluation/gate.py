@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.segmenter import Segmenter
 from backend.serving.versions import FrozenMemory, Teach, teach_nothing
 from backend.values.errors import MaskloomError

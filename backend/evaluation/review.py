@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import DrawnRegion, read_regions

@@ -20,8 +20,8 @@ from backend.export.formats import YOLO_SUFFIXES, PngKind, side_of, whole, write
 from backend.export.gather import Scope, TaskReader
 from backend.export.lines import FileNames, LeftOut, Lines, TaskLine, digest_of, disk_at
 from backend.export.regions import images_of
-from backend.images import ImageSource
 from backend.images.decode import FORMATS
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.config import read_config
 from backend.values.errors import ImageError, MaskloomError, RequestError

@@ -1,7 +1,7 @@
 """A task's image: from what the task's data says to an upright RGB array, wherever the image lies."""
 
 from backend.images.decode import SUFFIXES
-from backend.images.limits import MediaOptions
-from backend.images.loader import ImageSource, Media
+from backend.images.limits import ImageSource, MediaOptions
+from backend.images.loader import Media
 
 __all__ = ["SUFFIXES", "ImageSource", "Media", "MediaOptions"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from backend.values.errors import ImageError
+from prompts.kinds import KeyedImage
 
 URL_SETTING = "MASKLOOM_LABEL_STUDIO_URL"
 TOKEN_SETTING = "MASKLOOM_LABEL_STUDIO_TOKEN"
@@ -60,3 +62,23 @@ def check_pixels(width: int, height: int, most_pixels: int) -> None:
             f"it has {width} x {height} pixels, more than the limit of {most_pixels:,}; "
             f"raise {PIXELS_SETTING} if it is meant to be read"
         )
+
+
+class ImageSource(Protocol):
+    """Whoever gives the images of tasks: these over the network and from disk, or a source that wraps them."""
+
+    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
+        """The upright image with its key. Raises ImageError or RemoteError where it cannot be had."""
+        ...
+
+    def read(self, url: str, project: str, task_id: str | None) -> bytes:
+        """The file of an image as it is stored. Raises like ``load``."""
+        ...
+
+    def film(self, url: str, project: str, task_id: str) -> Path:
+        """The video file of a task, on this machine. Raises VideoError or RemoteError where it cannot be had."""
+        ...
+
+    def close(self) -> None:
+        """End the connections."""
+        ...

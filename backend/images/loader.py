@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from backend.caches import Bounds, Codec, DiskCache, SingleFlight
 from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
@@ -68,26 +68,6 @@ class DecodedImages:
 T = TypeVar("T")
 UNVOUCHED_LIFETIME_S = 60.0
 """How long a file is used again that came without validators, so that its server cannot be asked whether it changed."""
-
-
-class ImageSource(Protocol):
-    """Whoever gives the images of tasks: these over the network and from disk, or a source that wraps them."""
-
-    def load(self, url: str, project: str, task_id: str | None) -> KeyedImage:
-        """The upright image with its key. Raises ImageError or RemoteError where it cannot be had."""
-        ...
-
-    def read(self, url: str, project: str, task_id: str | None) -> bytes:
-        """The file of an image as it is stored. Raises like ``load``."""
-        ...
-
-    def film(self, url: str, project: str, task_id: str) -> Path:
-        """The video file of a task, on this machine. Raises VideoError or RemoteError where it cannot be had."""
-        ...
-
-    def close(self) -> None:
-        """End the connections."""
-        ...
 
 
 class Media:

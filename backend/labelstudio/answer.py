@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from backend.labelstudio.config import ControlTag, ImageLabels, read_config
-from backend.labelstudio.request.context import MESSAGE_SIGN
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
+from backend.labelstudio.request.typed import MESSAGE_SIGN
 from backend.labelstudio.shapes import SHAPES
 from backend.labelstudio.shapes.base import OURS
 from backend.labelstudio.video_config import VideoLabels, read_videos

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.labelstudio.answer import NO_NAMES
-from backend.labelstudio.request.edits import Edit, Verb, done_in_order
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
+from backend.labelstudio.request.typed import Edit, Verb, done_in_order
 from backend.labelstudio.shapes import covers_pixels
 from backend.labelstudio.shapes.base import OURS, region_kind
 from backend.serving.history import page_key

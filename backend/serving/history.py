@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.base import Role

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from backend.caches import Bounds, SingleFlight
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labeling import drop_known
 from backend.labelstudio.answer import names_of
 from backend.labelstudio.project_options import ProjectOptions

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from backend.background import Worker
 from backend.caches import Bounds, DiskCache, SingleFlight
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.request.request import TaskRequest
 from backend.segmenter import EngineSource, Segmenter
 from backend.serving.learnt import (

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from backend.caches import Codec
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.masks import RunLengths

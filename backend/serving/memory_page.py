@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from backend import pictures
 from backend.background import Worker
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.pictures import Html
 from backend.serving.learnt import MOST_IMAGES
 from backend.serving.versions import Memories

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from backend.caches import Bounds, SingleFlight
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.answer import names_of
 from backend.labelstudio.project_options import ProjectOptions, question_about
 from backend.labelstudio.request.request import PreannotationRequest

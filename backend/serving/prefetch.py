@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.background import Worker
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.labelstudio.request.request import TaskRequest, is_interactive, read_predict
 from backend.segmenter import EngineSource

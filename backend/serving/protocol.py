@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.answer import write_empty
 from backend.labelstudio.request.event import EventRequest, read_event
 from backend.labelstudio.shapes.painted import write_bitmask

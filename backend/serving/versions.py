@@ -9,7 +9,7 @@ from copy import copy
 from typing import Any, Protocol
 
 from backend.caches import DiskCache
-from backend.images import ImageSource
+from backend.images.limits import ImageSource
 from backend.labelstudio.api import Project
 from backend.segmenter import Segmenter
 from backend.serving.learning import Learning

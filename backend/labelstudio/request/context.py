@@ -1,17 +1,13 @@
-"""Which of the regions that the page sends along with a request are prompts, and what they and a typed line say.
-
-A line has phrases, "this" for what is marked, "like this" or "like cup" for examples, and words that edit masks.
-"""
+"""Which of the regions that the page sends along with a request are prompts, and what they say."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend.labelstudio.config import ImageLabels, LabelConfig
-from backend.labelstudio.request.edits import Edit, read_edit
-from backend.labelstudio.shapes import RegionMark, TypedReference
+from backend.labelstudio.request.typed import MESSAGE_SIGN, Typed, read_typed
+from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
     Json,
@@ -29,84 +25,6 @@ from backend.labelstudio.shapes.base import (
 )
 from backend.labelstudio.shapes.marks import SMART, BoxMark, Mark, read_box, read_smart, sign
 from backend.values.errors import RequestError
-from prompts.kinds import TextPrompt, read_phrases, split_phrases
-from prompts.phrases import LabelPhrases, Vocabulary, in_words
-
-_LIKE = re.compile(r"^(?:(?P<phrase>\S.*?)\s+)??like\s+(?P<whom>\S.*)$", re.IGNORECASE)
-_EVERYTHING = re.compile(r"^(?:(?:find|segment)\s+)?(?:all|every|everything|any)(?:\s+of\s+them)?$", re.IGNORECASE)
-Names = Mapping[str, LabelPhrases]
-"""Labels by their names."""
-
-THIS = frozenset({"this", "that", "these", "it"})
-
-
-@dataclass(frozen=True, slots=True)
-class Typed:
-    """What was typed: the phrases and the references, each once, whether "this" asks for what is marked, and the edits in
-    order; ``said_by`` is the id of the text prompt.
-    """
-
-    texts: tuple[TextPrompt, ...] = ()
-    references: tuple[TypedReference, ...] = ()
-    asks_for_marked: bool = False
-    edits: tuple[Edit, ...] = ()
-    said_by: str = field(default="", compare=False, repr=False)
-
-    @property
-    def only_edits(self) -> bool:
-        """Whether nothing is to be found, but what is shown or drawn already is to be changed."""
-        return bool(self.edits) and not (self.texts or self.references or self.asks_for_marked)
-
-
-def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
-    """Read the lines of a text prompt.
-
-    A label of the config is that label, whatever words it has ("not red", "like new"), and all the phrases that find it.
-    Otherwise "cup, not the saucer" are two phrases; "this" alone says nothing but to answer what is marked on the image; "like
-    this", "all like this" and "cup like this" ask for what resembles the reference regions, "like cup" for what resembles the
-    regions that have the label cup, and "not like cup" for what does not. Edits are words like "grow 2" (see edits).
-    """
-    if not (lines := tuple(lines)):
-        return Typed()
-    names = {name: entry for entry in reversed(labels.entries) for name in (in_words(entry.label), entry.label)}
-    parts = [
-        _read_part(part, names) for line in lines for part in ([line.strip()] if _find(line, names) else split_phrases(line))
-    ]
-    texts = dict.fromkeys(text for part in parts for text in part.texts)
-    references = dict.fromkeys(reference for part in parts for reference in part.references)
-    edits = tuple(edit for part in parts for edit in part.edits)
-    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts), edits)
-
-
-def _read_part(part: str, names: Names) -> Typed:
-    """What stands between two commas: a label, or a phrase that may be negative and may tell what the thing resembles."""
-    if entry := _find(part, names):
-        return Typed(_phrases(TextPrompt(part), entry))
-    if edit := read_edit(part, lambda text: found.label if (found := _find(text, names)) else None):
-        return Typed(edits=(edit,))
-    prompt = next(iter(read_phrases(part)), None)
-    if prompt is None:
-        return Typed()
-    found = _LIKE.match(prompt.phrase) if not _find(prompt.phrase, names) else None
-    references = (TypedReference(None if found["whom"].lower() in THIS else found["whom"], prompt.positive),) if found else ()
-    phrase = found["phrase"] if found else prompt.phrase
-    if not phrase or phrase.lower() in THIS or (found and _EVERYTHING.match(phrase)):
-        return Typed((), references, prompt.phrase.lower() in THIS)
-    return Typed(_phrases(TextPrompt(phrase, prompt.positive), _find(phrase, names)), references)
-
-
-def _phrases(prompt: TextPrompt, entry: LabelPhrases | None) -> tuple[TextPrompt, ...]:
-    """A phrase or, when it is the name of a label, every phrase of that label."""
-    return (prompt, *(TextPrompt(phrase, prompt.positive) for phrase in (entry.phrases[1:] if entry else ())))
-
-
-def _find(text: str, names: Names) -> LabelPhrases | None:
-    """The label that a text names, in its own spelling or in words."""
-    return names.get(text.strip()) or names.get(in_words(text))
-
-
-MESSAGE_SIGN = "\N{WARNING SIGN}"
-"""What our own messages in a TextArea begin with, so that they are not read as prompts when they come back."""
 
 MOST_PAGES = 1_000_000
 

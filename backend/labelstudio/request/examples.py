@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.labelstudio.config import ImageLabels
-from backend.labelstudio.shapes import RegionMark, TypedReference, marks, shape_of
+from backend.labelstudio.request.typed import TypedReference
+from backend.labelstudio.shapes import RegionMark, marks, shape_of
 from backend.labelstudio.shapes.base import (
     OF_REFERENCES,
     OF_THE_OBJECT,

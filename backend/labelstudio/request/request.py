@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
-from backend.labelstudio.request.context import Context, Typed, current_marks, read_context
+from backend.labelstudio.request.context import Context, current_marks, read_context
 from backend.labelstudio.request.examples import (
     ReferenceRequest,
     marks_of_the_object,
@@ -18,6 +18,7 @@ from backend.labelstudio.request.examples import (
     reference_requests,
     result_marks,
 )
+from backend.labelstudio.request.typed import Typed
 from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
 from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import Json, Role, annotator, mappings, newest_draft, saved_at, saved_ids

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from backend.labelstudio.config import lookup
-from backend.labelstudio.request.context import MESSAGE_SIGN, Typed, read_typed
+from backend.labelstudio.request.typed import MESSAGE_SIGN, Typed, read_typed
 from backend.labelstudio.shapes.base import Json, label_of, mappings, newest_draft, read_value, region_id, regions_of
 from backend.labelstudio.shapes.video_rectangle import BoxKeyframe, read
 from backend.labelstudio.video_config import BOXES, VideoLabels, read_videos

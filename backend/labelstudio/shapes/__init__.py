@@ -182,11 +182,3 @@ class RegionMark:
     def runs(self, size: Size) -> RunLengths:
         """What it covers. Raises RequestError when the region cannot be read."""
         return runs_of(self.item, size)
-
-
-@dataclass(frozen=True, slots=True)
-class TypedReference:
-    """ "Like cup": what resembles the regions accepted under ``label`` is meant or, when it is None, the reference regions."""
-
-    label: str | None
-    positive: bool = True

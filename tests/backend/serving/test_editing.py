@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.labelstudio.request.edits import Edit, Verb
+from backend.labelstudio.request.typed import Edit, Verb
 from backend.labelstudio.shapes import mask_of
 from backend.serving.editing import Piece, Pieces, apply
 from backend.values.masks import Masks, Region, RunLengths

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.request.context import Typed, read_typed
-from backend.labelstudio.shapes import TypedReference
+from backend.labelstudio.request.typed import Typed, TypedReference, read_typed
 from backend.labelstudio.shapes.base import annotator, saved_ids, submitted_ids
 from prompts.kinds import TextPrompt
 from prompts.phrases import LabelPhrases, Vocabulary

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.request.context import read_typed
-from backend.labelstudio.request.edits import MOST_EDITS, Edit, Verb, done_in_order, read_edit
+from backend.labelstudio.request.typed import MOST_EDITS, Edit, Verb, done_in_order, read_edit, read_typed
 from prompts.phrases import LabelPhrases, Vocabulary
 
 LABELS = ("cup", "More", "coffee table", "grow 2", "12 points")
