@@ -15,10 +15,11 @@ from backend.values.errors import MaskloomError, RequestError
 from backend.values.large import Box, LargeImage
 from backend.values.masks import Masks, MaskSet, RunLengths, best_first
 from backend.values.session import ForPrompts, Question, Round
-from prompts.geometry import BoolArray, Size, mask_box
+from prompts.geometry import BoolArray, Size, mask_box, size_of
 from prompts.kinds import (
     BoxPrompt,
     Image,
+    KeyedImage,
     MaskPrompt,
     PointPrompt,
     PolygonPrompt,
@@ -237,6 +238,25 @@ def _same(pieces: Sequence[_Piece], here: list[int], there: list[int], shared: B
                 both, either = int((mask & other).sum()), int((mask | other).sum())
                 if either and both / either > SAME_IN_OVERLAP:
                     yield first, second
+
+
+def overview(image: KeyedImage, masks: MaskSet) -> tuple[Image, MaskSet]:
+    """An image and its masks to look at: as they are or, of a large image, of every so-manieth row and column."""
+    if not isinstance(image, LargeImage):
+        return image.pixels, masks
+    height, width = image.size.height, image.size.width
+    step = -(-max(height, width) // LARGEST_WINDOW)
+    picture = image.window((0, 0, width, height), step).pixels
+    small = Masks(size_of(picture), tuple(_shrunk(runs, step) for runs in masks.masks.runs))
+    return picture, replace(masks, masks=small)
+
+
+def _shrunk(runs: RunLengths, step: int) -> RunLengths:
+    """The pixels of a mask in every so-manieth row and column."""
+    (rows, columns), window = runs.window()
+    top, left = -rows.start % step, -columns.start % step
+    small = Size(-(-runs.size.height // step), -(-runs.size.width // step))
+    return RunLengths.placed(window[top::step, left::step], ((columns.start + left) // step, (rows.start + top) // step), small)
 
 
 def united(runs: Sequence[RunLengths], size: Size) -> RunLengths:

@@ -29,6 +29,7 @@ from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.serving.versions import Teach, teach_nothing
 from backend.stores.ledger import Item, in_batches
+from backend.tiling import overview
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
 from backend.values.session import Question, Round
@@ -138,13 +139,14 @@ class Worker:
 
     def _write(self, done: SegmentedItem, version: str) -> ItemResult:
         loaded, form = done.loaded, self._recipe.form
+        picture, shown = overview(loaded.images[0], done.masks[0])
         predictions = self._predictions(done, version) if form is Form.PREDICTION else []
         return ItemResult(
             loaded.item,
             done.masks[0].size,
             [_found(masks, row, form) for masks in done.masks for row in range(len(masks))],
             _repeatable(write_together(predictions, version), loaded) if predictions else {},
-            thumbnail(loaded.images[0].pixels, done.masks[0].masks),
+            thumbnail(picture, shown.masks),
         )
 
     def _predictions(self, done: SegmentedItem, version: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from PIL import Image as PillowImage
 
 from backend.cli.terminal import read_settings, say
 from backend.pictures import PALETTE, paint_masks, write_name
+from backend.tiling import overview
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet, RunLengths
 from backend.values.session import ForPrompts
@@ -121,15 +122,17 @@ class PhotoPrompts:
 
 @dataclass(frozen=True, slots=True)
 class PhotoAnswer:
-    """The masks of one photo."""
+    """The masks of one photo; of one too large to be held, ``shown`` are its masks on the shrunk ``image``."""
 
     image: Image
     masks: MaskSet
+    shown: MaskSet | None = None
 
     def overlay(self) -> Image:
         """The photo ``(H, W, 3)`` with each mask in a colour of its own and its name beside it."""
-        picture = paint_masks(self.image, self.masks.masks)
-        for row, region in enumerate(self.masks):
+        shown = self.masks if self.shown is None else self.shown
+        picture = paint_masks(self.image, shown.masks)
+        for row, region in enumerate(shown):
             write_name(picture, region.mask, f"{region.label or 'object'} {region.score:.2f}", PALETTE[row % len(PALETTE)])
         return picture
 
@@ -173,7 +176,8 @@ def segment_photo(path: Path, prompts: PhotoPrompts, load: LoadImage, segmenter:
     (done,) = segmenter.segment([ForPrompts(image, prompts.read(image.size, load))])
     if isinstance(done, MaskloomError):
         raise done
-    return PhotoAnswer(image.pixels, done.masks)
+    picture, shown = overview(image, done.masks)
+    return PhotoAnswer(picture, done.masks, shown)
 
 
 def _numbers(text: str, option: str) -> list[float]:

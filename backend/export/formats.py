@@ -206,9 +206,9 @@ def side_of(url: str, val_share: float) -> str:
     return "val" if drawn < val_share else "train"
 
 
-def yolo_line(row: MaskRow, number: int, image: ImageRow) -> str:
+def yolo_line(row: MaskRow, number: int, size: Size) -> str:
     """A mask in YOLO's format (https://docs.ultralytics.com/datasets/segment/): its label's number and a ring in 0..1."""
-    ring = outline(row.mask(image.size)) / (image.width, image.height)
+    ring = outline(row.mask(size)) / (size.width, size.height)
     return f"{number} {' '.join(f'{value:.6g}' for value in ring.ravel())}\n"
 
 
@@ -224,7 +224,7 @@ def write_yolo(lines: Iterable[TaskLine], folder: Path, labels: Sequence[str], v
             sides[side] += 1
             for part, rows in (("labels", image.masks), ("predictions", image.predicted)):
                 if part == "labels" or rows:
-                    text = "".join(yolo_line(row, numbers[row.label], image) for row in rows if row.label in numbers)
+                    text = "".join(yolo_line(row, numbers[row.label], image.size) for row in rows if row.label in numbers)
                     _write_text(folder / part / side / f"{Path(image.name).stem}.txt", text)
     train = "images/train" if sides["train"] else "images/val"
     val = "images/val" if sides["val"] else train
@@ -255,7 +255,7 @@ def _write_png(path: Path, image: ImageRow, rows: Sequence[MaskRow], numbers: di
     ordered = sorted((row for row in rows if row.label in numbers), key=lambda row: (-row.area, row.score))
     values = range(1, len(ordered) + 1) if kind is PngKind.INSTANCE else [numbers[row.label] for row in ordered]
     most = len(ordered) if kind is PngKind.INSTANCE else len(numbers)
-    canvas = paint(((row.mask(image.size), value) for row, value in zip(ordered, values, strict=True)), image, most)
+    canvas = paint(((row.mask(image.size), value) for row, value in zip(ordered, values, strict=True)), image.size, most)
     picture = PillowImage.fromarray(canvas)
     if kind is PngKind.PALETTE and canvas.dtype == np.uint8:
         picture.putpalette(colours())
@@ -267,9 +267,9 @@ def _write_png(path: Path, image: ImageRow, rows: Sequence[MaskRow], numbers: di
     return dict(zip(values, (row.label for row in ordered), strict=True)) if kind is PngKind.INSTANCE else {}
 
 
-def paint(masks: Iterable[tuple[NDArray[np.bool_], int]], image: ImageRow, most: int) -> Numbers:
+def paint(masks: Iterable[tuple[NDArray[np.bool_], int]], size: Size, most: int) -> Numbers:
     """Masks as numbers ``(H, W)``, later ones over earlier ones; 16 bits where a number may be larger than 255."""
-    canvas: Numbers = np.zeros((image.height, image.width), np.uint8 if most < 256 else np.uint16)
+    canvas: Numbers = np.zeros((size.height, size.width), np.uint8 if most < 256 else np.uint16)
     for mask, value in masks:
         canvas[mask] = value
     return canvas

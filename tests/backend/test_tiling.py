@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from backend.assemble import engine_handle
 from backend.images.windows import open_large
 from backend.segmenter import Segmenter
-from backend.tiling import tiles_of, united, window_around
+from backend.tiling import overview, tiles_of, united, window_around
 from backend.values.errors import MaskloomError
 from backend.values.large import LargeImage
 from backend.values.masks import MaskSet, RunLengths
@@ -155,3 +155,13 @@ def test_an_image_that_can_be_held_is_never_cut(segmenter: Segmenter) -> None:
     pixels[170:230, 20:380] = RED
     found = asked(segmenter, ForPrompts(KeyedImage.of(pixels), PromptSet((TextPrompt("red"),))))
     assert len(found) == 1
+
+
+def test_an_overview_shows_masks_where_they_lie(
+    image: LargeImage, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.tiling.LARGEST_WINDOW", 170)
+    found = asked(segmenter, ForPrompts(image, PromptSet((TextPrompt("red"),))))
+    picture, shown = overview(image, found)
+    assert picture.shape == (167, 167, 3)
+    assert np.array_equal(shown.masks.union(), (picture == RED).all(axis=2))

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from backend.bulk.values import Form, ItemResult, decode_mask
-from backend.labelstudio.shapes import outlined
-from backend.pictures import PALETTE
+from backend.bulk.values import Form, FoundRegion, ItemResult, decode_mask
+from backend.export.formats import coco_annotation, colours, paint, yolo_line
+from backend.export.lines import MaskRow
 from backend.stores.ledger import Item
 from backend.values.errors import SetupError
-from backend.values.masks import RunLengths
 
 Json = dict[str, Any]
 
@@ -147,14 +144,7 @@ def coco_file(path: Path, labels: Sequence[str], name_of: Callable[[Item], str],
             raise ValueError(f"expected a result with a size, got none for {result.item.key}")
         size = [result.size.height, result.size.width]
         annotations = [
-            {
-                "category_id": numbers[region.label],
-                "segmentation": {"size": size, "counts": region.rle},
-                "bbox": list(region.box),
-                "area": region.pixels,
-                "score": region.score,
-                "iscrowd": 0,
-            }
+            {**coco_annotation(_row(region), numbers[region.label], result.size), "score": region.score}
             for region in result.regions
             if region.label in numbers
         ]
@@ -247,25 +237,25 @@ class FilesSink:
         return self.folder / self.place(key)
 
 
+def _row(region: FoundRegion) -> MaskRow:
+    """A region as exports write it."""
+    return MaskRow(region.label, region.score, region.pixels, region.box, region.rle)
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
 def yolo_folder(folder: Path, labels: Sequence[str], shares_stem: Callable[[str], bool]) -> FilesSink:
-    """YOLO's segmentation labels (https://docs.ultralytics.com/datasets/segment/): a line for every polygon, the number of its
-    label and its points in 0..1. A mask of several parts gives several lines; a hole is opened by a slit. ``cats/a.jpg`` has
-    its lines in ``cats/a.txt``, as YOLO looks for them; one that ``shares_stem`` with another image, which YOLO would take for
-    the same, in ``cats/a.jpg.txt``.
+    """YOLO's segmentation labels: a line for every mask, as exports have it. ``cats/a.jpg`` has its lines in ``cats/a.txt``, as
+    YOLO looks for them; one that ``shares_stem`` with another image, which YOLO would take for the same, in
+    ``cats/a.jpg.txt``.
     """
     numbers = {label: number for number, label in enumerate(labels)}
 
     def save(result: ItemResult, path: Path) -> None:
-        lines = []
-        for region in result.regions:
-            if result.size is not None and region.label in numbers:
-                for shape in outlined.write_polygon(RunLengths.of(decode_mask(region.rle, result.size))):
-                    points = np.asarray(shape.value["points"], np.float64).ravel() / 100
-                    lines.append(f"{numbers[region.label]} {' '.join(f'{value:.6f}' for value in points)}\n")
+        known = [region for region in result.regions if region.label in numbers]
+        lines = [yolo_line(_row(region), numbers[region.label], result.size) for region in known if result.size is not None]
         path.write_text("".join(lines), encoding="ascii")
 
     def describe(target: Path) -> None:
@@ -286,18 +276,15 @@ def png_folder(folder: Path, labels: Sequence[str]) -> FilesSink:
     ``cats/a.jpg`` has its PNG at ``cats/a.jpg.png``.
     """
     numbers = {label: number for number, label in enumerate(labels, start=1)}
-    kind = np.uint8 if len(labels) < 256 else np.uint16
 
     def save(result: ItemResult, path: Path) -> None:
         if result.size is None:
             return
-        canvas: NDArray[np.uint8 | np.uint16] = np.zeros((result.size.height, result.size.width), kind)
-        for region in sorted(result.regions, key=lambda region: region.score):
-            if region.label in numbers:
-                canvas[decode_mask(region.rle, result.size)] = numbers[region.label]
-        picture = PillowImage.fromarray(canvas)
-        if kind is np.uint8:
-            picture.putpalette([0, 0, 0, *(channel for row in range(255) for channel in PALETTE[row % len(PALETTE)])])
+        ordered = sorted((each for each in result.regions if each.label in numbers), key=lambda region: region.score)
+        masks = ((decode_mask(region.rle, result.size), numbers[region.label]) for region in ordered)
+        picture = PillowImage.fromarray(paint(masks, result.size, len(labels)))
+        if picture.mode == "L":
+            picture.putpalette(colours())
         picture.save(path, "PNG")
 
     def describe(target: Path) -> None:
