@@ -80,7 +80,7 @@ def test_what_comes_while_the_device_is_busy_is_the_next_batch_of_a_bounded_size
     encoder, device = Counting(), threading.Lock()
     queue = EncodeQueue(encoder, device, Batching(4, 0.0))
     device.acquire()
-    release = threading.Thread(target=lambda: (until(lambda: queue._images_waiting() == 10), device.release()))
+    release = threading.Thread(target=lambda: (until(lambda: queue.images_waiting == 10), device.release()))
     release.start()
     answers = ask_all(queue, *((value,) for value in range(10)))
     release.join()
