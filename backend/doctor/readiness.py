@@ -174,4 +174,4 @@ class Readiness:
 
 def in_address(problem: str) -> str:
     """A problem as the end of an address. Of a failed setup Label Studio shows the address alone, never the answer."""
-    return quote("_".join(problem.split())[:MOST_IN_ADDRESS], safe="_,.:;'()=-")
+    return quote("_".join(problem.split())[:MOST_IN_ADDRESS], safe="/_,.:;'()=-")

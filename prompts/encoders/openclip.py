@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -121,10 +120,9 @@ class OpenClip:
         return vectors.T.reshape(-1, rows, columns).cpu()
 
     def _pixels(self, image: Image, height: int, width: int) -> Tensor:
-        """The input ``(1, 3, height, width)``."""
-        shrinks = height * width < image.shape[0] * image.shape[1]
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-        pixels = torch.from_numpy(resized.astype(np.float32) / 255).permute(2, 0, 1)
+        """The input ``(1, 3, height, width)``, bicubic with antialiasing as CLIP's own preprocessing."""
+        whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        pixels = functional.interpolate(whole, (height, width), mode="bicubic", antialias=True)[0].float() / 255
         mean, std = (torch.tensor(values)[:, None, None] for values in (self._mean, self._std))
         return ((pixels - mean) / std)[None].to(self.device)
 

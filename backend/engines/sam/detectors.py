@@ -56,10 +56,15 @@ def network_input(tensors: Mapping[str, Tensor], size: Size, device: torch.devic
 
 
 def fit(size: Size, shortest: int, longest: int) -> Size:
-    """A size of the same proportions whose shorter side is ``shortest``, if its longer one then is no more than ``longest``."""
+    """A size of the same proportions whose shorter side is ``shortest``, if its longer one then is no more than ``longest``:
+    the shorter side is rounded, the longer one truncated, as DETR's processors do.
+    """
     low, high = sorted((size.height, size.width))
-    scale = min(shortest / low, longest / high)
-    return Size(max(round(size.height * scale), 1), max(round(size.width * scale), 1))
+    exact = shortest if high / low * shortest <= longest else longest * low / high
+    if round(exact) == low:
+        return size
+    short, long = max(round(exact), 1), max(int(exact * high / low), 1)
+    return Size(short, long) if size.height <= size.width else Size(long, short)
 
 
 def boxes_of(centred: Tensor, scores: Tensor, phrases: Sequence[str], threshold: float, scale: tuple[float, float]) -> Boxes:
