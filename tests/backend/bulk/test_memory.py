@@ -14,6 +14,7 @@ from backend.bulk.run import BulkContext
 from backend.bulk.spec import JobSpec
 from backend.bulk.values import Target
 from backend.labelstudio.shapes import painted, read_regions
+from backend.serving.versions import Memories
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
@@ -118,16 +119,28 @@ def test_a_deleted_annotation_takes_its_version_away_and_with_it_the_effect(doub
         prelabel(double, tmp_path, "1")
 
 
-def test_a_version_that_finds_less_is_not_used_and_its_wrong_region_is_named(double: StudioDouble, tmp_path: Path) -> None:
+def test_a_region_under_a_wrong_label_is_named_and_costs_nothing(double: StudioDouble, tmp_path: Path) -> None:
     accepted_on(double, tmp_path, 1, 2, 3)
     prelabel(double, tmp_path)
     annotate(double, tmp_path, 4, {"blarg": "red"})
     memories = parts_of(double, tmp_path).memories
     assert memories is not None
-    frozen, is_used = memories.freeze(KEY)
+    frozen, _ = memories.freeze(KEY)
     assert frozen is not None
     doubtful = [(each["task"], each["region"], each["looks_like"]) for each in frozen.report["doubtful"]]
     assert ("4", "r4blarg", "zorp") in doubtful
+    made = made_by(double, prelabel(double, tmp_path))
+    regions = {region.label: region.mask for region in read_regions(made[7])}
+    assert all(same(regions[label], drawn(7).shapes[shape]) for label, shape in TRUTH.items())
+
+
+def test_a_version_that_the_gate_finds_worse_is_not_used(double: StudioDouble, tmp_path: Path) -> None:
+    accepted_on(double, tmp_path, 1, 2, 3)
+    prelabel(double, tmp_path)
+    annotate(double, tmp_path, 4)
+    strict = Memories(*stores(tmp_path), lambda memory, before: {"is_no_worse": before is None}, lambda project: KEY)
+    frozen, is_used = strict.freeze(KEY)
+    assert frozen is not None
     assert (frozen.n, is_used) == (2, False)
     assert prelabel(double, tmp_path) == "colour-1+memory@1"
 
