@@ -13,7 +13,7 @@ from torch import Tensor
 from backend.engines.embedded.from_text import Calibration, Found, above_usual, cover, logit, text_logits
 from prompts.labels import Compared, LabelMemory, rivals
 
-LEAST = 0.35
+LEAST = 0.4
 """The least score of a region of a label that was taught."""
 BIAS, PRESENCE, QUALITY, MARGIN, RIVAL, ALIKE = -0.215, 0.079, 0.057, 0.466, 0.333, 0.522
 """What speaks for a region, to the IoU to expect: least squares over regions of photos of names that no figure is reported on.
