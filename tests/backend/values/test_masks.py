@@ -228,7 +228,7 @@ scores = np.linspace(0.9, 0.5, count).astype(np.float32)
 vectors = np.tile(np.array([0.5, 0.5, 0.5, 0.5], np.float32), (count, 1))
 masks = MaskSet(Masks.of(regions(), size), scores, (None,) * count, small, vectors)
 space = JointSpace("colour", ColourTextEncoder())
-labelled = suppress_duplicates(label_masks(masks, Vocabulary.from_names(["red", "blue"]), None, space))
+labelled = suppress_duplicates(label_masks(masks, Vocabulary.from_names(["red", "blue"]), space))
 assert len(labelled) == count, len(labelled)
 for mode in (Mode.INSTANCE, Mode.PANOPTIC, Mode.SEMANTIC):
     done = PreannotationOptions(mode, thresholds={"red": 0.1}, min_area=5, containment=0.99).apply(labelled)
