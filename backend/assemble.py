@@ -74,7 +74,7 @@ def engine_handle(settings: Settings) -> EngineHandle:
     options = EngineOptions(settings.home_folder, settings.placement, settings.weights, refiner)
 
     def start(engine: Engine) -> Segmenter:
-        return Segmenter(engine, feature_cache(settings, engine.version), batching(settings))
+        return Segmenter(engine, feature_cache(settings, engine.version), batching(settings), settings.tile_px)
 
     return EngineHandle(find_engine(settings.engine), options, start)
 

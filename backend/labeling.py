@@ -10,11 +10,18 @@ from torch import Tensor
 
 from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
 from prompts.geometry import BoolArray
+from prompts.kinds import PromptSet, TextPrompt
 from prompts.labels import LabelMemory, margins_of
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
 
 SAME_REGION_IOU = 0.7
+
+
+def ask_for(vocabulary: Vocabulary) -> PromptSet:
+    """Every phrase of every label as a text prompt."""
+    phrases = dict.fromkeys(phrase for entry in vocabulary.entries for phrase in entry.phrases)
+    return PromptSet(tuple(TextPrompt(phrase) for phrase in phrases))
 
 
 def label_masks(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> MaskSet:

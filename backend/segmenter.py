@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
 import torch
 
 from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
-from backend.labeling import label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
+from backend.labeling import ask_for, label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
 from backend.telemetry import stage, turn
+from backend.tiles import with_tiles
 from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
@@ -26,7 +27,7 @@ from backend.values.large import LargeImage
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.examples import Regions, ShownImage, shown_image
-from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt, TextPrompt
+from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt
 from prompts.labels import LabelMemory, armed, asked_by_name
 from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
@@ -152,8 +153,9 @@ NOTHING: Held = MappingProxyType({})
 class Segmenter:
     """An engine with its feature cache. One thread at a time uses the engine; images that several want are encoded together."""
 
-    def __init__(self, engine: Engine, cache: FeatureCache, batching: Batching = SINGLY) -> None:
+    def __init__(self, engine: Engine, cache: FeatureCache, batching: Batching = SINGLY, tile_px: int = 0) -> None:
         self.engine = engine
+        self._tile_px = tile_px
         self._recent_s: tuple[float, ...] = ()
         self._cache = cache
         self._device = threading.Lock()
@@ -238,13 +240,22 @@ class Segmenter:
             case ForPrompts():
                 return Round(question.prompts, self._decode_prompts(question, held))
             case ForNames():
-                prompts = ask_for(question.vocabulary)
-                masks = self._decode(question, prompts, None, held) if len(prompts) else MaskSet.empty(question.image.size)
-                return Round(PromptSet(), masks)
+                return Round(PromptSet(), self._find_names(question, question.image, held))
             case ForEverything():
                 return Round(PromptSet(), self._decode(question, PromptSet(), None, held))
             case _:
                 assert_never(question)
+
+    def _find_names(self, question: ForNames, image: KeyedImage, held: Held) -> MaskSet:
+        """What a vocabulary names on an image and, where it is large, on its tiles."""
+        if not len(prompts := ask_for(question.vocabulary)):
+            return MaskSet.empty(image.size)
+
+        def find(tile: KeyedImage) -> MaskSet:
+            return self._decode(replace(question, image=tile), prompts, None, NOTHING)
+
+        whole = self._decode(question, prompts, None, held)
+        return suppress_duplicates(with_tiles(whole, image, self._tile_px, find)) if self._tile_px else whole
 
     def _decode_prompts(self, question: ForPrompts, held: Held) -> MaskSet:
         question.prompts.check_against(question.image.size)
@@ -328,12 +339,6 @@ def _asks_for_something(question: Question) -> bool:
 def _is_one_click(prompts: PromptSet) -> bool:
     """Whether nothing is known but one click inside something, which may mean several things."""
     return len(prompts) == 1 and any(point.positive for point in prompts.of(PointPrompt))
-
-
-def ask_for(vocabulary: Vocabulary) -> PromptSet:
-    """Every phrase of every label as a text prompt."""
-    phrases = dict.fromkeys(phrase for entry in vocabulary.entries for phrase in entry.phrases)
-    return PromptSet(tuple(TextPrompt(phrase) for phrase in phrases))
 
 
 class EngineSource(Protocol):

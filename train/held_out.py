@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -26,13 +26,37 @@ OTHER_NAMES = (
 )  # fmt: skip
 NAMES = (*COCO_NAMES, *OTHER_NAMES)
 """Names that no mask, no photo's class and no question carries in training, nor any longer name that contains one."""
-_WORDS = tuple(frozenset(words_of(name)) for name in NAMES)
+CHOSEN_BY = frozenset(NAMES[::2])
+"""Those of them by which is chosen what a name needs that nobody taught; the others tell how well it generalises."""
+_WORDS = {name: frozenset(words_of(name)) for name in NAMES}
+
+
+def held_out_name(name: str) -> str | None:
+    """The held-out name that a name is or contains, in the singular or the plural; None where it is none."""
+    said = frozenset(word for each in words_of(name) for word in (each, each.removesuffix("s"), each.removesuffix("es")))
+    return next((held_out for held_out, words in _WORDS.items() if words <= said), None)
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a name is a held-out one or contains one, in the singular or the plural."""
-    said = frozenset(word for each in words_of(name) for word in (each, each.removesuffix("s"), each.removesuffix("es")))
-    return any(words <= said for words in _WORDS)
+    """Whether a name is a held-out one or contains one."""
+    return held_out_name(name) is not None
+
+
+def is_chosen_by(name: str) -> bool:
+    """Whether a name is one of the held-out ones by which something is chosen."""
+    return held_out_name(name) in CHOSEN_BY
+
+
+def is_reported(name: str) -> bool:
+    """Whether a name is one of the held-out ones that nothing was chosen by."""
+    return is_held_out(name) and not is_chosen_by(name)
+
+
+def asked_by(photo: Photo, asked: Callable[[str], bool]) -> Photo:
+    """A photo of which some names alone are asked, present and absent."""
+    hidden = frozenset(name for name in photo.row.names.values() if not asked(name))
+    row = replace(photo.row, incomplete=photo.row.incomplete | hidden)
+    return replace(photo, row=row, absent=tuple(name for name in photo.absent if asked(name)))
 
 
 def trained_rows(rows: Iterable[Row], excluded: frozenset[str] = NONCOMMERCIAL | SOURCES) -> list[Row]:

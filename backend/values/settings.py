@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         description="How many images of requests at the same time are encoded together at most; 0 means 8 with a GPU and 1 "
         "without, where together is no quicker.",
     )
+    tile_px: int = Field(
+        default=0,
+        ge=0,
+        description="Pre-annotation by names also looks at overlapping tiles of so many pixels, on images that are longer than "
+        "one and a half of them: small things are found that vanish in the whole. Each tile is encoded; 0 looks at the whole.",
+    )
     prefetch_s: float = Field(
         default=2,
         ge=0,

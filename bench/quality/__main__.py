@@ -12,12 +12,14 @@ import typer
 
 from bench.quality import report, tasks, unasked
 from bench.quality.asking import Annotator
-from bench.quality.cases import names_of, objects_of, only_held_out, pairs_of, sets_of, strangers_of
+from bench.quality.cases import names_of, objects_of, sets_of, shots_of, strangers_of
 from bench.quality.tasks import Outcome
 from train.data import Photo, closed_vocabularies, load, read_rows
+from train.held_out import asked_by, is_reported
 
-TASKS = ("text", "strangers", "everything", "box", "clicks", "reference", "video")
+TASKS = ("text", "strangers", "everything", "box", "clicks", "reference", "references", "video")
 FRAMES_FOR_LIMIT = 10
+SHOTS = 5
 
 
 def main(
@@ -54,10 +56,11 @@ def _tasks(
 ) -> dict[str, Callable[[], Outcome]]:
     """What to ask of a set of photos; of photos with held-out names those names alone, as they were trained on otherwise."""
     if where == "held-out names":
-        asked = [only_held_out(photo) for photo in photos]
+        asked = [asked_by(photo, is_reported) for photo in photos]
         return {
             "text": lambda: tasks.text(annotator, names_of(asked, limit)),
-            "reference": lambda: tasks.reference(annotator, pairs_of(asked, limit)),
+            "reference": lambda: tasks.reference(annotator, "one", shots_of(asked, limit)),
+            "references": lambda: tasks.reference(annotator, "five", shots_of(asked, limit, SHOTS)),
         }
     frames = FRAMES_FOR_LIMIT if limit < 200 else 1_000
     return {
@@ -66,7 +69,8 @@ def _tasks(
         "box": lambda: tasks.boxes(annotator, objects_of(photos, limit), grabcut),
         "clicks": lambda: tasks.clicks(annotator, objects_of(photos, limit), grabcut),
         "text": lambda: tasks.text(annotator, names_of(photos, limit)),
-        "reference": lambda: tasks.reference(annotator, pairs_of(photos, limit)),
+        "reference": lambda: tasks.reference(annotator, "one", shots_of(photos, limit)),
+        "references": lambda: tasks.reference(annotator, "five", shots_of(photos, limit, SHOTS)),
         "video": lambda: tasks.video(annotator, photos, frames),
     }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import cv2
@@ -14,7 +13,7 @@ import numpy as np
 from prompts.geometry import BoolArray
 from train.crops import PLAIN
 from train.data import CUTOUTS, VOID, Photo, Row
-from train.held_out import NONCOMMERCIAL, SOURCES, is_held_out
+from train.held_out import NONCOMMERCIAL, SOURCES, is_reported
 
 T = TypeVar("T")
 VIDEO = "davis_dev"
@@ -82,24 +81,17 @@ def _largest_piece(mask: BoolArray) -> BoolArray:
 
 
 def sets_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows to ask about, what generalises first: photos that show held-out names, whole held-out sources, and the ``val``
-    split of the sources that weights are made with.
+    """The rows to ask about, what generalises first: photos that show held-out names by which nothing was chosen, whole
+    held-out sources, and the ``val`` split of the sources that weights are made with.
     """
     masked = [row for row in rows if row.mask and row.source != CUTOUTS]
     kept_out = NONCOMMERCIAL | SOURCES
-    named = [row for row in masked if row.source not in {*kept_out, *PLAIN} and any(map(is_held_out, row.names.values()))]
+    named = [row for row in masked if row.source not in {*kept_out, *PLAIN} and any(map(is_reported, row.names.values()))]
     return {
         "held-out names": named,
         "held-out sources": [row for row in masked if row.split == "val" and row.source in kept_out],
         "known sources": [row for row in masked if row.split == "val" and row.source not in kept_out],
     }
-
-
-def only_held_out(photo: Photo) -> Photo:
-    """A photo of which only held-out names are asked, present and absent."""
-    hidden = frozenset(name for name in photo.row.names.values() if not is_held_out(name))
-    row = replace(photo.row, incomplete=photo.row.incomplete | hidden)
-    return replace(photo, row=row, absent=tuple(name for name in photo.absent if is_held_out(name)))
 
 
 def names_of(photos: Sequence[Photo], limit: int) -> list[Asked]:
@@ -117,8 +109,8 @@ def names_of(photos: Sequence[Photo], limit: int) -> list[Asked]:
     return [asked for group in chosen for asked in group]
 
 
-def pairs_of(photos: Sequence[Photo], limit: int) -> list[tuple[Asked, Asked]]:
-    """Two photos of one source that show the same name on more than 1 % of their area: the reference, and where to look."""
+def shots_of(photos: Sequence[Photo], limit: int, shots: int = 1) -> list[tuple[Asked, ...]]:
+    """Photos of one source that show the same name on more than 1 % of their area: so many references, and where to look."""
     by_name: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     for photo in photos:
         if photo.row.mask and photo.row.source != VIDEO:
@@ -126,7 +118,7 @@ def pairs_of(photos: Sequence[Photo], limit: int) -> list[tuple[Asked, Asked]]:
                 mask = photo.name_mask(name)
                 if mask.mean() > 0.01:
                     by_name[photo.row.source, name].append(Asked(photo, name, mask))
-    chains = [list(itertools.pairwise(shown)) for shown in by_name.values() if len(shown) > 1]
+    chains = [[tuple(shown[k : k + shots + 1]) for k in range(len(shown) - shots)] for shown in by_name.values()]
     return spread(chains, limit)
 
 

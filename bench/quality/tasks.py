@@ -196,12 +196,13 @@ def _means_by_name(asked: Sequence[Asked], share: float) -> float:
     return _mean(list(_means(by_name).values()))
 
 
-def reference(annotator: Annotator, pairs: Sequence[tuple[Asked, Asked]]) -> Outcome:
-    """IoU on a photo when another photo of the same class shows what to look for."""
-    outcome = Outcome("one-shot reference", len(pairs))
+def reference(annotator: Annotator, shots: str, chosen: Sequence[tuple[Asked, ...]]) -> Outcome:
+    """IoU on a photo when others of the same class show what to look for."""
+    outcome = Outcome(f"{shots}-shot reference", len(chosen))
     values: dict[str, list[float]] = defaultdict(list)
-    for there, here in pairs:
-        answer = annotator.ask(here.photo.image, [ReferencePrompt(KeyedImage.of(there.photo.image), there.mask)])
+    for *shown, here in chosen:
+        prompts = [ReferencePrompt(KeyedImage.of(there.photo.image), there.mask) for there in shown]
+        answer = annotator.ask(here.photo.image, prompts)
         mask, void = merged(answer), here.photo.ids == VOID
         values["maskloom"].append(iou(mask, here.mask, void))
         values["middle rectangle"].append(iou(baselines.middle(size_of(here.mask), 0.6), here.mask, void))

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.engines.embedded.engine import SHIPPED, read, read_checkpoint, write
-from backend.engines.embedded.from_text import Calibration
+from backend.engines.embedded.checkpoint import read_checkpoint, write
+from backend.engines.embedded.engine import SHIPPED, read
+from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
 from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder
 from backend.engines.embedded.views import SIDE
@@ -18,7 +19,7 @@ from train import encoder, masks
 from train.__main__ import finish
 from train.class_teacher import ClassTeacher
 from train.data import VOID, Photo, Row
-from train.held_out import is_held_out, trained_rows, unnamed
+from train.held_out import asked_by, is_chosen_by, is_held_out, is_reported, trained_rows, unnamed
 from train.hints import Hints
 from train.names import Names
 
@@ -163,7 +164,7 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
     trained = replace(read_checkpoint(SHIPPED), sketches=None)
     before = trained.views.quality[-1].weight.clone()
-    finished = finish(replace(trained, calibration=unfitted()), PHOTOS)
+    finished = finish(replace(trained, calibration=unfitted()), PHOTOS, [asked_as(each, "zebra") for each in PHOTOS])
     fitted = asdict(finished.calibration)
     assert all(np.isfinite(value).all() for value in fitted.values())
     assert 0 < finished.calibration.presence < 1
@@ -175,5 +176,21 @@ def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_i
     assert features.size.height == 200
 
 
+def asked_as(shown: Photo, name: str) -> Photo:
+    """The same photo, as one of a name that nobody taught."""
+    return replace(shown, row=replace(shown.row, names={1: name}), absent=("umbrella",))
+
+
 def unfitted() -> Calibration:
-    return Calibration(1, 0, 1, 0, 0, 0)
+    return Calibration(1, 0, 1, 0, 0, 0, strange_presence=0.0, strange_among=0.0, strange_lift=-1.0)
+
+
+def test_names_by_which_something_is_chosen_are_not_those_that_are_reported() -> None:
+    assert is_chosen_by("three zebras")
+    assert not is_reported("zebra")
+    assert is_reported("giraffe")
+    assert not is_reported("ball")
+    shown = replace(photo(0), row=replace(photo(0).row, names={1: "zebra", 2: "giraffe"}), absent=("kite", "suitcase", "cat"))
+    asked = asked_by(shown, is_reported)
+    assert asked.row.incomplete == {"zebra"}
+    assert asked.absent == ("suitcase",)

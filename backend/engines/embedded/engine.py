@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import Tensor
 
+from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint
+from backend.engines.embedded.evidence import Calibration, Least
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
 from backend.engines.embedded.from_memory import LEAST, Trust, meanings, scores_of, worth_of_words
-from backend.engines.embedded.from_text import Calibration, Found, best_of, compete, familiar, find_all, said_logits
-from backend.engines.embedded.network import ImageEncoder, ViewDecoder, fold_batch_norm
-from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
-from backend.engines.embedded.places import DIM, PlaceEncoder, encoded, find_everything, resized
-from backend.engines.embedded.views import CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
+from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
+from backend.engines.embedded.network import ImageEncoder, factor_to, fold_batch_norm
+from backend.engines.embedded.places import DIM, encoded_by, find_everything, resized
+from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
@@ -34,45 +33,7 @@ from prompts.labels import Compared, LabelMemory
 from prompts.memory import ObjectMemory, owner_of
 from prompts.space import PromptTokens
 
-_NAMES, _PLACES = "names", "places"
-_WEIGHTS = ("evidence", "strange")
 SHIPPED = Path(__file__).parents[2] / "weights" / "embedded.safetensors"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sketches:
-    """The networks of drawings: an encoder without a backbone, and the decoder that was trained on its vectors."""
-
-    encoder: ImageEncoder
-    views: ViewDecoder
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
-    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are read by networks of their own
-    where there are ``sketches``.
-    """
-
-    encoder: PlaceEncoder
-    views: ViewDecoder
-    text: TextTower
-    names: Tensor
-    places: Tensor
-    calibration: Calibration
-    sketches: Sketches | None = None
-
-    @classmethod
-    def fresh(cls, calibration: Calibration) -> Checkpoint:
-        """Networks that have learnt nothing."""
-        nothing = torch.zeros(0, DIM)
-        return cls(PlaceEncoder(), ViewDecoder(CONTEXT_CHANNELS), TextTower(), nothing, nothing, calibration)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks by their names in the file."""
-        own = {} if self.sketches is None else {"sketches": self.sketches.encoder, "sketched": self.sketches.views}
-        return {"encoder": self.encoder, "views": self.views, "text": self.text, **own}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,49 +62,11 @@ def read(path: Path) -> Loaded:
     return Loaded(decoder, found.text.eval(), found.calibration, f"embedded-{digest}")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint as it was trained. Raises what reading a file that is none raises."""
-    with safe_open(path, "pt") as file:
-        fitted = json.loads(file.metadata()["calibration"])
-        calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    sketches = Sketches(ImageEncoder(), ViewDecoder()) if any(name.startswith("sketches.") for name in tensors) else None
-    views = ViewDecoder(CONTEXT_CHANNELS if any(name.startswith("views.context.") for name in tensors) else 0)
-    vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
-    found = replace(Checkpoint.fresh(calibration), views=views, sketches=sketches, **vectors)
-    for name, network in found.networks.items():
-        network.load_state_dict(_part(tensors, name, network))
-    return found
-
-
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint in half precision."""
-    tensors = {
-        f"{name}.{key}": tensor
-        for name, network in checkpoint.networks.items()
-        for key, tensor in network.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
-    halved = {
-        key: tensor.detach().half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
-        for key, tensor in {**tensors, _NAMES: checkpoint.names, _PLACES: checkpoint.places}.items()
-    }
-    save_file(halved, path, {"format": "maskloom-embedded-3", "calibration": json.dumps(asdict(checkpoint.calibration))})
-    path.chmod(0o644)
-
-
-def _part(tensors: dict[str, Tensor], name: str, network: nn.Module) -> dict[str, Tensor]:
-    """One network's tensors as float32; counters that only training needs are left as they are."""
-    mine = {key.removeprefix(f"{name}."): tensor.float() for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    counters = {key: tensor for key, tensor in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    return {**counters, **mine}
-
-
 SKETCHED_SIDE = 384
 CANVAS_SIDE = 1024
-SHOWN = 0.15
+SHOWN = Least(0.15, 0.15, 0.15)
 """The least score of what a reference finds: whoever shows an object expects to find it, so less than a phrase needs."""
-TOLD = 1e-3
+TOLD = Least(1e-3, 1e-3, 1e-3)
 """The least score of a region that was weighed already."""
 NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 _STEP = 32
@@ -154,7 +77,7 @@ class Wanted:
     """What is looked for: the name that it gets, None for a reference, and the ``least`` score of what is it."""
 
     label: str | None
-    least: float
+    least: Least
 
 
 class EmbeddedDecoder:
@@ -166,7 +89,11 @@ class EmbeddedDecoder:
         self._views = checkpoint.views
         self._drawn = checkpoint.sketches.views if checkpoint.sketches else checkpoint.views
         self._calibration = checkpoint.calibration
-        self._names, self.places = checkpoint.names, checkpoint.places
+        self._classifier = checkpoint.classifier
+        nothing = torch.zeros(0, DIM)
+        self._taught = Taught(checkpoint.names, nothing if self._classifier is None else self._classifier.vectors)
+        self.places = checkpoint.places
+        self.strange_lift = checkpoint.calibration.strange_lift
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
@@ -174,8 +101,12 @@ class EmbeddedDecoder:
         return [self._encode(image) for image in images]
 
     def _encode(self, image: Image) -> ImageFeatures:
-        context, grid, regions = encoded(self._encoder, image)
+        readers: list[Callable[[Tensor], tuple[Tensor, ...]]] = [self._encoder.read]
+        readers += [] if self._classifier is None else [self._classifier]
+        (context, grid, regions), *mixtures = encoded_by(self._encoder.backbone, readers, image)
         tensors = {CONTEXT: context, REGIONS: regions, "pixels": torch.from_numpy(_canvas_pixels(image))}
+        if mixtures:
+            tensors[CLASSED] = mixtures[0][0]
         if self._sketches is not None:
             tensors[SKETCHED] = _sketch(self._sketches.encoder, image)
         return ImageFeatures(size_of(image), grid, tensors)
@@ -193,7 +124,7 @@ class EmbeddedDecoder:
         vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
         asked = len(tokens.phrases)
         competing = torch.cat([compete(logits[:asked], vectors[:asked]), logits[asked:]])
-        spoken = self._calibration.presence if asked == 1 else self._calibration.presence_among
+        spoken = self._calibration.least(asked)
         wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
         return self._decode_said(canvas, wanted, competing, vectors)
 
@@ -208,7 +139,7 @@ class EmbeddedDecoder:
         mine = [[k for k, phrase in enumerate(tokens.phrases) if phrase in memory.phrases] for memory in memories]
         others = [k for k in range(len(tokens.phrases)) if all(k not in rows for rows in mine)]
         compared, said = Compared.of(grid, memories), said_logits(tokens, grid, calibration, self.places)
-        known = familiar(tokens.text.to(grid), self._names)
+        known = are_familiar(tokens.text.to(grid), self._taught.names)
         trust = [
             Trust.of(
                 worth_of_words(tokens.text[rows], each, self.places, calibration), any(known[k] for k in rows), each.images
@@ -220,11 +151,12 @@ class EmbeddedDecoder:
         meant = [tokens.text[rows] if each.is_known else None for rows, each in zip(mine, trust, strict=True)]
         vectors = torch.cat([meanings(memories, meant), tokens.text[others].to(grid)])
         competing = compete(torch.cat([shown, said[others]]), vectors)
-        found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors)
-        spoken = calibration.presence if len(memories) + len(others) == 1 else calibration.presence_among
+        is_shown = [True] * len(memories) + [False] * len(others)
+        found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors, is_shown)
+        spoken = calibration.least(len(is_shown))
         scores = [calibration.of_evidence(each.evidence) for each in found]
         for k, score in scores_of(compared, found, memories).items():
-            is_told = trust[found[k].which].is_known and scores[k] >= spoken
+            is_told = trust[found[k].which].is_known and scores[k] >= spoken.taught
             scores[k] = max(score, scores[k]) if is_told else score * (score >= LEAST)
         wanted = [Wanted(memory.label, TOLD) for memory in memories]
         wanted += [Wanted(tokens.phrases[row], spoken) for row in others]
@@ -274,20 +206,23 @@ class EmbeddedDecoder:
         found = [sharpen(answer, canvas, NOT_DRAWN) for answer in find_everything(self._views, canvas)]
         return to_masks(found, [None] * len(found), canvas)
 
-    def find(self, canvas: Canvas, logits: Tensor, vectors: Tensor) -> list[Found]:
-        """Every region that phrases and references may mean, with what speaks for it; see ``find_all``."""
-        return find_all(self._views, canvas, logits, vectors, self._names)
+    def find(self, canvas: Canvas, logits: Tensor, vectors: Tensor, shown: Sequence[bool] = ()) -> list[Found]:
+        """Every region that phrases and references may mean, with what speaks for it; see ``find_all``. What was ``shown`` and
+        not said is no name that anybody taught, or did not.
+        """
+        claims = claims_of(canvas, logits, vectors, self._taught, self.strange_lift)
+        return find_all(self._views, canvas, claims.but_for(shown, logits), self._taught)
 
     def _decode_said(self, canvas: Canvas, wanted: Sequence[Wanted], logits: Tensor, vectors: Tensor) -> MaskSet:
         """What maps ``(M, h, w)`` of what is wanted show, whose meanings are ``vectors (M, D)``."""
-        found = self.find(canvas, logits, vectors)
+        found = self.find(canvas, logits, vectors, [each.least is SHOWN for each in wanted])
         return self._chosen(canvas, wanted, found, [self._calibration.of_evidence(each.evidence) for each in found], vectors)
 
     def _chosen(
         self, canvas: Canvas, wanted: Sequence[Wanted], found: Sequence[Found], scores: Sequence[float], vectors: Tensor
     ) -> MaskSet:
         """The regions whose scores suffice, none of them twice, with their edges."""
-        present = [k for k, score in enumerate(scores) if score >= wanted[found[k].which].least]
+        present = [k for k, score in enumerate(scores) if score >= wanted[found[k].which].least.of(found[k].evidence)]
         found, scores = [found[k] for k in present], [scores[k] for k in present]
         kept = best_of(found, scores, vectors)
         answers = [replace(sharpen(found[k].answer, canvas, NOT_DRAWN), quality=scores[k]) for k in kept]
@@ -323,14 +258,14 @@ def _on_canvas(logits: Tensor, canvas: Canvas) -> NDArray[np.float32]:
 
 def _sketched_shape(image: Image) -> tuple[int, int]:
     """Height and width, multiples of 32, with the long side at 384."""
-    factor = SKETCHED_SIDE / max(image.shape[:2])
+    factor = factor_to(SKETCHED_SIDE, image.shape)
     height, width = (max(_STEP, round(extent * factor / _STEP) * _STEP) for extent in image.shape[:2])
     return height, width
 
 
 def _canvas_pixels(image: Image) -> Image:
     height, width = image.shape[:2]
-    factor = CANVAS_SIDE / max(height, width)
+    factor = factor_to(CANVAS_SIDE, image.shape)
     if factor >= 1:
         return np.array(image)
     return resized(image, max(1, round(height * factor)), max(1, round(width * factor)))

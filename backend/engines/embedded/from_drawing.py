@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engines.embedded import network
-from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.network import STRETCHED, ViewDecoder
 from backend.engines.embedded.views import (
     SIDE,
     Answer,
@@ -37,8 +37,11 @@ from prompts.kinds import BoxPrompt, DrawnPrompt, Image, MaskPrompt, PointPrompt
 MARGIN = 1.4
 SLACK = 0.03
 """How far an object may reach beyond its box, as a share of the box."""
+LEAST_WINDOW = 32
 SCALES = (1.0, 0.5, 0.25)
-"""Without a box nothing says how large the object is: these shares of the image's long side are tried."""
+"""Without a box nothing says how large the object is: these shares of the image's long side are tried, of a panorama those of
+twice its short side.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +123,10 @@ def first_windows(canvas: Canvas, drawing: Drawing) -> list[Window]:
     marks = _positive_marks(drawing)
     if marks is None:
         return [whole(canvas.size)] if drawing.said is not None else []
-    longest = max(canvas.size.height, canvas.size.width)
+    short, long = sorted((canvas.size.height, canvas.size.width))
+    longest = max(min(long, STRETCHED * short), LEAST_WINDOW)
     extent = max(marks[2] - marks[0], marks[3] - marks[1])
-    lengths = [round(longest * scale) for scale in SCALES if longest * scale >= max(1.2 * extent, 32)] or [longest]
+    lengths = [round(longest * scale) for scale in SCALES if longest * scale >= max(1.2 * extent, LEAST_WINDOW)] or [longest]
     middle = ((marks[0] + marks[2]) / 2, (marks[1] + marks[3]) / 2)
     return [near(middle, length, canvas.size) for length in lengths]
 

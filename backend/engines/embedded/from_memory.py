@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backend.engines.embedded.from_text import Calibration, Found, above_usual, cover, logit, text_logits
+from backend.engines.embedded.evidence import Calibration, logit
+from backend.engines.embedded.from_text import Found, above_usual, cover, text_logits
 from prompts.labels import Compared, LabelMemory, rivals
 
 LEAST = 0.4

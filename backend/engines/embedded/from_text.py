@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from backend.engines.embedded import network
+from backend.engines.embedded.evidence import Calibration, Classed, Evidence
 from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import REGIONS, Answer, Canvas, around, chance_of, decode_views, look
+from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, around, chance_of, decode_views, look
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.examples import Examples, example_of, likeness, together
@@ -37,60 +38,24 @@ USUAL = 0.85
 LEAST_AMONG = -4.0
 FAMILIAR = 0.85
 """The cosine with a taught name from which on a phrase is as good as taught."""
+VOUCHED, NEAR = 0.9, 0.5
+"""The share of the cosine with its nearest class that a phrase has where the classifier is sure of it, and the least such."""
+WITNESSED, SURE = 0.75, 3.0
+"""The share of its best place's cosine from which on the classifier claims a place, and the logit of that one."""
 STRONGEST, OF_PEAK = 20, 0.55
 """How many places make the peak of a phrase, and the share of its cosine that other places need at least."""
 FAINT = -8.0
+SHOWING = 4
+"""How many places make the peak of a phrase in what the classifier sees."""
 _CHUNK, _VIEWS = 64, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Cosines to logits, and what speaks for a region that was found; chosen on held-out photos.
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """Unit vectors of the ``names (A, D)`` that a region may have, and of the classifier's ``classes (C, D)``."""
 
-    ``evidence`` weighs what speaks for it, see ``Evidence``, and ``strange`` does for names that nobody taught; ``presence`` is
-    the least score of what one phrase finds, ``presence_among`` that of phrases asked together, most of which are not there.
-    ``marks_scale`` and ``marks_bias`` are what the logit of the expected IoU becomes where marks alone were drawn, from which
-    nobody can tell how large the object is.
-    """
-
-    text_scale: float
-    text_bias: float
-    reference_scale: float
-    reference_bias: float
-    presence: float
-    presence_among: float
-    marks_scale: float = 1.0
-    marks_bias: float = 0.0
-    evidence: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-    strange: tuple[float, ...] = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-
-    def of_marks(self, quality: float) -> float:
-        """The IoU to expect in 0..1 of an answer to marks alone that was judged to have ``quality``."""
-        return _logistic(self.marks_scale * logit(quality) + self.marks_bias)
-
-    def of_evidence(self, evidence: Evidence) -> float:
-        """The IoU to expect in 0..1 of a region that was found; 0 where what was asked for is most likely not there."""
-        bias, *weights = self.evidence if evidence.familiar else self.strange
-        return _logistic(bias + sum(weight * each for weight, each in zip(weights, evidence.values, strict=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What speaks for a region: how sure its places are (the mean chance of the strongest), the cosines of its naming vector
-    and of its places' mean with what was asked for, the log share of that among all names, and the judged IoU. Regions are
-    named by the names that were taught: of another name, one that is not ``familiar``, they tell little.
-    """
-
-    presence: float
-    named: float
-    alike: float
-    among: float
-    quality: float
-    familiar: bool = True
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        return logit(self.presence), self.named, self.alike, self.among, logit(self.quality)
+    names: Tensor
+    classes: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,34 +160,98 @@ def compete(logits: Tensor, vectors: Tensor) -> Tensor:
 
 
 def presence_of(logits: Tensor) -> float:
-    """How sure a map ``(h, w)`` is that its phrase is there at all: the mean chance of its strongest half per cent."""
-    strongest = max(4, logits.numel() // 200)
-    return float(torch.sigmoid(logits.flatten()).topk(min(strongest, logits.numel())).values.mean())
-
-
-def find_all(decoder: ViewDecoder, canvas: Canvas, logits: Tensor, vectors: Tensor, names: Tensor) -> list[Found]:
-    """Every region of maps ``(M, h, w)`` of phrases or references, with what speaks for it.
-
-    ``vectors (M, D)`` are what was asked for, ``names (A, D)`` what else a region may be.
+    """How sure a map ``(h, w)`` is that its phrase is there at all: the mean chance of the places that are claimed, of at most
+    half per cent of the map, so that a small thing can be as sure as a large one.
     """
-    pieces = [(which, seed, presence) for which, each in enumerate(logits) for seed, presence in instances(each)]
+    most = max(LEAST_CELLS, logits.numel() // 200)
+    strongest = min(max(int((logits > 0).sum()), LEAST_CELLS), most, logits.numel())
+    return float(torch.sigmoid(logits.flatten()).topk(strongest).values.mean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claims:
+    """Maps ``(M, h, w)`` of phrases or references as logits, their ``vectors (M, D)``, which are judged as taught names, and of
+    which the classifier is sure.
+    """
+
+    logits: Tensor
+    vectors: Tensor
+    familiar: Sequence[bool]
+    vouched: Sequence[bool]
+
+    def but_for(self, shown: Sequence[bool], logits: Tensor) -> Claims:
+        """The same with the ``logits (M, h, w)`` as they were of what was shown, which is judged as taught names are."""
+        if not any(shown):
+            return self
+        lifted = torch.where(torch.tensor(shown, device=logits.device)[:, None, None], logits, self.logits)
+        return Claims(lifted, self.vectors, [a or b for a, b in zip(self.familiar, shown, strict=True)], self.vouched)
+
+
+def claims_of(canvas: Canvas, logits: Tensor, vectors: Tensor, taught: Taught, lift: float) -> Claims:
+    """The claims of phrases, where those of names that nobody taught get a ``lift``. One that was taught, but claims no place
+    where the classifier is nearly as sure of it as it can be, claims the places that the classifier sees it at, and is judged
+    as if it had not been taught.
+    """
+    known = torch.tensor(are_familiar(vectors, taught.names), dtype=torch.bool)
+    sure = torch.zeros(len(vectors), dtype=torch.bool)
+    lifted = logits + lift * (~known).to(logits)[:, None, None]
+    if CLASSED in canvas.features.tensors and len(taught.classes) and len(vectors):
+        mixtures = canvas.features.tensors[CLASSED].float()
+        shown = shown_at_all(mixtures, vectors.to(mixtures))
+        nearest = (vectors @ taught.classes.to(vectors).T).amax(dim=1).to(shown)
+        sure = ((shown >= VOUCHED * nearest) & (nearest >= NEAR)).cpu()
+        quiet = (logits.flatten(1).amax(dim=1) <= 0).cpu()
+        for which in (quiet & sure).nonzero()[:, 0].tolist():
+            lifted[which], known[which] = _witnessed(mixtures, vectors[which], logits[which]), False
+    return Claims(lifted, vectors, known.tolist(), sure.tolist())
+
+
+def _witnessed(mixtures: Tensor, vector: Tensor, like: Tensor) -> Tensor:
+    """Where the classifier sees a phrase, as logits ``(h, w)``: places with a share of the most that it has anywhere."""
+    alike = torch.einsum("d,dhw->hw", vector.to(mixtures), F.normalize(mixtures, dim=0))
+    fine = F.interpolate(alike[None, None], size=like.shape, mode="bilinear")[0, 0]
+    return ((fine / alike.max().clamp(min=1e-6) - WITNESSED) / (1 - WITNESSED) * SURE).to(like)
+
+
+def find_all(decoder: ViewDecoder, canvas: Canvas, claims: Claims, taught: Taught) -> list[Found]:
+    """Every region that is claimed, with what speaks for it; ``taught`` is what else a region may be."""
+    vectors = claims.vectors
+    pieces = [(which, seed, presence) for which, each in enumerate(claims.logits) for seed, presence in instances(each)]
     pieces = sorted(pieces, key=lambda piece: -piece[2])[:MOST_TOGETHER]
     answers = grow(decoder, canvas, [seed for _, seed, _ in pieces])
     kept = [k for k, answer in enumerate(answers) if (answer.logits > 0).any()]
     if not kept:
         return []
     asked = [pieces[k][0] for k in kept]
-    judged = _judged(canvas, [answers[k] for k in kept], vectors[asked], names)
-    known = familiar(vectors, names)
+    judged = _judged(canvas, [answers[k] for k in kept], vectors[asked], taught.names)
+    classed = _classed(canvas, [answers[k] for k in kept], vectors[asked], taught.classes)
+    told = [(claims.familiar[which], claims.vouched[which]) for which in asked]
     return [
-        Found(which, answers[k], Evidence(pieces[k][2], *judged[n], answers[k].quality, known[which]))
+        Found(which, answers[k], Evidence(pieces[k][2], *judged[n], answers[k].quality, classed[n], *told[n]))
         for n, (k, which) in enumerate(zip(kept, asked, strict=True))
     ]
 
 
-def familiar(vectors: Tensor, names: Tensor) -> list[bool]:
+def _classed(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, classes: Tensor) -> list[Classed]:
+    """What the classifier says for every answer and what was asked for, ``vectors (N, D)``; nothing where there is none."""
+    if CLASSED not in canvas.features.tensors or not len(classes):
+        return [Classed()] * len(answers)
+    mixtures = canvas.features.tensors[CLASSED].float()
+    region = (meaning(mixtures, cover(answers, mixtures)) * vectors.to(mixtures)).sum(dim=1)
+    nearest = (vectors @ classes.to(vectors).T).amax(dim=1)
+    told = torch.stack([region, shown_at_all(mixtures, vectors.to(mixtures)), nearest.to(region)], dim=1)
+    return [Classed(*each) for each in told.tolist()]
+
+
+def shown_at_all(mixtures: Tensor, vectors: Tensor) -> Tensor:
+    """The cosine ``(M,)`` of phrases ``(M, D)`` with the places of ``mixtures (D, h, w)`` that are likest to each."""
+    alike = vectors @ F.normalize(mixtures.flatten(1), dim=0).to(vectors)
+    return alike.topk(min(SHOWING, alike.shape[1]), dim=1).values.mean(dim=1)
+
+
+def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:
     """Whether phrases ``(M, D)`` are as good as one of the ``names (A, D)`` that were taught."""
-    if not len(names):
+    if not len(names) or not len(vectors):
         return [False] * len(vectors)
     return [bool(near) for near in (vectors @ names.to(vectors).T).amax(dim=1) >= FAMILIAR]
 
@@ -317,12 +346,3 @@ def _on_canvas(seed: NDArray[np.float32], canvas: Canvas) -> tuple[tuple[float, 
     box = (low[0] * step[0], low[1] * step[1], high[0] * step[0], high[1] * step[1])
     grown = cv2.resize(chance_of(seed), (size.width, size.height), interpolation=cv2.INTER_LINEAR)
     return box, np.asarray(grown, np.float32)
-
-
-def logit(chance: float) -> float:
-    likely = min(max(chance, 1e-4), 1 - 1e-4)
-    return math.log(likely / (1 - likely))
-
-
-def _logistic(logit: float) -> float:
-    return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))

@@ -9,6 +9,7 @@ the same nearby, and the image encoder's joint-space vectors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -206,6 +207,19 @@ def _fold_pairs(part: nn.Sequential) -> None:
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             part[k] = nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
             part[k + 1] = nn.Identity()
+
+
+STRETCHED, MOST_STRETCHED = 2, 32
+"""From which ratio of its sides on an image is a panorama, and from which on it gets no longer."""
+
+
+def factor_to(side: int, shape: Sequence[int]) -> float:
+    """The factor by which an image ``(H, W, ...)`` gets a long side of ``side``. A panorama gets a longer one: the area of an
+    image that is twice as long as wide, so that what it shows does not vanish.
+    """
+    short, long = sorted(shape[:2])
+    ratio = min(max(long / short, STRETCHED), MOST_STRETCHED)
+    return side / long * math.sqrt(ratio / STRETCHED)
 
 
 STRIDE = 8

@@ -11,7 +11,7 @@ Where nothing was asked for, places that look alike and hang together are grown 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from backend.engines.device import has_bfloat16
 from backend.engines.embedded.from_text import FAINT, grow
-from backend.engines.embedded.network import Conv, Residual, ViewDecoder
+from backend.engines.embedded.network import Conv, Residual, ViewDecoder, factor_to
 from backend.engines.embedded.views import Answer, Canvas
 from backend.values.masks import Masks, overlaps
 from prompts.kinds import Image
@@ -207,6 +207,31 @@ class PlaceEncoder(nn.Module):
         return similarity * self.text_scale.exp() + self.text_bias
 
 
+class Classifier(nn.Module):
+    """The pretrained backbone and its linear layer as published, and the unit vectors ``(1000, D)`` of its classes' names.
+
+    The backbone that finds places was tuned on a few hundred names; the one it began as knows a thousand. A place is seen as
+    the mean of the classes' vectors by their chances, and is as near to any phrase as that is (Norouzi et al. 2014, "Zero-Shot
+    Learning by Convex Combination of Semantic Embeddings").
+    """
+
+    vectors: Tensor
+
+    def __init__(self, backbone: Backbone | None = None, layer: nn.Linear | None = None, vectors: Tensor | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone or Backbone()
+        self.layer = layer or nn.Linear(HEAD, CLASSES)
+        self.register_buffer("vectors", torch.zeros(CLASSES, DIM) if vectors is None else vectors)
+        self.requires_grad_(False)
+
+    def forward(self, fourth: Tensor) -> tuple[Tensor]:
+        """From the backbone's map at stride 4, which tuning does not change, the mixtures ``(N, D, h, w)`` at stride 32."""
+        head = F.avg_pool2d(self.backbone.late(fourth)[-1], 3, 1, 1, count_include_pad=False)
+        chance = torch.softmax(self.layer(head.permute(0, 2, 3, 1)).float(), dim=-1)
+        mixed: Tensor = chance @ self.vectors.float()
+        return (mixed.permute(0, 3, 1, 2),)
+
+
 def grown(x: Tensor, like: Tensor) -> Tensor:
     """A map at the resolution of another."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear")
@@ -214,16 +239,26 @@ def grown(x: Tensor, like: Tensor) -> Tensor:
 
 def encoded(encoder: PlaceEncoder, image: Image) -> tuple[Tensor, Tensor, Tensor]:
     """An image ``(H, W, 3)`` of any size as the encoder sees it: see ``PlaceEncoder.forward``, without the first axis."""
-    device = next(encoder.parameters()).device
+    (found,) = encoded_by(encoder.backbone, [encoder.read], image)
+    context, grid, regions = found
+    return context, grid, regions
+
+
+def encoded_by(
+    backbone: Backbone, readers: Sequence[Callable[[Tensor], tuple[Tensor, ...]]], image: Image
+) -> list[tuple[Tensor, ...]]:
+    """What each of ``readers`` makes of the backbone's map at stride 4 of an image ``(H, W, 3)``, without the first axis."""
+    device = next(backbone.parameters()).device
     batch = torch.from_numpy(resized(image, *encoded_shape(image))).to(device).permute(2, 0, 1)[None].float()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-        context, grid, regions = encoder(batch.contiguous(memory_format=torch.channels_last))
-    return context[0].float(), grid[0].float(), regions[0].float()
+        fourth = backbone.early(batch.contiguous(memory_format=torch.channels_last))
+        found = [read(fourth) for read in readers]
+    return [tuple(each[0].float() for each in maps) for maps in found]
 
 
 def encoded_shape(image: Image) -> tuple[int, int]:
-    """Height and width, multiples of 32, with the long side at 512."""
-    factor = ENCODED_SIDE / max(image.shape[:2])
+    """Height and width, multiples of 32, with the long side at 512, or longer; see ``factor_to``."""
+    factor = factor_to(ENCODED_SIDE, image.shape)
     height, width = (max(_STEP, round(extent * factor / _STEP) * _STEP) for extent in image.shape[:2])
     return height, width
 

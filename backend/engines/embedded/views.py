@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded import network
-from backend.engines.embedded.network import VOTE_SIDE, ViewDecoder
+from backend.engines.embedded.network import VOTE_SIDE, ViewDecoder, factor_to
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
@@ -149,12 +149,12 @@ def drawn_shapes(prompts: PromptSet, size: Size) -> dict[str, BoolArray]:
 
 FAR = -12.0
 """The logit of places that no window looked at."""
-CONTEXT, REGIONS, SKETCHED = "context", "regions", "sketched"
-"""What the features of an image hold beside its grid: the backbone's features, the map that regions are named from, and the
-vectors of the encoder that the decoder of drawings was trained with.
+CONTEXT, REGIONS, SKETCHED, CLASSED = "context", "regions", "sketched", "classed"
+"""What the features of an image hold beside its grid: the backbone's features, the map that regions are named from, the vectors
+of the encoder that the decoder of drawings was trained with, and what the classifier sees.
 """
 MEMORY_SIDE = 256
-"""Long side of the low-resolution logits, in cells."""
+"""Long side of the low-resolution logits, in cells; more for a panorama."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,7 +253,7 @@ def chance_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _low_resolution(logits: NDArray[np.float32]) -> NDArray[np.float16]:
     height, width = logits.shape
-    factor = MEMORY_SIDE / max(height, width)
+    factor = factor_to(MEMORY_SIDE, logits.shape)
     cells = (max(1, round(width * factor)), max(1, round(height * factor)))
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(logits, cells, interpolation=method), np.float16)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from backend.engines.base import Engine, OffersAlternatives
 from backend.engines.embedded import build, from_drawing
-from backend.engines.embedded.engine import Checkpoint, EmbeddedDecoder
+from backend.engines.embedded.checkpoint import Checkpoint
+from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, guided, sharpen, solved
-from backend.engines.embedded.from_text import Calibration
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import Answer, Canvas
 from backend.values.features import ImageFeatures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.engines.embedded.evidence import Calibration, Classed, Evidence
 from backend.engines.embedded.from_text import (
-    Calibration,
-    Evidence,
     Found,
+    are_familiar,
     best_of,
     compete,
     instances,
@@ -133,7 +134,7 @@ def test_every_connected_place_has_a_presence_of_its_own() -> None:
 def found(which: int, left: int, right: int) -> Found:
     logits = np.full((8, 40), -5, np.float32)
     logits[:, left:right] = 5
-    return Found(which, Answer(logits, 0.8), Evidence(0.9, 0.5, 0.5, -1, 0.8))
+    return Found(which, Answer(logits, 0.8), Evidence(0.9, 0.5, 0.5, -1, 0.8, Classed()))
 
 
 def test_a_region_that_two_phrases_claim_goes_to_the_better_one_and_none_is_found_twice() -> None:
@@ -148,9 +149,31 @@ def test_two_phrases_of_one_meaning_may_both_have_a_region() -> None:
 
 
 def test_more_evidence_is_a_higher_score() -> None:
-    weighing = Calibration(1, 0, 1, 0, 0, 0, evidence=(-1.0, 0.5, 1.0, 1.0, 0.5, 1.0))
-    little, much = Evidence(0.4, 0.1, 0.1, -4, 0.3), Evidence(0.9, 0.5, 0.5, -0.2, 0.9)
+    weighing = Calibration(1, 0, 1, 0, 0, 0, evidence=(-1.0, 0.5, 1.0, 0.5, 1.0, 0.1, 0.1, 0.1, -0.1))
+    little = Evidence(0.4, 0.1, 0.1, -4, 0.3, Classed(0.1, 0.1, 0.9))
+    much = Evidence(0.9, 0.5, 0.5, -0.2, 0.9, Classed(0.8, 0.9, 0.9))
     assert 0 < weighing.of_evidence(little) < 0.1 < 0.5 < weighing.of_evidence(much) < 1
+
+
+def test_a_name_that_nobody_taught_is_judged_by_weights_and_a_score_of_its_own() -> None:
+    fitted = Calibration(1, 0, 1, 0, 0.1, 0.2, strange=(0.0, *[0.0] * 6, 1.0, -1.0), strange_presence=0.3, strange_among=0.4)
+    shown = Evidence(0.5, 0, 0, 0, 0.5, Classed(0.0, 0.9, 0.5), familiar=False)
+    hidden = replace(shown, classed=Classed(0.0, 0.1, 0.5))
+    assert fitted.of_evidence(hidden) < 0.1 < 0.9 < fitted.of_evidence(shown)
+    assert [fitted.least(asked).of(shown) for asked in (1, 2)] == [0.3, 0.4]
+    assert [fitted.least(asked).of(replace(shown, familiar=True)) for asked in (1, 2)] == [0.1, 0.2]
+    assert [fitted.least(asked).of(replace(shown, vouched=True)) for asked in (1, 2)] == [0.3, 0.3]
+
+
+def test_a_phrase_is_familiar_where_it_is_nearly_a_taught_name() -> None:
+    assert are_familiar(torch.cat([CAT, SKY]), torch.cat([CAT, DOG])) == [True, False]
+    assert are_familiar(CAT, NOTHING) == [False]
+
+
+def test_a_small_thing_can_be_as_surely_there_as_a_large_one() -> None:
+    small, large = torch.full((48, 64), -8.0), torch.full((48, 64), -8.0)
+    small[10, 10:13], large[10:30, 10:40] = 4.0, 4.0
+    assert presence_of(small) == pytest.approx(presence_of(large), abs=1e-6)
 
 
 def test_a_region_means_what_its_places_mean_together() -> None:

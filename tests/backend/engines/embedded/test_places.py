@@ -49,9 +49,18 @@ def test_places_are_unit_vectors_at_one_eighth_and_regions_a_map_at_one_sixteent
     assert torch.allclose(grid.norm(dim=0), torch.ones(height // 8, width // 8), atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(1000, 12000), (8000, 400), (4000, 40), (300, 1), (1, 1), (512, 512)])
-def test_an_image_of_any_shape_is_encoded_with_its_long_side_at_512(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (512, 512), (3000, 4000), (200, 300), (900, 450)])
+def test_a_photo_is_encoded_with_its_long_side_at_512(shape: tuple[int, int]) -> None:
     height, width = encoded_shape(np.zeros((*shape, 3), np.uint8))
     assert max(height, width) == ENCODED_SIDE
+    assert height % 32 == width % 32 == 0
+    assert min(height, width) >= 32
+
+
+@pytest.mark.parametrize("shape", [(1000, 12000), (8000, 400), (4000, 40), (300, 1)])
+def test_a_panorama_is_encoded_longer_but_not_larger_than_a_photo(shape: tuple[int, int]) -> None:
+    height, width = encoded_shape(np.zeros((*shape, 3), np.uint8))
+    assert ENCODED_SIDE < max(height, width) <= 4 * ENCODED_SIDE
+    assert height * width <= ENCODED_SIDE**2 / 2 * 1.2
     assert height % 32 == width % 32 == 0
     assert min(height, width) >= 32

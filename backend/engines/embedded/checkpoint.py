@@ -1,0 +1,116 @@
+"""The file of an engine's weights: what training leaves, as it is written and read again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from backend.engines.embedded.evidence import Calibration
+from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
+from backend.engines.embedded.places import DIM, Classifier, PlaceEncoder
+from prompts.encoders.embedded import TextTower
+
+_NAMES, _PLACES = "names", "places"
+_WEIGHTS = ("evidence", "strange")
+_READ_ONLY, _LARGE, _SCALE = ("text.table", "classifier."), 4096, ".scale"
+"""What is stored in bytes: tensors of these names, of so many numbers; beside each lies one scale for a row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketches:
+    """The networks of drawings: an encoder without a backbone, and the decoder that was trained on its vectors."""
+
+    encoder: ImageEncoder
+    views: ViewDecoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
+    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are read by networks of their own
+    where there are ``sketches``. The ``classifier`` is the backbone as it was before training.
+    """
+
+    encoder: PlaceEncoder
+    views: ViewDecoder
+    text: TextTower
+    names: Tensor
+    places: Tensor
+    calibration: Calibration
+    sketches: Sketches | None = None
+    classifier: Classifier | None = None
+
+    @classmethod
+    def fresh(cls, calibration: Calibration) -> Checkpoint:
+        """Networks that have learnt nothing."""
+        nothing = torch.zeros(0, DIM)
+        return cls(PlaceEncoder(), ViewDecoder(CONTEXT_CHANNELS), TextTower(), nothing, nothing, calibration)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by their names in the file."""
+        own = {} if self.sketches is None else {"sketches": self.sketches.encoder, "sketched": self.sketches.views}
+        known = {} if self.classifier is None else {"classifier": self.classifier}
+        return {"encoder": self.encoder, "views": self.views, "text": self.text, **own, **known}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint as it was trained. Raises what reading a file that is none raises."""
+    with safe_open(path, "pt") as file:
+        fitted = json.loads(file.metadata()["calibration"])
+        calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    sketches = Sketches(ImageEncoder(), ViewDecoder()) if any(name.startswith("sketches.") for name in tensors) else None
+    views = ViewDecoder(CONTEXT_CHANNELS if any(name.startswith("views.context.") for name in tensors) else 0)
+    classifier = Classifier() if "classifier.vectors" in tensors else None
+    vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
+    found = replace(Checkpoint.fresh(calibration), views=views, sketches=sketches, classifier=classifier, **vectors)
+    for name, network in found.networks.items():
+        network.load_state_dict(_part(tensors, name, network))
+    return found
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in half precision, and the largest tables of what is only read as whole numbers of a byte."""
+    tensors = {
+        f"{name}.{key}": tensor
+        for name, network in checkpoint.networks.items()
+        for key, tensor in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    whole = {**tensors, _NAMES: checkpoint.names, _PLACES: checkpoint.places}
+    stored = {key: each for name, tensor in whole.items() for key, each in _stored(name, tensor.detach()).items()}
+    save_file(stored, path, {"format": "maskloom-embedded-4", "calibration": json.dumps(asdict(checkpoint.calibration))})
+    path.chmod(0o644)
+
+
+def _stored(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor as the file holds it: bytes and a scale for each row where it is large and only read, else in half precision."""
+    if not name.startswith(_READ_ONLY) or tensor.ndim < 2 or tensor.numel() < _LARGE:
+        return {name: tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()}
+    rows = tensor.float().flatten(1)
+    scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-12)
+    return {name: (rows / scale).round().to(torch.int8).view(tensor.shape), name + _SCALE: scale[:, 0].contiguous()}
+
+
+def _part(tensors: dict[str, Tensor], name: str, network: nn.Module) -> dict[str, Tensor]:
+    """One network's tensors as float32; counters that only training needs are left as they are."""
+    mine = {
+        key.removeprefix(f"{name}."): _restored(tensors, key)
+        for key in tensors
+        if key.startswith(f"{name}.") and not key.endswith(_SCALE)
+    }
+    counters = {key: tensor for key, tensor in network.state_dict().items() if key.endswith("num_batches_tracked")}
+    return {**counters, **mine}
+
+
+def _restored(tensors: dict[str, Tensor], key: str) -> Tensor:
+    tensor = tensors[key].float()
+    return tensor if key + _SCALE not in tensors else tensor * tensors[key + _SCALE].view(-1, *[1] * (tensor.ndim - 1))
