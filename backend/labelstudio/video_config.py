@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from backend.labelstudio.config import ControlTag, lookup, parse_xml, read_attributes, read_control
+from backend.labelstudio.naming import read_naming
 from backend.values.errors import ConfigError
 from backend.video.timeline import STUDIO_RATE, parse_frame_rate
 from prompts.phrases import LabelPhrases, Vocabulary
@@ -72,7 +73,10 @@ class VideoLabels:
 def read_videos(xml: str) -> tuple[VideoLabels, ...]:
     """The Videos of a labelling config, in order. Raises ConfigError for what is no XML."""
     named = [(element, read_attributes(element)) for element in parse_xml(xml).iter()]
-    controls = [read_control(element, found) for element, found in named if {"name", "toname"} <= found.keys()]
+    if not any(element.tag.lower() == "video" for element, _ in named):
+        return ()
+    drawing = [(element, found) for element, found in named if {"name", "toname"} <= found.keys()]
+    controls = [read_control(element, found) for element, found in drawing if read_naming(element, found) is None]
     return tuple(
         VideoLabels(
             name := found.get("name", ""),

@@ -9,6 +9,7 @@ import pytest
 from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import ImageLabels, read_config
 from backend.labelstudio.request.examples import examples_of
+from backend.labelstudio.video_config import read_videos
 from backend.values.errors import ConfigError
 from tests.backend.labelstudio.test_answer import LEFT, RIGHT, mask_set, task_with
 
@@ -117,3 +118,12 @@ def test_a_name_that_cannot_be_read_leaves_the_label(value: Any) -> None:
 def test_a_tag_that_cannot_name_regions_says_why(wrong: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_config(config(wrong))
+
+
+def test_beside_a_video_choices_that_name_regions_are_no_tool_that_draws_on_it() -> None:
+    """Their attribute is no role: such a project was refused as a whole when it was looked through for films."""
+    names = '<Choices name="which" toName="it" perRegion="true" maskloom="names"><Choice value="a"/></Choices>'
+    drawing = '<VideoRectangle name="box" toName="it"/>'
+    (video,) = read_videos(f'<View><Video name="it" value="$video"/>{drawing}{names}</View>')
+    assert [control.name for control in video.controls] == ["box"]
+    assert read_videos(f'<View><Image name="it" value="$image"/>{names}</View>') == ()
