@@ -94,7 +94,7 @@ def known_of(region: FilmRegion, clock: Clock, size: Size) -> Known:
     """What a region has from us: boxes between two keyframes of which one at least is ours, firm where nobody touched them."""
     boxes: dict[int, Box] = {}
     firm: set[int] = set()
-    for start, end in [*pairwise(region.keyframes), (region.keyframes[-1],) * 2]:
+    for start, end in [*pairwise(region.settled), (region.settled[-1],) * 2]:
         if not (start.is_given and end.is_given):
             between = boxes_between([start, end], end.frame) if start is not end else {start.frame: start.box}
             numbers = {n: clock.timeline.from_studio(n, clock.rate) for n in between}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from backend.labelstudio.answer import write_empty, write_failure
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest
+from backend.labelstudio.shapes.video_rectangle import left_open
 from backend.labelstudio.video_answer import (
     Clock,
     barriers_of,
@@ -149,7 +150,7 @@ class FilmAnswerer:
 
     def _follow_regions(self, task: FilmInteraction, until: float) -> Answer:
         """Every box of which a person set something, as far as it can be followed in time; the page sends others along."""
-        notes, followed, clock = list[str](), list[tuple[FilmRegion, list[Any], list[int]]](), None
+        notes, followed, clock = list[str](), list[tuple[FilmRegion, Sequence[Any], list[int]]](), None
         drawn = [region for region in task.regions if region.is_given]
         if not drawn:
             return write_empty(self._engine.version)
@@ -164,8 +165,9 @@ class FilmAnswerer:
                 film = parts[0].film
                 clock = Clock(film.timeline, task.frame_rate)
                 boxes = {part.refined.frame: _box_of(part.refined) for part in parts}
-                items = [dict(item) for item in refined_keyframes(region, boxes, clock, film.size)]
-                followed.append((region, items, doubtful([part.refined for part in parts])))
+                items = refined_keyframes(region, boxes, clock, film.size)
+                written = items if is_done else left_open(items)
+                followed.append((region, written, doubtful([part.refined for part in parts])))
         if clock is None:
             raise RequestError("; ".join(notes) or "nothing was followed")
         answer = write_followed(task, followed, clock, self._engine.version)
@@ -181,7 +183,7 @@ class FilmAnswerer:
             for refined in refine(film, tracker, barriers, known):
                 yield Followed(film, refined)
 
-        return self._followings.join(self._key(task, repr(region.keyframes)), work)
+        return self._followings.join(self._key(task, repr(region.settled)), work)
 
     def _open(self, task: FilmRequest) -> Film:
         return open_film(self._films.film(task.url, task.project, task.task_id))

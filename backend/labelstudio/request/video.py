@@ -34,6 +34,14 @@ class FilmRegion:
         """Whether a person set any of it."""
         return any(keyframe.is_given for keyframe in self.keyframes)
 
+    @property
+    def settled(self) -> tuple[BoxKeyframe, ...]:
+        """The keyframes that following starts from and ends at: of a region that was not followed to its end those alone that a
+        person set.
+        """
+        is_open = any(keyframe.is_open for keyframe in self.keyframes)
+        return tuple(keyframe for keyframe in self.keyframes if keyframe.is_given or not is_open)
+
 
 @dataclass(frozen=True, slots=True)
 class FilmRequest:

@@ -19,6 +19,8 @@ from prompts.geometry import Size
 
 Json = Mapping[str, Any]
 SEAL = "maskloom"
+OPEN = " open"
+"""What the seal of a keyframe ends with after which following was not done yet when it was written."""
 MOST_KEYFRAMES = 1_000_000
 
 
@@ -32,6 +34,7 @@ class BoxKeyframe:
     box: Box
     enabled: bool
     is_given: bool
+    is_open: bool = False
     item: Json = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -41,6 +44,12 @@ def read(value: Json) -> tuple[BoxKeyframe, ...]:
     if not found:
         raise RequestError(f"expected keyframes under 'sequence', got {value!r:.200}")
     return tuple(found[frame] for frame in sorted(found))
+
+
+def left_open(items: Sequence[Json]) -> list[Json]:
+    """Items of a region that is not followed to its end yet: the last of ours says so."""
+    ours = max((place for place, item in enumerate(items) if not _read_item(item).is_given), default=-1)
+    return [{**item, SEAL: item[SEAL] + OPEN} if place == ours else item for place, item in enumerate(items)]
 
 
 def boxes_between(keyframes: Sequence[BoxKeyframe], length: int) -> dict[int, Box]:
@@ -103,7 +112,9 @@ def _read_item(item: Json) -> BoxKeyframe:
     if not 1 <= frame <= MOST_KEYFRAMES or not all(abs(number) <= 1e6 for number in box.values()):
         raise RequestError(f"expected a frame from 1 and a box in percent, got {item!r:.200}")
     corners = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-    return BoxKeyframe(frame, corners, item.get("enabled") is not False, item.get(SEAL) != _seal(frame, box), item)
+    sealed, seal = item.get(SEAL), _seal(frame, box)
+    is_open = sealed == seal + OPEN
+    return BoxKeyframe(frame, corners, item.get("enabled") is not False, sealed != seal and not is_open, is_open, item)
 
 
 def _seal(frame: int, box: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import assemble
+from backend.serving.runs import Run
 from backend.values.settings import Settings
 from backend.video.keyframes import Box, overlap
 from prompts.kinds import Image
@@ -154,6 +156,24 @@ def test_tracks_that_nobody_touched_and_that_the_page_sends_along_are_left_alone
 
     assert [each["id"] for each in answered] == ["drawn"]
     assert ask(client, film, [found["blue"]])["result"] == []
+
+
+def test_a_film_that_takes_long_is_followed_on_when_the_annotator_asks_again(
+    tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = assemble(Settings(engine="colour", home=tmp_path / "home", local_roots=str(tmp_path)))
+    films, step = parts.service.films, Run.step
+    monkeypatch.setattr(Run, "step", lambda run: (time.sleep(0.05), step(run))[1])
+    with TestClient(create_app(parts)) as client:
+        parts.engine.segmenter()
+        films._patience_s = 0.7  # type: ignore[attr-defined]
+        first, told = ask(client, film, [drawn("blue", 12)])["result"]
+        films._patience_s = 60  # type: ignore[attr-defined]
+        (second,) = ask(client, film, [{**first, "type": "videorectangle"}])["result"]
+
+    assert "ask again to go on" in told["value"]["text"][0]
+    assert player_shows(first["value"]["sequence"], COUNT) is None
+    check_shown(second["value"]["sequence"], "blue")
 
 
 def test_typing_follow_follows_the_boxes_of_the_draft(client: TestClient, film: Path) -> None:
