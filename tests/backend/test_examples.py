@@ -37,7 +37,8 @@ def test_like_a_label_finds_what_is_still_missing_on_the_same_image(ann: Annotat
 
 def test_of_what_is_on_the_image_only_the_label_s_own_regions_are_examples(ann: Annotator) -> None:
     ann.drawn = [{**ann.ask(each)[0], "origin": "manual"} for each in (click(130, 40, "Ball"), click(35, 45, "Box"))]
-    assert ann.ask(typed("like ball")) == [], "nothing else is blue"
+    (message,) = ann.ask(typed("like ball"))
+    assert message["type"] == "textarea", "nothing else is blue, which is told in a sentence"
     assert found(ann.ask(typed("like box"))) == [("Box", "right")]
 
 
