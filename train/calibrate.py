@@ -236,8 +236,10 @@ def _iou(found: BoolArray, wanted: BoolArray, void: BoolArray) -> float:
 
 
 def _weights_of(answered: Sequence[Answered], heard: Sequence[bool]) -> tuple[float, ...]:
-    """Bias and weights of the evidence, of which only what is ``heard`` has any."""
+    """Bias and weights of the evidence, of which only what is ``heard`` has any; all zero where nothing was found."""
     rows = [(one.name, each.values, iou) for one in answered for each, iou in zip(one.evidence, one.reached, strict=True)]
+    if not rows:
+        return (0.0,) * (1 + len(heard))
     return fit_evidence(np.array([row[1] for row in rows]) * heard, np.array([row[2] for row in rows]), np.ones(len(rows)))
 
 

@@ -132,12 +132,9 @@ class Batches:
         absent = [self._index[name] for name in crop.absent]
         absent = dice.permutation(absent).tolist()[: (CANDIDATES - len(present)) * 2 // 3]
         everything = [self._index[name] for name in set(crop.names.values())]
-        others: list[int] = []
-        while len(present) + len(absent) + len(others) < CANDIDATES:
-            pick = int(dice.integers(len(self._alike)))
-            if self._alike[pick, everything].max(initial=-1) < 0.3:
-                others.append(pick)
-        return [*present, *absent, *others]
+        unlike = np.flatnonzero(self._alike[:, everything].max(axis=1, initial=-1) < 0.3)
+        missing = CANDIDATES - len(present) - len(absent) if len(unlike) else 0
+        return [*present, *absent, *(dice.choice(unlike, missing).tolist() if missing else [])]
 
     def _some_regions(self, crop: Crop) -> list[int]:
         counts = np.bincount(crop.ids.ravel(), minlength=256)
