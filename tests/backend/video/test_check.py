@@ -32,7 +32,8 @@ def test_a_film_at_its_own_rate_has_nothing_to_say(tmp_path: Path) -> None:
     ("recipe", "rate", "expected"),
     [
         (Recipe(rate=Fraction(30000, 1001)), "24", r'cannot show \d+ of 60 frames.*frameRate="29.970030"'),
-        (Recipe(rate=Fraction(24000, 1001)), "24", r'frame \d+ shows frame \d+ of the file instead of \d+.*"23.976024"'),
+        (Recipe(rate=Fraction(24000, 1001)), "24", r'cannot show \d+ of 60 frames.*"23.976024"'),
+        (Recipe(rate=Fraction(24)), "48", r'frame \d+ shows frame \d+ of the file instead of \d+.*frameRate="24"'),
         (Recipe(rate=Fraction(24)), "25", r'cannot show \d of 60 frames.*frameRate="24"'),
     ],
 )

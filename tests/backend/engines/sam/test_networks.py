@@ -199,5 +199,5 @@ def test_incomplete_weights_are_a_setup_error_and_not_a_network_with_random_part
 
 
 def test_a_transformers_that_is_too_old_for_a_network_is_a_setup_error() -> None:
-    with pytest.raises(SetupError, match=r"needs Sam9Model of transformers: pip install"):
+    with pytest.raises(SetupError, match=r"needs Sam9Model of transformers: run .*pip install .*\[engines\]"):
         import_class("Sam9Model")
