@@ -16,7 +16,7 @@ BIN := .venv/bin
 FETCHED := $(filter-out embedded colour,$(ENGINE))
 PACKAGES := .venv/for-$(if $(FETCHED),engines,run)
 
-FAST := not slow and not studio
+FAST := not slow and not studio and not long
 
 export IMAGES LABELS
 ifneq ($(ENGINE),)
@@ -25,7 +25,7 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-fast test-slow test-bulk test-lowest sbom coverage house check fix bench bench-quality train docs clean
+.PHONY: help run serve test test-fast test-slow test-long test-bulk test-lowest sbom coverage house check fix bench bench-quality train docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ test-fast: .venv/for-development ## run the tests that need no network, no Label
 
 test-slow: .venv/for-development ## run the other tests: full-size models, several processes, a real Label Studio, a browser
 	$(BIN)/python tests/labelstudio/prepare.py
-	$(BIN)/python -m pytest -m "not ($(FAST))"
+	$(BIN)/python -m pytest -m "(slow or studio) and not long"
 
 test-lowest: .venv/for-development ## run the tests of the web part with the lowest versions of it that the package allows
 	$(BIN)/python -m pip install --quiet --upgrade --target .lowest $$($(BIN)/python tests/lowest.py)
@@ -56,6 +56,9 @@ test-lowest: .venv/for-development ## run the tests of the web part with the low
 sbom: .venv/for-run ## write what the package consists of, with versions and licences (CycloneDX), to sbom.json
 	@$(BIN)/python -m pip install --quiet cyclonedx-bom
 	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
+
+test-long: .venv/for-development ## every preset from a hub to an answer, a database locked for a minute, the training recipe (ten minutes)
+	$(BIN)/python -m pytest -m long
 
 coverage: .venv/for-development ## which lines the fast tests run
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered

@@ -58,12 +58,16 @@ def _parts(area: BaseGeometry) -> list[shapely.Polygon]:
 
 
 def _joined(rings: Sequence[FloatArray]) -> FloatArray:
-    """Rings as one, each reached from the nearest corner of those before it and left by the same way."""
+    """Rings as one, each reached from the nearest corner of those before it and left by the same way: along edges of pixels, as
+    a slanting way would lead over the centres of some.
+    """
     whole = rings[0]
     for ring in rings[1:]:
         here, there = _nearest(whole, ring)
         turned = np.roll(ring, -there, axis=0)
-        whole = np.concatenate([whole[: here + 1], turned, turned[:1], whole[here:]])
+        bend = np.array([[turned[0, 0], whole[here, 1]]])
+        way = bend[: int((turned[0] != whole[here]).all())]
+        whole = np.concatenate([whole[: here + 1], way, turned, turned[:1], way, whole[here:]])
     return whole
 
 

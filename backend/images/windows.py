@@ -42,7 +42,11 @@ def open_large(path: Path, most_pixels: int) -> LargeImage | None:
 
 
 def _size_of_tiff(path: Path) -> Size | None:
-    """The size of a TIFF's first page; None for what is none, or a broken one: whoever reads it whole says what is wrong."""
+    """The size of a TIFF's first page; None for what is none, or a broken one: whoever reads it whole says what is wrong. A
+    pipe is never opened, as that waits for somebody to write.
+    """
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             if not is_tiff(file.read(4)):

@@ -76,7 +76,7 @@ def steps(out: Path, name: str) -> int:
     return int(torch.load(out / f"{name}.pt", weights_only=True)["step"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_makes_weights_that_answer_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ from tests.backend.engines import tiny_bundles, tiny_models
 from tests.backend.engines.hub_double import HubDouble, repositories_of, serving
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torchvision 0.28, when it is imported
 ]
 PRESETS = sorted(name for name, recipe in ENGINES.items() if recipe.can_refine)

@@ -195,7 +195,7 @@ def test_what_a_killed_server_was_told_and_had_not_written_is_restored(studio: S
     assert [row[2] for row in rows(url)] == ["1", "2", "3"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_database_that_is_locked_for_a_minute_costs_no_event(studio: StudioDouble, tmp_path: Path) -> None:
     """As the server waits: half a second for the lock, and longer and longer in between."""
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
