@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from backend.values.masks import Masks, overlaps
 from backend.values.session import Example, Verdict
+from prompts.geometry import Size
 
 UNTOUCHED_IOU = 0.98
 """A shape of which so much is left is as it was suggested: one that Label Studio's page has drawn anew may differ by pixels."""
@@ -62,7 +63,7 @@ def _pairs(drawn: Sequence[Example], suggested: Sequence[Example]) -> dict[int, 
 
 def _ious(drawn: Sequence[Example], suggested: Sequence[Example]) -> Iterator[tuple[float, bool, int, int]]:
     """The IoU of regions and suggestions on the same image that touch, whether their labels are the same, and their places."""
-    images: dict[tuple[object, ...], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    images: dict[tuple[str, Size], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for kind, regions in enumerate((drawn, suggested)):
         for place, region in enumerate(regions):
             images[region.image_url, region.runs.size][kind].append(place)
@@ -70,7 +71,7 @@ def _ious(drawn: Sequence[Example], suggested: Sequence[Example]) -> Iterator[tu
         if not rows or not others:
             continue
         runs = (*(drawn[row].runs for row in rows), *(suggested[other].runs for other in others))
-        ious, _ = overlaps(Masks(size, runs))  # type: ignore[arg-type]
+        ious, _ = overlaps(Masks(size, runs))
         for i, row in enumerate(rows):
             for j, other in enumerate(others):
                 if (iou := float(ious[i, len(rows) + j])) > 0:
