@@ -11,7 +11,7 @@ from torch import Tensor
 from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
 from prompts.geometry import BoolArray
 from prompts.kinds import PromptSet, TextPrompt
-from prompts.labels import LabelMemory, margins_of
+from prompts.memory import LabelMemory, margins_of
 from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
 

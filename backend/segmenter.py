@@ -27,9 +27,8 @@ from backend.values.large import LargeImage
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.examples import Regions, ShownImage, shown_image
-from prompts.kinds import Image, KeyedImage, PointPrompt, PromptError, PromptSet, ReferencePrompt
-from prompts.labels import LabelMemory, armed, asked_by_name
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, KeyedImage, ObjectMemory, PointPrompt, PromptError, PromptSet, ReferencePrompt
+from prompts.memory import LabelMemory, armed, asked_by_name
 from prompts.phrases import Vocabulary
 from prompts.space import PromptTokens
 

@@ -31,6 +31,7 @@ from prompts.kinds import (
     BoxPrompt,
     KeyedImage,
     MaskPrompt,
+    ObjectMemory,
     PointPrompt,
     PolygonPrompt,
     Prompt,
@@ -39,7 +40,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 from tests.backend.engines import tiny_bundles
 from tests.backend.engines.seem.conftest import tiny_engine

@@ -24,9 +24,8 @@ from backend.values.session import ForNames, ForPrompts, Question, Round
 from bench.quality.measures import iou, next_click
 from prompts.examples import ShownImage
 from prompts.geometry import BoolArray
-from prompts.kinds import KeyedImage, MaskPrompt, PointPrompt, PromptSet
-from prompts.labels import LabelMemory, learn
-from prompts.memory import ObjectMemory
+from prompts.kinds import KeyedImage, MaskPrompt, ObjectMemory, PointPrompt, PromptSet
+from prompts.memory import LabelMemory, learn
 from prompts.phrases import Vocabulary
 from train.data import VOID, Photo, Row, load, read_rows
 from train.held_out import is_held_out

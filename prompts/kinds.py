@@ -222,6 +222,18 @@ class PromptSet:
                 raise PromptError(f"{_in_words(prompt)} lies outside the image of {size.width} x {size.height} pixels")
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectMemory:
+    """The answer of the previous round about the same object.
+
+    ``low_res_logits (h, w)`` are the previous mask in the decoder's own resolution; ``space`` is the version of the engine
+    that made them, because another engine must not read them.
+    """
+
+    low_res_logits: NDArray[np.float16]
+    space: str
+
+
 def _in_words(prompt: DrawnPrompt) -> str:
     """What was drawn and where, in pixels, as a person would say it."""
     x, y = _anchor(prompt).min(axis=0).tolist()

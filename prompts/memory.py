@@ -1,4 +1,5 @@
-"""Memory prompts: what earlier rounds about one object established, and whose they are among several objects."""
+"""Memory: whose object the last round is about, and what accepted and rejected regions of a project teach about its labels:
+memories, thresholds, examples that look wrong."""
 
 from __future__ import annotations
 
@@ -6,22 +7,240 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from prompts.examples import Examples, ShownImage, example_of, near, thinned, together
 from prompts.geometry import BoolArray, size_of
-from prompts.kinds import PromptSet
+from prompts.kinds import PromptSet, TextPrompt
+from prompts.phrases import LabelPhrases
+
+FEWEST_ACCEPTED, FEWEST_REJECTED = 5, 5
+"""Regions of either kind from which on a label has a threshold of its own."""
+FEWEST_TO_DOUBT = 3
+"""Images of a label from which on one of them can be told to be unlike the others."""
+COMPARED = 48
+"""Places of an image on either side by which images are compared with each other."""
+STRANGER = 0.02
+"""So much more than its own label's an example has to look like something else to be doubted."""
+RESAMPLED = 200
+MOST_PLACES, LEAST_PLACES, ALL_PLACES = 4096, 256, 16384
+"""Places of a label on either side that an answer compares with: of few labels, of many, and of all labels together."""
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectMemory:
-    """The answer of the previous round about the same object.
-
-    ``low_res_logits (h, w)`` are the previous mask in the decoder's own resolution; ``space`` is the version of the engine
-    that made them, because another engine must not read them.
+class Threshold:
+    """The least margin of a region of a label: where ``accepted`` and ``rejected`` many regions divide best, and the interval
+    ``low`` to ``high`` that holds nine of ten such values when the regions are drawn anew (Efron 1979).
     """
 
-    low_res_logits: NDArray[np.float16]
+    value: float
+    low: float
+    high: float
+    accepted: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelMemory:
+    """What is known about a ``label`` and the ``phrases`` that find it: places inside and outside of regions of ``images`` many
+    images, as the engine of version ``space`` sees them, which no other may read; and the least margin of its regions, None
+    where too little is known.
+    """
+
+    label: str
+    phrases: tuple[str, ...]
+    shown: Examples
+    images: int
     space: str
+    threshold: Threshold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An example that looks less like the other ones of its label than like something else: the number of its ``image``, and
+    what it ``looks_like``, another label or None for what surrounds them; the mean cosines with both.
+    """
+
+    image: int
+    label: str
+    looks_like: str | None
+    own: float
+    other: float
+
+
+def learn(entries: Sequence[LabelPhrases], images: Sequence[ShownImage], space: str) -> tuple[LabelMemory, ...]:
+    """The memories of those labels that an image shows; examples that are doubted teach nothing."""
+    strange = {(doubt.image, doubt.label) for doubt in doubts(images)}
+    most = max(LEAST_PLACES, min(MOST_PLACES, ALL_PLACES // max(len(entries), 1)))
+    found = []
+    for entry in entries:
+        mine = {k for k, image in enumerate(images) if len(image.inside.get(entry.label, ()))}
+        trusted = sorted(k for k in mine if (k, entry.label) not in strange)
+        if trusted:
+            shown = _shown(entry.label, trusted, images, most)
+            threshold = threshold_of(entry.label, trusted, images)
+            found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, threshold))
+    return tuple(found)
+
+
+def _shown(label: str, trusted: Sequence[int], images: Sequence[ShownImage], most: int) -> Examples:
+    """At most so many places on either side of a label's regions, with every look-alike that was rejected, wherever it was."""
+    refused = [thinned(image.refused[label], most // 8) for image in images if label in image.refused]
+    shown = together(Examples(images[k].inside[label], images[k].outside) for k in trusted)
+    return Examples(thinned(shown.inside, most), torch.cat([thinned(shown.outside, most), *refused]))
+
+
+def diverse(label: str, images: Sequence[ShownImage], most: int) -> list[int]:
+    """The numbers of at most so many images that show a label, the first one and then each the least like those before."""
+    mine = [k for k, image in enumerate(images) if len(image.inside.get(label, ()))]
+    if len(mine) <= most:
+        return mine
+    means = torch.stack([images[k].inside[label].float().mean(dim=0) for k in mine])
+    alike = torch.nn.functional.normalize(means, dim=1) @ torch.nn.functional.normalize(means, dim=1).T
+    chosen = [0]
+    while len(chosen) < most:
+        nearest = alike[:, chosen].amax(dim=1)
+        nearest[chosen] = torch.inf
+        chosen.append(int(nearest.argmin()))
+    return [mine[k] for k in sorted(chosen)]
+
+
+def asked_by_name(memories: Sequence[LabelMemory], prompts: PromptSet, space: str) -> list[LabelMemory]:
+    """Those of a space whose labels are asked for, where nothing is asked for but by name."""
+    if not prompts.phrases or len(prompts.of(TextPrompt)) < len(prompts):
+        return []
+    return [each for each in memories if each.space == space and not set(each.phrases).isdisjoint(prompts.phrases)]
+
+
+def armed(memories: Sequence[LabelMemory], label: str | None, space: str) -> LabelMemory | None:
+    """The one of a label in a space, if there is one."""
+    return next((each for each in memories if each.label == label and each.space == space), None)
+
+
+def margins_of(places: Tensor, regions: Sequence[BoolArray], memories: Sequence[LabelMemory]) -> Tensor:
+    """How much more each of N regions ``(H, W)`` of an image with places ``(D, h, w)`` looks like the inside of each label's
+    examples than like their outside: differences of cosines ``(N, L)``.
+    """
+    found = []
+    for region in regions:
+        some = thinned(example_of(places, region).inside.float(), COMPARED)
+        found.append([_alike(some, memory.shown.inside) - _alike(some, memory.shown.outside) for memory in memories])
+    return torch.tensor(found, dtype=torch.float32).reshape(len(regions), len(memories))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """How much every place of an image looks like what each label's examples show: mean cosines ``(L, h, w)`` with the nearest
+    places ``inside`` of them and ``outside``.
+    """
+
+    inside: Tensor
+    outside: Tensor
+
+    @classmethod
+    def of(cls, grid: Tensor, memories: Sequence[LabelMemory]) -> Compared:
+        """The places of ``grid (D, h, w)`` beside those of L labels."""
+        flat, shape = grid.flatten(1).T.float(), (len(memories), *grid.shape[1:])
+        inside = torch.stack([near(flat, memory.shown.inside) for memory in memories])
+        outside = torch.stack([near(flat, memory.shown.outside) for memory in memories])
+        return cls(inside.reshape(shape), outside.reshape(shape))
+
+    def margins(self) -> Tensor:
+        """How much more places look like the inside of each label than like its outside and like any other label: differences
+        of cosines ``(L, h, w)``.
+        """
+        return self.inside - torch.maximum(self.outside, rivals(self.inside))
+
+
+def rivals(alike: Tensor) -> Tensor:
+    """For each row of ``alike (L, ...)`` the largest of the other rows; -1 for a single row."""
+    if len(alike) < 2:
+        return torch.full_like(alike, -1.0)
+    best = alike.topk(2, dim=0).values
+    return torch.where(alike == best[0], best[1], best[0])
+
+
+def taught_names(names: Sequence[str | None], memories: Sequence[LabelMemory]) -> list[str | None]:
+    """Phrases that find a label that was taught as this label, everything else as it is."""
+    labels: dict[str | None, str] = {phrase: memory.label for memory in memories for phrase in memory.phrases}
+    return [labels.get(name, name) for name in names]
+
+
+def not_refuted(
+    places: Tensor, regions: Sequence[BoolArray], names: Sequence[str | None], memories: Sequence[LabelMemory]
+) -> list[int]:
+    """The numbers of regions ``(H, W)`` that may stay under their names: all but those under a name that several images
+    taught which look more like what is around its examples, in an image with places ``(D, h, w)``.
+    """
+    row_of = {memory.label: k for k, memory in enumerate(memories) if memory.images >= FEWEST_TO_DOUBT}
+    margins = margins_of(places, regions, memories)
+    rows = [row_of.get(name or "") for name in taught_names(names, memories)]
+    return [k for k, row in enumerate(rows) if row is None or float(margins[k, row]) > 0]
+
+
+def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
+    """The examples that look wrong, by what the other images of all labels show."""
+    labels = sorted({label for image in images for label in image.inside})
+    return [doubt for label in labels for doubt in _doubts_about(label, images, labels)]
+
+
+def _doubts_about(label: str, images: Sequence[ShownImage], labels: Sequence[str]) -> list[Doubt]:
+    mine = [k for k, image in enumerate(images) if len(image.inside.get(label, ()))]
+    if len(mine) < FEWEST_TO_DOUBT:
+        return []
+    others = {other: _places(other, range(len(images)), images) for other in labels if other != label}
+    found = []
+    for k in mine:
+        places = thinned(images[k].inside[label].float(), COMPARED)
+        rest = [j for j in mine if j != k]
+        own = _alike(places, _places(label, rest, images))
+        rivals: list[tuple[float, str | None]] = [(_alike(places, shown), other) for other, shown in others.items()]
+        rivals.append((_alike(places, torch.cat([thinned(images[j].outside.float(), COMPARED) for j in rest])), None))
+        most, looks_like = max(rivals, key=lambda rival: rival[0])
+        if most > own + STRANGER:
+            found.append(Doubt(k, label, looks_like, own, most))
+    return found
+
+
+def _places(label: str, which: Sequence[int], images: Sequence[ShownImage]) -> Tensor:
+    """Some places inside a label's regions on some of the images."""
+    shown = [thinned(images[k].inside[label].float(), COMPARED) for k in which if label in images[k].inside]
+    return torch.cat(shown)
+
+
+def _alike(places: Tensor, shown: Tensor) -> float:
+    return float(near(places, shown).mean()) if len(shown) else -1.0
+
+
+def threshold_of(label: str, trusted: Sequence[int], images: Sequence[ShownImage]) -> Threshold | None:
+    """The least margin of a region of a label; None where fewer regions were accepted or rejected than it takes to tell.
+
+    An accepted region's margin is measured by the other images alone.
+    """
+    refused = [thinned(image.refused[label].float(), COMPARED) for image in images if len(image.refused.get(label, ()))]
+    if len(trusted) < FEWEST_ACCEPTED or len(refused) < FEWEST_REJECTED:
+        return None
+    accepted = [_margin(images[k].inside[label], label, [j for j in trusted if j != k], images) for k in trusted]
+    rejected = [_margin(places, label, trusted, images) for places in refused]
+    value, low, high = _interval(np.array(accepted, np.float32), np.array(rejected, np.float32))
+    return Threshold(value, low, high, len(accepted), len(rejected))
+
+
+def _margin(places: Tensor, label: str, which: Sequence[int], images: Sequence[ShownImage]) -> float:
+    """How much more places look like the inside than like the outside of a label's regions on some of the images."""
+    some = thinned(places.float(), COMPARED)
+    outside = torch.cat([thinned(images[k].outside.float(), COMPARED) for k in which])
+    return _alike(some, _places(label, which, images)) - _alike(some, outside)
+
+
+def _interval(accepted: NDArray[np.float32], rejected: NDArray[np.float32]) -> tuple[float, float, float]:
+    """The best cut, and the 5th and the 95th percentile of those of resampled regions."""
+    dice = np.random.default_rng(0)
+    cuts = [best_cut(dice.choice(accepted, len(accepted)), dice.choice(rejected, len(rejected))) for _ in range(RESAMPLED)]
+    low, high = np.percentile(np.array(cuts, np.float64), (5, 95))
+    return float(best_cut(accepted, rejected) or 0.0), float(low), float(high)
 
 
 def best_cut(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float | None:

@@ -13,9 +13,8 @@ from backend.telemetry import turn
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, PromptSet
-from prompts.labels import LabelMemory
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, ObjectMemory, PromptSet
+from prompts.memory import LabelMemory
 from prompts.space import JointSpace, PromptTokens
 
 

@@ -30,9 +30,8 @@ from backend.values.masks import Masks, MaskSet
 from backend.values.placement import ANYWHERE, Placement
 from prompts.examples import near
 from prompts.geometry import BoolArray, box_mask, size_of
-from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
-from prompts.labels import LabelMemory
-from prompts.memory import ObjectMemory, owner_of
+from prompts.kinds import BoxPrompt, Image, MaskPrompt, ObjectMemory, PointPrompt, PromptError, PromptSet
+from prompts.memory import LabelMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4

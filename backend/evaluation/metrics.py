@@ -16,8 +16,7 @@ from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.session import ForPrompts
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, KeyedImage, PointPrompt, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, KeyedImage, ObjectMemory, PointPrompt, PromptSet
 
 MATCH_IOU = 0.5
 """Above this a prediction and a true region are the same thing (Kirillov et al., Panoptic Segmentation, CVPR 2019)."""

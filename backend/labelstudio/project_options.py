@@ -24,7 +24,7 @@ from prompts.kinds import KeyedImage
 from prompts.phrases import Vocabulary
 
 if TYPE_CHECKING:  # what was learnt holds tensors, of which nothing is known here
-    from prompts.labels import LabelMemory
+    from prompts.memory import LabelMemory
 
 ANY_LABEL = "*"
 LEAST_LEFT = 0.5

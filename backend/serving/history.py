@@ -16,8 +16,7 @@ from backend.stores.sessions import Note, Notes, SessionStore
 from backend.values.errors import MaskloomError, StoreError
 from backend.values.masks import NOTHING_DRAWN
 from backend.values.session import Example, Round, SessionKey
-from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
-from prompts.memory import ObjectMemory
+from prompts.kinds import KeyedImage, ObjectMemory, PromptSet, ReferencePrompt
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from backend.values.masks import RunLengths
 from backend.values.session import Example, Verdict
 from prompts.examples import ShownImage
 from prompts.geometry import Size
-from prompts.labels import Doubt, LabelMemory, diverse, doubts, learn
+from prompts.memory import Doubt, LabelMemory, diverse, doubts, learn
 from prompts.phrases import LabelPhrases
 
 log = logging.getLogger(__name__)

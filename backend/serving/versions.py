@@ -19,7 +19,7 @@ from backend.stores.snapshots import Snapshot, Snapshots
 from backend.values.errors import RequestError
 from backend.values.session import Example
 from prompts.examples import ShownImage
-from prompts.labels import LabelMemory
+from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ import sqlalchemy as sql
 
 from backend.stores.database import Database
 from backend.values.session import Round, SessionKey, prompt_digest
-from prompts.kinds import PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import ObjectMemory, PromptSet
 
 MOST_ROUNDS = 10_000
 MOST_NOTES = 10_000

@@ -11,12 +11,11 @@ import numpy as np
 
 from backend.values.masks import MaskSet, RunLengths
 from prompts.geometry import BoolArray
-from prompts.kinds import KeyedImage, Prompt, PromptError, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import KeyedImage, ObjectMemory, Prompt, PromptError, PromptSet
 from prompts.phrases import Vocabulary
 
 if TYPE_CHECKING:  # tensors: who only stores or reads requests does not need them
-    from prompts.labels import LabelMemory
+    from prompts.memory import LabelMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)

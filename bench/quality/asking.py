@@ -13,8 +13,7 @@ from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForPrompts, Question, Round
 from prompts.geometry import BoolArray
-from prompts.kinds import Image, KeyedImage, Prompt, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, KeyedImage, ObjectMemory, Prompt, PromptSet
 from prompts.phrases import Vocabulary
 
 Logits = NDArray[np.float16]

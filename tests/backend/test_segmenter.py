@@ -24,6 +24,7 @@ from prompts.kinds import (
     Image,
     KeyedImage,
     MaskPrompt,
+    ObjectMemory,
     PointPrompt,
     PolygonPrompt,
     Prompt,
@@ -33,7 +34,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import ObjectMemory
 from prompts.phrases import LabelPhrases, Vocabulary
 from tests.backend.pictures import BLUE, RED, Picture, disc, paint, square, two_red_discs, two_shapes
 

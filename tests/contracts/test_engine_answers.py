@@ -30,8 +30,7 @@ from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from backend.values.session import ForEverything, ForPrompts, Question, Round
-from prompts.kinds import BoxPrompt, KeyedImage, PointPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
-from prompts.memory import ObjectMemory
+from prompts.kinds import BoxPrompt, KeyedImage, ObjectMemory, PointPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
 from tests.backend.engines import tiny_bundles
 from tests.backend.engines.colour_network import SIDE, ColourClip, ColourNetwork
 from tests.backend.engines.seem.checkpoints import save_checkpoint

@@ -22,6 +22,7 @@ from prompts.kinds import (
     BoxPrompt,
     KeyedImage,
     MaskPrompt,
+    ObjectMemory,
     PointPrompt,
     PolygonPrompt,
     Prompt,
@@ -30,7 +31,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 from tests.backend.engines import tiny_bundles
 from tests.backend.pictures import square, two_red_discs, two_shapes

@@ -12,7 +12,7 @@ from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question, Round
 from prompts.examples import Examples, together
 from prompts.kinds import KeyedImage, PromptSet, TextPrompt
-from prompts.labels import LabelMemory
+from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import two_red_discs, two_shapes
 from tests.contracts.test_engines import NAMES, engine

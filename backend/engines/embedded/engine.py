@@ -28,9 +28,8 @@ from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
 from prompts.examples import Examples, likeness
 from prompts.geometry import size_of
-from prompts.kinds import Image, PromptSet
-from prompts.labels import Compared, LabelMemory
-from prompts.memory import ObjectMemory, owner_of
+from prompts.kinds import Image, ObjectMemory, PromptSet
+from prompts.memory import Compared, LabelMemory, owner_of
 from prompts.space import PromptTokens
 
 SHIPPED = Path(__file__).parents[2] / "weights" / "embedded.safetensors"

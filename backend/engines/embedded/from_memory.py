@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.engines.embedded.evidence import Calibration, logit
 from backend.engines.embedded.from_text import Found, above_usual, cover, text_logits
-from prompts.labels import Compared, LabelMemory, rivals
+from prompts.memory import Compared, LabelMemory, rivals
 
 LEAST = 0.4
 """The least score of a region of a label that was taught."""

@@ -52,9 +52,8 @@ from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
-from prompts.kinds import Image, PromptSet
-from prompts.labels import Compared, LabelMemory, not_refuted, taught_names
-from prompts.memory import ObjectMemory, owner_of
+from prompts.kinds import Image, ObjectMemory, PromptSet
+from prompts.memory import Compared, LabelMemory, not_refuted, owner_of, taught_names
 from prompts.space import PromptTokens
 
 FAMILIES: Mapping[str, Callable[[Path, str, Placement], PromptableNetwork]] = {

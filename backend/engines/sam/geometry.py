@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from backend.engines.sam.transforms import Geometry, MaskCandidates, PromptableNetwork
 from prompts.geometry import BoolArray, FloatArray, Size, bounding_box, polygon_mask
-from prompts.kinds import BoxPrompt, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
-from prompts.memory import ObjectMemory
+from prompts.kinds import BoxPrompt, MaskPrompt, ObjectMemory, PolygonPrompt, PromptSet, ScribblePrompt
 
 STROKE_POINTS = 6
 SURE = 6.0

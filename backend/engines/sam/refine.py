@@ -21,8 +21,7 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, RunLengths
 from backend.values.placement import Placement
 from prompts.geometry import BoolArray, FloatArray
-from prompts.kinds import Image, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.space import PromptTokens
 
 LEAST_AGREEMENT = 0.6

@@ -30,9 +30,8 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
-from prompts.kinds import Image, PromptSet
-from prompts.labels import LabelMemory, margins_of, not_refuted, taught_names
-from prompts.memory import ObjectMemory
+from prompts.kinds import Image, ObjectMemory, PromptSet
+from prompts.memory import LabelMemory, margins_of, not_refuted, taught_names
 from prompts.space import PromptTokens
 from prompts.torch_fallbacks import with_cpu_fallback
 

@@ -15,8 +15,8 @@ from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens, Wiring, merge_tokens, repeat_tokens, stack_tokens
 from backend.values.features import ImageFeatures
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
-from prompts.kinds import PointPrompt, PromptSet, ReferencePrompt
-from prompts.memory import ObjectMemory, owner_among
+from prompts.kinds import ObjectMemory, PointPrompt, PromptSet, ReferencePrompt
+from prompts.memory import owner_among
 from prompts.phrases import Vocabulary
 from prompts.space import FeatureMap, JointSpace, PromptTokens
 from prompts.torch_fallbacks import with_cpu_fallback

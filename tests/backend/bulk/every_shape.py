@@ -14,8 +14,7 @@ from backend.engines.colour import ColourDecoder, ColourTextEncoder
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
 from backend.values.placement import Placement
-from prompts.kinds import PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import ObjectMemory, PromptSet
 from prompts.space import JointSpace, PromptTokens
 
 RECIPE = Recipe("every-shape", f"{__name__}:build", "the colour engine, which finds everything too", "Apache-2.0")

@@ -17,6 +17,7 @@ from prompts.kinds import (
     BoxPrompt,
     KeyedImage,
     MaskPrompt,
+    ObjectMemory,
     PointPrompt,
     PolygonPrompt,
     Prompt,
@@ -25,7 +26,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import ObjectMemory
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
 PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})

@@ -14,7 +14,7 @@ from backend.values.session import ForNames, Round
 from prompts.examples import Examples, together
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, KeyedImage
-from prompts.labels import LabelMemory
+from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
 from tests.contracts.test_engines import engine
 

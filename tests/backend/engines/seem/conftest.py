@@ -31,8 +31,7 @@ from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, PhraseTokens, Tokenize, clip_tokenizer
-from prompts.kinds import Prompt, PromptSet, ReferencePrompt
-from prompts.memory import ObjectMemory
+from prompts.kinds import ObjectMemory, Prompt, PromptSet, ReferencePrompt
 
 COPY = Path(__file__).parent / "parity"
 FOLDER = Path(os.environ.get("MASKLOOM_SEEM_PARITY", COPY))

@@ -18,6 +18,7 @@ from prompts.kinds import (
     BoxPrompt,
     KeyedImage,
     MaskPrompt,
+    ObjectMemory,
     PointPrompt,
     PolygonPrompt,
     Prompt,
@@ -26,7 +27,6 @@ from prompts.kinds import (
     ScribblePrompt,
     TextPrompt,
 )
-from prompts.memory import ObjectMemory
 from prompts.phrases import Vocabulary
 
 Ask = Callable[..., MaskSet]

@@ -10,7 +10,7 @@ from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, Question, Round
 from prompts.kinds import KeyedImage
-from prompts.labels import LabelMemory, learn, margins_of
+from prompts.memory import LabelMemory, learn, margins_of
 from prompts.phrases import Vocabulary
 
 BLICKET = "blicket"

@@ -8,8 +8,7 @@ import torch
 from backend.engines.seem.frame import Frame, InputSize
 from backend.engines.seem.space import Drawings, render
 from prompts.geometry import Size
-from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
-from prompts.memory import ObjectMemory
+from prompts.kinds import BoxPrompt, ObjectMemory, PointPrompt, Prompt, PromptSet
 
 FRAME = Frame.of(Size(64, 96), InputSize(64, 128, 32))
 LEFT, RIGHT = BoxPrompt((4, 8, 40, 56)), BoxPrompt((56, 8, 92, 56))
