@@ -16,8 +16,9 @@ from tests.labelstudio.table import BOX, BRUSH, CONFIGS, POINT, assert_stored, m
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(1200)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def project(label_studio: LabelStudio, colour_backend: str) -> Project:
+    """A project for each test: what is accepted in one is drawn on the next task of it before anybody asks."""
     return made(label_studio, colour_backend, "mixed")
 
 
