@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from backend.engines.sam.networks import Sam2Network
+from backend.engines.sam.networks import Sam2Network, SamHqNetwork, SamNetwork
 from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
 from backend.engines.sam.transforms import PromptableNetwork
 from prompts.torch_fallbacks import declare_missing_operators
@@ -24,7 +24,7 @@ HIERA: dict[str, dict[str, Any]] = {
         "window_size_per_stage": [8, 4, 16, 8],
     },
 }
-NAMES = ("edgetam", *HIERA, "sam3", "sam2-mini", "sam3-mini")
+NAMES = ("edgetam", *HIERA, "sam-base", "sam-hq-base", "sam3", "sam2-mini", "sam3-mini")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ def build(name: str, device: torch.device, dtype: torch.dtype) -> Built:
     declare_missing_operators()
     if name.startswith("sam3"):
         return _sam3(name == "sam3-mini", device, dtype)
+    if name in ("sam-base", "sam-hq-base"):
+        model = _model_of(("SamModel", None) if name == "sam-base" else ("SamHQModel", None), device)
+        return Built((SamNetwork if name == "sam-base" else SamHqNetwork)(model, dtype), model)
     model = _model_of({"edgetam": _edgetam, "sam2-mini": _sam2_mini}.get(name, lambda: _sam2(HIERA[name]))(), device)
     return Built(Sam2Network(model, dtype), model)
 
@@ -48,25 +51,39 @@ def _model_of(made: tuple[str, Any], device: torch.device) -> Any:
     import transformers
 
     name, config = made
+    if config is None:  # as it is published
+        config = getattr(transformers, name.replace("Model", "Config"))()
     return getattr(transformers, name)(config).eval().requires_grad_(False).to(device)
 
 
 def _edgetam() -> tuple[str, Any]:
     import transformers as hf
 
+    return "EdgeTamModel", hf.EdgeTamConfig(vision_config=edgetam_vision())
+
+
+def edgetam_vision() -> Any:
+    """The configuration of EdgeTAM's image encoder at full size."""
+    import transformers as hf
+
     arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
     backbone = hf.TimmWrapperConfig(architecture="repvit_m1", model_args=arguments)
-    return "EdgeTamModel", hf.EdgeTamConfig(vision_config=hf.EdgeTamVisionConfig(backbone_config=backbone.to_dict()))
+    return hf.EdgeTamVisionConfig(backbone_config=backbone.to_dict())
 
 
 def _sam2(sizes: dict[str, Any]) -> tuple[str, Any]:
     import transformers as hf
 
+    return "Sam2Model", hf.Sam2Config(vision_config=sam2_vision(sizes))
+
+
+def sam2_vision(sizes: dict[str, Any]) -> Any:
+    """The configuration of an image encoder of SAM 2.1, whose Hiera has ``sizes``."""
+    import transformers as hf
+
     backbone = hf.Sam2HieraDetConfig(**sizes)
     channels = list(reversed(backbone.embed_dim_per_stage))
-    return "Sam2Model", hf.Sam2Config(
-        vision_config=hf.Sam2VisionConfig(backbone_config=backbone.to_dict(), backbone_channel_list=channels)
-    )
+    return hf.Sam2VisionConfig(backbone_config=backbone.to_dict(), backbone_channel_list=channels)
 
 
 def _sam2_mini() -> tuple[str, Any]:

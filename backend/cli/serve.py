@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -61,9 +61,6 @@ def demo(
     run(DemoOptions(home=home, images=images, labels=names, port=port, backend_port=backend_port), console)
 
 
-Take = Literal["missing", "kept", "newest"]
-
-
 def fetch(
     engine: Annotated[str, typer.Argument(help="An engine of published models; `maskloom parts` lists them.")],
     to: Annotated[Path | None, typer.Option(help="Folder of the bundle; by default below MASKLOOM_HOME.")] = None,
@@ -72,7 +69,11 @@ def fetch(
         Path | None, typer.Option(help="One file to carry over: where it is, it is unpacked and checked; else it is written.")
     ] = None,
     take: Annotated[
-        Take, typer.Option(help="kept: the revisions of the last time; newest; missing: nobody is asked if nothing is missing.")
+        str,
+        typer.Option(
+            help="kept: the revisions of the last time; newest; commits to stay with, such as decoder=COMMIT,clip=COMMIT; "
+            "missing: nobody is asked if nothing is missing."
+        ),
     ] = "kept",
 ) -> None:
     """Get the models of an engine, or go on where that broke off."""
@@ -106,15 +107,15 @@ def _is_whole(recipe: Recipe, folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and missing_for(recipe, folder) is None
 
 
-def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, take: Take) -> None:
-    from backend.engines.download import Hub, named_pins, pins_of
+def _fetch_from_hub(settings: Settings, recipe: Recipe, folder: Path, take: str) -> None:
+    from backend.engines.download import Hub, pins_for
     from backend.engines.download import fetch as fetch_models
 
     if settings.offline:
         raise SetupError("offline mode is on (MASKLOOM_OFFLINE or HF_HUB_OFFLINE): nothing is fetched")
     say(f"licences: {recipe.licence}")
     token = settings.hub_token.get_secret_value() if settings.hub_token else None
-    pins = named_pins(recipe) if take == "newest" else pins_of(recipe, folder)
+    pins = pins_for(take, recipe, folder)
     if len(pins) < len(recipe.models):
         say("some revisions are not named by this release: these models are taken as they are now, and noted in the manifest")
     fetch_models(recipe, folder, Hub(settings.hub_url, token), say, pins)

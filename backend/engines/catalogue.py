@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backend.engines.base import Engine
 
 APACHE, MIT, SAM_LICENCE = "Apache-2.0", "MIT", "SAM License (gated: ask for access on the model's page, then set HF_TOKEN)"
+SAM_DERIVED = "SAM License (made from SAM 3)"
 SAM_MODULES, SEEM_MODULES = ("transformers", "open_clip", "torchvision", "timm"), ("huggingface_hub", "open_clip")
 ENTRY_POINT_GROUP = "maskloom.engines"
 OWN_WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -137,6 +138,8 @@ _DINO_SMALL = PublishedModel("dino", "facebook/dinov2-with-registers-small", APA
 _DINO_BASE = PublishedModel("dino", "facebook/dinov2-with-registers-base", APACHE)
 _OMDET = PublishedModel("grounder", "omlab/omdet-turbo-swin-tiny-hf", APACHE)
 _GROUNDING_DINO = PublishedModel("grounder", "IDEA-Research/grounding-dino-base", APACHE)
+_LITE_TEXT = PublishedModel("grounder", "vil-uob/sam3-litetext-s0", SAM_DERIVED)
+_SAM2_LARGE = PublishedModel("decoder", "facebook/sam2.1-hiera-large", APACHE)
 
 
 def _sam(name: str, summary: str, models: tuple[PublishedModel, ...], costs: str) -> Recipe:
@@ -184,7 +187,7 @@ _SAM_FAMILY = (
     _sam(
         "sam2-large",
         "SAM 2.1 large with CLIP, DINOv2 and Grounding DINO, for a GPU",
-        (PublishedModel("decoder", "facebook/sam2.1-hiera-large", APACHE), _CLIP, _DINO_BASE, _GROUNDING_DINO),
+        (_SAM2_LARGE, _CLIP, _DINO_BASE, _GROUNDING_DINO),
         "6 GB; on a GPU not measured; encode 13 s on a CPU",
     ),
     _sam(
@@ -192,6 +195,12 @@ _SAM_FAMILY = (
         "SAM 3 for words, exemplars and clicks on one trunk, with CLIP and DINOv2, for a GPU",
         (PublishedModel("decoder", "facebook/sam3", SAM_LICENCE), _CLIP, _DINO_BASE),
         "8 GB; on a GPU not measured; encode 43 s and 3 s for each phrase on a CPU",
+    ),
+    _sam(
+        "sam3-litetext",
+        "SAM 3 LiteText for words, SAM 2.1 large for clicks, with CLIP and DINOv2, for a GPU",
+        (_SAM2_LARGE, _CLIP, _DINO_BASE, _LITE_TEXT),
+        "7 GB; not measured",
     ),
     _around(
         "sam-base",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ READ_BY_OPEN_CLIP = (
     *TOKENIZER,
 )
 """timm's own weights often lie beside them, which nobody reads."""
+COMMIT = re.compile("[0-9a-f]{40}")
 LEFT_BY_HUB = ".cache"
 """Where huggingface_hub notes in a folder what it has fetched."""
 Tell = Callable[[str], None]
@@ -88,6 +90,8 @@ class Hub:
         chosen = [_hub_file(files[name]) for name in _names_read(model, files)]
         if found.sha is None or not any(file.path.endswith((".safetensors", ".pt")) for file in chosen):
             raise RemoteError(f"{model.repository} has no weights that are read at {self._url}")
+        if COMMIT.fullmatch(revision) and found.sha != revision:
+            raise RemoteError(f"{self._url} has commit {found.sha} of {model.repository} where {revision} was asked for")
         return Snapshot(model, str(found.sha), tuple(chosen))
 
     def download(self, snapshot: Snapshot, file: HubFile, folder: Path) -> None:
@@ -142,6 +146,24 @@ def fetch(recipe: Recipe, folder: Path, hub: Hub, tell: Tell, pins: dict[str, st
     snapshots = [hub.look_up(model, pins.get(model.role, "main")) for model in recipe.models]
     models = {snapshot.model.role: _fetch_model(snapshot, folder, hub, tell) for snapshot in snapshots}
     return write_manifest(folder, recipe.name, models)
+
+
+def pins_for(take: str, recipe: Recipe, folder: Path) -> dict[str, str]:
+    """The commits by role that ``maskloom fetch --take`` means: kept (and missing), newest, or ``decoder=COMMIT,clip=COMMIT``,
+    where the other models stay with theirs. Raises SetupError for anything else.
+    """
+    if take == "newest":
+        return named_pins(recipe)
+    if take in ("kept", "missing"):
+        return pins_of(recipe, folder)
+    named = dict(part.strip().split("=", 1) for part in take.split(",") if "=" in part)
+    roles = [model.role for model in recipe.models]
+    if len(named) != len(take.split(",")) or not all(role in roles and COMMIT.fullmatch(named[role]) for role in named):
+        raise SetupError(
+            f"--take {take} is none of kept, newest, missing, and does not name commits of 40 hexadecimal digits by model; the "
+            f"models of {recipe.name!r} are {', '.join(roles)}"
+        )
+    return {**pins_of(recipe, folder), **named}
 
 
 def pins_of(recipe: Recipe, folder: Path) -> dict[str, str]:

@@ -30,7 +30,7 @@ from backend.engines.sam.references import (
     region_embeddings,
     scaled,
 )
-from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_sam3
+from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_lite_text, load_sam3
 from backend.engines.sam.text_grounding import (
     ON_A_CPU,
     BoxFinder,
@@ -74,6 +74,8 @@ def load_network(folder: Path, placement: Placement) -> PromptableNetwork:
     return FAMILIES[model_type](folder, model_type, placement)
 
 
+LITE_TEXT = "sam3_lite_text"
+"""The ``model_type`` of a grounder that answers with masks."""
 KEPT_SIDE = 1024
 """The longer side of the copy of the image that is kept for crops and detectors."""
 
@@ -283,6 +285,8 @@ def _finder(folder: Path, decoding: Decoding, space: FoundationSpace, placement:
     on_the_map = MapFinder(space, decoding)
     if not (folder / "grounder").is_dir():
         return on_the_map
+    if read_model_type(folder / "grounder") == LITE_TEXT:
+        return load_lite_text(folder / "grounder", decoding.network, placement)
     return BoxFinder(load_detector(folder / "grounder", placement), decoding, on_the_map)
 
 

@@ -1,4 +1,4 @@
-"""SAM 3: words and exemplars find every instance of a concept; clicks go to its tracker's mask decoder."""
+"""SAM 3 and SAM 3 LiteText: words and exemplars find all instances of a concept; clicks go to SAM 3's tracker or to SAM 2.1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from backend.engines.sam.detectors import load_tokenizer
 from backend.engines.sam.geometry import box_of, stability
 from backend.engines.sam.references import Likeness
 from backend.engines.sam.text_grounding import Finding, LikeFinder
-from backend.engines.sam.transforms import HALF_MEAN, HALF_STD, FramedPrompts, MaskCandidates, SquashFrame, call_arguments
+from backend.engines.sam.transforms import (
+    HALF_MEAN,
+    HALF_STD,
+    FramedPrompts,
+    MaskCandidates,
+    PromptableNetwork,
+    SquashFrame,
+    call_arguments,
+)
+from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
 from prompts.kinds import Image
@@ -51,47 +60,37 @@ class Concepts:
     presence: float
 
 
-class Sam3Network:
-    """A SAM 3 (see PromptableNetwork) that also finds concepts."""
+class ConceptDetector:
+    """SAM 3's detector, or SAM 3 LiteText's, which reads words with a smaller network: an image is encoded once and then asked
+    about concepts.
+    """
 
-    def __init__(self, detector: Any, tracker: Any, tokenizer: Any, dtype: torch.dtype = torch.float32) -> None:
-        tracker.vision_encoder.backbone = detector.vision_encoder.backbone
-        self._detector, self._tracker, self._tokenizer, self._dtype = detector, tracker, tokenizer, dtype
-        self.frame = SquashFrame(int(tracker.prompt_encoder.input_image_size), HALF_MEAN, HALF_STD)
-        self.low_res_side = int(tracker.prompt_encoder.mask_input_size[0])
+    def __init__(self, model: Any, tokenizer: Any, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self._tokenizer, self._dtype = model, tokenizer, dtype
         self._read = lru_cache(maxsize=1024)(self._read_phrase)
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self._tracker.no_memory_embedding.device
+        device: torch.device = self.model.device
         return device
 
     def to(self, device: torch.device) -> None:
-        self._detector.to(device)
-        self._tracker.to(device)
+        """Move all weights."""
+        self.model.to(device)
         self._read.cache_clear()
 
-    def encode(self, pixels: Tensor) -> list[dict[str, Tensor]]:
+    def see(self, pixels: Tensor) -> Any:
+        """What the trunk and its neck make of inputs ``(B, 3, side, side)``."""
         with computing(self.device, self._dtype):
-            seen = self._detector.vision_encoder(pixels.to(self.device))
-            levels = self._for_clicks(seen.last_hidden_state, pixels)
-        maps = {f"concept{k}": level for k, level in enumerate(seen.fpn_hidden_states[:_LEVELS])}
-        maps |= {f"level{k}": level for k, level in enumerate(levels)}
-        return [{name: level[image].float() for name, level in maps.items()} for image in range(len(pixels))]
+            return self.model.vision_encoder(pixels.to(self.device))
 
-    def decode(self, embeddings: Mapping[str, Tensor], prompts: FramedPrompts) -> MaskCandidates:
-        levels = [embeddings[f"level{k}"][None].to(self.device) for k in range(_LEVELS)]
-        found = self._tracker(image_embeddings=levels, **call_arguments(prompts))
-        return MaskCandidates(found.pred_masks[0], found.iou_scores[0], found.object_score_logits[0, :, 0])
-
-    @with_cpu_fallback
     @torch.inference_mode()
     def find(self, embeddings: Mapping[str, Tensor], phrase: str, exemplars: Exemplars | None = None) -> Concepts:
         """Everything on an image that is called by a phrase, or that is like the exemplars on it."""
         text, attended = self._read(phrase)
         boxes = {} if exemplars is None else {"input_boxes": exemplars.boxes, "input_boxes_labels": exemplars.labels}
         with torch.compiler.set_stance("force_eager"):  # torchvision compiles roi_align for minutes where it lacks its own
-            found = self._detector(
+            found = self.model(
                 vision_embeds=self._vision(embeddings),
                 text_embeds=text,
                 attention_mask=attended,
@@ -100,19 +99,10 @@ class Sam3Network:
         presence = found.presence_logits[0].sigmoid()
         return Concepts(found.pred_masks[0].float(), found.pred_logits[0].sigmoid() * presence, float(presence))
 
-    def _for_clicks(self, hidden: Tensor, pixels: Tensor) -> list[Tensor]:
-        """The click decoder's three maps of the trunk's tokens ``(B, N, C)``, the finer two as its mask decoder uses them."""
-        encoder, decoder = self._tracker.vision_encoder, self._tracker.mask_decoder
-        patch = encoder.config.backbone_config.patch_size
-        height, width = pixels.shape[-2] // patch, pixels.shape[-1] // patch
-        maps, _ = encoder.neck(hidden.reshape(len(pixels), height, width, -1).permute(0, 3, 1, 2))
-        nothing_remembered = self._tracker.no_memory_embedding.reshape(1, -1, 1, 1)
-        return [decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1]), maps[2] + nothing_remembered]
-
     def _vision(self, embeddings: Mapping[str, Tensor]) -> Any:
         """An encoded image as the detector takes it: it leaves out the last of its levels, so that one more is named."""
         maps = [embeddings[f"concept{k}"][None].to(self.device) for k in range(_LEVELS)]
-        place = self._detector.vision_encoder.neck.position_encoding
+        place = self.model.vision_encoder.neck.position_encoding
         places = [place(level.shape, level.device, level.dtype) for level in maps]
         return SimpleNamespace(
             fpn_hidden_states=[*maps, None], fpn_position_encoding=[*places, None], hidden_states=None, attentions=None
@@ -122,7 +112,57 @@ class Sam3Network:
     def _read_phrase(self, phrase: str) -> tuple[Any, Tensor]:
         read = self._tokenizer([phrase], return_tensors="pt", padding="max_length", max_length=TEXT_LENGTH, truncation=True)
         ids, attended = read["input_ids"].to(self.device), read["attention_mask"].to(self.device)
-        return self._detector.get_text_features(input_ids=ids, attention_mask=attended, return_dict=True), attended
+        return self.model.get_text_features(input_ids=ids, attention_mask=attended, return_dict=True), attended
+
+
+def concept_maps(seen: Any) -> dict[str, Tensor]:
+    """The maps ``(B, C, h, w)`` by name that a detector's questions are answered from."""
+    return {f"concept{k}": level for k, level in enumerate(seen.fpn_hidden_states[:_LEVELS])}
+
+
+class Sam3Network:
+    """A SAM 3 (see PromptableNetwork) that also finds concepts."""
+
+    def __init__(self, detector: Any, tracker: Any, tokenizer: Any, dtype: torch.dtype = torch.float32) -> None:
+        tracker.vision_encoder.backbone = detector.vision_encoder.backbone
+        self._detector, self._tracker, self._dtype = ConceptDetector(detector, tokenizer, dtype), tracker, dtype
+        self.frame = SquashFrame(int(tracker.prompt_encoder.input_image_size), HALF_MEAN, HALF_STD)
+        self.low_res_side = int(tracker.prompt_encoder.mask_input_size[0])
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._tracker.no_memory_embedding.device
+        return device
+
+    def to(self, device: torch.device) -> None:
+        self._detector.to(device)
+        self._tracker.to(device)
+
+    def encode(self, pixels: Tensor) -> list[dict[str, Tensor]]:
+        seen = self._detector.see(pixels)
+        with computing(self.device, self._dtype):
+            levels = self._for_clicks(seen.last_hidden_state, pixels)
+        maps = concept_maps(seen) | {f"level{k}": level for k, level in enumerate(levels)}
+        return [{name: level[image].float() for name, level in maps.items()} for image in range(len(pixels))]
+
+    def decode(self, embeddings: Mapping[str, Tensor], prompts: FramedPrompts) -> MaskCandidates:
+        levels = [embeddings[f"level{k}"][None].to(self.device) for k in range(_LEVELS)]
+        found = self._tracker(image_embeddings=levels, **call_arguments(prompts))
+        return MaskCandidates(found.pred_masks[0], found.iou_scores[0], found.object_score_logits[0, :, 0])
+
+    @with_cpu_fallback
+    def find(self, embeddings: Mapping[str, Tensor], phrase: str, exemplars: Exemplars | None = None) -> Concepts:
+        """See ConceptDetector."""
+        return self._detector.find(embeddings, phrase, exemplars)
+
+    def _for_clicks(self, hidden: Tensor, pixels: Tensor) -> list[Tensor]:
+        """The click decoder's three maps of the trunk's tokens ``(B, N, C)``, the finer two as its mask decoder uses them."""
+        encoder, decoder = self._tracker.vision_encoder, self._tracker.mask_decoder
+        patch = encoder.config.backbone_config.patch_size
+        height, width = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+        maps, _ = encoder.neck(hidden.reshape(len(pixels), height, width, -1).permute(0, 3, 1, 2))
+        nothing_remembered = self._tracker.no_memory_embedding.reshape(1, -1, 1, 1)
+        return [decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1]), maps[2] + nothing_remembered]
 
 
 def exemplars_of(boxes: Sequence[Sequence[float]], labels: Sequence[int], size: tuple[int, int]) -> Exemplars:
@@ -158,6 +198,47 @@ class ConceptFinder:
             for phrase in phrases
             for finding in _findings(self._network.find(features.tensors, phrase), self._network.low_res_side, phrase)
         ]
+
+
+class LiteTextFinder:
+    """Finds phrases with SAM 3 LiteText (see Finder), beside a decoder of SAM 2.1 that answers what is drawn: the published
+    checkpoint holds the detector alone. The trunk looks at the copy of the image that is kept, once for a request's phrases.
+    """
+
+    def __init__(self, detector: ConceptDetector, side: int) -> None:
+        self._detector, self._side = detector, side
+        vision = detector.model.config.vision_config
+        self._frame = SquashFrame(int(vision.image_size), HALF_MEAN, HALF_STD)
+
+    @property
+    def device(self) -> torch.device:
+        return self._detector.device
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights."""
+        self._detector.to(device)
+
+    @with_cpu_fallback
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+        """See Finder."""
+        if not phrases:
+            return []
+        maps = self._see(features.tensors["pixels"].numpy())
+        found = ((phrase, self._detector.find(maps, phrase)) for phrase in phrases)
+        return [finding for phrase, concepts in found for finding in _findings(concepts, self._side, phrase)]
+
+    @torch.inference_mode()
+    def _see(self, image: Image) -> dict[str, Tensor]:
+        seen = self._detector.see(self._frame.pixels(image, self.device)[None])
+        return {name: level[0].float() for name, level in concept_maps(seen).items()}
+
+
+def load_lite_text(folder: Path, network: PromptableNetwork, placement: Placement) -> LiteTextFinder:
+    """The finder in a folder, whose masks go on in the frame of a click decoder. Raises SetupError for one that pads images."""
+    if not isinstance(network.frame, SquashFrame):
+        raise SetupError(f"{folder} holds SAM 3 LiteText, which goes with a decoder of SAM 2.1 or EdgeTAM, not with one of SAM")
+    model = load_pretrained(import_class("Sam3LiteTextModel"), folder, placement)
+    return LiteTextFinder(ConceptDetector(model, load_tokenizer(folder), resolve(placement)[1]), network.low_res_side)
 
 
 class ExemplarFinder:

@@ -187,7 +187,7 @@ def test_a_sam3_whose_device_is_full_finds_words_on_the_cpu(tmp_path: Path, monk
     network = engine.decoder._parts.decoding.network  # type: ignore[attr-defined]
     truth = network.find(features.tensors, "blue")
     full = FullFor(monkeypatch, type(network))
-    full.guard(monkeypatch, network._detector, "forward")
+    full.guard(monkeypatch, network._detector.model, "forward")
     found = network.find(features.tensors, "blue")
     assert torch.equal(found.logits, truth.logits)
     assert full.moved == [CPU]

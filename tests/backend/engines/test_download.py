@@ -145,6 +145,34 @@ def test_a_bundle_stays_with_its_revision_until_it_is_updated(
     assert json.loads((tmp_path / "bundle.json").read_text())["models"]["clip"]["revision"] == "c" * 40
 
 
+def test_a_team_stays_with_the_commits_that_it_names(hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "tiny", ENGINE)
+    monkeypatch.setenv("MASKLOOM_HUB_URL", hub.url)
+    named = ["fetch", "tiny", "--to", str(tmp_path), "--take", f"decoder={hub.commit}, clip={hub.commit}"]
+    assert CliRunner().invoke(cli, named).exit_code == 0
+    assert {path.split("/resolve/")[1].split("/")[0] for path in hub.fetched} == {hub.commit}
+    hub.commit = "c" * 40
+    done = CliRunner().invoke(cli, named)
+    assert isinstance(done.exception, RemoteError)
+    assert verify(tmp_path) == []
+
+
+def test_a_hub_that_answers_with_another_commit_is_not_believed(hub: HubDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = download.Hub(hub.url)
+    look = asked._api.model_info
+    monkeypatch.setattr(asked._api, "model_info", lambda name, **how: look(name, **{**how, "revision": "main"}))
+    with pytest.raises(RemoteError, match=f"has commit {hub.commit} of us/sam where {'b' * 40} was asked for"):
+        asked.look_up(MODELS[0], "b" * 40)
+
+
+@pytest.mark.parametrize(
+    "take", ["oldest", "decoder=main", "grounder=" + "a" * 40, "decoder", "decoder=" + "a" * 40 + ",clip", ""]
+)
+def test_what_is_not_a_commit_of_a_model_is_refused_with_the_names_of_the_models(take: str, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="the models of 'tiny' are decoder, clip"):
+        download.pins_for(take, ENGINE, tmp_path)
+
+
 def test_where_nothing_is_missing_nobody_is_asked(hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "tiny", ENGINE)
     monkeypatch.setenv("MASKLOOM_HUB_URL", hub.url)

@@ -162,8 +162,10 @@ class Pipeline:
     def phrase(self, image: NDArray[np.uint8]) -> Masks:
         """The masks of all boxes that the detector has, or those of SAM 3 itself."""
         if self.kind == "sam3":
-            return self._concept(image)
+            return self._concept(self.bundle / "decoder", hf.Sam3Model, image)
         grounder = json.loads((self.bundle / "grounder" / "config.json").read_text())["model_type"]
+        if grounder == "sam3_lite_text":
+            return self._concept(self.bundle / "grounder", hf.Sam3LiteTextModel, image)
         boxes = (_omdet if grounder == "omdet-turbo" else _grounding_dino)(self.bundle / "grounder", image)
         _, masks = self._segment(image, input_boxes=[boxes.tolist()], multimask_output=False)
         return masks[:, 0]
@@ -204,13 +206,13 @@ class Pipeline:
         logits = torch.nn.functional.interpolate(found.pred_masks[0], (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
         return found, (logits > 0).numpy()
 
-    def _concept(self, image: NDArray[np.uint8]) -> Masks:
-        folder, side = self.bundle / "decoder", tiny_models.SAM3_SIDE
+    def _concept(self, folder: Path, model_class: Any, image: NDArray[np.uint8]) -> Masks:
+        side = tiny_models.SAM3_SIDE
         images = hf.Sam3ImageProcessor(size={"height": side, "width": side})
         processor = hf.Sam3Processor(images, hf.AutoTokenizer.from_pretrained(folder, local_files_only=True), target_size=side)
         inputs = processor(images=image, text=PHRASE, return_tensors="pt", input_data_format="channels_last")
         with torch.compiler.set_stance("force_eager"):
-            found = hf.Sam3Model.from_pretrained(folder).eval()(
+            found = model_class.from_pretrained(folder).eval()(
                 **{key: inputs[key] for key in ("pixel_values", "input_ids", "attention_mask")}
             )
         logits = torch.nn.functional.interpolate(found.pred_masks, (HEIGHT, WIDTH), mode="bilinear", align_corners=False)

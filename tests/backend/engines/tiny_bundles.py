@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from backend.engines.catalogue import find_engine
@@ -16,6 +16,11 @@ DECODERS: dict[str, Callable[[Path], Path]] = {
     "sam-vit": tiny_models.write_sam,
     "sam3": tiny_models.write_sam3,
 }
+GROUNDERS: dict[str, Callable[[Path], Path]] = {
+    "omdet": tiny_detectors.write_published_omdet,
+    "grounding-dino": tiny_detectors.write_grounding_dino,
+    "sam3-litetext": tiny_models.write_sam3_lite_text,
+}
 FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base", "sam3")
 """One engine for each family of decoders."""
 
@@ -25,7 +30,7 @@ def write_bundle(name: str, folder: Path) -> Path:
     models = find_engine(name).models
     for part in models:
         if part.role == "decoder":
-            _writer(part.repository)(folder / "decoder")
+            _writer(part.repository, DECODERS)(folder / "decoder")
     tiny_models.write_clip(folder / "clip")
     if any(part.role == "dino" for part in models):
         tiny_models.write_dino(folder / "dino")
@@ -37,15 +42,12 @@ def write_published_bundle(name: str, folder: Path) -> Path:
     write_bundle(name, folder)
     for part in find_engine(name).models:
         if part.role == "grounder":
-            detector = (
-                tiny_detectors.write_published_omdet if "omdet" in part.repository else tiny_detectors.write_grounding_dino
-            )
-            detector(folder / "grounder")
+            _writer(part.repository, GROUNDERS)(folder / "grounder")
         if "EdgeTAM" in part.repository:
             shutil.rmtree(folder / "decoder")
             tiny_models.write_edgetam_video(folder / "decoder")
     return folder
 
 
-def _writer(repository: str) -> Callable[[Path], Path]:
-    return next(write for family, write in DECODERS.items() if family in repository)
+def _writer(repository: str, writers: Mapping[str, Callable[[Path], Path]]) -> Callable[[Path], Path]:
+    return next(write for family, write in writers.items() if family in repository)

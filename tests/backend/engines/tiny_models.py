@@ -218,23 +218,9 @@ def write_sam3(folder: Path, seed: int = 0) -> Path:
     from safetensors.torch import save_file
     from transformers import Sam3VideoConfig, Sam3VideoModel
 
-    trunk = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SAM3_SIDE,
-        "window_size": 4,
-        "global_attn_indexes": [1],
-        "pretrain_image_size": 56,
-    }
     cells = SAM3_SIDE // 14
-    sizes = [[cells * 4] * 2, [cells * 2] * 2, [cells] * 2]
-    backbone = {**trunk, "model_type": "sam3_vit_model"}
-    vision = {"backbone_config": backbone, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes}
-    small = {"hidden_size": 32, "num_attention_heads": 2}
     detector = {
-        "vision_config": {**vision, "model_type": "sam3_vision_model"},
+        **_sam3_detector(),
         "text_config": {
             "model_type": "clip_text_model",
             "vocab_size": 49408,
@@ -245,14 +231,10 @@ def write_sam3(folder: Path, seed: int = 0) -> Path:
             "num_attention_heads": 2,
             "max_position_embeddings": 32,
         },
-        "geometry_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
-        "detr_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
-        "detr_decoder_config": {**small, "num_layers": 1, "intermediate_size": 32, "num_queries": 5},
-        "mask_decoder_config": {**small},
         "model_type": "sam3",
     }
     tracker = {
-        "vision_config": {**vision, "model_type": "sam3_vision_model"},
+        "vision_config": detector["vision_config"],
         "prompt_encoder_config": {**_prompts(32), "image_size": SAM3_SIDE, "patch_size": 14},
         "mask_decoder_config": _decoder(32),
         "model_type": "sam3_tracker_video",
@@ -275,6 +257,45 @@ def write_sam3(folder: Path, seed: int = 0) -> Path:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return write_clip_tokenizer(folder)
+
+
+def write_sam3_lite_text(folder: Path, seed: int = 0) -> Path:
+    """SAM 3 LiteText at 112 pixels, the detector alone, as it is published, with a tokenizer."""
+    from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
+
+    text = {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return write_clip_tokenizer(
+        _write(Sam3LiteTextModel, Sam3LiteTextConfig(**_sam3_detector(), text_config=text), folder, seed)
+    )
+
+
+def _sam3_detector() -> dict[str, Any]:
+    """What the detectors of SAM 3 and LiteText have in common."""
+    trunk = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SAM3_SIDE,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 56,
+    }
+    cells = SAM3_SIDE // 14
+    small = {"hidden_size": 32, "num_attention_heads": 2}
+    return {
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": trunk,
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[cells * 4] * 2, [cells * 2] * 2, [cells] * 2],
+        },
+        "geometry_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
+        "detr_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},
+        "detr_decoder_config": {**small, "num_layers": 1, "intermediate_size": 32, "num_queries": 5},
+        "mask_decoder_config": small,
+    }
 
 
 def write_clip_tokenizer(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.engines.catalogue import find_engine
+from backend.engines.sam import sam3
 from backend.engines.sam.engine import load_network
 from backend.engines.sam.references import Likeness
 from backend.engines.sam.sam3 import (
@@ -24,10 +25,12 @@ from backend.engines.sam.sam3 import (
     Sam3Network,
     _findings,
     exemplars_of,
+    load_lite_text,
     share_canvas,
 )
 from backend.engines.sam.transforms import Geometry, SquashFrame, decode_objects
 from backend.segmenter import Segmenter
+from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
@@ -141,7 +144,7 @@ def test_clicks_on_the_shared_trunk_have_the_same_masks(
 
 
 def test_both_models_hold_the_same_trunk(network: Sam3Network) -> None:
-    assert network._tracker.vision_encoder.backbone is network._detector.vision_encoder.backbone
+    assert network._tracker.vision_encoder.backbone is network._detector.model.vision_encoder.backbone
 
 
 def test_a_canvas_holds_the_reference_with_context_on_the_left_and_the_target_on_the_right() -> None:
@@ -185,6 +188,35 @@ def test_a_long_thin_reference_makes_the_canvas_no_wider_than_twice_the_target()
     left, top, right, bottom = box
     assert 0 <= left < right <= seam
     assert 0 <= top < bottom <= 600
+
+
+@pytest.fixture(scope="module")
+def lite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_sam3_lite_text(tmp_path_factory.mktemp("lite"))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lite_text_has_the_masks_and_scores_of_transformers_in_the_frame_of_the_click_decoder(
+    lite_folder: Path, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    from transformers import Sam3LiteTextModel
+
+    clicks = load_network(tiny_models.write_sam2(tmp_path), Placement("cpu", "float32"))
+    finder = load_lite_text(lite_folder, clicks, Placement("cpu", "float32"))
+    image = picture(shape)
+    seen: list[Concepts] = []
+    monkeypatch.setattr(sam3, "_findings", lambda concepts, side, _: seen.append(concepts) or [side])
+    features = ImageFeatures(Size(*shape), torch.zeros(1, 1, 1), {"pixels": torch.from_numpy(image)})
+    assert finder.find(features, ["red cup", "sky"]) == [clicks.low_res_side] * 2
+    theirs = Sam3LiteTextModel.from_pretrained(lite_folder).eval()
+    for found, phrase in zip(seen, ("red cup", "sky"), strict=True):
+        assert_same(found, expected(theirs, processor, image, text=phrase))
+
+
+def test_lite_text_asks_for_a_click_decoder_that_squashes_images_as_it_does(lite_folder: Path, tmp_path: Path) -> None:
+    padding = load_network(tiny_models.write_sam(tmp_path), Placement("cpu", "float32"))
+    with pytest.raises(SetupError, match=r"goes with a decoder of SAM 2\.1"):
+        load_lite_text(lite_folder, padding, Placement("cpu", "float32"))
 
 
 def concepts(*scores: float, presence: float = 0.9) -> Concepts:
