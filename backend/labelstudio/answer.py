@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from backend.labelstudio.config import ControlTag, ImageLabels, read_config
+from backend.labelstudio.config import ImageLabels, read_config
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest, is_interactive
 from backend.labelstudio.request.typed import MESSAGE_SIGN
 from backend.labelstudio.shapes import SHAPES
 from backend.labelstudio.shapes.base import OURS
+from backend.labelstudio.tags import ControlTag
 from backend.labelstudio.video_config import VideoLabels, read_videos
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
+from backend.values.morphology import smooth_runs
 from prompts.phrases import Vocabulary
 
 Json = dict[str, Any]
@@ -169,7 +171,9 @@ def _write_region(task: TaskRequest, region: Region, chosen: Choice, names: Mapp
     size, drawing = region.runs.size, task.labels.drawing_of(region.label or label, shape_control)
     if region.runs.area < drawing.min_area and not task.points_at_one:
         return
-    for shape in SHAPES[_form(shape_control)].write_with(drawing.refined(region.runs), task.points or drawing.points):
+    for shape in SHAPES[_form(shape_control)].write_with(
+        smooth_runs(region.runs, drawing.smooth), task.points or drawing.points
+    ):
         common = {
             "original_width": size.width,
             "original_height": size.height,

@@ -10,11 +10,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
-from backend.labelstudio.drawing import NO_DRAWING, Drawing, read_drawing
-from backend.labelstudio.naming import Naming, read_naming
-from backend.labelstudio.shapes.base import Role, read_role
+from backend.labelstudio.tags import (
+    NO_DRAWING,
+    ControlTag,
+    Drawing,
+    LabelEntry,
+    Naming,
+    Role,
+    parse_xml,
+    read_attributes,
+    read_control,
+    read_drawing,
+    read_label,
+    read_naming,
+)
 from backend.values.errors import ConfigError
 from prompts.phrases import LabelPhrases, Vocabulary
 
@@ -24,28 +34,6 @@ MOST_REPEATED = 100
 _VARIABLE = re.compile(r"\$([\w\[\].{}]+)")
 _REPEATER = re.compile(r"<\s*repeater\b", re.IGNORECASE)
 _STEP = re.compile(r"[^\[\].{}]+")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelEntry:
-    """One ``<Label>``: its ``value``, the ``alias`` that the page sends instead when there is one, and other phrases.
-
-    A label is always answered under its value. ``predicted_values`` (comma separated) are the phrases that find it;
-    without them ``hint`` is (comma separated too, and shown by the page on hover). ``alias`` is one more phrase:
-    Label Studio stores the alias in place of the value, so what arrives under the alias is turned back into the value.
-    With a ``role`` it is no class but a way to prompt. ``drawing`` says how its masks are drawn, where it says so.
-    """
-
-    value: str
-    alias: str | None = None
-    phrases: tuple[str, ...] = ()
-    role: Role | None = None
-    drawing: Drawing = NO_DRAWING
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the page may send for it."""
-        return (self.value, self.alias) if self.alias else (self.value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,52 +48,6 @@ class ImageTag:
         """The key of the task's data, ``image`` for ``$image``; empty when the source is a fixed address."""
         variable = _VARIABLE.search(self.source)
         return variable[1] if variable else ""
-
-
-@dataclass(frozen=True, slots=True)
-class ControlTag:
-    """A tag that writes results about object tags (``toName="left,right"`` has two); ``attributes`` are under lower-case names,
-    as in the page.
-    """
-
-    name: str
-    to_names: tuple[str, ...]
-    tag: str
-    entries: tuple[LabelEntry, ...]
-    attributes: Mapping[str, str]
-
-    @property
-    def type(self) -> str:
-        """The type of its results: ``brushlabels`` for ``<BrushLabels>``."""
-        return self.tag.lower()
-
-    @property
-    def classes(self) -> tuple[LabelEntry, ...]:
-        """The entries that name something to be found."""
-        return tuple(entry for entry in self.entries if entry.role is None)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(entry.value for entry in self.classes)
-
-    @property
-    def role(self) -> Role | None:
-        """What everything drawn with this tag is for; None when its regions are results."""
-        return read_role(self.attributes)
-
-    @property
-    def is_smart_only(self) -> bool:
-        """Whether what is drawn with it is always a prompt."""
-        return self.is_on("smartonly")
-
-    def is_on(self, attribute: str) -> bool:
-        return self.attributes.get(attribute, "").strip().lower() == "true"
-
-    def value_of(self, label: str) -> str | None:
-        """The label's value when the label is written here as a class, by value or by alias."""
-        named = (entry.value for entry in self.classes if label == entry.value)
-        aliased = (entry.value for entry in self.classes if label == entry.alias)
-        return next(named, None) or next(aliased, None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -286,16 +228,6 @@ def _follow(path: str, data: Any) -> Any:
     return data
 
 
-def parse_xml(xml: str) -> ElementTree.Element:
-    scanner = expat.ParserCreate()
-    scanner.StartDoctypeDeclHandler = _refuse_doctype
-    try:
-        scanner.Parse(xml, True)
-        return ElementTree.fromstring(xml)
-    except (expat.ExpatError, ElementTree.ParseError, ValueError) as error:
-        raise ConfigError(f"the labelling config is not well-formed XML: {error}") from error
-
-
 def _unrolled(element: ElementTree.Element, data: Mapping[str, Any], most: int = MOST_REPEATED) -> ElementTree.Element:
     """The element with a copy of what each Repeater in it holds for each item of its list, at most so many in all."""
     element[:] = [copy for child in element for copy in _copies(child, data, most)]
@@ -320,34 +252,9 @@ def _copies(element: ElementTree.Element, data: Mapping[str, Any], most: int) ->
             yield from _copies(copy, data, most // count)
 
 
-def _refuse_doctype(*_: object) -> None:
-    raise ConfigError("the labelling config has a document type declaration; remove the <!DOCTYPE ...>")
-
-
-def read_attributes(element: ElementTree.Element) -> dict[str, str]:
-    return {name.lower(): value for name, value in element.attrib.items()}
-
-
 def _image_tag(element: ElementTree.Element) -> ImageTag:
     found = read_attributes(element)
     return ImageTag(found.get("name", ""), found.get("valuelist") or found.get("value", ""))
-
-
-def read_control(element: ElementTree.Element, found: Mapping[str, str]) -> ControlTag:
-    tags = (read_attributes(inner) for inner in element.iter() if inner.tag.lower() == "label")
-    entries = tuple(_label_entry(tag) for tag in tags if tag.get("value"))
-    read_role(found)
-    read_drawing(found)
-    return ControlTag(found["name"], _split(found["toname"]), element.tag, entries, found)
-
-
-def _label_entry(found: Mapping[str, str]) -> LabelEntry:
-    phrases = _split(found.get("predicted_values", "")) or _split(found.get("hint", ""))
-    return LabelEntry(found["value"], found.get("alias") or None, phrases, read_role(found), read_drawing(found))
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _with_dynamic_labels(control: ControlTag, data: Mapping[str, Any]) -> ControlTag:
@@ -365,4 +272,4 @@ def _dynamic_entries(given: Iterable[Any]) -> Iterable[LabelEntry]:
         if isinstance(found, Mapping):
             words = {str(name).lower(): value for name, value in found.items() if isinstance(value, str)}
             if words.get("value"):
-                yield _label_entry(words)
+                yield read_label(words)

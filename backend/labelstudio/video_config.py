@@ -8,8 +8,8 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
 
-from backend.labelstudio.config import ControlTag, lookup, parse_xml, read_attributes, read_control
-from backend.labelstudio.naming import read_naming
+from backend.labelstudio.config import lookup
+from backend.labelstudio.tags import ControlTag, parse_xml, read_attributes, read_control, read_naming
 from backend.values.errors import ConfigError
 from backend.video.timeline import STUDIO_RATE, parse_frame_rate
 from prompts.phrases import LabelPhrases, Vocabulary

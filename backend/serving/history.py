@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from backend.images.limits import ImageSource
 from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.request import InteractionRequest
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.tags import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import Note, Notes, SessionStore
 from backend.values.errors import MaskloomError, StoreError

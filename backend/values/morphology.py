@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray
 
 
@@ -37,6 +38,18 @@ def smooth(mask: BoolArray, pixels: float) -> BoolArray:
     """
     opened = grow(shrink(mask, pixels), pixels) & mask
     return shrink(grow(opened, pixels), pixels) | opened if opened.any() else mask
+
+
+def smooth_runs(runs: RunLengths, pixels: int) -> RunLengths:
+    """A mask that is kept as runs, smoothed by so many pixels; only the box around it is worked on."""
+    if not pixels or not runs.area:
+        return runs
+    (rows, columns), window = runs.window()
+    height, width, room = runs.size.height, runs.size.width, pixels + 1
+    above, left = min(room, rows.start), min(room, columns.start)
+    below, right = min(room, height - rows.stop), min(room, width - columns.stop)
+    padded = np.pad(window, ((above, below), (left, right)))
+    return RunLengths.placed(smooth(padded, pixels), (columns.start - left, rows.start - above), runs.size)
 
 
 def largest_part(mask: BoolArray) -> BoolArray:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import SHAPES, covers_pixels, mask_of, read_regions
-from backend.labelstudio.shapes.base import SHAPE_NAMES, Role
 from backend.labelstudio.shapes.marks import SMART, read_smart
+from backend.labelstudio.tags import SHAPE_NAMES, Role
 from backend.values.errors import RequestError
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of

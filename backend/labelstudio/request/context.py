@@ -9,9 +9,7 @@ from backend.labelstudio.config import ImageLabels, LabelConfig
 from backend.labelstudio.request.typed import MESSAGE_SIGN, Typed, read_typed
 from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import (
-    OF_REFERENCES,
     Json,
-    Role,
     label_of,
     newest_draft,
     read_value,
@@ -24,6 +22,7 @@ from backend.labelstudio.shapes.base import (
     used_ids,
 )
 from backend.labelstudio.shapes.marks import SMART, BoxMark, Mark, read_box, read_smart, sign
+from backend.labelstudio.tags import OF_REFERENCES, Role
 from backend.values.errors import RequestError
 
 MOST_PAGES = 1_000_000

@@ -9,18 +9,8 @@ from dataclasses import dataclass
 from backend.labelstudio.config import ImageLabels
 from backend.labelstudio.request.typed import TypedReference
 from backend.labelstudio.shapes import RegionMark, marks, shape_of
-from backend.labelstudio.shapes.base import (
-    OF_REFERENCES,
-    OF_THE_OBJECT,
-    Json,
-    Role,
-    label_of,
-    mappings,
-    newest_draft,
-    region_id,
-    regions_of,
-    since_accepted,
-)
+from backend.labelstudio.shapes.base import Json, label_of, mappings, newest_draft, region_id, regions_of, since_accepted
+from backend.labelstudio.tags import OF_REFERENCES, OF_THE_OBJECT, Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import Size

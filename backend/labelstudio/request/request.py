@@ -21,8 +21,9 @@ from backend.labelstudio.request.examples import (
 from backend.labelstudio.request.typed import Typed
 from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
 from backend.labelstudio.shapes import RegionMark
-from backend.labelstudio.shapes.base import Json, Role, annotator, mappings, newest_draft, saved_at, saved_ids
+from backend.labelstudio.shapes.base import Json, annotator, mappings, newest_draft, saved_at, saved_ids
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
+from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from prompts.geometry import Size
 from prompts.kinds import Prompt, PromptError, PromptSet

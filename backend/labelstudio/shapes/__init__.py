@@ -16,7 +16,6 @@ import numpy as np
 from backend.labelstudio.shapes import marks, outlined, painted
 from backend.labelstudio.shapes.base import (
     Json,
-    Role,
     ShapeValue,
     label_of,
     mappings,
@@ -25,6 +24,7 @@ from backend.labelstudio.shapes.base import (
     region_id,
     region_kind,
 )
+from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray, Size

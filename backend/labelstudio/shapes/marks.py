@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from backend.labelstudio.shapes.base import Json, Role, ShapeValue, read_number, read_value, region_id, region_kind
+from backend.labelstudio.shapes.base import Json, ShapeValue, read_number, read_value, region_id, region_kind
+from backend.labelstudio.tags import Role
 from backend.values.masks import RunLengths
 from prompts.geometry import (
     BoolArray,

@@ -22,7 +22,8 @@ from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, make_v
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import nearest_points
 
-from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, Role, ShapeValue, mappings, read_number
+from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, ShapeValue, mappings, read_number
+from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import (

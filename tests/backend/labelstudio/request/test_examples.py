@@ -11,7 +11,7 @@ from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest, read_predict
 from backend.labelstudio.shapes import RegionMark, painted
 from backend.labelstudio.shapes import painted as rle
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import Size

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio.answer import write_message, write_prediction
-from backend.labelstudio.config import ControlTag, ImageLabels
+from backend.labelstudio.config import ImageLabels
 from backend.labelstudio.request.request import (
     Draft,
     InteractionRequest,
@@ -26,7 +26,7 @@ from backend.labelstudio.request.request import (
 )
 from backend.labelstudio.request.video import FilmInteraction, FilmRequest
 from backend.labelstudio.shapes import RegionMark
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.tags import ControlTag, Role
 from backend.values.errors import RequestError
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import Size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.shapes import SHAPES, outlined
-from backend.labelstudio.shapes.base import Role
+from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
 from prompts.geometry import Size
