@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from backend.bulk.values import FoundRegion, ItemResult
 from backend.images.limits import ImageSource
-from backend.labelstudio.answer import number_regions, repeatable_answer
 from backend.labelstudio.project_options import PreannotationOptions
-from backend.labelstudio.request.video import FilmPreannotation
+from backend.labelstudio.request.video import FilmPreannotation, check_answerable
+from backend.labelstudio.shapes.base import number_regions, repeatable_answer
 from backend.labelstudio.video_answer import Clock, write_tracks
-from backend.labelstudio.video_config import check_answerable
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.serving.films import seen_on

@@ -15,8 +15,7 @@ from backend.bulk.values import Form, Sink, Source
 from backend.labelstudio.config import read_config
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
-from backend.labelstudio.request.video import FilmPreannotation, is_about_video
-from backend.labelstudio.video_config import check_answerable, read_videos
+from backend.labelstudio.request.video import FilmPreannotation, check_answerable, is_about_video, read_videos
 from backend.serving.versions import FrozenMemory
 from backend.stores.ledger import Item, RunIdentity
 from backend.values.errors import ConfigError, RequestError

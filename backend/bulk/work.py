@@ -15,16 +15,10 @@ from backend.bulk.films import LoadedFilm, find_in_film, load_film
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images.limits import ImageSource
-from backend.labelstudio.answer import (
-    Names,
-    names_of,
-    number_regions,
-    repeatable_answer,
-    write_prediction,
-    write_together,
-)
+from backend.labelstudio.answer import Names, names_of, write_prediction
 from backend.labelstudio.project_options import question_about
 from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.shapes.base import number_regions, repeatable_answer, write_together
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.serving.versions import Teach, teach_nothing

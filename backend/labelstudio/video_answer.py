@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from backend.labelstudio.answer import tell, write_empty
-from backend.labelstudio.request.video import FilmInteraction, FilmRegion, FilmRequest
-from backend.labelstudio.shapes.base import OURS
+from backend.labelstudio.request.typed import tell
+from backend.labelstudio.request.video import BOXES, TIMELINE, FilmInteraction, FilmRegion, FilmRequest, VideoLabels
+from backend.labelstudio.shapes.base import Answer, new_id, write_empty
 from backend.labelstudio.shapes.video_rectangle import (
     boxes_between,
     numbered,
@@ -20,13 +19,11 @@ from backend.labelstudio.shapes.video_rectangle import (
     write_keyframes,
     write_value,
 )
-from backend.labelstudio.video_config import BOXES, TIMELINE, VideoLabels
 from backend.video.keyframes import Box
 from backend.video.timeline import Timeline
 from backend.video.tracks import Barrier, Known, Track, Tracks
 from prompts.geometry import Size
 
-Json = dict[str, Any]
 Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]], Sequence[int]]]
 """Drawn boxes, each with the items of its sequence and the doubtful frames of the file."""
 
@@ -44,9 +41,9 @@ class Clock:
         return self.timeline.studio_length(self.rate)
 
 
-def write_tracks(task: FilmRequest, tracks: Tracks, clock: Clock, model_version: str) -> Json:
+def write_tracks(task: FilmRequest, tracks: Tracks, clock: Clock, model_version: str) -> Answer:
     """The prediction of what was found in a film: each object as a box through time, each name's presence on the timeline."""
-    ids = {track.object_id: f"{OURS}{uuid.uuid4().hex[:10]}" for track in tracks.tracks}
+    ids = {track.object_id: new_id() for track in tracks.tracks}
     result = [region for track in tracks.tracks for region in _write_track(task.labels, track, clock, ids[track.object_id])]
     result += _write_spans(task.labels, tracks, clock)
     scores = [mask.score for track in tracks.tracks for mask in track.masks.values()]
@@ -54,7 +51,7 @@ def write_tracks(task: FilmRequest, tracks: Tracks, clock: Clock, model_version:
     return {"result": result, "score": round(score, 6), "model_version": model_version}
 
 
-def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, model_version: str) -> Json:
+def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, model_version: str) -> Answer:
     """The drawn boxes with their new keyframes, under their own ids, which replaces them in the page."""
     boxes = task.labels.boxes
     result = []
@@ -68,13 +65,17 @@ def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, mode
     return {"result": result, "score": 0.0, "model_version": model_version}
 
 
-def write_note(task: FilmRequest, text: str, model_version: str, result: Sequence[Json] = ()) -> Json:
+def write_note(task: FilmRequest, text: str, model_version: str, result: Sequence[Answer] = ()) -> Answer:
     """A sentence for the annotator in the video's TextArea, after a result; without a TextArea the result alone."""
-    told = tell(task.labels, text, model_version) if task.labels.text_areas else write_empty(model_version)
+    told = (
+        tell(task.labels.text_areas, task.labels.name, text, model_version)
+        if task.labels.text_areas
+        else write_empty(model_version)
+    )
     return {**told, "result": [*result, *told["result"]]}
 
 
-def refined_keyframes(region: FilmRegion, changed: Mapping[int, Box | None], clock: Clock, size: Size) -> list[Json]:
+def refined_keyframes(region: FilmRegion, changed: Mapping[int, Box | None], clock: Clock, size: Size) -> list[Answer]:
     """A region's items after some frames of the file were followed anew: ``changed`` are their boxes in pixels, None where it
     is not there. What a person set stays as it is, and so does everything on other frames, to the letter. A box does not go on
     after its last keyframe.
@@ -122,7 +123,7 @@ def _in_studio(changed: Mapping[int, Box | None], clock: Clock, size: Size) -> d
     return {n: None if (box := changed[frame]) is None else to_percent(box, size) for n, frame in shown if frame in changed}
 
 
-def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> Iterator[Json]:
+def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> Iterator[Answer]:
     boxes = labels.boxes
     label = labels.value_of(track.label, "labels") if track.label else None
     if boxes is None or (label is None and track.label is not None):
@@ -136,7 +137,7 @@ def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> 
         yield {**head, "value": {**value, **({} if label is None else {"labels": [label]})}}
 
 
-def _write_spans(labels: VideoLabels, tracks: Tracks, clock: Clock) -> Iterator[Json]:
+def _write_spans(labels: VideoLabels, tracks: Tracks, clock: Clock) -> Iterator[Answer]:
     """Where each name is present, one region for each span."""
     timeline = labels.timeline
     for name in dict.fromkeys(track.label for track in tracks.tracks if track.label):
@@ -155,5 +156,5 @@ def _spans(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield numbers[start], numbers[stop - 1]
 
 
-def _head(labels: VideoLabels, control: str, of_type: str) -> Json:
-    return {"id": f"{OURS}{uuid.uuid4().hex[:10]}", "from_name": control, "to_name": labels.name, "type": of_type}
+def _head(labels: VideoLabels, control: str, of_type: str) -> Answer:
+    return {"id": new_id(), "from_name": control, "to_name": labels.name, "type": of_type}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from backend.labelstudio.answer import write_empty, write_failure
 from backend.labelstudio.project_options import ProjectOptions
-from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest
+from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest, check_answerable
+from backend.labelstudio.shapes.base import Answer, write_empty, write_failure
 from backend.labelstudio.shapes.video_rectangle import left_open
 from backend.labelstudio.video_answer import (
     Clock,
@@ -23,10 +23,8 @@ from backend.labelstudio.video_answer import (
     write_note,
     write_tracks,
 )
-from backend.labelstudio.video_config import check_answerable
 from backend.segmenter import EngineSource, Segmenter
 from backend.serving.runs import Run, Runs, check
-from backend.serving.service import Answer
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question

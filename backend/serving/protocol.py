@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from backend.images.limits import ImageSource
-from backend.labelstudio.answer import write_empty
 from backend.labelstudio.request.event import EventRequest, read_event
+from backend.labelstudio.shapes.base import Answer, write_empty
 from backend.labelstudio.shapes.painted import write_bitmask
 from backend.segmenter import EngineSource
 from backend.serving.films import FilmSource
 from backend.serving.runs import Run, Runs, check
-from backend.serving.service import Answer, segment
+from backend.serving.service import segment
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import RunLengths
 from backend.values.session import ForPrompts

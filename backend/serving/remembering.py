@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.background import Worker
-from backend.labelstudio.answer import answer_of
 from backend.labelstudio.api import LabelStudio, Project, TaskDetails
 from backend.labelstudio.config import read_config
 from backend.labelstudio.events import Accepted, read_annotation
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest
+from backend.labelstudio.shapes.base import answer_of
 from backend.serving.webhooks import take
 from backend.stores.answers import Answers, GivenAnswer, Kind
 from backend.stores.memory import MemoryBank

@@ -17,19 +17,10 @@ from typing import Any, Protocol
 from backend.engines.base import Engine
 from backend.engines.bundle import missing_for
 from backend.engines.catalogue import Recipe
-from backend.labelstudio.answer import (
-    Names,
-    new_answer,
-    number_regions,
-    under_id,
-    write_failure,
-    write_message,
-    write_prediction,
-    write_refusal,
-    write_together,
-)
+from backend.labelstudio.answer import Names, write_message, write_prediction, write_refusal
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.labelstudio.request.video import FilmRequest
+from backend.labelstudio.shapes.base import Answer, new_answer, number_regions, under_id, write_failure, write_together
 from backend.segmenter import EngineSource, Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.masks import MaskSet
@@ -38,8 +29,6 @@ from backend.values.session import Question, Round
 from prompts.kinds import PromptError
 
 log = logging.getLogger(__name__)
-
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

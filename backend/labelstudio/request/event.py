@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from backend.labelstudio.config import lookup, read_config
+from backend.labelstudio.request.video import VideoLabels, read_videos
 from backend.labelstudio.shapes.base import Json, mappings, read_number, read_value, region_kind
-from backend.labelstudio.video_config import VideoLabels, read_videos
 from backend.values.errors import RequestError
 from backend.video.timeline import STUDIO_RATE, Timeline
 from prompts.geometry import Size

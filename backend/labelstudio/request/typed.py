@@ -15,10 +15,12 @@ A line may hold several, and phrases beside them, between commas; a label of the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from backend.labelstudio.shapes.base import Answer, new_id
+from backend.labelstudio.tags import ControlTag
 from prompts.kinds import TextPrompt, read_phrases, split_phrases
 from prompts.phrases import LabelPhrases, Vocabulary, in_words
 
@@ -230,3 +232,13 @@ def _find(text: str, names: Names) -> LabelPhrases | None:
 
 MESSAGE_SIGN = "\N{WARNING SIGN}"
 """What our own messages in a TextArea begin with, so that they are not read as prompts when they come back."""
+
+
+def tell(areas: Sequence[ControlTag], to_name: str, text: str, model_version: str, page: int | None = None) -> Answer:
+    """The answer that is a sentence for the annotator, in one of the TextAreas of an object tag; one
+    named ``message`` or ``messages`` is preferred.
+    """
+    area = next((area for area in areas if area.name.lower() in ("message", "messages")), areas[0])
+    paged = {} if page is None or not area.is_on("peritem") else {"item_index": page}
+    head = {"id": new_id(), "from_name": area.name, "type": area.type, "to_name": to_name, **paged}
+    return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}

@@ -1,8 +1,11 @@
-"""What every shape shares: how Label Studio writes results and drafts, and what a region can be for."""
+"""What every shape shares: how Label Studio writes results, drafts and predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +16,8 @@ FARTHEST_PERCENT = 1e6
 """No number on an image is larger than this; one that is was not drawn."""
 
 Json = Mapping[str, Any]
+Answer = dict[str, Any]
+"""What Label Studio is answered about one task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +142,69 @@ def _ids(task: Json, *keys: str) -> Iterator[str]:
     for key in keys:
         for holder in mappings(task.get(key)):
             yield from (region["id"] for region in mappings(holder.get("result")) if isinstance(region.get("id"), str))
+
+
+_OF_PAGE = "="
+"""What an id of the page begins with until the regions of an answer are numbered; no id that we make does."""
+
+
+def number_regions(answer: Answer, name: str) -> Answer:
+    """An answer whose regions say in their ids from which answer they are; the results of one shape still share one. One under
+    an id of the page keeps it.
+    """
+    rows: dict[str, int] = {}
+
+    def numbered(old: str) -> str:
+        return old.removeprefix(_OF_PAGE) if old.startswith(_OF_PAGE) else f"{OURS}{name}_{rows.setdefault(old, len(rows)):x}"
+
+    result = [{**item, "id": numbered(item["id"])} for item in answer.get("result", ())]
+    return {**answer, "result": result} if "result" in answer else answer
+
+
+def new_id() -> str:
+    """The id of a region in an answer that is not numbered yet."""
+    return f"{OURS}{uuid.uuid4().hex[:10]}"
+
+
+def new_answer() -> str:
+    """The name of an answer that nobody else has."""
+    return uuid.uuid4().hex[:10]
+
+
+def repeatable_answer(answer: Answer, *facts: str) -> str:
+    """The name of an answer to a question with these facts: the same for the same answer."""
+    plain = json.dumps([number_regions(answer, ""), facts], sort_keys=True)
+    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=5).hexdigest()
+
+
+def answer_of(region: str) -> str:
+    """The name of the answer that a region is from, by the region's id; empty for one that is not ours."""
+    return region.removeprefix(OURS).partition("_")[0] if region.startswith(OURS) else ""
+
+
+def under_id(prediction: Answer, name: str) -> Answer:
+    """The same with its first region under an id that the page knows: accepted there, it takes the place of the region that has
+    the id (Label Studio 1.23, ``acceptSuggestion``).
+    """
+    first = prediction["result"][0]["id"] if prediction["result"] else None
+    result = [{**item, "id": f"{_OF_PAGE}{name}"} if item["id"] == first else item for item in prediction["result"]]
+    return {**prediction, "result": result}
+
+
+def write_empty(model_version: str) -> Answer:
+    """The answer that there is nothing."""
+    return {"result": [], "score": 0.0, "model_version": model_version}
+
+
+def write_failure(text: str, model_version: str) -> Answer:
+    """The answer for a task that has none because something failed. Label Studio (1.23) logs an answer without a ``result`` and
+    stores nothing, so that the task still counts as one without a prediction; an empty ``result`` it would store for good.
+    """
+    return {"error": text, "score": 0.0, "model_version": model_version}
+
+
+def write_together(parts: Sequence[Answer], model_version: str) -> Answer:
+    """One prediction of what was found on several images of a task; the score is the mean over the images with regions."""
+    scores = [part["score"] for part in parts if part["result"]]
+    result = [item for part in parts for item in part["result"]]
+    return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.answer import write_empty, write_message, write_prediction
+from backend.labelstudio.answer import write_message, write_prediction
 from backend.labelstudio.config import read_config
 from backend.labelstudio.request.request import TaskRequest
 from backend.labelstudio.shapes import painted as rle
+from backend.labelstudio.shapes.base import write_empty
 from backend.values.errors import ConfigError
 from backend.values.masks import Masks, MaskSet
 from prompts.geometry import BoolArray, Size, box_mask

@@ -11,10 +11,10 @@ from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import ImageLabels, read_config
 from backend.labelstudio.request.examples import examples_of
 from backend.labelstudio.request.request import read_predict
+from backend.labelstudio.request.video import read_videos
 from backend.labelstudio.shapes import mask_of
 from backend.labelstudio.shapes.outlined import write_polygon
 from backend.labelstudio.tags import read_drawing
-from backend.labelstudio.video_config import read_videos
 from backend.values.errors import ConfigError
 from backend.values.masks import Masks, MaskSet, RunLengths
 from backend.values.morphology import smooth, smooth_runs

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from backend.assemble import Parts
-from backend.labelstudio.answer import answer_of
+from backend.labelstudio.shapes.base import answer_of
 from backend.stores.balance import Balance
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
