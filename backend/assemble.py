@@ -27,7 +27,7 @@ from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Batching, Segmenter
 from backend.serving.films import FilmAnswerer
-from backend.serving.history import History
+from backend.serving.history import History, LateWrites
 from backend.serving.interact import Interactor
 from backend.serving.learning import Learning
 from backend.serving.learnt import PLACES
@@ -95,12 +95,14 @@ class Parts:
     learning: Learning
     recorder: Recorder
     memory_page: MemoryPage
+    late: LateWrites
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
         self.prefetcher.close()
         self.learning.close()
         self.recorder.close(CLOSING_S)
+        self.late.close(CLOSING_S)
         self.service.films.close()
         self.memory_page.weighing.close(CLOSING_S)
         self.service.events.close()
@@ -125,7 +127,8 @@ def assemble(settings: Settings) -> Parts:
     studio = partial(label_studio, settings)
     context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach)
     jobs = Jobs(context, options, partial(teach_newest, learning))
-    history = History(SessionStore(for_clicks, settings.session_hours), memory, media)
+    late = LateWrites()
+    history = History(SessionStore(for_clicks, settings.session_hours), memory, media, late)
     recorder = Recorder(Answers(database))
     service = Service(
         engine,
@@ -138,10 +141,10 @@ def assemble(settings: Settings) -> Parts:
     )
     can_ask = settings.label_studio_url and settings.label_studio_token
     prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
-    events = AnnotationEvents(memory, Answers(for_clicks), projects.key)
+    events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine))
     seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
     page = MemoryPage(*seen)
-    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page)
+    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page, late)
 
 
 def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory | None], Teach]:

@@ -7,17 +7,36 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Generic, TypeVar
 
-from backend.values.errors import MaskloomError, RemoteError
+from backend.values.errors import MaskloomError, RemoteError, StoreError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+"""Before something is written again while a store cannot be used."""
+
+
+def insist(write: Callable[[], None], pauses_s: Sequence[float], is_closing: threading.Event) -> None:
+    """Write, and again after each pause while the store cannot be used; no pauses are made once something ``is_closing``.
+    Raises StoreError when it cannot be used after the last one either.
+    """
+    for pause_s in pauses_s:
+        try:
+            write()
+        except StoreError as error:
+            log.warning("what could not be written is tried again in %g s: %s", pause_s, error)
+            is_closing.wait(pause_s)
+        else:
+            return
+    write()
 
 
 class Worker(Generic[T]):
@@ -62,6 +81,11 @@ class Worker(Generic[T]):
     def waiting(self) -> int:
         """How many items wait."""
         return self._queue.qsize()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._queue.unfinished_tasks
 
     def wait(self) -> None:
         """Until everything that was taken has been handled."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from backend.background import PAUSES_S, Worker, insist
 from backend.images.limits import ImageSource
 from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.request import InteractionRequest
@@ -21,6 +24,48 @@ from prompts.kinds import KeyedImage, ObjectMemory, PromptSet, ReferencePrompt
 log = logging.getLogger(__name__)
 
 
+MOST_LATE = 1_000
+"""Rounds that wait for a database that cannot be used, some ten kilobytes each."""
+
+
+class LateWrites:
+    """Writes at once where the database is free, or else in the background, in the order in which it was told: nobody who
+    clicks waits for longer than it takes to see that somebody else holds the database.
+    """
+
+    def __init__(self) -> None:
+        self._is_closing = threading.Event()
+        self._worker: Worker[tuple[str, Callable[[], None]]] = Worker("late writes", self._persist, MOST_LATE)
+
+    def write(self, what: str, work: Callable[[], None]) -> None:
+        """Do the ``work``, which may raise StoreError; ``what`` is it about, for the log."""
+        if self._worker.is_idle:
+            try:
+                work()
+            except StoreError as error:
+                log.warning("%s is remembered later: %s", what, error)
+            else:
+                return
+        if not self._worker.offer((what, work)):
+            log.warning("%s is not remembered: too much waits to be written", what)
+
+    def wait(self) -> None:
+        """Until everything is written, or given up."""
+        self._worker.wait()
+
+    def close(self, patience_s: float) -> None:
+        """Write what waits, without pauses, and take nothing more."""
+        self._is_closing.set()
+        self._worker.close(patience_s)
+
+    def _persist(self, late: tuple[str, Callable[[], None]]) -> None:
+        what, work = late
+        try:
+            insist(work, PAUSES_S, self._is_closing)
+        except StoreError as error:
+            raise StoreError(f"{what} is not remembered: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class NewNotes:
     """The prompts ``now`` on a page as notes, and those ``seen`` there that the request was read with."""
@@ -32,12 +77,13 @@ class NewNotes:
 @dataclass(frozen=True, slots=True)
 class History:
     """The sessions and the memory bank. A request reads with the first three verbs and leaves something with the last two; a
-    store that cannot be used costs the memory and never the answer.
+    store that cannot be used costs the memory and never the answer, and what was left is written when it can be used again.
     """
 
     sessions: SessionStore
     memory: MemoryBank
     images: ImageSource
+    late: LateWrites
 
     def notes(self, task: InteractionRequest) -> list[Note]:
         """What this annotator prompted before on the page of a request."""
@@ -69,10 +115,8 @@ class History:
     def remember_round(self, task: InteractionRequest, notes: NewNotes, version: str, done: Round) -> None:
         """Keep what was asked and answered, and the prompts on the page when there were any."""
         kept = Notes(page_key(task), notes.now, notes.seen) if task.marks else None
-        try:
-            self.sessions.remember(_object_key(task), version, done, kept)
-        except StoreError as error:
-            log.warning("a round about task %s is not remembered: %s", task.task_id, error)
+        work = partial(self.sessions.remember, _object_key(task), version, done, kept)
+        self.late.write(f"a round about task {task.task_id}", work)
 
     def remember_shown(self, task: InteractionRequest, image: KeyedImage) -> None:
         """Keep the examples that an image shows for the project's other tasks, in place of those that it showed before."""
@@ -83,10 +127,8 @@ class History:
         shown = [mark for mark in task.references if mark.role is Role.REFERENCE]
         blank = Example(task.project, task.task_id, draft, "", task.image_url, None, NOTHING_DRAWN)
         examples = [replace(blank, region=mark.short_id, runs=runs) for mark, runs in masks_of(shown, image.size)]
-        try:
-            self.memory.replace(task.project, draft, examples)
-        except StoreError as error:
-            log.warning("the examples of task %s are not remembered: %s", task.task_id, error)
+        work = partial(self.memory.replace, task.project, draft, examples)
+        self.late.write(f"what task {task.task_id} shows", work)
 
     def _fulfil(self, wanted: ReferenceRequest, task: InteractionRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
         found = [ReferencePrompt(image, runs.decode(), wanted.positive) for _, runs in masks_of(wanted.here, image.size)]

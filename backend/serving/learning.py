@@ -21,9 +21,11 @@ from backend.serving.learnt import (
     NOTHING_LEARNT,
     ExampleImage,
     ExampleSource,
+    LabelExamples,
     Learnt,
+    examples_of,
+    images_of,
     key_of,
-    list_images,
     look,
 )
 from backend.values.errors import StoreError
@@ -33,10 +35,15 @@ from prompts.phrases import Vocabulary
 log = logging.getLogger(__name__)
 
 MOST_KEPT_BYTES = 128 << 20
-MOST_LISTS = 64
+MOST_LISTS = 256
+"""Labels whose examples are held, of all projects."""
 MOST_WAITING = 1_000
+MOST_ASKED = 64
+"""Projects of which is known what was asked last."""
 PATIENCE_S = 3.0
 """So long an answer waits for examples that nobody has looked at yet."""
+AHEAD_S = 120.0
+"""So long what the next answer needs is waited for in the background."""
 CLOSING_S = 1.0
 UNREADABLE_S = 300.0
 """So long an image that could not be read is not asked for again."""
@@ -52,15 +59,23 @@ class Learning:
         self._images = images
         self._kept = kept
         self._known: OrderedDict[str, ShownImage] = OrderedDict()
-        self._lists: OrderedDict[str, list[ExampleImage]] = OrderedDict()
+        self._lists: OrderedDict[tuple[str, str], LabelExamples] = OrderedDict()
+        self._asked: OrderedDict[str, Vocabulary] = OrderedDict()
+        self._due: set[str] = set()
         self._complete: SingleFlight[Learnt] = SingleFlight(Bounds(MOST_KEPT_BYTES, lambda learnt: learnt.nbytes))
         self._unreadable: dict[str, float] = {}
         self._under_way: set[str] = set()
         self._changed = threading.Condition()
         self._worker: Worker[tuple[ExampleImage, Segmenter]] = Worker("learning", self._learn, MOST_WAITING)
+        self._ahead: Worker[tuple[str, Vocabulary, EngineSource]] = Worker("learning ahead", self._prepare, MOST_ASKED)
 
     def about(self, task: TaskRequest, engine: EngineSource, patience_s: float = PATIENCE_S) -> Learnt:
         """What is known about the labels of a task after at most so many seconds."""
+        with self._changed:
+            self._asked[task.project] = task.vocabulary
+            self._asked.move_to_end(task.project)
+            while len(self._asked) > MOST_ASKED:
+                self._asked.popitem(last=False)
         try:
             return self.learnt(task.project, task.vocabulary, engine.segmenter(), patience_s)
         except Exception as error:
@@ -82,27 +97,46 @@ class Learning:
         learnt = Learnt(vocabulary.entries[:MOST_LABELS], images, segmenter.engine.version, missing)
         return self._complete.do(repr((learnt.digest, learnt.labels, missing)), lambda: learnt)
 
+    def hear(self, engine: EngineSource, project: str, labels: Collection[str]) -> None:
+        """Begin to learn what annotations have just said about labels, so that the next answer need not wait for it."""
+        with self._changed:
+            if project in self._due:
+                return
+            vocabulary = self._asked.get(project) or Vocabulary.from_names(sorted(labels))
+            if len(vocabulary) and self._ahead.offer((project, vocabulary, engine)):
+                self._due.add(project)
+
     def wait(self) -> None:
         """Until everything that was begun in the background has ended."""
+        self._ahead.wait()
         self._worker.wait()
 
     def close(self) -> None:
         """Begin nothing more, and let what is under way end if it takes no longer than a moment."""
+        self._ahead.close(0.0)
         self._worker.close(CLOSING_S)
 
+    def _prepare(self, work: tuple[str, Vocabulary, EngineSource]) -> None:
+        project, vocabulary, engine = work
+        with self._changed:
+            self._due.discard(project)  # what is heard from now on is learnt once more
+        self.learnt(project, vocabulary, engine.segmenter(), AHEAD_S).prepare()
+
     def _wanted(self, project: str, labels: Collection[str]) -> list[ExampleImage]:
-        """The images to learn from, read anew when something has changed."""
-        key = repr((project, self._bank.changes(project), tuple(labels)))
+        """The images to learn from; what has changed since is read anew, label by label."""
+        changes = self._bank.changes(project, labels)
         with self._changed:
-            if key in self._lists:
-                self._lists.move_to_end(key)
-                return self._lists[key]
-        found = list_images(self._bank, project, labels)
+            known = {label: self._lists.get((project, label)) for label in labels}
+        found = {label: each for label, each in known.items() if each is not None and each.changes == changes[label]}
+        fresh = [label for label in labels if label not in found]
+        found |= {label: examples_of(self._bank, project, label, changes[label]) for label in fresh}
         with self._changed:
-            self._lists[key] = found
+            for label in labels:
+                self._lists[project, label] = found[label]
+                self._lists.move_to_end((project, label))
             while len(self._lists) > MOST_LISTS:
                 self._lists.popitem(last=False)
-        return found
+        return images_of([found[label] for label in labels])
 
     def _shown(self, wanted: Sequence[ExampleImage], segmenter: Segmenter, patience_s: float) -> dict[str, ShownImage]:
         """What images show, as far as it is known in time."""

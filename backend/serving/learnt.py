@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 from safetensors import SafetensorError
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MOST_CANDIDATES, MOST_IMAGES = 16, 8
 """Images of a label that are looked at, the newest, and those of them that are learnt from, the most different."""
 MOST_EXAMPLES = 64
+MOST_KNOWN, MOST_BESIDES = 4_096, 8
+"""Images whose regions are known together, and tasks without which memories are kept."""
 MOST_LABELS = 100
 """Labels of one question that are learnt; the first ones."""
 
@@ -40,8 +42,8 @@ Runs = tuple[tuple[str, RunLengths], ...]
 class ExampleSource(Protocol):
     """Where the examples of a project are remembered. Every method may raise StoreError."""
 
-    def changes(self, project: str) -> int:
-        """A number that is another one when something that may be recalled has changed."""
+    def changes(self, project: str, labels: Collection[str]) -> Mapping[str, int]:
+        """For each label a number that is another one when something that may be recalled of it has changed."""
         ...
 
     def recall(self, project: str, label: str | None, most: int) -> list[Example]:
@@ -53,19 +55,31 @@ class ExampleSource(Protocol):
         ...
 
 
-def list_images(bank: ExampleSource, project: str, labels: Collection[str]) -> list[ExampleImage]:
-    """Of every label the newest images, with everything that they show and reject of all labels. Raises StoreError."""
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelExamples:
+    """The newest examples of a label, accepted and rejected ones, as they were after so many ``changes``."""
+
+    changes: int
+    accepted: Sequence[Example]
+    rejected: Sequence[Example]
+
+
+def examples_of(bank: ExampleSource, project: str, label: str, changes: int) -> LabelExamples:
+    """Raises StoreError."""
+    return LabelExamples(changes, bank.recall(project, label, MOST_EXAMPLES), bank.rejected(project, label, MOST_EXAMPLES))
+
+
+def images_of(labels: Iterable[LabelExamples]) -> list[ExampleImage]:
+    """Of every label the newest images, with everything that they show and reject of all labels."""
     by_image: dict[tuple[str, str], list[Example]] = defaultdict(list)
     chosen: dict[tuple[str, str], None] = {}
     for label in labels:
-        accepted = bank.recall(project, label, MOST_EXAMPLES)
-        rejected = bank.rejected(project, label, MOST_EXAMPLES)
-        for side in (accepted, rejected):
+        for side in (label.accepted, label.rejected):
             places = dict.fromkeys((each.task, each.image_url) for each in side)
             chosen.update(dict.fromkeys(list(places)[:MOST_CANDIDATES]))
-        for each in (*accepted, *rejected):
-            by_image[each.task, each.image_url].append(each)
-    return [ExampleImage.of(by_image[place]) for place in chosen]
+            for each in side:
+                by_image[each.task, each.image_url].append(each)
+    return [_image_of(tuple(by_image[place])) for place in chosen]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +109,12 @@ class ExampleImage:
         return cls(first.project, first.task, first.image_url, size, regions, refused, digest.hexdigest())
 
 
+@lru_cache(MOST_KNOWN)
+def _image_of(examples: tuple[Example, ...]) -> ExampleImage:
+    """The image of the very same examples is made once."""
+    return ExampleImage.of(examples)
+
+
 @dataclass(frozen=True, eq=False)
 class Learnt:
     """What is known about the labels of a vocabulary: the images that were learnt from, each with what it shows. Images of
@@ -105,6 +125,7 @@ class Learnt:
     images: tuple[tuple[ExampleImage, ShownImage], ...] = ()
     space: str = ""
     missing: tuple[str, ...] = ()
+    _besides: OrderedDict[str, tuple[LabelMemory, ...]] = field(default_factory=OrderedDict, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -118,9 +139,19 @@ class Learnt:
 
     def besides(self, task: str) -> tuple[LabelMemory, ...]:
         """The memories of labels, without what a task shows itself: nobody learns from the answer."""
-        if any(image.task == task for image, _ in self.images):
-            return self._memories(shown for image, shown in self.images if image.task != task)
-        return self._all
+        if all(image.task != task for image, _ in self.images):
+            return self._all
+        found = self._besides.get(task)
+        if found is None:
+            found = self._memories(shown for image, shown in self.images if image.task != task)
+            self._besides[task] = found
+            while len(self._besides) > MOST_BESIDES:
+                self._besides.popitem(last=False)
+        return found
+
+    def prepare(self) -> None:
+        """Make the memories of labels that almost every task is answered with."""
+        self.besides("")
 
     def doubts(self) -> list[tuple[ExampleImage, Doubt]]:
         """The examples that look wrong, which nothing is learnt from, with their images."""

@@ -7,12 +7,13 @@ after an outage or for old ones.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from backend.background import Worker
+from backend.background import PAUSES_S, Worker, insist
 from backend.labelstudio.api import LabelStudio, Project, TaskDetails
 from backend.labelstudio.config import read_config
 from backend.labelstudio.events import Accepted, read_annotation
@@ -33,7 +34,8 @@ class Recorder:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._worker: Worker[GivenAnswer] = Worker("recording", answers.keep, MOST_WAITING)
+        self._is_closing = threading.Event()
+        self._worker: Worker[GivenAnswer] = Worker("recording", self._keep, MOST_WAITING)
 
     def record(self, task: TaskRequest, answer: dict[str, Any]) -> None:
         """An answer to a request; a failure is none."""
@@ -53,7 +55,11 @@ class Recorder:
 
     def close(self, patience_s: float) -> None:
         """Keep what waits, and take nothing more."""
+        self._is_closing.set()
         self._worker.close(patience_s)
+
+    def _keep(self, given: GivenAnswer) -> None:
+        insist(lambda: self._answers.keep(given), PAUSES_S, self._is_closing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any, Protocol
 
@@ -48,9 +48,9 @@ class FrozenMemory:
         """The accepted regions, of each label those that are used first at the front."""
         return self._examples
 
-    def changes(self, project: str) -> int:
+    def changes(self, project: str, labels: Collection[str]) -> dict[str, int]:
         """As MemoryBank.changes: nothing ever changes."""
-        return 0
+        return dict.fromkeys(labels, 0)
 
     def recall(self, project: str, label: str | None, most: int) -> list[Example]:
         """As MemoryBank.recall."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from backend.background import Worker
+from backend.background import PAUSES_S, Worker, insist
 from backend.labelstudio.events import Accepted, Gone, read_event
 from backend.labelstudio.verdicts import compare
 from backend.stores.answers import Answers
@@ -20,18 +20,25 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 10_000
 MOST_BYTES = 64 << 20
 """Of all events that wait."""
-PAUSES_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
-"""Before an event is tried again while the store cannot be used: Label Studio sends it once and believes that it was heard."""
 ADVICE = "`maskloom remember` makes the memory of a project what its annotations say"
 
 
 class AnnotationEvents:
-    """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background."""
+    """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background;
+    ``hear`` is told of each project whose memory may have changed, and of the labels.
+    """
 
-    def __init__(self, memory: MemoryBank, answers: Answers | None = None, key_of: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        memory: MemoryBank,
+        answers: Answers | None = None,
+        key_of: Callable[[str], str] = str,
+        hear: Callable[[str, Collection[str]], None] = lambda project, labels: None,
+    ) -> None:
         self._memory = memory
         self._answers = answers
         self._key_of = key_of
+        self._hear = hear
         self._is_closing = threading.Event()
         self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
@@ -55,14 +62,9 @@ class AnnotationEvents:
         self._worker.close(patience_s)
 
     def _persist(self, body: bytes) -> None:
-        for pause_s in PAUSES_S:
-            try:
-                return self._remember(body)
-            except StoreError as error:
-                log.warning("an event is tried again in %g s: %s", pause_s, error)
-                self._is_closing.wait(pause_s)
+        """Label Studio sends an event once and believes that it was heard."""
         try:
-            return self._remember(body)
+            insist(lambda: self._remember(body), PAUSES_S, self._is_closing)
         except StoreError as error:
             raise StoreError(f"an event was not remembered: {error}; {ADVICE}") from error
 
@@ -75,8 +77,10 @@ class AnnotationEvents:
             match told:
                 case Accepted():
                     take(told, self._memory)
+                    self._hear(told.project, {each.label for each in told.examples if each.label is not None})
                 case Gone():
                     self._memory.forget(told.project, annotations=told.annotations, tasks=told.tasks)
+                    self._hear(told.project, ())
 
 
 def take(told: Accepted, memory: MemoryBank) -> bool:

@@ -21,6 +21,9 @@ MOST_WITH_CONTENT = 5_000
 LARGEST_CONTENT = 256 << 10
 MOST_COMPARED = 20
 """Answers about one task that are looked at, the newest."""
+WEEK_S = 7 * 86_400.0
+FIRST_MONDAY_S = 4 * 86_400.0
+"""1970-01-05."""
 
 _answers = sql.Table(
     "answers",
@@ -36,6 +39,11 @@ _answers = sql.Table(
     sql.Column("content", sql.LargeBinary, nullable=True),
     sql.Index("answers_by_task", "project", "task"),
 )
+
+
+def week_number(moment: sql.ColumnElement[float]) -> sql.ColumnElement[float]:
+    """Which week since the first Monday of 1970, in universal time, a moment in seconds since 1970 lies in."""
+    return sql.func.floor((moment - FIRST_MONDAY_S) / WEEK_S)
 
 
 class Kind(StrEnum):
@@ -85,11 +93,12 @@ class Answers:
         with self._database.reading() as connection:
             return [json.loads(zlib.decompress(content)) for content in connection.scalars(query)]
 
-    def interactions(self, project: str) -> list[tuple[str, float]]:
-        """The label and the time of every answer to a prompt."""
-        here = (_answers.c.project == project) & (_answers.c.kind == Kind.INTERACTION)
+    def interactions(self, project: str) -> list[tuple[str, float, int]]:
+        """How many prompts of each label were answered in each week, by its number."""
+        here, week = (_answers.c.project == project) & (_answers.c.kind == Kind.INTERACTION), week_number(_answers.c.made_at)
+        query = sql.select(_answers.c.label, week.label("week"), sql.func.count().label("number")).where(here)
         with self._database.reading() as connection:
-            return [(row.label, row.made_at) for row in connection.execute(sql.select(_answers).where(here))]
+            return [tuple(row) for row in connection.execute(query.group_by(_answers.c.label, sql.text("week")))]
 
     def forget(self, project: str, tasks: list[str] | None = None) -> None:
         """Forget the answers about tasks or, without any, about the whole project."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 import sqlalchemy as sql
 
-from backend.stores.answers import Answers
+from backend.stores.answers import FIRST_MONDAY_S, WEEK_S, Answers, week_number
 from backend.stores.database import Database
 from backend.stores.memory import examples, metadata, submissions
 from backend.values.session import Verdict
 
-WEEK_S = 7 * 86_400.0
-FIRST_MONDAY_S = 4 * 86_400.0
-"""1970-01-05."""
 Z = 1.96
 """Standard normal deviations on either side that hold 95 %."""
 
@@ -68,50 +65,44 @@ class Balance:
         database.create(metadata)
 
     def rows(self, project: str) -> list[BalanceRow]:
-        """By label and week, the newest week first."""
-        verdicts: dict[tuple[str, date], Counter[str]] = defaultdict(Counter)
-        ious: dict[tuple[str, date], list[float]] = defaultdict(list)
-        seconds: dict[tuple[str, date], list[float]] = defaultdict(list)
-        for label, made_at, verdict, iou, share in self._regions(project):
-            key = (label, week_of(made_at))
-            verdicts[key][verdict] += 1
-            if verdict != Verdict.REJECTED:
-                ious[key].extend([] if iou is None else [iou])
-                seconds[key].extend([] if share is None else [share])
-        prompts = Counter((label, week_of(made_at)) for label, made_at in self._answers.interactions(project))
-        keys = sorted({*verdicts, *prompts}, key=lambda key: (-key[1].toordinal(), key[0]))
-        return [BalanceRow(*key, *_counts(verdicts[key]), _mean(ious[key]), _mean(seconds[key]), prompts[key]) for key in keys]
-
-    def _regions(self, project: str) -> list[tuple[str, float, str, float | None, float | None]]:
-        """Label, time, verdict, IoU and seconds of every region; what an annotation took is shared by what it shows."""
-        here = (examples.c.project == project) & examples.c.is_current & examples.c.label.is_not(None)
-        columns = (examples.c.annotation, examples.c.label, examples.c.made_at, examples.c.verdict, examples.c.iou)
-        times = sql.select(submissions.c.annotation, submissions.c.seconds).where(submissions.c.project == project)
+        """By label and week, the newest week first. The database adds up, so that the cost hardly grows with the memory."""
         with self._database.reading() as connection:
-            rows = list(connection.execute(sql.select(*columns).where(here)))
-            taken = {row.annotation: row.seconds for row in connection.execute(times)}
-        shown = Counter(row.annotation for row in rows if row.verdict != Verdict.REJECTED)
+            regions = {(row.label, _monday(row.week)): row for row in connection.execute(_sums(project))}
+        prompts: Counter[tuple[str, date]] = Counter()
+        for label, week, number in self._answers.interactions(project):
+            prompts[label, _monday(week)] += number
+        keys = sorted({*regions, *prompts}, key=lambda key: (-key[1].toordinal(), key[0]))
+        return [_row(key, regions.get(key), prompts[key]) for key in keys]
 
-        def share(annotation: str) -> float | None:
-            spent = taken.get(annotation)
-            return spent / shown[annotation] if spent is not None and shown[annotation] else None
 
-        return [(row.label, row.made_at, row.verdict, row.iou, share(row.annotation)) for row in rows]
+def _sums(project: str) -> sql.Select[Any]:
+    """How many regions of each label and week have which verdict, and the means over those that were not rejected; what an
+    annotation took is shared by what it shows.
+    """
+    here = (examples.c.project == project) & examples.c.is_current & examples.c.label.is_not(None)
+    is_shown = examples.c.verdict != Verdict.REJECTED
+    shares = sql.select(examples.c.annotation, (submissions.c.seconds / sql.func.count()).label("share")).where(here, is_shown)
+    same = (submissions.c.project == project) & (submissions.c.annotation == examples.c.annotation)
+    share = shares.join(submissions, same).group_by(examples.c.annotation, submissions.c.seconds).subquery()
+    counts = [sql.func.sum(sql.case((examples.c.verdict == each, 1), else_=0)).label(each.value) for each in Verdict]
+    iou = sql.func.avg(sql.case((is_shown, examples.c.iou))).label("iou")
+    seconds = sql.func.avg(sql.case((is_shown, share.c.share))).label("seconds")
+    week = week_number(examples.c.made_at).label("week")
+    found = sql.select(examples.c.label, week, *counts, iou, seconds).where(here)
+    return found.outerjoin(share, share.c.annotation == examples.c.annotation).group_by(examples.c.label, sql.text("week"))
+
+
+def _row(key: tuple[str, date], sums: Any, prompts: int) -> BalanceRow:
+    if sums is None:
+        return BalanceRow(*key, prompts=prompts)
+    counts = (sums.accepted, sums.corrected, sums.rejected, sums.missed, sums.drawn)
+    return BalanceRow(*key, *counts, sums.iou, sums.seconds, prompts)
 
 
 def week_of(moment: float) -> date:
     """The Monday, in universal time, of the week of a moment in seconds since 1970."""
-    monday = FIRST_MONDAY_S + WEEK_S * math.floor((moment - FIRST_MONDAY_S) / WEEK_S)
-    return datetime.fromtimestamp(monday, UTC).date()
+    return _monday(math.floor((moment - FIRST_MONDAY_S) / WEEK_S))
 
 
-def _counts(verdicts: Counter[str]) -> tuple[int, int, int, int, int]:
-    """In the order of BalanceRow."""
-    order = (Verdict.ACCEPTED, Verdict.CORRECTED, Verdict.REJECTED, Verdict.MISSED, Verdict.DRAWN)
-    accepted, corrected, rejected, missed, drawn = (verdicts[verdict] for verdict in order)
-    return accepted, corrected, rejected, missed, drawn
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return sum(found) / len(found) if found else None
+def _monday(week: float) -> date:
+    return datetime.fromtimestamp(FIRST_MONDAY_S + WEEK_S * week, UTC).date()

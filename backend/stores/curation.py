@@ -73,17 +73,22 @@ class Curation:
         return dict(found)
 
     def regions(self, project: str, label: str, first: int, most: int) -> list[Remembered]:
-        """The regions of a label from the ``first`` on: those that are used first, then rejected ones, then removed ones."""
+        """The regions of a label from the ``first`` on: those that are used first, then rejected ones, then removed ones. Which
+        ones they are is told by the index alone.
+        """
         group = sql.case(
             (examples.c.mark == REMOVED, 3),
             (examples.c.verdict == Verdict.REJECTED, 2),
             (examples.c.mark == PINNED, 0),
             else_=1,
         )
-        query = sql.select(examples).where(_here(project), examples.c.label == label)
+        query = sql.select(examples.c.id).where(_here(project), examples.c.label == label)
         query = query.order_by(group, examples.c.made_at.desc(), examples.c.id.desc()).offset(first).limit(most)
         with self._database.reading() as connection:
-            return [Remembered(row.id, example_of(row, row.mark == PINNED), row.mark) for row in connection.execute(query)]
+            chosen = list(connection.scalars(query))
+            rows = {row.id: row for row in connection.execute(sql.select(examples).where(examples.c.id.in_(chosen)))}
+        found = (rows[number] for number in chosen)
+        return [Remembered(row.id, example_of(row, row.mark == PINNED), row.mark) for row in found]
 
     def region(self, project: str, number: int) -> Remembered:
         """Raises RequestError where the project has no such region."""
@@ -95,11 +100,11 @@ class Curation:
 
     def mark(self, project: str, number: int, mark: str) -> None:
         """Use a region first (pinned), never (removed) or as any other (empty). Frozen versions stay as they are."""
-        self.region(project, number)
+        label = self.region(project, number).example.label
         with self._database.writing() as connection:
             here = _here(project) & (examples.c.id == number)
             connection.execute(sql.update(examples).where(here).values(mark=mark))
-            note_change(connection, project)
+            note_change(connection, project, [label])
 
     def thumbnail(self, number: int) -> bytes | None:
         """The small picture of a region, once there is one."""
@@ -119,9 +124,9 @@ class Curation:
     def switch_off(self, project: str) -> None:
         """Forget everything about a project, its versions and answers as well, and remember nothing from now on."""
         with self._database.writing() as connection:
+            note_change(connection, project, set(connection.scalars(sql.select(examples.c.label).where(_here(project)))))
             for table in (frozen, snapshots, examples, submissions, forgotten):
                 connection.execute(sql.delete(table).where(table.c.project == project))
-            note_change(connection, project)
             here = projects.c.project == project
             connection.execute(sql.update(projects).where(here).values(is_off=True, bulk_snapshot=None))
         self._answers.forget(project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -152,7 +153,11 @@ def _prepare(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.OperationalError:  # somebody holds it: what it was set to before stays
-        return
+        pass
+    try:
+        connection.execute("SELECT floor(1.5)")
+    except sqlite3.OperationalError:  # a SQLite that was built without mathematics
+        connection.create_function("floor", 1, math.floor, deterministic=True)
 
 
 def _begin(connection: sql.Connection) -> None:

@@ -45,7 +45,7 @@ examples = sql.Table(
     sql.Column("is_current", sql.Boolean, nullable=False, server_default=sql.true()),
     sql.Column("mark", sql.String(10), nullable=False, server_default=""),
     sql.Column("thumbnail", sql.LargeBinary, nullable=True),
-    sql.Index("examples_by_label", "project", "label", "verdict", "made_at"),
+    sql.Index("examples_by_label", "project", "label", "mark", "made_at", "id", "verdict", "is_current"),
     sql.Index("examples_by_annotation", "project", "annotation"),
     sql.Index("examples_by_task", "project", "task"),
 )
@@ -79,6 +79,14 @@ projects = sql.Table(
     sql.Column("is_off", sql.Boolean, nullable=False),
     sql.Column("bulk_snapshot", sql.Integer, nullable=True),
 )
+label_changes = sql.Table(
+    "label_changes",
+    metadata,
+    sql.Column("project", sql.String(300), primary_key=True),
+    sql.Column("label", sql.String(LONGEST_LABEL), primary_key=True),
+    sql.Column("changes", sql.Integer, nullable=False),
+)
+"""The number of its project's change that was the last one of a label."""
 snapshots = sql.Table(
     "snapshots",
     metadata,
@@ -199,25 +207,36 @@ class MemoryBank:
         with self._database.reading() as connection:
             return {row.label: row.number for row in connection.execute(query.order_by(examples.c.label))}
 
-    def changes(self, project: str) -> int:
-        """A number that is another one whenever something that may be recalled has changed: what is made of a project's
-        examples can be kept under it.
+    def changes(self, project: str, labels: Collection[str]) -> dict[str, int]:
+        """For each label a number that is another one whenever something that may be recalled of it has changed: what is made
+        of its examples can be kept under it.
         """
+        known = {label[:LONGEST_LABEL]: label for label in labels}
+        here = (label_changes.c.project == project) & label_changes.c.label.in_(known)
         with self._database.reading() as connection:
-            found = connection.execute(sql.select(projects.c.changes).where(projects.c.project == project)).scalar()
-        return found or 0
+            found = connection.execute(sql.select(label_changes.c.label, label_changes.c.changes).where(here))
+            return dict.fromkeys(labels, 0) | {known[row.label]: row.changes for row in found}
 
     def _read(self, project: str, snapshot: int | None, which: sql.ColumnElement[bool], most: int) -> list[Example]:
         """Pins are those of the moment or, in a snapshot, those of when it was frozen."""
+        newest_first = (examples.c.made_at.desc(), examples.c.id.desc())
         if snapshot is None:
-            query = sql.select(examples, (examples.c.mark == PINNED).label("is_pinned"))
-            query = query.where(_current(project), examples.c.mark != REMOVED, which)
-        else:
-            held = (frozen.c.project == project) & (frozen.c.n == snapshot) & (frozen.c.example == examples.c.id)
-            query = sql.select(examples, frozen.c.is_pinned).join(frozen, held).where(examples.c.project == project, which)
-        query = query.order_by(sql.desc("is_pinned"), examples.c.made_at.desc(), examples.c.id.desc()).limit(most)
+            return self._newest(_current(project) & which, newest_first, most)
+        held = (frozen.c.project == project) & (frozen.c.n == snapshot) & (frozen.c.example == examples.c.id)
+        query = sql.select(examples, frozen.c.is_pinned).join(frozen, held).where(examples.c.project == project, which)
         with self._database.reading() as connection:
-            return [example_of(row, bool(row.is_pinned)) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(sql.desc("is_pinned"), *newest_first).limit(most))
+            return [example_of(row, bool(row.is_pinned)) for row in rows]
+
+    def _newest(self, which: sql.ColumnElement[bool], order: Sequence[sql.ColumnElement[Any]], most: int) -> list[Example]:
+        """Pinned ones first. Which ones they are is told by the index alone; then these rows are read, and no others."""
+        chosen: list[int] = []
+        with self._database.reading() as connection:
+            for mark in (PINNED, ""):
+                query = sql.select(examples.c.id).where(which, examples.c.mark == mark).order_by(*order)
+                chosen += connection.scalars(query.limit(most - len(chosen)))
+            rows = {row.id: row for row in connection.execute(sql.select(examples).where(examples.c.id.in_(chosen)))}
+        return [example_of(rows[number], rows[number].mark == PINNED) for number in chosen]
 
     def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: Iterable[Example]) -> None:
         """Rows that say the same stay as they are; the mark of a region stays when the region is drawn anew."""
@@ -234,10 +253,8 @@ class MemoryBank:
         for row in rows:
             mark = marks.get((row["region"], row["verdict"] == Verdict.REJECTED), row["mark"])
             connection.execute(sql.insert(examples), {**row, "mark": mark})
-        newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
-        is_frozen = examples.c.id.in_(sql.select(frozen.c.example))
-        connection.execute(sql.delete(examples).where(examples.c.id <= newest - MOST_EXAMPLES, ~is_frozen))
-        note_change(connection, project)
+        note_change(connection, project, {row.label for row in known} | {row["label"] for row in rows})
+        _forget_oldest(connection)
 
     def _is_forgotten(self, connection: sql.Connection, told: Submission) -> bool:
         annotation = (forgotten.c.kind == "annotation") & (forgotten.c.name == told.annotation)
@@ -284,10 +301,28 @@ def _is_off(connection: sql.Connection, project: str) -> bool:
     return bool(connection.execute(sql.select(projects.c.is_off).where(projects.c.project == project)).scalar())
 
 
-def note_change(connection: sql.Connection, project: str) -> None:
+def note_change(connection: sql.Connection, project: str, labels: Collection[str | None]) -> None:
+    """Some labels of a project have changed: the change gets the next number."""
     here = projects.c.project == project
     if not connection.execute(sql.update(projects).where(here).values(changes=projects.c.changes + 1)).rowcount:
         connection.execute(sql.insert(projects), {"project": project, "changes": 1, "is_off": False, "bulk_snapshot": None})
+    number = connection.execute(sql.select(projects.c.changes).where(here)).scalar()
+    rows = [{"project": project, "label": label, "changes": number} for label in labels if label is not None]
+    there = (label_changes.c.project == project) & label_changes.c.label.in_([row["label"] for row in rows])
+    connection.execute(sql.delete(label_changes).where(there))
+    if rows:
+        connection.execute(sql.insert(label_changes), rows)
+
+
+def _forget_oldest(connection: sql.Connection) -> None:
+    """Keep so many regions at most, beside those of snapshots."""
+    newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
+    old = (examples.c.id <= newest - MOST_EXAMPLES) & examples.c.id.not_in(sql.select(frozen.c.example))
+    lost = list(connection.execute(sql.select(examples.c.project, examples.c.label).where(old).distinct()))
+    if lost:
+        connection.execute(sql.delete(examples).where(old))
+    for project in sorted({row.project for row in lost}):
+        note_change(connection, project, {row.label for row in lost if row.project == project})
 
 
 def _retire(connection: sql.Connection, which: sql.ColumnElement[bool]) -> None:
@@ -305,5 +340,6 @@ def erase(connection: sql.Connection, project: str, which: sql.ColumnElement[boo
         sql.update(snapshots).where(snapshots.c.project == project, snapshots.c.n.in_(losing)).values(is_withdrawn=True)
     )
     connection.execute(sql.delete(frozen).where(frozen.c.project == project, frozen.c.example.in_(lost)))
+    labels = set(connection.scalars(sql.select(examples.c.label).where(examples.c.project == project, which).distinct()))
     connection.execute(sql.delete(examples).where(examples.c.project == project, which))
-    note_change(connection, project)
+    note_change(connection, project, labels)

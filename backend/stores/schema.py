@@ -11,7 +11,7 @@ from backend.values.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-HEAD = "1"
+HEAD = "2"
 """The revision that this Maskloom reads and writes; databases from before the first one have none."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST_TABLES = frozenset({"examples", "rounds", "notes", "bulk_runs", "bulk_items", "bulk_pictures"})

@@ -52,11 +52,20 @@ def test_nobody_learns_from_the_task_that_is_asked_about(client: TestClient, par
 def test_an_image_that_is_gone_costs_what_it_taught_and_no_answer(client: TestClient, parts: Parts, folder: Path) -> None:
     first = Annotator(client, folder / "a.png", 1)
     first.drawn = first.ask(click(35, 45))
+    (folder / "a.png").unlink()
     first.submit()
     parts.webhooks.wait()
-    (folder / "a.png").unlink()
-    parts.learning.wait()
     assert preannotated(client, folder / "b.png", 2) == []
+
+
+def test_what_was_accepted_is_learnt_before_anybody_asks(client: TestClient, parts: Parts, folder: Path) -> None:
+    first = Annotator(client, folder / "a.png", 1)
+    first.drawn = first.ask(click(35, 45))
+    first.submit()
+    parts.webhooks.wait()
+    parts.learning.wait()
+    (folder / "a.png").unlink()
+    assert [label for label, _ in found(preannotated(client, folder / "b.png", 2))] == ["Ball", "Ball"]
 
 
 def test_what_examples_showed_is_kept_for_the_next_process(folder: Path, client: TestClient, parts: Parts) -> None:

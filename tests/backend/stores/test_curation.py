@@ -34,11 +34,11 @@ def database(tmp_path: Path) -> Database:
 def test_a_pinned_region_is_used_first_and_a_removed_one_never(database: Database) -> None:
     curation, bank = Curation(database), MemoryBank(database)
     numbers = {each.example.region: each.id for each in curation.regions("1", "Cat", 0, 9)}
-    before = bank.changes("1")
+    before = bank.changes("1", ["Cat"])["Cat"]
     curation.mark("1", numbers["r0"], PINNED)
     curation.mark("1", numbers["r2"], REMOVED)
     assert regions(bank.recall("1", "Cat", 9)) == ["r0", "r3", "r1"]
-    assert bank.changes("1") > before
+    assert bank.changes("1", ["Cat"])["Cat"] > before
     assert [each.example.region for each in curation.regions("1", "Cat", 0, 9)] == ["r0", "r3", "r1", "no", "r2"]
     assert [each.example.region for each in curation.regions("1", "Cat", 1, 2)] == ["r3", "r1"]
     assert curation.counts("1") == {"Cat": {"drawn": 3, "rejected": 1, "removed": 1}}

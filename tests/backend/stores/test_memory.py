@@ -101,16 +101,36 @@ def test_rejected_regions_are_examples_of_what_a_label_is_not(bank: MemoryBank) 
 
 
 def test_changes_are_counted_only_when_something_changed(bank: MemoryBank) -> None:
-    assert bank.changes("1") == 0
+    assert bank.changes("1", ["Cat"])["Cat"] == 0
     bank.submit(told("70", 1.0, CAT))
-    after = bank.changes("1")
+    after = bank.changes("1", ["Cat"])["Cat"]
     bank.submit(told("70", 1.0, CAT))
-    assert bank.changes("1") == after > 0
+    assert bank.changes("1", ["Cat"])["Cat"] == after > 0
     bank.submit(told("70", 2.0, CAT))
-    again = bank.changes("1")
+    again = bank.changes("1", ["Cat"])["Cat"]
     assert again != after
     bank.forget("1", annotations=["70"])
-    assert bank.changes("1") != again
+    assert bank.changes("1", ["Cat"])["Cat"] != again
+
+
+def test_a_change_is_one_of_the_labels_that_changed_alone(bank: MemoryBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    dog = replace(CAT, region="dog", label="Dog")
+    bank.submit(told("70", 1.0, CAT))
+    bank.submit(told("71", 1.0, dog))
+    before = bank.changes("1", ["Cat", "Dog", "Eel"])
+    assert before["Eel"] == 0
+    for change in (
+        lambda: bank.submit(told("71", 2.0, dog)),
+        lambda: bank.forget("1", annotations=["71"]),
+        lambda: bank.submit(told("72", 2.0, dog)),
+    ):
+        change()
+        after = bank.changes("1", ["Cat", "Dog"])
+        assert (after["Cat"], after["Dog"] > before["Dog"]) == (before["Cat"], True)
+        before = after
+    monkeypatch.setattr(memory, "MOST_EXAMPLES", 2)
+    bank.submit(told("73", 3.0, replace(CAT, region="eel", label="Eel")))
+    assert bank.changes("1", ["Cat"])["Cat"] != before["Cat"], "the oldest region was one of it"
 
 
 def test_an_annotation_that_label_studio_has_no_more_is_forgotten_and_drafts_stay(bank: MemoryBank) -> None:
