@@ -6,7 +6,11 @@ their overlap, by which it is known and becomes one mask.
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +33,8 @@ from prompts.kinds import (
     ScribblePrompt,
 )
 
+log = logging.getLogger(__name__)
+
 TILE = 768
 OVERLAP = 128
 WINDOW = 1024
@@ -40,6 +46,10 @@ SAME_IN_OVERLAP = 0.5
 """The IoU within the overlap of two tiles above which two masks show one object."""
 FLAT = 3
 """A tile whose values differ by no more holds nothing that could be told apart."""
+FEW = 32
+AHEAD = 2
+"""So many tiles are read before they are looked at."""
+TELL_S = 10.0
 Answer = Callable[[Question], Round | MaskloomError]
 
 
@@ -62,8 +72,15 @@ class _Piece:
 
     def within(self, box: Box) -> BoolArray:
         """The mask in a part of the tile, which is given in pixels of the whole image."""
-        x0, y0 = self.tile[:2]
-        return self.runs.decode()[box[1] - y0 : box[3] - y0, box[0] - x0 : box[2] - x0]
+        (x0, y0, x1, y1), (left, top, right, bottom) = self.box, box
+        part = np.zeros((bottom - top, right - left), np.bool_)
+        low, high = (max(x0, left), max(y0, top)), (min(x1, right), min(y1, bottom))
+        if low[0] < high[0] and low[1] < high[1]:
+            _, window = self.runs.window()
+            part[low[1] - top : high[1] - top, low[0] - left : high[0] - left] = window[
+                low[1] - y0 : high[1] - y0, low[0] - x0 : high[0] - x0
+            ]
+        return part
 
     def placed(self, size: Size) -> RunLengths:
         """On the whole image."""
@@ -159,13 +176,29 @@ def _in_tiles(question: Question, image: LargeImage, answer: Answer) -> Round:
         prompts = tuple(_shown_small(each) if isinstance(each, ReferencePrompt) else each for each in question.prompts.prompts)
         question = replace(question, prompts=PromptSet(prompts), memory=None)
     pieces: list[_Piece] = []
-    for tile in tiles_of(image.size):
-        window = image.window(tile)
+    for tile, window in _read_ahead(image):
         if not is_flat(window.pixels):
             found = _checked(answer(replace(question, image=window))).masks
+            found = replace(
+                found, low_res_logits=np.zeros((len(found), 1, 1), np.float16)
+            )  # a tile's say nothing about the whole
             pieces += [_Piece(tile, found[[row]]) for row in range(len(found))]
     asked = question.prompts if isinstance(question, ForPrompts) else PromptSet()
     return Round(asked, merged(pieces, image.size))
+
+
+def _read_ahead(image: LargeImage) -> Iterator[tuple[Box, KeyedImage]]:
+    """Every tile with its pixels, which are read while those before it are looked at; the log says how far that is."""
+    tiles, told = list(tiles_of(image.size)), time.monotonic()
+    with ThreadPoolExecutor(1, "tiles") as reader:
+        coming = deque(reader.submit(image.window, tile) for tile in tiles[:AHEAD])
+        for place, tile in enumerate(tiles):
+            if place + AHEAD < len(tiles):
+                coming.append(reader.submit(image.window, tiles[place + AHEAD]))
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                log.info("looked at %d of %d tiles of %d x %d pixels", place, len(tiles), image.size.width, image.size.height)
+            yield tile, coming.popleft().result()
 
 
 def tiles_of(size: Size) -> Iterator[Box]:
@@ -182,8 +215,15 @@ def _starts(length: int) -> list[int]:
 
 
 def is_flat(pixels: Image) -> bool:
-    """Whether a tile ``(h, w, 3)`` has one colour."""
-    return bool((np.ptp(pixels.reshape(-1, 3), axis=0) <= FLAT).all())
+    """Whether a tile ``(h, w, 3)`` has one colour; a few rows tell most that have not."""
+    return all(_range_within(part) <= FLAT for part in (pixels[::FEW], pixels))
+
+
+def _range_within(pixels: Image) -> int:
+    """The largest difference of values in a channel; row by row first, which is quick."""
+    rows = pixels.reshape(len(pixels), -1)
+    high, low = (each.reshape(-1, 3) for each in (rows.max(axis=0), rows.min(axis=0)))
+    return int((high.max(axis=0).astype(np.int16) - low.min(axis=0)).max())
 
 
 def merged(pieces: Sequence[_Piece], size: Size) -> MaskSet:
@@ -195,8 +235,7 @@ def merged(pieces: Sequence[_Piece], size: Size) -> MaskSet:
     for same in groups.values():
         best = same[best_first(np.array([piece.row.scores[0] for piece in same], np.float32))[0]]
         runs = united([piece.placed(size) for piece in same], size)
-        no_logits = np.zeros((1, 1, 1), np.float16)  # those of a tile say nothing about the whole
-        rows.append(replace(best.row, masks=Masks(size, (runs,)), low_res_logits=no_logits))
+        rows.append(replace(best.row, masks=Masks(size, (runs,))))
     return MaskSet.concatenate(rows, size)
 
 

@@ -1,9 +1,9 @@
 """Speed of the production decoders at full size with random weights, beside the plain transformers call and the bare decoder.
 
 ``python -m bench.engines edgetam sam2-tiny --out bench/engines.md`` on any machine; on a GPU ``python -m bench.engines
-sam2-large sam3 --device cuda --dtype bfloat16``, and the same with ``--bulk``. The mini networks rehearse the way and measure
-nothing. Times say nothing about quality: the weights are random. Beside the time on the clock stands the CPU's own, which says
-more on a busy machine.
+sam2-large sam3 --device cuda --dtype bfloat16``, and the same with ``--what bulk`` and ``--what ways``. The mini networks
+rehearse the way and measure nothing. Times say nothing about quality: the weights are random. Beside the time on the clock
+stands the CPU's own, which says more on a busy machine.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import typer
 
 from backend.engines.base import Engine
-from backend.engines.device import resolve
+from backend.engines.device import has_bfloat16, resolve
 from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.references import FoundationSpace
 from backend.engines.sam.sam3 import Sam3Network
@@ -163,14 +163,61 @@ def bulk_rows(name: str, device: torch.device, dtype: torch.dtype, runs: int) ->
     return rows
 
 
+def way_rows(name: str, device: torch.device, dtype: torch.dtype, runs: int) -> list[Row]:
+    """Encoding one image as it is done, with weights channels last, compiled, and in bfloat16 where the device has it."""
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+    def encoding(network: Any) -> Callable[[], object]:
+        pixels = network.frame.pixels(image, device)[None]
+        return lambda: network.encode(pixels)
+
+    def compiled(network: Any) -> Any:
+        network._model.vision_encoder = torch.compile(network._model.vision_encoder)
+        return network
+
+    def channels_last(network: Any) -> Any:
+        network._model.to(memory_format=torch.channels_last)
+        return network
+
+    ways: dict[str, tuple[torch.dtype, Callable[[Any], Any]]] = {
+        "as it is done": (dtype, lambda network: network),
+        "channels last": (dtype, channels_last),
+        "compiled": (dtype, compiled),
+        "compiled, channels last": (dtype, lambda network: compiled(channels_last(network))),
+    }
+    if has_bfloat16(device):
+        ways["bfloat16"] = (torch.bfloat16, lambda network: network)
+    return [
+        measure(f"encode one image, {way}", encoding(change(build(name, device, number).network)), runs, device)
+        for way, (number, change) in ways.items()
+    ]
+
+
 def _everything(decoding: Decoding, features: ImageFeatures) -> object:
     return segment_everything(decoding, features, EverythingOptions(points_per_side=POINTS_PER_SIDE))
+
+
+What = Literal["clicks", "bulk", "ways"]
+ROWS = {"clicks": rows_of, "bulk": bulk_rows, "ways": way_rows}
 
 
 def table(name: str, rows: list[Row], where: str) -> str:
     """The rows of one model as Markdown."""
     lines = [f"## {name}, {where}", "", "| what | median s | best s | CPU s | runs |", "|---|---|---|---|---|"]
     lines += [f"| {row.what} | {row.seconds:.4f} | {row.least:.4f} | {row.cpu:.4f} | {row.runs} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def side_by_side(measured: Mapping[str, Sequence[Row]]) -> str:
+    """The second click of every model against its plain call and its bare decoder, as Markdown."""
+    lines = [
+        "| model | encode s | plain call s | bare decoder s | second click s | plain / second | second / bare |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in measured.items():
+        encode, bare, second, plain = (row.seconds for row in rows[:4])
+        figures = (encode, plain, bare, second, plain / second, second / bare)
+        lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,19 +228,28 @@ def main(
     dtype: Annotated[DtypeName, typer.Option(help="float32 or bfloat16, where the device computes it itself.")] = "float32",
     runs: Annotated[int, typer.Option(help="Runs of each slow thing; quick ones get four times as many.")] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    bulk: Annotated[bool, typer.Option("--bulk", help="Batches of 1 to 16 images instead of clicks.")] = False,
+    what: Annotated[
+        What, typer.Option(help="clicks; bulk: batches of 1 to 16 images; ways: encoding compiled, ...")
+    ] = "clicks",
 ) -> None:
     """Measure and print."""
     torch.set_num_threads(threads)
     where, number = resolve(Placement(device, dtype))
     machine = torch.cuda.get_device_name() if where.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
+    measured: dict[str, list[Row]] = {}
     for name in names:
-        rows = (bulk_rows if bulk else rows_of)(name, where, number, runs)
-        text = table(name, rows, f"{machine}, {dtype}, image {HEIGHT} x {WIDTH}")
-        print(text)
-        if out is not None:
-            with out.open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
+        measured[name] = ROWS[what](name, where, number, runs)
+        tell(table(name, measured[name], f"{machine}, {dtype}, image {HEIGHT} x {WIDTH}"), out)
+    if what == "clicks":
+        tell(side_by_side(measured), out)
+
+
+def tell(text: str, out: Path | None) -> None:
+    """Print, and append to a file."""
+    print(text, flush=True)
+    if out is not None:
+        with out.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

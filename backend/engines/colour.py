@@ -37,11 +37,11 @@ from prompts.space import JointSpace, PromptTokens, visual_token
 DIMENSIONS = 4
 
 
-def embed_colours(rgb: Tensor) -> Tensor:
-    """Colours ``(..., 3)`` in 0..1 as unit vectors ``(..., 4)``."""
+def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
+    """Colours ``(..., 3)`` in 0..1 as unit vectors ``(..., 4)``; ``dim`` is where the channels are."""
     centred = 2 * rgb - 1
-    last = (6 - (centred**2).sum(dim=-1, keepdim=True)).sqrt()
-    return torch.cat([centred, last], dim=-1) / 6**0.5
+    last = (6 - (centred**2).sum(dim=dim, keepdim=True)).sqrt()
+    return torch.cat([centred, last], dim=dim) / 6**0.5
 
 
 class ColourTextEncoder:
@@ -79,10 +79,8 @@ class ColourDecoder:
     """Connected pixels of one colour (see MaskDecoder)."""
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        return [
-            ImageFeatures(size_of(image), embed_colours(torch.from_numpy(image.astype(np.float32) / 255)).permute(2, 0, 1))
-            for image in images
-        ]
+        planes = (torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0), np.float32) / 255) for image in images)
+        return [ImageFeatures(size_of(image), embed_colours(rgb, 0)) for image, rgb in zip(images, planes, strict=True)]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
@@ -205,6 +203,8 @@ def _similar(features: ImageFeatures, query: Tensor, threshold: float) -> BoolAr
 
 def _instances(mask: BoolArray) -> Iterator[BoolArray]:
     """The connected parts of a mask, the largest first."""
+    if not mask.any():
+        return
     _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
     for number in np.argsort(-areas, kind="stable")[:MOST_INSTANCES]:

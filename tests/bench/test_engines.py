@@ -71,3 +71,17 @@ def test_a_table_holds_every_row(tmp_path: Path) -> None:
     text = engines.table("sam3", [row, row], "a machine")
     assert text.startswith("## sam3, a machine")
     assert len(re.findall(r"^\| encode one image \| 1\.2500 \| 1\.0000 \| 1\.2000 \| 3 \|$", text, re.MULTILINE)) == 2
+
+
+def test_models_stand_side_by_side_with_their_ratios() -> None:
+    rows = [
+        engines.Row(what, seconds, seconds, seconds, 1) for what, seconds in zip("abcd", (2.0, 0.05, 0.1, 2.5), strict=True)
+    ]
+    (line,) = engines.side_by_side({"sam": rows}).splitlines()[2:]
+    assert line == "| sam | 2.000 | 2.500 | 0.050 | 0.100 | 25.000 | 2.000 |"
+
+
+def test_ways_of_encoding_are_measured_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module: module)  # takes a compiler and a minute
+    rows = engines.way_rows("sam2-mini", CPU, torch.float32, 1)
+    assert [row.what for row in rows][:2] == ["encode one image, as it is done", "encode one image, channels last"]
