@@ -52,13 +52,13 @@ def test_batches_are_measured_through_maskloom_and_bare(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["sam2-mini", "sam3-mini"])
 def test_bfloat16_changes_what_is_computed_and_not_what_comes_out(name: str) -> None:
-    torch.manual_seed(0)
-    network = build(name, CPU, torch.float32).network
+    networks = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        networks.append(build(name, CPU, dtype).network)
     with torch.inference_mode():
-        pixels = torch.randn(2, 3, network.frame.side, network.frame.side)
-        exact = network.encode(pixels)
-        network._dtype = torch.bfloat16  # type: ignore[attr-defined]
-        rounded = network.encode(pixels)
+        pixels = torch.randn(2, 3, networks[0].frame.side, networks[0].frame.side)
+        exact, rounded = (network.encode(pixels) for network in networks)
     for one, other in zip(exact, rounded, strict=True):
         for name, tensor in one.items():
             assert other[name].dtype == torch.float32
