@@ -29,7 +29,7 @@ from backend.segmenter import Batching, Segmenter
 from backend.serving.films import FilmAnswerer
 from backend.serving.history import History, LateWrites
 from backend.serving.interact import Interactor
-from backend.serving.learning import Learning
+from backend.serving.learning import Learning, Teach, teach_nothing
 from backend.serving.learnt import PLACES
 from backend.serving.memory_page import MemoryPage
 from backend.serving.preannotate import Preannotator
@@ -38,7 +38,7 @@ from backend.serving.projects import Projects
 from backend.serving.protocol import EventProtocol
 from backend.serving.remembering import Recorder
 from backend.serving.service import EngineHandle, EngineOptions, Service
-from backend.serving.versions import FrozenMemory, Memories, Teach, Teaching, teach_newest, teach_nothing
+from backend.serving.versions import Memories, Teaching, teach_newest
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
 from backend.stores.answers import Answers
@@ -49,7 +49,7 @@ from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
 from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
-from backend.stores.snapshots import Snapshots
+from backend.stores.snapshots import FrozenMemory, Snapshots
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings

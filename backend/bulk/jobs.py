@@ -21,7 +21,8 @@ from backend.bulk.work import PipelineLimits, Worker, process
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.shapes import read_regions
 from backend.pictures import thumbnail
-from backend.serving.versions import Memories, Teach, teach_nothing
+from backend.serving.learning import Teach, teach_nothing
+from backend.serving.versions import Memories
 from backend.stores.ledger import Item
 from backend.stores.projects import number_of
 from backend.values.errors import MaskloomError, RequestError

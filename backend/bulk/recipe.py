@@ -16,8 +16,8 @@ from backend.labelstudio.config import read_config
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
 from backend.labelstudio.request.video import FilmPreannotation, check_answerable, is_about_video, read_videos
-from backend.serving.versions import FrozenMemory
 from backend.stores.ledger import Item, RunIdentity
+from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import ConfigError, RequestError
 from prompts.phrases import LabelPhrases, Vocabulary
 

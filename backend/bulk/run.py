@@ -20,9 +20,11 @@ from backend.bulk.values import ItemResult
 from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.segmenter import EngineSource
-from backend.serving.versions import FrozenMemory, Memories, Teach, teach_nothing
+from backend.serving.learning import Teach, teach_nothing
+from backend.serving.versions import Memories
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunRow, in_batches
+from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import MaskloomError, SetupError, StoreError
 
 log = logging.getLogger(__name__)

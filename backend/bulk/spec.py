@@ -23,8 +23,9 @@ from backend.bulk.values import Form, Sink, Source, Target
 from backend.images.decode import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params
-from backend.serving.versions import CHOSEN, NONE, FrozenMemory, Memories
+from backend.serving.versions import CHOSEN, NONE, Memories
 from backend.stores.ledger import Item, RunIdentity
+from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import RequestError, SetupError
 
 log = logging.getLogger(__name__)

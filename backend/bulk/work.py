@@ -1,8 +1,9 @@
-"""What is done to each item of a bulk run, and how the steps of many items overlap."""
+"""What is done to each item of a bulk run, images and films, and how the steps of many items overlap."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,26 +12,34 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.background import AwayError, overlap
-from backend.bulk.films import LoadedFilm, find_in_film, load_film
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
 from backend.images.limits import ImageSource
 from backend.labelstudio.answer import Names, names_of, write_prediction
-from backend.labelstudio.project_options import question_about
+from backend.labelstudio.project_options import PreannotationOptions, question_about
 from backend.labelstudio.request.request import TaskRequest
+from backend.labelstudio.request.video import FilmPreannotation, check_answerable
 from backend.labelstudio.shapes.base import number_regions, repeatable_answer, write_together
+from backend.labelstudio.video_answer import Clock, write_tracks
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
-from backend.serving.versions import Teach, teach_nothing
+from backend.serving.films import seen_on
+from backend.serving.learning import Teach, teach_nothing
 from backend.stores.ledger import Item, in_batches
 from backend.tiling import overview
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
-from backend.values.session import Question, Round
+from backend.values.session import ForNames, Question, Round
+from backend.video.film import Film, open_film
+from backend.video.finding import find_all
+from backend.video.tracks import Track, Tracks
 from prompts.kinds import KeyedImage, PromptError
 
 log = logging.getLogger(__name__)
 A = TypeVar("A")
+
+TOLD_EVERY_S = 20.0
+"""How often a long film says how far it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,3 +228,60 @@ def process(worker: Worker, items: Iterable[Item], version: str, limits: Pipelin
         loaded = overlap(loaders, worker.load, items, limits.ahead)
         segmented = (each for batch in in_batches(loaded, limits.batch) for each in worker.segment(batch))
         yield from overlap(writers, partial(worker.write, version=version), segmented, limits.behind)
+
+
+def _found_through(track: Track) -> FoundRegion:
+    first = track.masks[min(track.masks)]
+    x0, y0, x1, y1 = first.box() or (0, 0, 0, 0)
+    score = sum(mask.score for mask in track.masks.values()) / len(track.masks)
+    return FoundRegion(track.label or "", round(score, 6), first.area, (x0, y0, x1 - x0, y1 - y0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedFilm:
+    """An item whose film is here."""
+
+    item: Item
+    request: FilmPreannotation
+    film: Film
+
+
+def load_film(item: Item, request: FilmPreannotation, images: ImageSource) -> LoadedFilm:
+    """Have an item's film here. Raises ConfigError, VideoError or RemoteError."""
+    check_answerable(request.labels)
+    return LoadedFilm(item, request, open_film(images.film(request.url, request.project, request.task_id)))
+
+
+def find_in_film(loaded: LoadedFilm, segmenter: Segmenter, options: PreannotationOptions) -> ItemResult:
+    """The result of a film: memory holds the frames between two looks at most, however long it is. Raises MaskloomError."""
+    film, request = loaded.film, loaded.request
+    tracks = find_all(
+        film,
+        segmenter.tracker(_teller(loaded)),
+        lambda image: seen_on(segmenter, ForNames(KeyedImage.of(image), request.labels.vocabulary), options.apply),
+    )
+    version = segmenter.engine.version
+    answer = write_tracks(request, tracks, Clock(film.timeline, request.frame_rate), version)
+    named = number_regions(answer, repeatable_answer(answer, request.project, request.task_id, loaded.item.key))
+    return ItemResult(loaded.item, film.size, [_found_through(track) for track in tracks.tracks], named, _picture(film, tracks))
+
+
+def _teller(loaded: LoadedFilm) -> Callable[[], None]:
+    """Called at each step of following; tells the log now and then how far the film is."""
+    told, steps = time.monotonic(), 0
+
+    def step() -> None:
+        nonlocal told, steps
+        steps += 1
+        if time.monotonic() - told > TOLD_EVERY_S:
+            told = time.monotonic()
+            log.info("item %s: about frame %d of %d", loaded.item.key, min(steps, len(loaded.film)), len(loaded.film))
+
+    return step
+
+
+def _picture(film: Film, tracks: Tracks) -> bytes:
+    """A small picture of the frame on which most objects are."""
+    frames = [frame for track in tracks.tracks for frame in track.masks]
+    shown = max(sorted(set(frames)), key=frames.count, default=0)
+    return thumbnail(film.frame(shown), [mask.decode() for mask in tracks.on(shown).values()])

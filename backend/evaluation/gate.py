@@ -16,7 +16,8 @@ import numpy as np
 
 from backend.images.limits import ImageSource
 from backend.segmenter import Segmenter
-from backend.serving.versions import FrozenMemory, Teach, teach_nothing
+from backend.serving.learning import Teach, teach_nothing
+from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import MaskloomError
 from backend.values.masks import Masks, MaskSet, overlaps
 from backend.values.session import Example, ForNames

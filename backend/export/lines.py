@@ -21,7 +21,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pycocotools import mask as coco
 
 from backend.images.decode import SUFFIXES
-from backend.labelstudio.api import ListedTask
 from backend.values.errors import SetupError
 from backend.values.masks import Region
 from prompts.geometry import BoolArray, Size
@@ -165,9 +164,9 @@ class Lines:
             self._drop_torn_line()
             self._versions = {line["task"]: line["version"] for line in self._whole()}
 
-    def has(self, task: ListedTask) -> bool:
+    def has(self, task: int, version: str) -> bool:
         """Whether a task was read since it was changed last."""
-        return self._versions.get(task.id) == task.updated
+        return self._versions.get(task) == version
 
     def add(self, line: TaskLine, version: str) -> None:
         """Keep a line so that it lasts; a later one about the same task counts. Raises SetupError when the disk is full."""

@@ -131,7 +131,7 @@ class Export:
     def _gather(self, project: Project, tasks: Sequence[ListedTask], lines: Lines, report: Report) -> bool:
         """Read every task that is not in the lines; False when there was a stop."""
         reader = self._reader(project, tasks, report)
-        left = [task for task in tasks if not lines.has(task)]
+        left = [task for task in tasks if not lines.has(task.id, task.updated)]
         for start in range(0, len(left), AT_ONCE):
             if self.stop.is_set():
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from backend.labelstudio.request.request import InteractionRequest, TaskRequest,
 from backend.labelstudio.request.typed import tell
 from backend.labelstudio.request.video import VideoLabels, read_videos
 from backend.labelstudio.shapes import SHAPES
-from backend.labelstudio.shapes.base import Answer, new_id, write_empty, write_failure
+from backend.labelstudio.shapes.base import Answer, new_id, under_id, write_empty, write_failure
 from backend.labelstudio.tags import ControlTag
 from backend.values.errors import RequestError
 from backend.values.masks import MaskSet, Region
@@ -52,6 +53,24 @@ def write_prediction(
     if undrawn and not result:
         return write_message(task, f"no tag of the labelling config draws regions labelled {sorted(undrawn)}", model_version)
     return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions; where regions
+    of the page are changed the shape to prefer, and of a single one the id.
+    """
+
+    task: TaskRequest
+    masks: MaskSet
+    names: Names
+    form: str = ""
+    id: str = ""
+
+    def write(self, version: str, form: str) -> Answer:
+        """Its part of the prediction."""
+        written = write_prediction(self.task, self.masks, version, self.form or form, self.names)
+        return under_id(written, self.id) if self.id else written
 
 
 def names_of(masks: MaskSet, task: TaskRequest, rank: Ranking) -> Names:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backend.labelstudio.answer import NO_NAMES
+from backend.labelstudio.answer import NO_NAMES, Found
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.request.typed import Edit, Verb, done_in_order
 from backend.labelstudio.shapes import covers_pixels
 from backend.labelstudio.shapes.base import OURS, region_kind
 from backend.serving.history import page_key
-from backend.serving.service import Found
 from backend.values.masks import Masks, MaskSet, Region, RunLengths, best_first
 from backend.values.morphology import fill_holes, grow, largest_part, parts_of, shrink, smooth
 from backend.values.session import SessionKey

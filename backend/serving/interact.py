@@ -14,7 +14,7 @@ from typing import Any
 from backend.caches import Bounds, SingleFlight
 from backend.images.limits import ImageSource
 from backend.labeling import drop_known
-from backend.labelstudio.answer import names_of
+from backend.labelstudio.answer import Found, names_of
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.examples import masks_of
 from backend.labelstudio.request.request import InteractionRequest
@@ -23,7 +23,7 @@ from backend.segmenter import EngineSource
 from backend.serving.editing import Editor, Pieces, found_of
 from backend.serving.history import History, NewNotes
 from backend.serving.learning import Learning
-from backend.serving.service import Finding, Found, failure_of, segment
+from backend.serving.service import Finding, failure_of, segment
 from backend.stores.sessions import Note
 from backend.values.masks import Region, RunLengths
 from backend.values.session import ForPrompts

@@ -9,12 +9,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from backend.background import Worker
 from backend.caches import Bounds, DiskCache, SingleFlight
 from backend.images.limits import ImageSource
-from backend.labelstudio.request.request import TaskRequest
 from backend.segmenter import EngineSource, Segmenter
 from backend.serving.learnt import (
     MOST_LABELS,
@@ -25,11 +25,10 @@ from backend.serving.learnt import (
     Learnt,
     examples_of,
     images_of,
-    key_of,
-    look,
 )
-from backend.values.errors import StoreError
+from backend.values.errors import MaskloomError, StoreError
 from prompts.examples import ShownImage
+from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -47,6 +46,31 @@ AHEAD_S = 120.0
 CLOSING_S = 1.0
 UNREADABLE_S = 300.0
 """So long an image that could not be read is not asked for again."""
+
+
+class Asking(Protocol):
+    """Who is to be taught: a task, and the labels that are looked for on it."""
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+
+class ProjectAsking(Asking, Protocol):
+    """Of a project."""
+
+    @property
+    def project(self) -> str: ...
+
+
+Teach = Callable[[Asking, Segmenter], tuple[LabelMemory, ...]]
+
+
+def teach_nothing(asking: Asking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:
+    """For runs without memory."""
+    return ()
 
 
 class Learning:
@@ -69,7 +93,7 @@ class Learning:
         self._worker: Worker[tuple[ExampleImage, Segmenter]] = Worker("learning", self._learn, MOST_WAITING)
         self._ahead: Worker[tuple[str, Vocabulary, EngineSource]] = Worker("learning ahead", self._prepare, MOST_ASKED)
 
-    def about(self, task: TaskRequest, engine: EngineSource, patience_s: float = PATIENCE_S) -> Learnt:
+    def about(self, task: ProjectAsking, engine: EngineSource, patience_s: float = PATIENCE_S) -> Learnt:
         """What is known about the labels of a task after at most so many seconds."""
         with self._changed:
             self._asked[task.project] = task.vocabulary
@@ -196,3 +220,17 @@ class Learning:
             raise
         finally:
             self._end(key)
+
+
+def look(image: ExampleImage, images: ImageSource, segmenter: Segmenter) -> ShownImage:
+    """What an image shows. Raises MaskloomError when it cannot be seen again as it was."""
+    found = images.load(image.url, image.project, image.task or None)
+    if found.size != image.size:
+        raise MaskloomError(f"the image of task {image.task} has another size than when its regions were accepted")
+    regions, refused = ([(label, runs.decode()) for label, runs in side] for side in (image.regions, image.refused))
+    return segmenter.show(found, regions, refused)
+
+
+def key_of(image: ExampleImage, version: str) -> str:
+    """Under which it is kept what an image shows to an engine."""
+    return f"{version} {image.key}"

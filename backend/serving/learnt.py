@@ -16,9 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from backend.caches import Codec
-from backend.images.limits import ImageSource
-from backend.segmenter import Segmenter
-from backend.values.errors import MaskloomError
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Verdict
 from prompts.examples import ShownImage
@@ -169,20 +166,6 @@ class Learnt:
 
 
 NOTHING_LEARNT = Learnt()
-
-
-def look(image: ExampleImage, images: ImageSource, segmenter: Segmenter) -> ShownImage:
-    """What an image shows. Raises MaskloomError when it cannot be seen again as it was."""
-    found = images.load(image.url, image.project, image.task or None)
-    if found.size != image.size:
-        raise MaskloomError(f"the image of task {image.task} has another size than when its regions were accepted")
-    regions, refused = ([(label, runs.decode()) for label, runs in side] for side in (image.regions, image.refused))
-    return segmenter.show(found, regions, refused)
-
-
-def key_of(image: ExampleImage, version: str) -> str:
-    """Under which it is kept what an image shows to an engine."""
-    return f"{version} {image.key}"
 
 
 def _shown_to_bytes(shown: ShownImage) -> bytes:

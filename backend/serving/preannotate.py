@@ -6,13 +6,13 @@ import logging
 
 from backend.caches import Bounds, SingleFlight
 from backend.images.limits import ImageSource
-from backend.labelstudio.answer import names_of
+from backend.labelstudio.answer import Found, names_of
 from backend.labelstudio.project_options import ProjectOptions, question_about
 from backend.labelstudio.request.request import PreannotationRequest
 from backend.segmenter import EngineSource
 from backend.serving.learning import Learning
 from backend.serving.learnt import Learnt
-from backend.serving.service import Finding, Found, failure_of, segment
+from backend.serving.service import Finding, failure_of, segment
 
 log = logging.getLogger(__name__)
 

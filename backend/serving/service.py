@@ -17,36 +17,17 @@ from typing import Any, Protocol
 from backend.engines.base import Engine
 from backend.engines.bundle import missing_for
 from backend.engines.catalogue import Recipe
-from backend.labelstudio.answer import Names, write_message, write_prediction, write_refusal
+from backend.labelstudio.answer import Found, write_message, write_refusal
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.labelstudio.request.video import FilmRequest
-from backend.labelstudio.shapes.base import Answer, new_answer, number_regions, under_id, write_failure, write_together
+from backend.labelstudio.shapes.base import Answer, new_answer, number_regions, write_failure, write_together
 from backend.segmenter import EngineSource, Segmenter
 from backend.values.errors import MaskloomError
-from backend.values.masks import MaskSet
 from backend.values.placement import Placement
 from backend.values.session import Question, Round
 from prompts.kinds import PromptError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was found on one image of a task: the masks, and the names of each row by the tags that name regions; where regions
-    of the page are changed the shape to prefer, and of a single one the id.
-    """
-
-    task: TaskRequest
-    masks: MaskSet
-    names: Names
-    form: str = ""
-    id: str = ""
-
-    def write(self, version: str, form: str) -> Answer:
-        """Its part of the prediction."""
-        written = write_prediction(self.task, self.masks, version, self.form or form, self.names)
-        return under_id(written, self.id) if self.id else written
 
 
 @dataclass(frozen=True, slots=True, eq=False)

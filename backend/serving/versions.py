@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from backend.caches import DiskCache
 from backend.images.limits import ImageSource
 from backend.labelstudio.api import Project
 from backend.segmenter import Segmenter
-from backend.serving.learning import Learning
+from backend.serving.learning import Asking, Learning, ProjectAsking
 from backend.serving.learnt import MOST_EXAMPLES, Learnt
 from backend.stores.memory import MemoryBank
-from backend.stores.snapshots import Snapshot, Snapshots
+from backend.stores.snapshots import FrozenMemory, Snapshot, Snapshots
 from backend.values.errors import RequestError
-from backend.values.session import Example
 from prompts.examples import ShownImage
 from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
@@ -28,76 +26,6 @@ NEWEST, NONE, CHOSEN = "newest", "none", ""
 """What ``--memory`` can say beside a number; nothing said means the version that was chosen for bulk runs."""
 LOOKING_S = 3600.0
 """So long a run waits until its examples have been looked at: what it answers must not depend on how busy a machine is."""
-
-
-class FrozenMemory:
-    """The examples of a version that may be asked for, as plain values that travel between processes and machines."""
-
-    def __init__(self, project: str, n: int, examples: Sequence[Example], rejected: Sequence[Example] = ()) -> None:
-        self.project = project
-        self.n = n
-        self._examples = tuple(examples)
-        self._rejected = tuple(rejected)
-
-    @property
-    def name(self) -> str:
-        return f"memory@{self.n}"
-
-    @property
-    def examples(self) -> tuple[Example, ...]:
-        """The accepted regions, of each label those that are used first at the front."""
-        return self._examples
-
-    def changes(self, project: str, labels: Collection[str]) -> dict[str, int]:
-        """As MemoryBank.changes: nothing ever changes."""
-        return dict.fromkeys(labels, 0)
-
-    def recall(self, project: str, label: str | None, most: int) -> list[Example]:
-        """As MemoryBank.recall."""
-        return [each for each in self._examples if each.label == label][:most] if project == self.project else []
-
-    def rejected(self, project: str, label: str, most: int) -> list[Example]:
-        """As MemoryBank.rejected."""
-        return [each for each in self._rejected if each.label == label][:most] if project == self.project else []
-
-    def without(self, tasks: frozenset[str]) -> FrozenMemory:
-        """The same without what some tasks show."""
-        found = copy(self)
-        found._examples = tuple(each for each in self._examples if each.task not in tasks)
-        found._rejected = tuple(each for each in self._rejected if each.task not in tasks)
-        return found
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMemory:
-        return self
-
-    def __str__(self) -> str:
-        """What tells it from all others: a version never changes."""
-        return f"{self.name} of {self.project}"
-
-
-class Asking(Protocol):
-    """Who is to be taught: a task, and the labels that are looked for on it."""
-
-    @property
-    def task_id(self) -> str: ...
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-
-
-class ProjectAsking(Asking, Protocol):
-    """Of a project."""
-
-    @property
-    def project(self) -> str: ...
-
-
-Teach = Callable[[Asking, Segmenter], tuple[LabelMemory, ...]]
-
-
-def teach_nothing(asking: Asking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:
-    """For runs without memory."""
-    return ()
 
 
 def teach_newest(learning: Learning, asking: ProjectAsking, segmenter: Segmenter) -> tuple[LabelMemory, ...]:

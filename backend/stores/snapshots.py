@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import sqlalchemy as sql
 from backend.stores.database import Database
 from backend.stores.memory import PINNED, REMOVED, examples, frozen, metadata, projects, snapshots
 from backend.values.errors import RequestError
+from backend.values.session import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +134,48 @@ def _usable(project: str) -> sql.Select[Any]:
 def _bulk(connection: sql.Connection, project: str) -> int | None:
     found: int | None = connection.execute(sql.select(projects.c.bulk_snapshot).where(projects.c.project == project)).scalar()
     return found
+
+
+class FrozenMemory:
+    """The examples of a version that may be asked for, as plain values that travel between processes and machines."""
+
+    def __init__(self, project: str, n: int, examples: Sequence[Example], rejected: Sequence[Example] = ()) -> None:
+        self.project = project
+        self.n = n
+        self._examples = tuple(examples)
+        self._rejected = tuple(rejected)
+
+    @property
+    def name(self) -> str:
+        return f"memory@{self.n}"
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The accepted regions, of each label those that are used first at the front."""
+        return self._examples
+
+    def changes(self, project: str, labels: Collection[str]) -> dict[str, int]:
+        """As MemoryBank.changes: nothing ever changes."""
+        return dict.fromkeys(labels, 0)
+
+    def recall(self, project: str, label: str | None, most: int) -> list[Example]:
+        """As MemoryBank.recall."""
+        return [each for each in self._examples if each.label == label][:most] if project == self.project else []
+
+    def rejected(self, project: str, label: str, most: int) -> list[Example]:
+        """As MemoryBank.rejected."""
+        return [each for each in self._rejected if each.label == label][:most] if project == self.project else []
+
+    def without(self, tasks: frozenset[str]) -> FrozenMemory:
+        """The same without what some tasks show."""
+        found = copy(self)
+        found._examples = tuple(each for each in self._examples if each.task not in tasks)
+        found._rejected = tuple(each for each in self._rejected if each.task not in tasks)
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenMemory:
+        return self
+
+    def __str__(self) -> str:
+        """What tells it from all others: a version never changes."""
+        return f"{self.name} of {self.project}"
