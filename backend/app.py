@@ -31,7 +31,7 @@ from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.serving.memory_page import MemoryPage
 from backend.telemetry import STAGES, Moment, resident_bytes
-from backend.values.errors import MaskloomError, RequestError
+from backend.values.errors import MaskloomError, RequestError, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,11 @@ def _add_engine_route(app: FastAPI, parts: Parts) -> None:
     @app.post("/engine")
     def switch(body: EngineBody) -> dict[str, str]:
         """Answer with another engine from now on; it is loaded first, and its weights are those of its name."""
-        parts.engine.switch(find_engine(body.engine))
+        try:
+            recipe = find_engine(body.engine)
+        except SetupError as error:
+            raise RequestError(str(error)) from error
+        parts.engine.switch(recipe)
         return {"model_version": parts.engine.version}
 
 

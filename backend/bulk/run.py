@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -127,7 +128,8 @@ class Run:
             self._ledger.arrive(self.id, sorted(arrived), sorted(set(keys) - arrived))
 
     def _deliveries(self, pipeline: Pipeline) -> Iterator[None]:
-        items = self._until_stopped(islice(self._ledger.waiting(self.id), self.job.limit))
+        most = None if self.job.limit is None else min(self.job.limit, sys.maxsize)
+        items = self._until_stopped(islice(self._ledger.waiting(self.id), most))
         with ThreadPoolExecutor(1, "send") as sender:
             yield from overlap(sender, self._deliver, in_batches(pipeline(items), SENT_AT_ONCE), SENDS_UNDER_WAY)
 

@@ -248,14 +248,22 @@ def _on_site(path: str, site: Site | None) -> Remote:
             f"it lies on Label Studio, whose address is not known; set {URL_SETTING}, or {ROOTS_SETTING} if it is a file"
             " on this machine"
         )
-    return Remote(site.join(path), site, lasting=path.startswith(_UPLOADS))
+    with _valid():
+        return Remote(site.join(path), site, lasting=path.startswith(_UPLOADS))
+
+
+@contextmanager
+def _valid() -> Iterator[None]:
+    """What httpx says of an address, in our words."""
+    try:
+        yield
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ImageError(f"it is no valid address: {error}") from error
 
 
 def _parse(address: str) -> httpx.URL:
-    try:
+    with _valid():
         url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise ImageError(f"it is no valid address: {error}") from error
     if not url.host:
         raise ImageError("it is no valid address: it names no host")
     return url

@@ -14,7 +14,7 @@ import httpx
 from backend.images.network import Network
 from backend.images.sites import Site, Tokens
 from backend.labelstudio.shapes.base import seconds_of
-from backend.values.errors import RemoteError
+from backend.values.errors import RemoteError, RequestError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
 
@@ -57,8 +57,10 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
         response = client.request(method, path, **options)
     except httpx.TimeoutException as error:
         raise RemoteError(f"Label Studio did not answer {method} {client.base_url}{path.lstrip('/')} in time") from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise RemoteError(f"Label Studio cannot be reached at {client.base_url}: {error}; is it running?") from error
+    except httpx.InvalidURL as error:
+        raise RequestError(f"Label Studio at {client.base_url} cannot have such a page: {error}") from error
     if response.is_error:
         told = f"Label Studio answered {response.status_code} to {method} {path}: {_reason(response)}{_advice(response)}"
         raise RemoteError(told, response.status_code, _asked_pause_s(response))
@@ -183,7 +185,11 @@ class LabelStudio:
     def call(self, method: str, path: str, **options: Json) -> Json:
         """Any request of the API, with httpx's options (``json``, ``params``, ``files``); None when the answer is empty."""
         response = send(self._http, method, path, **options)
-        return response.json() if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            told = f"{self.url} answered {method} {path} with something else than JSON; is that the address of Label Studio?"
+            raise RemoteError(told, response.status_code) from error
 
     def projects(self) -> Iterator[Project]:
         page = 1

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from backend.background import Worker
 from backend.images.sites import is_loopback, read_base, read_token
-from backend.stores.projects import MOST_PROJECTS, ProjectRow, ProjectTable, project_key, token_proof
+from backend.stores.projects import MOST_PROJECTS, ProjectRow, ProjectTable, project_key, short_name, token_proof
 from backend.values.errors import RequestError, StoreError
 
 log = logging.getLogger(__name__)
@@ -144,11 +144,13 @@ def _moved(known: ProjectRow, name: str, address: str, proof: str) -> ProjectRow
 
 
 def project_name(project: object) -> str:
-    """A project's name as requests write it: its number and, where it was told, the second in which it was made."""
+    """A project's name as requests write it: its number and, where it was told, the second in which it was made; what no store
+    can hold as it was sent, under a hash of it.
+    """
     text = str(project) if isinstance(project, str | int | float) and not isinstance(project, bool) else ""
     number, _, made = text.strip().partition(".")
     made = made.partition(".")[0]
-    return f"{number}.{made}" if made else number
+    return short_name(f"{number}.{made}" if made else number)
 
 
 def _fuller(known: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import sqlite3
@@ -47,12 +46,13 @@ class Database:
         self._one_writes = threading.Lock()
         self._mending = threading.Lock()
         self._file: Path | None = None
+        self._is_aside = False
         try:
             parsed = make_url(url)
             if parsed.get_backend_name() == "sqlite":
                 self._engine = self._open_sqlite(parsed)
             else:
-                self._engine = sql.create_engine(parsed, pool_pre_ping=True)
+                self._engine = _reach_server(parsed, wait_s)
         except (sql.exc.ArgumentError, ImportError, OSError) as error:
             raise SetupError(
                 f"the database {_shown(url)} cannot be used: {error}; see MASKLOOM_DATABASE and MASKLOOM_HOME"
@@ -63,13 +63,19 @@ class Database:
         self._engine.dispose()
 
     def create(self, tables: sql.MetaData) -> None:
-        """Make tables unless they are there, and bring those of an earlier Maskloom up to date. A database that is held by
-        somebody else gets them later, when they are missed.
+        """Make tables unless they are there, and bring those of an earlier Maskloom up to date. A file that is held by somebody
+        else gets them later, when they are missed. Raises SetupError for a file that is damaged, which has been put aside, and
+        for a server that does not answer: who starts is told, and does not find out later what is gone.
         """
         self._tables.append(tables)
-        with contextlib.suppress(StoreError):  # a damaged file has been put aside
+        try:
             if self._has(tables):
                 return
+        except StoreError as error:
+            if self._is_aside:
+                raise SetupError(f"{error}: put a copy of it back, or start again to go on without what it held") from error
+            if self._file is None:
+                raise SetupError(f"{error}; see MASKLOOM_DATABASE") from error
         try:
             with self.writing() as connection:
                 schema.bring_up_to_date(connection)
@@ -120,6 +126,8 @@ class Database:
             raise StoreError(self._mended(error)) from error
         except sql.exc.SQLAlchemyError as error:
             raise StoreError(f"the database cannot be used: {error}") from error
+        except (UnicodeError, OverflowError) as error:  # half a character, a number of more than 64 bits
+            raise StoreError(f"the database cannot hold what was said: {error}") from error
 
     def _mended(self, error: sql.exc.DBAPIError) -> str:
         """What happened, in a sentence."""
@@ -129,6 +137,7 @@ class Database:
         if self._file is not None:
             with self._mending:
                 if any(word in said.lower() for word in _DAMAGED) and _is_damaged(self._file):
+                    self._is_aside = True
                     return _put_aside(self._file)
                 if any(word in said for word in _INCOMPLETE):
                     self._make_tables(self._file)
@@ -144,6 +153,12 @@ class Database:
                     tables.create_all(connection)
         except (sql.exc.SQLAlchemyError, StoreError, OSError) as error:
             log.warning("the tables of the stores cannot be made: %s", error)
+
+
+def _reach_server(url: sql.URL, wait_s: float) -> sql.Engine:
+    """The database of a server, which is waited for no longer than for a lock, as far as its driver knows of that."""
+    options = {"connect_timeout": max(2, round(wait_s))} if url.get_backend_name() == "postgresql" else {}
+    return sql.create_engine(url, pool_pre_ping=True, pool_timeout=wait_s, connect_args=options)
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -57,8 +57,12 @@ def project_key(name: str, studio: int) -> str:
 
     ``studio`` counts the Label Studios that have a project of this name.
     """
-    short = name if len(name) <= LONGEST_NAME and name.isprintable() else _hash(name, 12)
-    return f"{short}@{studio}"
+    return f"{short_name(name)}@{studio}"
+
+
+def short_name(name: str) -> str:
+    """A name that every database holds: one that is too long or has characters that cannot be stored becomes a hash."""
+    return name if len(name) <= LONGEST_NAME and name.isprintable() else _hash(name, 12)
 
 
 def number_of(key: str) -> str:

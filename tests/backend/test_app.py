@@ -7,6 +7,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from backend.app import create_app
 from backend.assemble import Parts, assemble
 from backend.labelstudio.shapes import painted as rle
 from backend.serving import service
+from backend.serving.preannotate import Preannotator
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import Picture, two_red_discs, two_shapes
@@ -174,6 +176,17 @@ def test_an_error_of_an_interactive_request_is_told_in_the_text_area(client: Tes
     (message,) = answer["result"]
     assert message["type"] == "textarea"
     assert "gone.png" in message["value"]["text"][0]
+
+
+def test_a_task_that_a_request_names_many_times_is_answered_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = body(task(data_uri(two_shapes())), task(data_uri(two_shapes()), 2))
+    first, second = predict(client, asked)
+    counted, find = Counter[str](), Preannotator.find
+    monkeypatch.setattr(Preannotator, "find", lambda self, each: counted.update([each.task_id]) or find(self, each))
+    answers = predict(client, {**asked, "tasks": asked["tasks"] * 300})
+    assert len(answers) == 600
+    assert counted == {"1": 1, "2": 1}
+    assert [masks_of(each).keys() for each in answers[:2]] == [masks_of(first).keys(), masks_of(second).keys()]
 
 
 def test_a_one_pixel_image_is_an_image(client: TestClient) -> None:

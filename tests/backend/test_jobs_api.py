@@ -151,6 +151,11 @@ def test_what_cannot_be_ordered_is_refused_at_once(client: TestClient, double: S
     assert "no <Image> tag" in client.post("/jobs", json={"project": 1}).json()["error"]
 
 
+def test_no_limit_is_too_large(client: TestClient, double: StudioDouble) -> None:
+    job = client.post("/jobs", json={"project": 1, "limit": 10**19}).json()
+    assert ended(client, job["id"])["done"] == 12
+
+
 def test_without_a_token_jobs_say_what_to_set(tmp_path: Path) -> None:
     with TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path)))) as client:
         response = client.post("/jobs", json={"project": 1})

@@ -52,6 +52,8 @@ def read(path: Path) -> Loaded:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
     except FileNotFoundError as error:
         raise SetupError(f"there are no weights at {path}: give a file that `python -m train` wrote") from error
+    except OSError as error:
+        raise SetupError(f"the weights {path} cannot be read ({error}): give a file that `python -m train` wrote") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         hint = "give a file that `python -m train` wrote"
         raise SetupError(f"{path} is no checkpoint of the embedded engine ({error}): {hint}") from error

@@ -149,6 +149,14 @@ def test_no_address_or_a_malformed_one_is_refused(address: str, make_media: Make
         make_media().load(address, "1", "7")
 
 
+@pytest.mark.parametrize(
+    "address", ["\0", "/a\nb.png", "/data/upload/1/\x7f.png", "/" + "a" * 70_000, "s3://bucket/" + "a" * 70_000]
+)
+def test_a_path_that_no_address_can_have_is_refused_in_words(address: str, make_media: MakeMedia, studio: Studio) -> None:
+    with pytest.raises(ImageError, match="it is no valid address"):
+        make_media(label_studio_url=studio.url, token=LEGACY_TOKEN).load(address, "1", "7")
+
+
 def test_messages_show_neither_passwords_nor_signatures_nor_pictures() -> None:
     assert shown("https://me:secret@host/a.png?X-Amz-Signature=abc") == "https://host/a.png?..."
     assert shown("data:image/png;base64," + "A" * 10_000) == "data:image/png;base64,... (10022 characters)"

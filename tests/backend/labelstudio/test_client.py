@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.api import AttachedBackend, LabelStudio, Prediction, Project, is_up
-from backend.values.errors import RemoteError
+from backend.values.errors import RemoteError, RequestError
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
@@ -124,6 +124,18 @@ def test_a_label_studio_that_is_not_there_is_said(server: Server) -> None:
     with LabelStudio(server.url, LEGACY) as client, pytest.raises(RemoteError, match=r"cannot be reached .* is it running"):
         client.call("GET", "/api/version")
     assert not is_up(server.url)
+
+
+def test_a_page_in_place_of_an_answer_is_said(server: Server, studio: LabelStudio) -> None:
+    """What a portal that wants a login shows first."""
+    server.says("GET /api/projects/1/", "<html>Please log in</html>")
+    with pytest.raises(RemoteError, match="something else than JSON; is that the address of Label Studio"):
+        studio.project(1)
+
+
+def test_a_number_that_makes_no_address_is_refused(studio: LabelStudio) -> None:
+    with pytest.raises(RequestError, match="cannot have such a page"):
+        studio.call("GET", "/api/projects/" + "1" * 70_000)
 
 
 def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

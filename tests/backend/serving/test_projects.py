@@ -119,6 +119,15 @@ def test_a_name_is_a_number_and_a_second(sent: object, name: str) -> None:
     assert project_name(sent) == name
 
 
+@pytest.mark.parametrize("sent", ["\udfff.1", "\0", "9" * 400, "1." + "2" * 400])
+def test_a_name_that_no_database_holds_is_one_that_it_does(sent: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    projects = opened()
+    assert projects.key(sent) == projects.key(sent) != projects.key(sent + "0")
+    projects.wait()
+    assert projects.key(sent) in {row.key for row in projects._table.rows()}
+    assert not caplog.records
+
+
 def test_the_number_of_projects_is_bounded_and_announced_ones_stay(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_PROJECTS", 5)
     projects = opened()

@@ -127,11 +127,15 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(
     assert caplog.text.count("put aside") == 1
 
 
-def test_a_process_that_starts_on_a_damaged_file_goes_on_with_a_new_one(file: Path) -> None:
+@pytest.mark.parametrize("content", [os.urandom(5000), b"hello" * 200, b"SQLite format 3\0" + bytes(50)])
+def test_who_starts_on_a_damaged_file_is_told_and_goes_on_with_a_new_one_the_next_time(file: Path, content: bytes) -> None:
     file.parent.mkdir()
-    rubbish(file)
+    file.write_bytes(content)
+    with pytest.raises(SetupError, match=r"store\.sqlite was damaged; it has been put aside .* start again"):
+        open_at(file)
     assert numbers(open_at(file)) == []
-    assert len(list(file.parent.glob("store.sqlite.damaged-*"))) == 1
+    (aside,) = file.parent.glob("store.sqlite.damaged-*")
+    assert aside.read_bytes() == content
 
 
 def test_a_file_that_was_deleted_is_made_anew(file: Path) -> None:
@@ -174,6 +178,32 @@ def test_without_a_file_there_is_one_database_for_all_threads() -> None:
     thread = threading.Thread(target=add, args=(database, 1))
     thread.start()
     thread.join()
+    assert numbers(database) == [1]
+
+
+def test_a_server_that_does_not_answer_ends_the_start_with_a_sentence() -> None:
+    pytest.importorskip("psycopg")
+    database = Database("postgresql+psycopg://user:secret@127.0.0.1:9/db", 0.5)
+    with pytest.raises(SetupError, match="MASKLOOM_DATABASE") as refused:
+        database.create(TABLES)
+    assert "secret" not in str(refused.value)
+
+
+WORDS = sql.Table("words", sql.MetaData(), sql.Column("said", sql.Text), sql.Column("number", sql.Integer))
+
+
+@pytest.mark.parametrize("row", [{"said": "half \ud83d"}, {"number": 10**30}])
+def test_what_no_database_can_hold_is_an_error_of_the_store(file: Path, row: dict[str, object]) -> None:
+    database = open_at(file)
+    database.create(WORDS.metadata)
+
+    def write() -> None:
+        with database.writing() as connection:
+            connection.execute(sql.insert(WORDS), row)
+
+    with pytest.raises(StoreError, match="cannot hold what was said"):
+        write()
+    add(database, 1)
     assert numbers(database) == [1]
 
 

@@ -70,6 +70,11 @@ def test_a_file_that_is_no_checkpoint_is_said_plainly(tmp_path: Path) -> None:
             read(path)
 
 
+def test_weights_that_are_no_file_are_said_plainly(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="cannot be read"):
+        read(tmp_path)
+
+
 def test_folding_batch_norms_changes_no_answer() -> None:
     torch.manual_seed(0)
     network = torch.nn.Sequential(Conv(3, 8, 2), Residual(8))
