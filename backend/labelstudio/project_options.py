@@ -38,7 +38,7 @@ class Mode(StrEnum):
     INSTANCE = "instance"
     """Each thing is a region; regions may overlap."""
     SEMANTIC = "semantic"
-    """Each class is one region."""
+    """Each class is one region; no pixel belongs to two."""
     PANOPTIC = "panoptic"
     """No pixel belongs to two regions: things are regions, stuff is one region a class."""
     EVERYTHING = "everything"
@@ -51,7 +51,8 @@ class Mode(StrEnum):
 class PreannotationOptions:
     """A project's choice. ``thresholds`` are least scores by label, under ``*`` for all others; ``min_area`` is in pixels;
     ``containment`` is the share of a region that may lie inside a better one, whatever its label; ``stuff`` are the labels that
-    cannot be counted; ``output`` is the shape to prefer (``polygon``); ``alternatives`` is how many masks may answer one click.
+    cannot be counted; ``rest`` is the label of every pixel that no region has, in a mode in which none has two; ``output`` is
+    the shape to prefer (``polygon``); ``alternatives`` is how many masks may answer one click.
     """
 
     mode: Mode = Mode.INSTANCE
@@ -60,6 +61,7 @@ class PreannotationOptions:
     min_area: int = 0
     containment: float | None = None
     stuff: frozenset[str] = frozenset()
+    rest: str | None = None
     output: str = ""
     alternatives: int = 1
 
@@ -75,12 +77,24 @@ class PreannotationOptions:
             masks = without_contained(masks, self.containment)
         match self.mode:
             case Mode.SEMANTIC:
-                masks = merge_classes(masks, frozenset(filter(None, masks.labels)))
+                named = masks[[label != self.rest for label in masks.labels]]
+                classes = frozenset(filter(None, named.labels))
+                masks = self._with_rest(merge_classes(without_overlaps(named, classes), classes))
             case Mode.PANOPTIC:
-                masks = without_overlaps(merge_classes(masks, self.stuff), self.stuff)
+                named = masks[[label != self.rest for label in masks.labels]]
+                masks = self._with_rest(without_overlaps(merge_classes(named, self.stuff), self.stuff))
             case _:
                 pass
         return masks[best_first(masks.scores)[: self.max_regions]]
+
+    def _with_rest(self, masks: MaskSet) -> MaskSet:
+        """With what no region has as a region of the label that the project has for it, under the least of all scores."""
+        left = ~masks.masks.union()
+        if self.rest is None or not left.any():
+            return masks
+        columns = tuple(np.zeros((1, *each.shape[1:]), each.dtype) for each in (masks.low_res_logits, masks.embeddings))
+        least = masks.scores.min(keepdims=True) if len(masks) else np.zeros(1, np.float32)
+        return MaskSet.concatenate([masks, MaskSet(Masks.of([left], masks.size), least, (self.rest,), *columns)], masks.size)
 
     def _good_enough(self, masks: MaskSet) -> MaskSet:
         if not len(masks) or not (self.thresholds or self.min_area):
@@ -164,6 +178,7 @@ def read_extra_params(found: Any) -> PreannotationOptions:
         min_area=int(_number(given, "min_area")) if given.get("min_area") is not None else 0,
         containment=_number(given, "containment", most=1.0) if given.get("containment") is not None else None,
         stuff=_names(given.get("stuff")),
+        rest=_name(given.get("rest")),
         output=_output(given.get("output")),
         alternatives=int(_number(given, "alternatives", most=MOST_ALTERNATIVES))
         if given.get("alternatives") is not None
@@ -214,6 +229,12 @@ def _names(found: Any) -> frozenset[str]:
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise ConfigError("extra parameters: expected a list of labels under 'stuff'")
     return frozenset(found)
+
+
+def _name(found: Any) -> str | None:
+    if found is not None and not isinstance(found, str):
+        raise ConfigError(f"extra parameters: expected a label under 'rest', got {str(found)[:40]!r}")
+    return found or None
 
 
 def question_about(

@@ -48,9 +48,20 @@ def test_instances_are_left_as_they_are_best_first() -> None:
     assert [label for label, _ in columns(PreannotationOptions().apply(TWO_CARS_ON_A_ROAD))] == ["road", "car", "car", "road"]
 
 
-def test_semantic_regions_are_one_a_class() -> None:
+def test_semantic_regions_are_one_a_class_and_the_surest_has_a_pixel() -> None:
     found = dict(columns(PreannotationOptions(Mode.SEMANTIC).apply(TWO_CARS_ON_A_ROAD)))
-    assert found == {"car": list(range(10)), "road": [*range(3), *range(5, 20)]}
+    assert found == {"road": list(range(5, 20)), "car": list(range(5))}
+
+
+@pytest.mark.parametrize("mode", [Mode.SEMANTIC, Mode.PANOPTIC])
+def test_every_pixel_that_no_region_has_is_of_the_rest(mode: Mode) -> None:
+    one_car = rows((bar(2, 6), 0.9, "car"), (bar(0, 12), 0.95, "other"))
+    assert columns(PreannotationOptions(mode, rest="other").apply(one_car)) == [
+        ("car", list(range(2, 6))),
+        ("other", [0, 1, *range(6, 20)]),
+    ]
+    assert columns(PreannotationOptions(mode, rest="other").apply(one_car[[]])) == [("other", list(range(20)))]
+    assert columns(PreannotationOptions(mode, rest="other").apply(rows((bar(0, 20), 0.9, "car")))) == [("car", list(range(20)))]
 
 
 def test_panoptic_gives_every_pixel_once_and_things_before_stuff() -> None:
@@ -131,11 +142,12 @@ ALL = {
     "min_area": 64,
     "containment": 0.9,
     "stuff": ["sky"],
+    "rest": "other",
     "output": "polygon",
     "alternatives": 3,
     "someone": "else's",
 }
-READ = PreannotationOptions(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "polygon", 3)
+READ = PreannotationOptions(Mode.PANOPTIC, {"cat": 0.5, "*": 0.3}, 20, 64, 0.9, frozenset({"sky"}), "other", "polygon", 3)
 
 
 def test_an_object_and_its_text_mean_the_same() -> None:
