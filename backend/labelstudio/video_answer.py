@@ -1,4 +1,6 @@
-"""How tracks become a prediction in Label Studio's words: a VideoRectangle for each object, and spans of the timeline."""
+"""How tracks become a prediction in Label Studio's words: a VideoRectangle or rings of a VideoVector for each object,
+and spans of the timeline.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from itertools import pairwise
 from typing import Any
 
 from backend.labelstudio.request.typed import tell
-from backend.labelstudio.request.video import BOXES, TIMELINE, FilmInteraction, FilmRegion, FilmRequest, VideoLabels
+from backend.labelstudio.request.video import (
+    BOXES,
+    LABELLED_RINGS,
+    TIMELINE,
+    FilmInteraction,
+    FilmRegion,
+    FilmRequest,
+    VideoLabels,
+)
 from backend.labelstudio.shapes.base import Answer, new_id, write_empty
 from backend.labelstudio.shapes.video_rectangle import (
     boxes_between,
@@ -19,10 +29,12 @@ from backend.labelstudio.shapes.video_rectangle import (
     write_keyframes,
     write_value,
 )
+from backend.labelstudio.tags import ControlTag
 from backend.video.keyframes import Box
+from backend.video.rings import RingKeyframe, ring_keyframes
 from backend.video.timeline import Timeline
 from backend.video.tracks import Barrier, Known, Track, Tracks
-from prompts.geometry import Size
+from prompts.geometry import Size, pixels_to_percent
 
 Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]], Sequence[int]]]
 """Drawn boxes, each with the items of its sequence and the doubtful frames of the file."""
@@ -124,17 +136,51 @@ def _in_studio(changed: Mapping[int, Box | None], clock: Clock, size: Size) -> d
 
 
 def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> Iterator[Answer]:
-    boxes = labels.boxes
-    label = labels.value_of(track.label, "labels") if track.label else None
-    if boxes is None or (label is None and track.label is not None):
-        return
+    """A track as rings where the config has a tag for them with its label, else as a box."""
+    for control, values_of in ((labels.rings, _ring_values), (labels.boxes, _box_values)):
+        named = None if control is None else _named(labels, control, track)
+        if control is not None and named is not None:
+            score = sum(mask.score for mask in track.masks.values()) / max(len(track.masks), 1)
+            head = {**_head(labels, control.name, control.type), "score": round(score, 6)}
+            for number, value in enumerate(values_of(track, clock)):
+                yield {**head, "id": name if number == 0 else new_id(), "value": {**value, **named}}
+            return
+
+
+def _named(labels: VideoLabels, control: ControlTag, track: Track) -> dict[str, list[str]] | None:
+    """A track's label as a region of a tag has it, empty where it has none; None where the tag does not have the label."""
+    if track.label is None:
+        return {}
+    of_type = LABELLED_RINGS if control.type == LABELLED_RINGS else "labels"
+    label = labels.value_of(track.label, of_type)
+    return None if label is None else {of_type: [label]}
+
+
+def _box_values(track: Track, clock: Clock) -> Iterator[Answer]:
     by_file = {frame: to_percent(box, mask.size) for frame, mask in track.masks.items() if (box := mask.box()) is not None}
     items = write_keyframes(numbered(by_file, clock.timeline, clock.rate), clock.rate)
-    value = write_value(items, clock.timeline, clock.rate)
-    score = sum(mask.score for mask in track.masks.values()) / max(len(track.masks), 1)
-    head = {"id": name, "from_name": boxes.name, "to_name": labels.name, "type": BOXES, "score": round(score, 6)}
     if items:
-        yield {**head, "value": {**value, **({} if label is None else {"labels": [label]})}}
+        yield write_value(items, clock.timeline, clock.rate)
+
+
+def _ring_values(track: Track, clock: Clock) -> Iterator[Answer]:
+    """A region's value for each part of an object that there is at a time, the largest first."""
+    shown = ((n, clock.timeline.from_studio(n, clock.rate)) for n in range(1, clock.length + 1))
+    masks = {n: track.masks[frame] for n, frame in shown if frame in track.masks}
+    for keyframes in ring_keyframes(masks):
+        items = [_ring_item(each, masks[each.frame].size, clock.rate) for each in keyframes]
+        yield write_value(items, clock.timeline, clock.rate)
+
+
+def _ring_item(keyframe: RingKeyframe, size: Size, rate: Fraction) -> Answer:
+    """A keyframe as the page stores it: vertices in percent, each with the one before it."""
+    names, path = keyframe.ring.names, pixels_to_percent(keyframe.ring.path, size)
+    vertices = [
+        {"id": name, "prevPointId": before, "x": round(x, 4), "y": round(y, 4), "isBezier": False}
+        for name, before, (x, y) in zip(names, [None, *names], path.tolist(), strict=False)
+    ]
+    head = {"frame": keyframe.frame, "enabled": keyframe.enabled, "time": keyframe.frame / float(rate)}
+    return {**head, "closed": True, "vertices": vertices}
 
 
 def _write_spans(labels: VideoLabels, tracks: Tracks, clock: Clock) -> Iterator[Answer]:

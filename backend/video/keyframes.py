@@ -1,8 +1,8 @@
-"""Few keyframes for a box that moves, between which Label Studio's own interpolation keeps a stated overlap on every frame."""
+"""Few keyframes for what moves, between which Label Studio's own interpolation keeps a stated overlap on every frame."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
@@ -29,19 +29,28 @@ def interpolated(start: Keyframe, end: Keyframe, frame: int) -> Box:
 def keyframes_of(boxes: Mapping[int, Box], least_iou: float = LEAST_IOU, fixed: Collection[int] = ()) -> list[Keyframe]:
     """Keyframes for boxes by frame, each on a box as it is, from which every box in between is interpolated with at least
     ``least_iou``; one on each ``fixed`` frame that has a box. Frames that are missing between two others are shown without one.
+    """
+    numbers = keyframe_numbers(boxes, fixed, lambda first, last: _holds(boxes, first, last, least_iou))
+    return [Keyframe(frame, boxes[frame], enabled) for frame, enabled in numbers]
+
+
+Holds = Callable[[int, int], bool]
+"""Whether all frames between two are right when what is shown on them is interpolated between the two."""
+
+
+def keyframe_numbers(frames: Collection[int], fixed: Collection[int], holds: Holds) -> Iterator[tuple[int, bool]]:
+    """The frames of something to set as keyframes, and whether it goes on to the next one or is gone after it.
 
     Each keyframe is followed by the farthest one that keeps the bound, sought in steps that double and then halve.
     """
-    frames, stops = sorted(boxes), frozenset(fixed)
-    found: list[Keyframe] = []
+    ordered, stops = sorted(frames), frozenset(fixed)
     at = 0
-    while at < len(frames):
+    while at < len(ordered):
         last = at
-        while last + 1 < len(frames) and frames[last + 1] == frames[last] + 1:
+        while last + 1 < len(ordered) and ordered[last + 1] == ordered[last] + 1:
             last += 1
-        found += _span(boxes, frames[at : last + 1], stops, least_iou)
+        yield from _span(ordered[at : last + 1], stops, holds)
         at = last + 1
-    return found
 
 
 def shown_boxes(keyframes: Sequence[Keyframe], length: int) -> dict[int, Box]:
@@ -64,26 +73,27 @@ def overlap(left: Box, right: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def _span(boxes: Mapping[int, Box], frames: Sequence[int], stops: frozenset[int], least_iou: float) -> list[Keyframe]:
+def _span(frames: Sequence[int], stops: frozenset[int], holds: Holds) -> Iterator[tuple[int, bool]]:
     """The keyframes of a run of frames without a gap."""
     first, last = frames[0], frames[-1]
-    chosen = [first]
+    here = first
+    yield first, first != last
     for stop in [*(frame for frame in frames if frame in stops and first < frame < last), last]:
-        while chosen[-1] < stop:
-            chosen.append(_farthest(boxes, chosen[-1], stop, least_iou))
-    return [Keyframe(frame, boxes[frame], frame != last) for frame in chosen]
+        while here < stop:
+            here = _farthest(here, stop, holds)
+            yield here, here != last
 
 
-def _farthest(boxes: Mapping[int, Box], here: int, last: int, least_iou: float) -> int:
+def _farthest(here: int, last: int, holds: Holds) -> int:
     """The last frame to which the bound holds from a keyframe."""
-    if _holds(boxes, here, last, least_iou):
+    if holds(here, last):
         return last
     reach = 1
-    while here + 2 * reach <= last and _holds(boxes, here, here + 2 * reach, least_iou):
+    while here + 2 * reach <= last and holds(here, here + 2 * reach):
         reach *= 2
     step = reach // 2
     while step:
-        if here + reach + step <= last and _holds(boxes, here, here + reach + step, least_iou):
+        if here + reach + step <= last and holds(here, here + reach + step):
             reach += step
         step //= 2
     return here + reach

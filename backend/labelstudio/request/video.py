@@ -25,10 +25,9 @@ FOLLOW = frozenset({"follow", "track", "this", "it", "again"})
 _VERB = re.compile(r"^(?:track|follow|find)\s+(?:(?:the|an?|all|every)\s+)?", re.IGNORECASE)
 
 
-BOXES = "videorectangle"
-
-
-TIMELINE = "timelinelabels"
+BOXES, RINGS, TIMELINE = "videorectangle", "videovector", "timelinelabels"
+"""The types of what is answered with; rings also come with labels of their own, as ``videovectorlabels``."""
+LABELLED_RINGS = "videovectorlabels"
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class VideoLabels:
         return self._first(BOXES)
 
     @property
+    def rings(self) -> ControlTag | None:
+        """The first ``<VideoVectorLabels>`` or ``<VideoVector>``, which is answered with instead of boxes."""
+        return self._first(LABELLED_RINGS) or self._first(RINGS)
+
+    @property
     def timeline(self) -> ControlTag | None:
         """The first ``<TimelineLabels>``."""
         return self._first(TIMELINE)
@@ -60,7 +64,7 @@ class VideoLabels:
         """Every class of a tag that can be answered with, each once, with its phrases."""
         phrases: dict[str, list[str]] = {}
         for control in self.controls:
-            if control.type in ("labels", TIMELINE):
+            if control.type in ("labels", LABELLED_RINGS, TIMELINE):
                 for entry in control.classes:
                     phrases.setdefault(entry.value, []).extend(filter(None, (entry.alias, *entry.phrases)))
         return Vocabulary(tuple(LabelPhrases.of(label, aliases) for label, aliases in phrases.items()))
@@ -104,11 +108,11 @@ def read_videos(xml: str) -> tuple[VideoLabels, ...]:
 
 def check_answerable(labels: VideoLabels) -> None:
     """Raise ConfigError when nothing that is found in a film could be written, or nothing is named that could be found."""
-    if labels.boxes is None and labels.timeline is None:
+    if labels.boxes is None and labels.rings is None and labels.timeline is None:
         drawn = ", ".join(sorted({f"<{control.tag}>" for control in labels.controls})) or "no tag"
         raise ConfigError(
-            f"on the video {labels.name!r} the labelling config has {drawn}; Maskloom answers with <VideoRectangle> and "
-            "<Labels>, or with <TimelineLabels>"
+            f"on the video {labels.name!r} the labelling config has {drawn}; Maskloom answers with <VideoRectangle> or "
+            "<VideoVector> and <Labels>, with <VideoVectorLabels>, or with <TimelineLabels>"
         )
     if not len(labels.vocabulary):
         raise ConfigError(
