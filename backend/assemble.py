@@ -32,8 +32,7 @@ from backend.serving.interact import Interactor
 from backend.serving.learning import Learning, Teach, teach_nothing
 from backend.serving.learnt import PLACES
 from backend.serving.memory_page import MemoryPage
-from backend.serving.preannotate import Preannotator
-from backend.serving.prefetch import Prefetcher
+from backend.serving.preannotate import Preannotator, Prefetcher
 from backend.serving.projects import Projects
 from backend.serving.protocol import EventProtocol
 from backend.serving.remembering import Recorder

@@ -17,13 +17,13 @@ from typing import Protocol, assert_never
 import torch
 
 from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
+from backend.images.limits import LargeImage
 from backend.labeling import ask_for, label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
 from backend.telemetry import stage, turn
 from backend.tiles import with_tiles
 from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import Encoded, FeatureCache, ImageFeatures
-from backend.values.large import LargeImage
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.examples import Regions, ShownImage, shown_image

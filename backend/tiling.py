@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from backend.images.limits import Box, LargeImage
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.large import Box, LargeImage
 from backend.values.masks import Masks, MaskSet, RunLengths, best_first
 from backend.values.session import ForPrompts, Question, Round
 from prompts.geometry import BoolArray, Size, mask_box, size_of

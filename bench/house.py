@@ -24,6 +24,42 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("prompts", "backend")
 FEW_LINES = 60
+OWN_FILES = {
+    "video": (
+        "backend/video/*.py",
+        "backend/cli/video.py",
+        "backend/engines/embedded/tracking.py",
+        "backend/images/films.py",
+        "backend/labelstudio/request/event.py",
+        "backend/labelstudio/request/video.py",
+        "backend/labelstudio/shapes/video_rectangle.py",
+        "backend/labelstudio/video_answer.py",
+        "backend/serving/films.py",
+        "backend/serving/protocol.py",
+        "backend/serving/runs.py",
+    ),
+    "learning": (
+        "prompts/examples.py",
+        "backend/cli/memory.py",
+        "backend/engines/embedded/from_memory.py",
+        "backend/evaluation/gate.py",
+        "backend/labelstudio/verdicts.py",
+        "backend/serving/learning.py",
+        "backend/serving/learnt.py",
+        "backend/serving/memory_page.py",
+        "backend/serving/remembering.py",
+        "backend/serving/versions.py",
+        "backend/stores/answers.py",
+        "backend/stores/balance.py",
+        "backend/stores/curation.py",
+        "backend/stores/migrations/**/*.py",
+        "backend/stores/snapshots.py",
+    ),
+    "export": ("backend/export/*.py", "backend/cli/export.py"),
+    "editing": ("backend/serving/editing.py",),
+    "doctor": ("backend/doctor/*.py",),
+}
+"""The files that a capability brought, beside which all others are counted: the bound is from before them."""
 HEIGHT, WIDTH = 240, 320
 LABELS = '<Label value="cup"/><Label value="cat"/>'
 CONFIG = f"""<View><Image name="image" value="$image"/>
@@ -126,10 +162,25 @@ def has_code(file: Path) -> bool:
     return any(not isinstance(statement, ast.Expr) for statement in ast.parse(file.read_text(encoding="utf-8")).body)
 
 
+def own_files() -> dict[str, set[Path]]:
+    """The files of each capability. Raises ValueError for one in the list that is not there any more."""
+    own: dict[str, set[Path]] = {}
+    for capability, patterns in OWN_FILES.items():
+        found = {pattern: set(ROOT.glob(pattern)) for pattern in patterns}
+        if gone := [pattern for pattern, files in found.items() if not files]:
+            raise ValueError(f"OWN_FILES names files that are not there: {', '.join(gone)}")
+        own[capability] = set[Path]().union(*found.values())
+    return own
+
+
 def size_numbers() -> Iterator[Number]:
     """What can be counted without running anything."""
     lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in sources()}
-    yield Number("files in backend and prompts", len(lines), 125)
+    own = own_files()
+    yield Number("files in backend and prompts", len(lines))
+    for capability, files in own.items():
+        yield Number(f"  of these brought by {capability}", len(files))
+    yield Number("  all others", len(lines.keys() - set[Path]().union(*own.values())), 125)
     yield Number("lines in all", sum(lines.values()))
     yield Number("lines of the median file", statistics.median(lines.values()))
     yield Number("lines of the longest file", max(lines.values()), 350)

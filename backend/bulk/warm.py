@@ -9,12 +9,11 @@ from typing import Any
 
 from backend.caches import DiskCache
 from backend.export.regions import images_of
-from backend.images.limits import ImageSource
+from backend.images.limits import ImageSource, LargeImage
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError
 from backend.values.features import ImageFeatures
-from backend.values.large import LargeImage
 
 
 @dataclass(slots=True)

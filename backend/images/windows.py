@@ -14,8 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from backend.images.decode import LARGEST_PIECE, as_rgb, is_tiff
+from backend.images.limits import Box, LargeImage
 from backend.values.errors import ImageError
-from backend.values.large import Box, LargeImage
 from prompts.geometry import Size
 from prompts.kinds import Image
 

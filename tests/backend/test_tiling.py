@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from backend.assemble import engine_handle
+from backend.images.limits import LargeImage
 from backend.images.windows import open_large
 from backend.segmenter import Segmenter
 from backend.tiling import overview, tiles_of, united, window_around
 from backend.values.errors import MaskloomError
-from backend.values.large import LargeImage
 from backend.values.masks import MaskSet, RunLengths
 from backend.values.session import ForNames, ForPrompts, Question
 from backend.values.settings import Settings

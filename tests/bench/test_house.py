@@ -43,6 +43,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "long.py").write_text("x = 1\n" * 400)
     monkeypatch.setattr(house, "ROOT", tmp_path)
+    monkeypatch.setattr(house, "OWN_FILES", {"video": ("backend/fir*.py",)})
     return tmp_path
 
 
@@ -68,6 +69,18 @@ def test_files_lines_and_flat_modules_are_counted(tree: Path) -> None:
     assert not numbers["lines of the longest file"].is_kept
     assert numbers["files with code under 60 lines"].value == 4
     assert numbers["modules flat in backend/"].value == 4
+
+
+def test_files_that_a_capability_brought_are_counted_apart(tree: Path) -> None:
+    numbers = {number.what.strip(): number.value for number in house.size_numbers()}
+    assert numbers["of these brought by video"] == 1
+    assert numbers["all others"] == numbers["files in backend and prompts"] - 1
+
+
+def test_a_file_that_is_gone_cannot_stay_in_the_list_of_a_capability(tree: Path) -> None:
+    (tree / "backend" / "first.py").unlink()
+    with pytest.raises(ValueError, match=r"fir\*\.py"):
+        house.own_files()
 
 
 def test_a_walk_counts_files_and_the_moves_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

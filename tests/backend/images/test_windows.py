@@ -13,9 +13,9 @@ import tifffile
 from backend.assemble import media_options
 from backend.images import Media
 from backend.images.decode import decode_image
+from backend.images.limits import LargeImage
 from backend.images.windows import WindowReader, open_large
 from backend.values.errors import ImageError
-from backend.values.large import LargeImage
 from backend.values.settings import Settings
 
 HEIGHT, WIDTH = 500, 700

@@ -16,7 +16,7 @@ from PIL import Image
 
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.serving.prefetch import MOST_WAITING
+from backend.serving.preannotate import MOST_WAITING
 from backend.values.settings import Settings
 from prompts.kinds import KeyedImage
 from tests.backend.labelstudio.test_client import LEGACY, Server

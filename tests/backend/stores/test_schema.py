@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from pycocotools import mask as coco
 
-from backend.stores import memory, schema
+from backend.stores import database as schema
+from backend.stores import memory
 from backend.stores.album import Album
 from backend.stores.database import Database
 from backend.stores.ledger import Ledger
