@@ -30,7 +30,7 @@ from backend.images.sites import is_loopback, read_base
 from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.serving.memory_page import MemoryPage
-from backend.telemetry import STAGES, Moment, resident_bytes
+from backend.telemetry import ANSWER_KINDS, ANSWERS, STAGES, Moment, resident_bytes
 from backend.values.errors import MaskloomError, RequestError, SetupError
 
 log = logging.getLogger(__name__)
@@ -221,6 +221,9 @@ def _add_metrics(app: FastAPI, registry: CollectorRegistry, parts: Parts) -> Non
     }
     registry.register(Moment(levels, lambda: [job.state for job in parts.jobs.all()]))
     registry.register(STAGES)
+    registry.register(ANSWERS)
+    for kind in ANSWER_KINDS:
+        ANSWERS.labels(kind)  # each is there from the start, at 0
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -24,6 +24,14 @@ STAGES = Histogram(
     registry=None,
 )
 """Of this process, whichever server or run asks."""
+ANSWERS = Counter(
+    "maskloom_answers",
+    "Answers about images: masks, nothing (found, and nowhere to say it), sentence (told instead: nothing found, nothing left, "
+    "nothing marked), failed (and why, told or logged), refused (a request that cannot be read).",
+    ["kind"],
+    registry=None,
+)
+ANSWER_KINDS = ("masks", "nothing", "sentence", "failed", "refused")
 
 
 @contextmanager
@@ -58,7 +66,7 @@ class Moment(Collector):
         for name, (meaning, level) in self._levels.items():
             yield GaugeMetricFamily(f"maskloom_{name}", meaning, value=level())
         jobs = GaugeMetricFamily("maskloom_jobs", "Jobs of this process by their state.", labels=["state"])
-        for state, number in Counter(self._job_states()).items():
+        for state, number in Tally(self._job_states()).items():
             jobs.add_metric([state], number)
         yield jobs
 

@@ -22,6 +22,7 @@ from backend.labelstudio.request.request import InteractionRequest, Preannotatio
 from backend.labelstudio.request.video import FilmRequest
 from backend.labelstudio.shapes.base import Answer, new_answer, number_regions, write_failure, write_together
 from backend.segmenter import EngineSource, Segmenter
+from backend.telemetry import ANSWERS
 from backend.values.errors import MaskloomError
 from backend.values.placement import Placement
 from backend.values.session import Question, Round
@@ -47,6 +48,13 @@ class Finding:
         """About how much memory it takes."""
         masks = (each.masks for each in self.found)
         return 1000 + sum(m.masks.nbytes + m.low_res_logits.nbytes + m.embeddings.nbytes for m in masks)
+
+    @property
+    def kind(self) -> str:
+        """What it is in ``maskloom_answers``."""
+        if self.failure or self.message:
+            return "failed" if self.failure else "sentence"
+        return "masks" if self.is_worth_keeping else "nothing"
 
     @property
     def is_worth_keeping(self) -> bool:
@@ -157,10 +165,12 @@ class Service:
     def _answer(self, body: Mapping[str, Any], task: Request | MaskloomError) -> Answer:
         if isinstance(task, MaskloomError):
             log.warning("a task was refused: %s", task)
+            ANSWERS.labels("refused").inc()
             return write_refusal(body, str(task), self.engine.version)
         if isinstance(task, FilmRequest):
             return self.films.answer(task)
         found = self.interactor.find(task) if isinstance(task, InteractionRequest) else self.preannotator.find(task)
+        ANSWERS.labels(found.kind).inc()
         answer = number_regions(found.write(task), new_answer())
         self.record(task, answer)
         return answer

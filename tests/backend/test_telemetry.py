@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend import door
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.telemetry import STAGES, resident_bytes, stage
+from backend.telemetry import ANSWER_KINDS, STAGES, resident_bytes, stage
 from backend.values.settings import Settings
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, task
@@ -43,6 +43,19 @@ def test_the_stages_of_an_answer_are_measured(client: TestClient) -> None:
     for name in ("load", "encode", "decode", "wait"):
         sample = ("maskloom_stage_seconds_count", name)
         assert after[sample] > before.get(sample, 0), name
+
+
+def test_what_became_of_tasks_is_counted_by_kind(client: TestClient) -> None:
+    """A phrase that finds nothing is a sentence, an image that is gone a failure, and what nobody can read is refused."""
+    before = measured(client)
+    purple = {"value": {"text": ["purple"]}, "id": "t", "from_name": "prompt", "to_name": "image", "type": "textarea"}
+    client.post("/predict", json=body(task(data_uri(two_shapes()))))
+    client.post("/predict", json=body(task(data_uri(two_shapes())), context={"result": [purple]}))
+    client.post("/predict", json=body(task("/nowhere/gone.png")))
+    client.post("/predict", json=body("no task"))
+    after = measured(client)
+    grown = {kind: after["maskloom_answers_total", kind] - before["maskloom_answers_total", kind] for kind in ANSWER_KINDS}
+    assert grown == {"masks": 1, "nothing": 0, "sentence": 1, "failed": 1, "refused": 1}
 
 
 def test_what_waits_and_what_is_held_can_be_asked_at_any_moment(client: TestClient, parts: Parts) -> None:
