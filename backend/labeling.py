@@ -32,7 +32,7 @@ def label_masks(masks: MaskSet, vocabulary: Vocabulary, space: JointSpace) -> Ma
     """
     if not len(vocabulary) or not len(masks):
         return masks
-    known = {phrase: vocabulary.find(phrase) for phrase in dict.fromkeys(masks.labels) if phrase is not None}
+    known = vocabulary.find_all(phrase for phrase in masks.labels if phrase is not None)
     labels = [known[phrase] if phrase is not None else None for phrase in masks.labels]
     unnamed = [row for row, label in enumerate(labels) if label is None]
     nearest = dict(zip(unnamed, _nearest(masks[unnamed], vocabulary, space), strict=True))

@@ -42,13 +42,15 @@ class Vocabulary:
         """The label that answers to a phrase: the label itself, or one that is the same but for case, separators and a plural
         "s"; None when there is none.
         """
-        if phrase in self.labels:
-            return phrase
-        wanted = _fold(phrase)
+        return self.find_all([phrase])[phrase]
+
+    def find_all(self, phrases: Iterable[str]) -> dict[str, str | None]:
+        """The label that answers to each of some phrases (see ``find``), all labels looked at once."""
+        labels, folded = set(self.labels), dict[str, str]()
         for entry in self.entries:
-            if any(_fold(known) == wanted for known in (entry.label, *entry.phrases)):
-                return entry.label
-        return None
+            for known in (entry.label, *entry.phrases):
+                folded.setdefault(_fold(known), entry.label)
+        return {phrase: phrase if phrase in labels else folded.get(_fold(phrase)) for phrase in phrases}
 
 
 def in_words(name: str) -> str:

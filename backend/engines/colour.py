@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,9 @@ from PIL import ImageColor
 from torch import Tensor
 
 from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_negatives
+from backend.engines.components import FULL_SIDE, SMALL_SIDE, Found, components, components_found, distinct, found_in, mask_set
 from backend.values.features import ImageFeatures
-from backend.values.masks import Masks, MaskSet
+from backend.values.masks import MaskSet
 from backend.values.placement import ANYWHERE, Placement
 from prompts.examples import near
 from prompts.geometry import BoolArray, box_mask, size_of
@@ -35,6 +36,7 @@ from prompts.memory import LabelMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4
+_STRIP_ROWS = 64
 
 
 def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
@@ -42,6 +44,15 @@ def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
     centred = 2 * rgb - 1
     last = (6 - (centred**2).sum(dim=dim, keepdim=True)).sqrt()
     return torch.cat([centred, last], dim=dim) / 6**0.5
+
+
+def _colours_of(image: Image) -> Tensor:
+    """Every pixel's colour ``(4, H, W)``, made from strips: in floats an image takes four times its bytes."""
+    grid = torch.empty(DIMENSIONS, *image.shape[:2])
+    for first in range(0, image.shape[0], _STRIP_ROWS):
+        strip = image[first : first + _STRIP_ROWS].transpose(2, 0, 1).astype(np.float32, order="C")
+        grid[:, first : first + _STRIP_ROWS] = embed_colours(torch.from_numpy(strip) / 255, 0)
+    return grid
 
 
 class ColourTextEncoder:
@@ -64,8 +75,6 @@ SAME_COLOUR = 0.99
 """Cosine above which a pixel has the colour of another one: about 40 of 255 levels in one channel."""
 NAMED_COLOUR = 0.9
 """Cosine above which a pixel may be called by a colour's name: dark red is red, orange is not."""
-SMALLEST_AREA = 4
-MOST_INSTANCES = 100
 SPACE = JointSpace("colour", ColourTextEncoder())
 
 
@@ -79,8 +88,7 @@ class ColourDecoder:
     """Connected pixels of one colour (see MaskDecoder)."""
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        planes = (torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0), np.float32) / 255) for image in images)
-        return [ImageFeatures(size_of(image), embed_colours(rgb, 0)) for image, rgb in zip(images, planes, strict=True)]
+        return [ImageFeatures(size_of(image), _colours_of(image)) for image in images]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
         if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
@@ -97,15 +105,16 @@ class ColourDecoder:
             for number, drawn in enumerate(objects)
         ]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
-        rows = [_row(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
-        return MaskSet.concatenate(rows, features.size)
+        found = [_whole(features, mask, visual_token(features, mask)[0], label) for mask in masks if mask.any()]
+        return mask_set(features.size, found, FULL_SIDE if len(found) == 1 else SMALL_SIDE)
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """What is connected with the click, and all that has its colour (see OffersAlternatives)."""
         tokens = SPACE.embed(prompts, features)
         (query,) = tokens.of(prompts.of(PointPrompt)[0])
-        whole = _row(features, _similar(features, query, SAME_COLOUR), query, None)
-        return MaskSet.concatenate([self._decode_drawn(features, prompts, tokens, None), whole], features.size)
+        whole = _whole(features, _similar(features, query, SAME_COLOUR), query, None)
+        connected = self._decode_drawn(features, prompts, tokens, None)
+        return MaskSet.concatenate([connected, mask_set(features.size, [whole], FULL_SIDE)], features.size)
 
     def places_of(self, features: ImageFeatures) -> Tensor:
         """Every pixel's colour (see LearnsLabels)."""
@@ -114,26 +123,32 @@ class ColourDecoder:
     def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
         """The colours that examples showed, unless something else showed them better (see LearnsLabels)."""
         taught = {phrase for memory in memories for phrase in memory.phrases}
-        said = self._decode_said(features, tokens)
-        rows = [said[[row for row, phrase in enumerate(said.labels) if phrase not in taught]]]
+        rows = [self._decode_said(features, tokens, taught)]
         for memory, mask in zip(memories, _shown_before(features, memories), strict=True):
-            query = visual_token(features, mask)
-            rows += [_row(features, part, query[0], memory.label) for part in _instances(mask)]
+            if mask.any():
+                cosine = _cosine(features, visual_token(features, mask)[0])
+                rows.append(mask_set(features.size, list(components_found(features, mask, cosine, memory.label)), SMALL_SIDE))
         return MaskSet.concatenate(rows, features.size)
 
-    def _decode_said(self, features: ImageFeatures, tokens: PromptTokens) -> MaskSet:
-        wanted: list[tuple[Tensor, float, str | None]] = [
-            (query, NAMED_COLOUR, phrase) for query, phrase in zip(tokens.text, tokens.phrases, strict=True)
-        ]
-        wanted += [(query, SAME_COLOUR, None) for query in tokens.reference]
-        unwanted = torch.cat([tokens.negative_text, tokens.negative_reference])
-        rows = []
-        for query, threshold, phrase in wanted:
-            mask = _similar(features, query, threshold)
+    def _decode_said(self, features: ImageFeatures, tokens: PromptTokens, besides: Collection[str] = ()) -> MaskSet:
+        """What is said and shown, but for some phrases. What means the colour of a phrase before it finds the same, and is not
+        looked for again.
+        """
+        wanted: dict[tuple[float, ...], tuple[Tensor, str | None]] = {}
+        for query, phrase in zip(tokens.text, tokens.phrases, strict=True):
+            if phrase not in besides and query.any():
+                wanted.setdefault((NAMED_COLOUR, *query.tolist()), (query, phrase))
+        for query in tokens.reference:
+            wanted.setdefault((SAME_COLOUR, *query.tolist()), (query, None))
+        unwanted = [_cosine(features, each) for each in torch.cat([tokens.negative_text, tokens.negative_reference])]
+        found: list[Found] = []
+        for (threshold, *_), (query, label) in wanted.items():
+            cosine = _cosine(features, query)
+            mask = np.asarray(cosine > threshold)
             for other in unwanted:
-                mask &= _cosine(features, query) > _cosine(features, other)
-            rows += [_row(features, part, query, phrase) for part in _instances(mask)]
-        return MaskSet.concatenate(rows, features.size)
+                mask &= cosine > other
+            found += components_found(features, mask, cosine, label)
+        return mask_set(features.size, distinct(found), SMALL_SIDE)
 
 
 def _shown_before(features: ImageFeatures, memories: Sequence[LabelMemory]) -> list[BoolArray]:
@@ -143,13 +158,22 @@ def _shown_before(features: ImageFeatures, memories: Sequence[LabelMemory]) -> l
     pixels = features.grid.flatten(1).T
     inside = [near(pixels, _colours(memory.shown.inside), 1) for memory in memories]
     outside = [near(pixels, _colours(memory.shown.outside), 1) for memory in memories]
-    found = []
+    found, first, second = [], *_two_best(inside)
     for k, memory in enumerate(memories):
         is_it = (inside[k] > SAME_COLOUR) & (inside[k] >= outside[k]) & bool(len(memory.shown))
-        for rival in (each for j, each in enumerate(inside) if j != k):
-            is_it &= inside[k] > rival
+        is_it &= (inside[k] == first) & (first > second)
         found.append(is_it.reshape(features.grid.shape[1:]).numpy())
     return found
+
+
+def _two_best(likenesses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """At each of P places the best and the second of several likenesses ``(P,)``, below any where there is only one."""
+    first = torch.full_like(likenesses[0], -torch.inf) if likenesses else torch.zeros(0)
+    second = first.clone()
+    for each in likenesses:
+        second = torch.maximum(second, torch.minimum(first, each))
+        first = torch.maximum(first, each)
+    return first, second
 
 
 def _colours(shown: Tensor) -> Tensor:
@@ -201,27 +225,9 @@ def _similar(features: ImageFeatures, query: Tensor, threshold: float) -> BoolAr
     return similar
 
 
-def _instances(mask: BoolArray) -> Iterator[BoolArray]:
-    """The connected parts of a mask, the largest first."""
-    if not mask.any():
-        return
-    _, numbered, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    for number in np.argsort(-areas, kind="stable")[:MOST_INSTANCES]:
-        if areas[number] >= SMALLEST_AREA:
-            yield numbered == number + 1
-
-
-def _row(features: ImageFeatures, mask: BoolArray, query: Tensor, label: str | None) -> MaskSet:
-    """One answer; its score is the mean cosine of its pixels with the query."""
-    score = float(np.clip(_cosine(features, query)[mask].mean(), 0, 1))
-    return MaskSet(
-        masks=Masks.of([mask], features.size),
-        scores=np.array([score], np.float32),
-        labels=(label,),
-        low_res_logits=np.where(mask, 1, -1)[None].astype(np.float16),
-        embeddings=features.pool(mask)[None].numpy(),
-    )
+def _whole(features: ImageFeatures, mask: BoolArray, query: Tensor, label: str | None) -> Found:
+    """A mask ``(H, W)`` that is not empty as one answer to a query ``(D,)``."""
+    return found_in(features, (slice(0, mask.shape[0]), slice(0, mask.shape[1])), mask, _cosine(features, query), label)
 
 
 @dataclass(slots=True, eq=False)
@@ -284,9 +290,14 @@ class ColourSession:
 def _nearest(features: ImageFeatures, seen: _Seen, taken: BoolArray) -> BoolArray:
     """The part of an object's colour whose middle is nearest to the expected one; an empty mask without any."""
     x, y = (place + step for place, step in zip(_middle(seen.mask), seen.step, strict=True))
-    parts = [part for part in _instances(_similar(features, seen.colour, SAME_COLOUR)) if not (part & taken).any()]
-    distances = [math.hypot(_middle(part)[0] - x, _middle(part)[1] - y) for part in parts]
-    return parts[int(np.argmin(distances))] if parts else np.zeros_like(taken)
+    nearest, mask = math.inf, np.zeros_like(taken)
+    for place, part in components(_similar(features, seen.colour, SAME_COLOUR)):
+        across, down = _middle(part)
+        distance = math.hypot(across + place[1].start - x, down + place[0].start - y)
+        if distance < nearest and not (part & taken[place]).any():
+            nearest, mask = distance, np.zeros_like(taken)
+            mask[place] = part
+    return mask
 
 
 def _middle(mask: BoolArray) -> tuple[float, float]:
