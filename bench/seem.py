@@ -23,7 +23,7 @@ from torch.nn import functional
 from backend.engines.device import computing, processor_has_bfloat16
 from backend.engines.seem import predictor as attention
 from backend.engines.seem.engine import CONFIGS, assemble
-from backend.engines.seem.frame import SeemNetwork
+from backend.engines.seem.inputs import SeemNetwork
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
 from backend.engines.seem.wiring import V1, MaskMemory, VisualTokens

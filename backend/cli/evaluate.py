@@ -17,8 +17,7 @@ from backend.cli.bulk import open_context
 from backend.cli.terminal import read_settings, say, write_text
 from backend.evaluation.metrics import Assumptions, quality
 from backend.evaluation.report import Clicking, Comparison, compare, eval_page, numbers
-from backend.evaluation.review import Reviewing
-from backend.evaluation.samples import Sample, coco_samples, project_samples
+from backend.evaluation.samples import Reviewing, Sample, coco_samples, project_samples
 from backend.labelstudio.config import read_config
 from backend.values.errors import RequestError
 from backend.values.settings import Settings

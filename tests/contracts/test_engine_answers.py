@@ -23,8 +23,7 @@ from backend.engines.catalogue import ENGINES
 from backend.engines.sam import engine as sam
 from backend.engines.sam.transforms import PadFrame
 from backend.engines.seem.engine import Release, assemble
-from backend.engines.seem.frame import InputSize
-from backend.engines.seem.vocabulary import NAMES
+from backend.engines.seem.inputs import NAMES, InputSize
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet

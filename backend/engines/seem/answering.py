@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import ShrinkingChunks
-from backend.engines.seem.frame import Frame, SeemImage, mask_quality
+from backend.engines.seem.inputs import THINGS, Frame, SeemImage, TrainedVocabulary, mask_quality
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
 from backend.engines.seem.space import Drawings, SeemTokens, how_to_ask
-from backend.engines.seem.vocabulary import THINGS, TrainedVocabulary
 from backend.engines.seem.wiring import VisualTokens
 from backend.values.masks import Masks, MaskSet
 from prompts.encoders.seem import PhraseTokens

@@ -19,11 +19,10 @@ from backend.engines.catalogue import fingerprint
 from backend.engines.device import VocabularyStore, computing, processor_has_bfloat16, resolve
 from backend.engines.seem.answering import Answering, Judgement
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNet, FocalNetConfig, SamViT, SamViTConfig
-from backend.engines.seem.frame import InputSize, SeemImage, SeemNetwork, frame_of
+from backend.engines.seem.inputs import InputSize, SeemImage, SeemNetwork, TrainedVocabulary, VocabularyReader, frame_of
 from backend.engines.seem.pixel_decoders import DeformablePixelDecoder, FeaturePyramidPixelDecoder, TransformerSizes
 from backend.engines.seem.predictor import Ask, Prediction, Predictor, PredictorSizes
 from backend.engines.seem.space import SeemSpace, Sight, render
-from backend.engines.seem.vocabulary import TrainedVocabulary, VocabularyReader
 from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
 from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures

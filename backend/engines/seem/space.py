@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.seem.frame import Frame, InputSize, SeemImage, SeemNetwork
+from backend.engines.seem.inputs import QUICK, Frame, InputSize, SeemImage, SeemNetwork, VocabularyReader
 from backend.engines.seem.predictor import Ask
-from backend.engines.seem.vocabulary import QUICK, VocabularyReader
 from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens, Wiring, merge_tokens, repeat_tokens, stack_tokens
 from backend.values.features import ImageFeatures
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder

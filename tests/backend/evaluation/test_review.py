@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend.evaluation.review import SAME_BITS, Reviewing, difference_hash, duplicates, rank
+from backend.evaluation.samples import SAME_BITS, Reviewing, difference_hash, duplicates, rank
 from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.labelstudio.api import Project as ProjectRow
 from backend.labelstudio.shapes import painted as rle

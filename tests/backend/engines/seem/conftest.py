@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from backend.engines.base import Engine
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNetConfig, SamViTConfig
 from backend.engines.seem.engine import BackboneConfig, Parts, SeemConfig, assemble, assemble_engine
-from backend.engines.seem.frame import InputSize, SeemNetwork, normalise
+from backend.engines.seem.inputs import InputSize, SeemNetwork, normalise
 from backend.engines.seem.pixel_decoders import PixelFeatures, TransformerSizes
 from backend.engines.seem.predictor import PredictorSizes
 from backend.engines.seem.wiring import DEMO, V0, V1

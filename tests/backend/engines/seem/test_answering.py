@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.seem.answering import PanopticRule, mask_quality, panoptic_map
-from backend.engines.seem.frame import Frame
+from backend.engines.seem.inputs import Frame
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import Group
 from prompts.geometry import Size

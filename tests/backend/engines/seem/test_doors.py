@@ -23,7 +23,7 @@ from backend.engines.base import Engine
 from backend.engines.catalogue import ENGINES, Recipe
 from backend.engines.seem import engine as releases
 from backend.engines.seem.engine import Release, SeemConfig
-from backend.engines.seem.frame import InputSize
+from backend.engines.seem.inputs import InputSize
 from backend.engines.seem.wiring import V1
 from backend.labelstudio.shapes import painted as rle
 from backend.values.settings import Settings

@@ -12,7 +12,7 @@ from backend.engines import device as pretrained
 from backend.engines.base import Engine
 from backend.engines.seem.answering import Candidates, Judgement
 from backend.engines.seem.engine import SeemDecoder
-from backend.engines.seem.frame import InputSize
+from backend.engines.seem.inputs import InputSize
 from backend.values.masks import MaskSet, overlaps
 from prompts.kinds import (
     BoxPrompt,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.seem.frame import Frame, InputSize, SeemImage
+from backend.engines.seem.inputs import Frame, InputSize, SeemImage
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Prediction
 from prompts.geometry import Size

@@ -11,7 +11,7 @@ import torch
 
 from backend.engines.base import Engine
 from backend.engines.seem.engine import SeemDecoder
-from backend.engines.seem.frame import SeemImage, SeemNetwork
+from backend.engines.seem.inputs import SeemImage, SeemNetwork
 from backend.engines.seem.space import SeemTokens, Sight
 from backend.values.masks import MaskSet
 from prompts.encoders.seem import SeemTextEncoder

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.seem.engine import CONFIGS, assemble
-from backend.engines.seem.frame import SeemNetwork, normalise
+from backend.engines.seem.inputs import SeemNetwork, normalise
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import V1, MaskMemory

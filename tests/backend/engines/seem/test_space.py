@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from backend.engines.seem.frame import Frame, InputSize
+from backend.engines.seem.inputs import Frame, InputSize
 from backend.engines.seem.space import Drawings, render
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, ObjectMemory, PointPrompt, Prompt, PromptSet

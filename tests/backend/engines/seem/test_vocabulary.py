@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backend.engines.base import Engine
 from backend.engines.device import VocabularyStore
-from backend.engines.seem import vocabulary
-from backend.engines.seem.vocabulary import (
+from backend.engines.seem import inputs as vocabulary
+from backend.engines.seem.inputs import (
     NAMES,
     PANOPTIC_NAMES,
     PLAIN,
