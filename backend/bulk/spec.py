@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 from backend.bulk.recipe import Aliases, BulkJob, FolderRecipe, Recipe, TaskRecipe, check_labels, config_for, labels_to_find
-from backend.bulk.sinks.files import coco_file, import_file, png_folder, yolo_folder
-from backend.bulk.sinks.studio import StudioSink
+from backend.bulk.to_files import coco_file, import_file, png_folder, yolo_folder
+from backend.bulk.to_studio import StudioSink
 from backend.bulk.values import Form, Sink, Source, Target
 from backend.images.decode import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask, Project

@@ -9,10 +9,9 @@ from backend.cli.evaluate import evaluate, rank
 from backend.cli.export import export
 from backend.cli.memory import balance, memory, remember
 from backend.cli.segment import segment
-from backend.cli.serve import demo, doctor, fetch, parts, serve
+from backend.cli.serve import demo, doctor, fetch, parts, serve, warm
 from backend.cli.terminal import say_error
 from backend.cli.video import track, video
-from backend.cli.warm import warm
 from backend.values.errors import MaskloomError, SetupError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.labelstudio.config import LabelConfig, lookup, read_config
-from backend.labelstudio.request.examples import examples_of
+from backend.labelstudio.request.context import examples_of
 from backend.labelstudio.shapes import RegionMark, covers_pixels, size_of_item
 from backend.labelstudio.shapes.base import mappings, region_id, regions_of, saved_at, seconds_of
 from backend.values.errors import RequestError

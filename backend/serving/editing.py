@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.labelstudio.answer import NO_NAMES, Found
-from backend.labelstudio.request.examples import masks_of
+from backend.labelstudio.request.context import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.request.typed import Edit, Verb, done_in_order
 from backend.labelstudio.shapes import covers_pixels

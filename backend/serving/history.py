@@ -11,7 +11,7 @@ from functools import partial
 
 from backend.background import PAUSES_S, Worker, insist
 from backend.images.limits import ImageSource
-from backend.labelstudio.request.examples import ReferenceRequest, masks_of, nothing_to_compare
+from backend.labelstudio.request.context import ReferenceRequest, masks_of, nothing_to_compare
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.tags import Role
 from backend.stores.memory import MemoryBank

@@ -16,7 +16,7 @@ from backend.images.limits import ImageSource
 from backend.labeling import drop_known
 from backend.labelstudio.answer import Found, names_of
 from backend.labelstudio.project_options import ProjectOptions
-from backend.labelstudio.request.examples import masks_of
+from backend.labelstudio.request.context import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.segmenter import EngineSource

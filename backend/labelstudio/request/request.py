@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.labelstudio.config import ImageLabels, LabelConfig, lookup, read_config
-from backend.labelstudio.request.context import Context, current_marks, read_context
-from backend.labelstudio.request.examples import (
+from backend.labelstudio.request.context import (
+    Context,
     ReferenceRequest,
+    current_marks,
     marks_of_the_object,
     prompts_of,
+    read_context,
     reference_marks,
     reference_requests,
     result_marks,

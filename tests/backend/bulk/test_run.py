@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 from backend.bulk import run as run_module
 from backend.bulk.recipe import BulkJob
 from backend.bulk.run import Progress, Run, run_page
-from backend.bulk.sinks.files import LinesSink
 from backend.bulk.spec import JobSpec
+from backend.bulk.to_files import LinesSink
 from backend.bulk.values import Form, ItemResult, Source, Target
 from backend.stores.ledger import DONE, FAILED, Item
 from backend.values.errors import MaskloomError, SetupError, StoreError

@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backend.bulk.sinks.files import coco_file, png_folder, yolo_folder
 from backend.bulk.spec import JobSpec
+from backend.bulk.to_files import coco_file, png_folder, yolo_folder
 from backend.bulk.values import FoundRegion, ItemResult, Target, decode_mask, encode_mask
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import Item

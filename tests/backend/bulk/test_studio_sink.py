@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from backend.bulk.sinks import studio as sink_module
-from backend.bulk.sinks.studio import StudioSink
+from backend.bulk import to_studio as sink_module
+from backend.bulk.to_studio import StudioSink
 from backend.bulk.values import ItemResult
 from backend.labelstudio.api import LabelStudio
 from backend.stores.ledger import Item

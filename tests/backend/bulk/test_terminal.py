@@ -77,7 +77,7 @@ def test_why_a_run_broke_off_is_told_also_when_its_page_cannot_be_written(
     def fill_up(*_: object) -> None:
         raise SetupError("cannot write coco.json: No space left on device; make room")
 
-    monkeypatch.setattr("backend.bulk.sinks.files.LinesSink.write", fill_up)
+    monkeypatch.setattr("backend.bulk.to_files.LinesSink.write", fill_up)
     with pytest.raises(SetupError, match="make room"):
         run_job(spec, replace(options, report=tmp_path / "nowhere" / "run.html"), Settings())
     assert "choose another place with --report" in capsys.readouterr().err

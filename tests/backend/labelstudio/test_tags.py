@@ -9,7 +9,7 @@ import pytest
 
 from backend.labelstudio.answer import write_prediction
 from backend.labelstudio.config import ImageLabels, read_config
-from backend.labelstudio.request.examples import examples_of
+from backend.labelstudio.request.context import examples_of
 from backend.labelstudio.request.request import read_predict
 from backend.labelstudio.request.video import read_videos
 from backend.labelstudio.shapes import mask_of

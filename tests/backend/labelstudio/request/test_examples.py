@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.labelstudio.request.examples import masks_of
+from backend.labelstudio.request.context import masks_of
 from backend.labelstudio.request.request import InteractionRequest, read_predict
 from backend.labelstudio.shapes import RegionMark, painted
 from backend.labelstudio.shapes import painted as rle
