@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,12 +52,15 @@ from backend.stores.snapshots import FrozenMemory, Snapshots
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
+from backend.video.tracks import KEPT, FrameMask
 from prompts.examples import ShownImage
 from prompts.kinds import KeyedImage
 
 BULK_CACHE_MIB = 32
 EXAMPLES_MIB = 512
 """What is kept on disk of the places of examples: about a thousand images of the embedded engine."""
+FILM_MASKS_MIB = 2048
+"""What is kept on disk of the masks of films: an object takes about half a megabyte a minute."""
 GPU_ENCODE_BATCH = 8
 CLOSING_S = 5.0
 """How long events that wait may take when the server ends."""
@@ -133,7 +136,7 @@ def assemble(settings: Settings) -> Parts:
         engine,
         Preannotator(engine, media, options, learning),
         Interactor(engine, media, options, history, learning),
-        FilmAnswerer(engine, media, options),
+        FilmAnswerer(engine, media, options, film_masks(settings)),
         EventProtocol(engine, media, media),
         hand_over=jobs.hand_over,
         record=recorder.record,
@@ -154,6 +157,11 @@ def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory |
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
     """Where it is kept what examples show, by engine and by the release that wrote it."""
     return DiskCache(settings.home_folder / "examples", __version__, EXAMPLES_MIB * MEBIBYTE, PLACES)
+
+
+def film_masks(settings: Settings) -> DiskCache[Mapping[int, FrameMask]]:
+    """Where the masks of films are kept that Label Studio has boxes of, by region."""
+    return DiskCache(settings.home_folder / "film-masks", "", FILM_MASKS_MIB * MEBIBYTE, KEPT)
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:

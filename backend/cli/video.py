@@ -13,7 +13,8 @@ import typer
 from backend.cli.segment import PhotoPrompts
 from backend.cli.terminal import read_settings, say
 from backend.values.errors import MaskloomError, RequestError, SetupError
-from prompts.kinds import Image, KeyedImage, MaskPrompt, PromptSet
+from prompts.geometry import BoolArray, box_mask, size_of
+from prompts.kinds import BoxPrompt, Image, KeyedImage, MaskPrompt, PromptSet
 
 if TYPE_CHECKING:
     from backend.segmenter import Segmenter
@@ -31,6 +32,15 @@ class Which(StrEnum):
 
     keyframes = "keyframes"
     all = "all"
+
+
+class Format(StrEnum):
+    """The formats of masks that ``maskloom track`` writes."""
+
+    davis = "davis"
+    mots = "mots"
+    youtube_vis = "youtube-vis"
+    coco = "coco"
 
 
 @video.command("check")
@@ -76,6 +86,41 @@ def frames(
     say(f"wrote {len(paths)} frames to {out}")
 
 
+@video.command("masks")
+def masks(
+    film: FilmFile,
+    export: Annotated[Path, typer.Option(help="A JSON export of Label Studio with the submitted annotation.")],
+    task: Annotated[str | None, typer.Option(help="The task of this film in the export.")] = None,
+    frame_rate: Rate = None,
+    mask_format: Annotated[list[Format] | None, typer.Option("--format", help="How the masks are written: davis.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the masks.")] = Path("tracks"),
+) -> None:
+    """Write the masks of submitted boxes and rings: those that are kept beside them, else what the engine finds in a box."""
+    from backend.assemble import engine_handle, film_masks
+    from backend.export.films import SubmittedFilm, submitted
+    from backend.video.exports import FORMATS
+    from backend.video.film import open_film
+
+    settings = read_settings()
+    beside, handle = film_masks(settings), engine_handle(settings)
+    given = SubmittedFilm(open_film(film), submitted(export, task), read_rate(frame_rate))
+    tracks = given.tracks(lambda region: beside.get(region) or {}, lambda image, box: _inside(handle.segmenter(), image, box))
+    for each in mask_format or [Format.davis]:
+        FORMATS[each.value](tracks, out / each.value, film.stem)
+    drawn = sum(mask.is_given for track in tracks.tracks for mask in track.masks.values())
+    say(f"wrote {len(tracks.tracks)} tracks to {out}; on {drawn} frames a person set them")
+
+
+def _inside(segmenter: Segmenter, image: Image, box: tuple[float, float, float, float]) -> BoolArray:
+    """The object in a box on a frame; the box itself where the engine finds nothing in it."""
+    from backend.values.session import ForPrompts
+
+    (done,) = segmenter.segment([ForPrompts(KeyedImage.of(image), PromptSet((BoxPrompt(box),)))])
+    if isinstance(done, MaskloomError) or not len(done.masks):
+        return box_mask(box, size_of(image))
+    return done.masks.masks[0]
+
+
 def read_rate(text: str | None) -> Fraction:
     """The option ``--frame-rate``. Raises RequestError."""
     from backend.video.timeline import parse_frame_rate
@@ -88,15 +133,6 @@ def _read(parse: Callable[[str | None], _T] | Callable[[str], _T], text: str | N
         return parse(text)  # type: ignore[arg-type]
     except ValueError as error:
         raise RequestError(str(error)) from error
-
-
-class Format(StrEnum):
-    """The formats of masks that ``maskloom track`` writes."""
-
-    davis = "davis"
-    mots = "mots"
-    youtube_vis = "youtube-vis"
-    coco = "coco"
 
 
 def track(

@@ -4,6 +4,7 @@ and spans of the timeline.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +21,7 @@ from backend.labelstudio.request.video import (
     FilmRequest,
     VideoLabels,
 )
-from backend.labelstudio.shapes.base import Answer, new_id, write_empty
+from backend.labelstudio.shapes.base import OURS, Answer, new_id, write_empty
 from backend.labelstudio.shapes.video_rectangle import (
     boxes_between,
     numbered,
@@ -33,7 +34,7 @@ from backend.labelstudio.tags import ControlTag
 from backend.video.keyframes import Box
 from backend.video.rings import RingKeyframe, ring_keyframes
 from backend.video.timeline import Timeline
-from backend.video.tracks import Barrier, Known, Track, Tracks
+from backend.video.tracks import Barrier, Known, Track, Tracks, masks_to_bytes
 from prompts.geometry import Size, pixels_to_percent
 
 Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]], Sequence[int]]]
@@ -55,12 +56,17 @@ class Clock:
 
 def write_tracks(task: FilmRequest, tracks: Tracks, clock: Clock, model_version: str) -> Answer:
     """The prediction of what was found in a film: each object as a box through time, each name's presence on the timeline."""
-    ids = {track.object_id: new_id() for track in tracks.tracks}
-    result = [region for track in tracks.tracks for region in _write_track(task.labels, track, clock, ids[track.object_id])]
+    result = [region for track in tracks.tracks for region in _write_track(task.labels, track, clock, region_of(task, track))]
     result += _write_spans(task.labels, tracks, clock)
     scores = [mask.score for track in tracks.tracks for mask in track.masks.values()]
     score = sum(scores) / len(scores) if scores else 0.0
     return {"result": result, "score": round(score, 6), "model_version": model_version}
+
+
+def region_of(task: FilmRequest, track: Track) -> str:
+    """The id of the region that a track is answered with; the same track of the same task has the same."""
+    facts = repr((task.project, task.task_id, track.object_id, track.label)).encode(errors="surrogatepass")
+    return f"{OURS}{hashlib.blake2b(facts + masks_to_bytes(track.masks), digest_size=5).hexdigest()}"
 
 
 def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, model_version: str) -> Answer:

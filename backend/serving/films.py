@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from backend.caches import DiskCache
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest, check_answerable
 from backend.labelstudio.shapes.base import Answer, write_empty, write_failure
@@ -19,6 +20,7 @@ from backend.labelstudio.video_answer import (
     barriers_of,
     known_of,
     refined_keyframes,
+    region_of,
     write_followed,
     write_note,
     write_tracks,
@@ -32,7 +34,7 @@ from backend.video.film import Film, open_film
 from backend.video.finding import Seen, find_all
 from backend.video.keyframes import Box
 from backend.video.refining import Refined, doubtful, refine
-from backend.video.tracks import Tracks
+from backend.video.tracks import FrameMask, Tracks
 from prompts.kinds import KeyedImage, PromptSet
 
 log = logging.getLogger(__name__)
@@ -71,11 +73,17 @@ class FilmAnswerer:
     """
 
     def __init__(
-        self, engine: EngineSource, films: FilmSource, options: ProjectOptions, patience_s: float = PATIENCE_S
+        self,
+        engine: EngineSource,
+        films: FilmSource,
+        options: ProjectOptions,
+        beside: DiskCache[Mapping[int, FrameMask]] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._engine = engine
         self._films = films
         self._options = options
+        self._beside = beside
         self._patience_s = patience_s
         self._searches: Runs[Searched] = Runs()
         self._followings: Runs[Followed] = Runs()
@@ -93,6 +101,7 @@ class FilmAnswerer:
             found = self._search(task, "names", question, time.monotonic() + self._patience_s)
             if not found.tracks.tracks:
                 raise RequestError(f"none of {', '.join(task.labels.vocabulary.labels)} is found in the film")
+            self._keep_tracks(task, found)
             return write_tracks(task, found.tracks, found.clock, version)
         except MaskloomError as error:
             log.warning("task %s of project %s: %s", task.task_id, task.project, error)
@@ -120,6 +129,7 @@ class FilmAnswerer:
             )
             if not found.tracks.tracks:
                 raise RequestError(f"nothing of {', '.join(text.phrase for text in task.typed.texts)} is found in the film")
+            self._keep_tracks(task, found)
             return write_tracks(task, found.tracks, found.clock, version)
         raise RequestError("draw a box on the object and select its label again, or type what is to be found")
 
@@ -162,6 +172,7 @@ class FilmAnswerer:
             if parts:
                 film = parts[0].film
                 clock = Clock(film.timeline, task.frame_rate)
+                self._keep(region.id, {part.refined.frame: part.refined.mask for part in parts})
                 boxes = {part.refined.frame: _box_of(part.refined) for part in parts}
                 items = refined_keyframes(region, boxes, clock, film.size)
                 written = items if is_done else left_open(items)
@@ -170,6 +181,17 @@ class FilmAnswerer:
             raise RequestError("; ".join(notes) or "nothing was followed")
         answer = write_followed(task, followed, clock, self._engine.version)
         return write_note(task, notes[0], self._engine.version, answer["result"]) if notes else answer
+
+    def _keep_tracks(self, task: FilmRequest, found: Searched) -> None:
+        """Keep the masks of what was found beside the boxes that Label Studio gets."""
+        for track in found.tracks.tracks if self._beside else ():
+            self._keep(region_of(task, track), track.masks)
+
+    def _keep(self, region: str, masks: Mapping[int, FrameMask | None]) -> None:
+        """Keep masks of a region in place of those of the same frames; None where it is not there."""
+        if self._beside:
+            both = {**(self._beside.get(region) or {}), **masks}
+            self._beside.put(region, {frame: mask for frame, mask in both.items() if mask is not None})
 
     def _following(self, task: FilmInteraction, region: FilmRegion) -> Run[Followed]:
         def work(run: Run[Followed]) -> Iterator[Followed]:

@@ -21,7 +21,7 @@ def annotated_numbers(export: Path, task: str | None, which: Which) -> list[int]
 
     ``export`` is Label Studio's JSON export or one task of it. Raises RequestError for another file and for no such task.
     """
-    regions = list(_video_regions(_tasks(export, task)))
+    regions = list(_video_regions(task_of(export, task)))
     found = {number for value in regions for number in _numbers(value, which)}
     if not found:
         raise RequestError(f"{export} has no region in a video" + (f" for task {task}" if task else ""))
@@ -51,25 +51,28 @@ def _pictures(film: Film, frames: list[int]) -> Iterator[Any]:
         yield from (frame.image for frame in film.frames(frames[0], frames[-1] + 1) if frame.number in wanted)
 
 
-def _tasks(export: Path, task: str | None) -> list[Mapping[str, Any]]:
+def task_of(export: Path, task: str | None) -> Mapping[str, Any]:
+    """The one task of that number in a JSON export of Label Studio, or its only one.
+
+    Raises RequestError for another file, no such task, and several.
+    """
     try:
         body = json.loads(export.read_text(encoding="utf-8"))
         tasks = [body] if isinstance(body, dict) else list(body)
-        chosen = [each for each in tasks if task is None or str(each["id"]) == task]
+        chosen = [each for each in map(dict, tasks) if task is None or str(each["id"]) == task]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RequestError(f"{export} is no JSON export of Label Studio: {error}") from error
     if not chosen:
         raise RequestError(f"{export} has no task {task}, only {', '.join(str(each['id']) for each in tasks[:10])}")
     if len(chosen) > 1:
         raise RequestError(f"{export} has {len(chosen)} tasks; say with --task which of them is this film's")
-    return chosen
+    return chosen[0]
 
 
-def _video_regions(tasks: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for task in tasks:
-        for annotation in task.get("annotations") or ():
-            if not annotation.get("was_cancelled"):
-                yield from (region.get("value") or {} for region in annotation.get("result") or ())
+def _video_regions(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for annotation in task.get("annotations") or ():
+        if not annotation.get("was_cancelled"):
+            yield from (region.get("value") or {} for region in annotation.get("result") or ())
 
 
 def _numbers(value: Mapping[str, Any], which: Which) -> Iterator[int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pycocotools import mask as coco
 
+from backend.caches import Codec
 from backend.video.keyframes import Box
 from prompts.geometry import BoolArray, Size, mask_box
 from prompts.kinds import PromptSet
@@ -106,3 +109,27 @@ def label_map(masks: Mapping[int, FrameMask], size: Size) -> np.ndarray[tuple[in
     for number, mask in sorted(masks.items(), key=lambda item: item[1].score):
         ids[mask.decode()] = number
     return ids
+
+
+def masks_to_bytes(masks: Mapping[int, FrameMask]) -> bytes:
+    """One object's masks by frame, of one size, as they are kept beside what Label Studio has of it."""
+    rows = [[frame, each.counts.decode("ascii"), round(each.score, 4), each.is_given] for frame, each in sorted(masks.items())]
+    size = next(iter(masks.values())).size if masks else Size(1, 1)
+    return zlib.compress(json.dumps([size.height, size.width, rows]).encode("ascii"))
+
+
+def masks_from_bytes(content: bytes) -> dict[int, FrameMask]:
+    """The reverse. Raises ValueError for anything else."""
+    try:
+        height, width, rows = json.loads(zlib.decompress(content))
+        size = Size(int(height), int(width))
+        return {
+            int(frame): FrameMask(size, str(counts).encode("ascii"), float(score), bool(given))
+            for frame, counts, score, given in rows
+        }
+    except (zlib.error, TypeError, KeyError) as error:
+        raise ValueError(f"these are no masks of a track: {error}") from error
+
+
+KEPT: Codec[Mapping[int, FrameMask]] = Codec("masks of films", ".masks", masks_to_bytes, masks_from_bytes)
+"""How the masks of a region are kept on disk, by the region's id."""
