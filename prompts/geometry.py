@@ -7,7 +7,7 @@ Coordinates are pixels of the upright image, ``x`` to the right and ``y`` down; 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +23,8 @@ _SUBPIXEL_BITS = 4
 _CROSSINGS = 1 << 20
 """So many places at which edges cross rows are computed at once: an outline of many corners may cross every row with each."""
 _STRIP = 256
+_MOST_PARTS = 8
+"""Of a million crossings each."""
 """Rows that are filled at once."""
 
 
@@ -136,27 +138,49 @@ def _fill_or_trace(rings: Sequence[FloatArray], path: FloatArray, size: Size) ->
 
 
 def _fill(rings: Sequence[FloatArray], size: Size) -> BoolArray:
-    """The pixels whose centres lie inside an odd number of rings.
+    """The pixels whose centres lie inside an odd number of rings."""
+    mask = np.zeros((size.height, size.width + 1), np.bool_)
+    for rows, columns in _crossings(rings, size):
+        np.logical_xor.at(mask, (rows, columns), True)
+    for low in range(0, size.height, _STRIP):
+        strip = mask[low : low + _STRIP]
+        if strip.any():
+            np.logical_xor.accumulate(strip, axis=1, out=strip)
+    return np.ascontiguousarray(mask[:, : size.width])
 
-    Every edge turns over all pixels to the right of it, in each row whose centre line it crosses.
+
+def _crossings(rings: Sequence[FloatArray], size: Size) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Where edges of the rings turn over all pixels to the right: rows whose centre line an edge crosses, and columns, as many
+    as the width for an edge that turns nothing over; a part of them at a time.
     """
     starts, ends = np.concatenate(rings), np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
     rise = ends[:, 1] - starts[:, 1]
     first, last = (np.clip(np.ceil(edge(starts[:, 1], ends[:, 1]) - 0.5), 0, size.height) for edge in (np.minimum, np.maximum))
     crossed = (last - first).astype(np.intp)
-    total, mask = np.cumsum(crossed), np.zeros((size.height, size.width + 1), np.bool_)
+    total = np.cumsum(crossed)
     for done in range(0, int(total[-1]), _CROSSINGS):
         some = slice(int(np.searchsorted(total, done, "right")), int(np.searchsorted(total, done + _CROSSINGS, "left")) + 1)
         nth = np.arange(done, min(done + _CROSSINGS, int(total[-1])))
         edges = some.start + np.searchsorted(total[some], nth, "right")
         rows = first[edges] + nth - (total - crossed)[edges]
         x = starts[edges, 0] + (rows + 0.5 - starts[edges, 1]) / rise[edges] * (ends[edges, 0] - starts[edges, 0])
-        columns = np.clip(np.ceil(x - 0.5), 0, size.width).astype(np.intp)
-        np.logical_xor.at(mask, (rows.astype(np.intp), columns), True)
-    for low in range(int(first.min()), int(last.max()), _STRIP):
-        strip = mask[low : low + _STRIP]
-        np.logical_xor.accumulate(strip, axis=1, out=strip)
-    return np.ascontiguousarray(mask[:, : size.width])
+        yield rows.astype(np.intp), np.clip(np.ceil(x - 0.5), 0, size.width).astype(np.intp)
+
+
+def outline_runs(points: FloatArray, size: Size) -> NDArray[np.int64] | None:
+    """Where the runs of ``polygon_mask`` begin and, exclusive, end, counted row by row, without a pixel being drawn; None for
+    an outline that is too thin to hold a pixel's centre, or so winding that drawing it is quicker.
+    """
+    turns: list[NDArray[np.int64]] = []
+    for rows, columns in _crossings([_reachable(points)], size):
+        if len(turns) == _MOST_PARTS:
+            return None
+        turns.append(rows.astype(np.int64) * size.width + columns)
+    pairs = np.sort(np.concatenate(turns)).reshape(-1, 2) if turns else np.zeros((0, 2), np.int64)
+    edges = pairs[pairs[:, 0] < pairs[:, 1]].ravel()
+    apart = np.ones(len(edges), np.bool_)
+    apart[1:-1:2] = apart[2::2] = edges[1:-1:2] != edges[2::2]
+    return edges[apart] if len(edges) else None
 
 
 def _reachable(points: FloatArray) -> FloatArray:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 Json = Mapping[str, Any]
 
 MOST_PIXELS = 100_000_000
+MOST_PIXELS_TOGETHER = 10_000_000_000
+"""Of the images of all regions of an annotation, each counted: four hundred regions of 24 megapixels."""
 LONGEST_VERSION = 200
 LONGEST_NAME = 50
 LONGEST_S = 7 * 86_400.0
@@ -157,11 +159,14 @@ def _task_of(annotation: Json, tasks: list[Json]) -> Json:
 def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example) -> Iterator[Example]:
     found = task.get("data")
     data = found if isinstance(found, Mapping) else {}
-    config = config.for_task(data)
+    config, left = config.for_task(data), MOST_PIXELS_TOGETHER
     for mark in (mark for image in config.images for mark in examples_of(annotation, config.labels_of(image))):
         try:
             url = _address(mark.item, config, data)
             if url and covers_pixels(mark.item):
+                left -= size_of_item(mark.item).pixels
+                if left < 0:
+                    raise RequestError("with those before it, it is about more pixels than one annotation may be")
                 yield from _example(mark, url, blank)
         except RequestError as error:
             log.warning("annotation %s: a region is not remembered: %s", blank.annotation, error)

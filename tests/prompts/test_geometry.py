@@ -19,6 +19,7 @@ from prompts.geometry import (
     clip_box,
     ellipse_outline,
     mask_box,
+    outline_runs,
     percent_to_pixels,
     pixels_to_percent,
     polygon_mask,
@@ -183,3 +184,27 @@ def test_shapes_wholly_outside_the_image_cover_nothing(outline: FloatArray) -> N
 def test_absurd_coordinates_neither_warn_nor_fail() -> None:
     everything = np.array([[-1e300, -1e300], [1e300, -1e300], [1e300, 1e300], [-1e300, 1e300]])
     assert polygon_mask(everything, Size(5, 5)).all()
+
+
+coordinates = st.floats(-3, 25, allow_nan=False).map(lambda value: round(value * 2) / 2)
+
+
+@given(st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=9), st.integers(1, 20), st.integers(1, 20))
+def test_the_runs_of_an_outline_are_those_of_its_mask(corners: list[tuple[float, float]], height: int, width: int) -> None:
+    points, size = np.array(corners, np.float64), Size(height, width)
+    edges = outline_runs(points, size)
+    if edges is None:
+        return
+    mask = np.zeros(height * width, np.bool_)
+    for start, end in edges.reshape(-1, 2):
+        assert not mask[start:end].any()
+        mask[start:end] = True
+    assert np.array_equal(mask.reshape(height, width), polygon_mask(points, size))
+    assert (np.diff(edges) > 0).all(), "runs neither touch nor are empty"
+
+
+def test_an_outline_that_holds_no_pixel_or_winds_too_much_has_no_runs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outline_runs(np.array([[0.1, 0.1], [0.2, 0.1], [0.2, 0.2]]), Size(5, 5)) is None
+    monkeypatch.setattr("prompts.geometry._CROSSINGS", 10)
+    zigzag = np.array([[k % 2 * 50, k % 3 * 50] for k in range(60)], np.float64)
+    assert outline_runs(zigzag, Size(50, 50)) is None

@@ -27,7 +27,7 @@ from backend.labelstudio.shapes.base import (
 from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
-from prompts.geometry import BoolArray, Size
+from prompts.geometry import BoolArray, FloatArray, Size, outline_runs
 from prompts.kinds import MaskPrompt, Prompt, PromptError, PromptSet, ScribblePrompt
 
 
@@ -37,8 +37,9 @@ class Shape:
 
     ``read`` makes the mask ``(H, W)`` of a stored region's ``value``; ``write`` the values of a mask, none for an empty one;
     ``says`` what a drawn region means for the object at hand: a prompt, or the area that counts; without it that is what the
-    region covers. A shape that ``covers`` nothing is a spot. ``read`` and ``says`` raise RequestError for what cannot be read.
-    What smart tools send besides is read in ``marks``.
+    region covers. A shape that ``covers`` nothing is a spot. The ``outline (N, 2)`` in pixels surrounds the mask of ``read``,
+    which then need not be drawn. All three raise RequestError for what cannot be read. What smart tools send besides
+    is read in ``marks``.
     """
 
     read: Callable[[Json, Size], BoolArray]
@@ -46,6 +47,7 @@ class Shape:
     says: Callable[[Json, Size, Role], Prompt | BoolArray | None] | None = None
     covers: bool = True
     within: Callable[[RunLengths, int], list[ShapeValue]] | None = None
+    outline: Callable[[Json, Size], FloatArray] | None = None
 
     def write_with(self, runs: RunLengths, most_points: int) -> list[ShapeValue]:
         """The values of a mask, with so many points at most where the shape has points; 0 for the usual number."""
@@ -59,11 +61,17 @@ class Shape:
 
 SHAPES: Mapping[str, Shape] = {
     "brush": Shape(painted.read_brush, painted.write_brush),
-    "polygon": Shape(outlined.read_polygon, outlined.write_polygon, outlined.prompt_polygon, within=outlined.write_polygon),
+    "polygon": Shape(
+        outlined.read_polygon,
+        outlined.write_polygon,
+        outlined.prompt_polygon,
+        within=outlined.write_polygon,
+        outline=outlined.outline_polygon,
+    ),
     "bitmask": Shape(painted.read_bitmask, painted.write_bitmask),
     "vector": Shape(outlined.read_vector, outlined.write_vector, outlined.prompt_vector, within=outlined.write_vector),
-    "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse),
-    "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle),
+    "ellipse": Shape(outlined.read_ellipse, outlined.write_ellipse, outlined.prompt_ellipse, outline=outlined.outline_ellipse),
+    "rectangle": Shape(marks.read_rectangle, marks.write_rectangle, marks.prompt_rectangle, outline=marks.outline_rectangle),
     "keypoint": Shape(marks.read_keypoint, marks.write_keypoint, marks.prompt_keypoint, covers=False),
 }
 """Each shape under its name, in the order of ``SHAPE_NAMES``."""
@@ -126,7 +134,12 @@ def mask_of(item: Json, size: Size) -> BoolArray:
 
 def runs_of(item: Json, size: Size) -> RunLengths:
     """The mask of a region as runs. Raises RequestError when it cannot be read or is of another size."""
-    kept = painted.kept_runs(read_value(item), size) if region_kind(item) == "brush" else None
+    kind, value = region_kind(item), read_value(item)
+    outline = SHAPES[kind].outline
+    edges = None if outline is None else outline_runs(outline(value, size), size)
+    if edges is not None:
+        return RunLengths(size, edges.astype(np.uint32))
+    kept = painted.kept_runs(value, size) if kind == "brush" else None
     return RunLengths.of(mask_of(item, size)) if kept is None else kept
 
 

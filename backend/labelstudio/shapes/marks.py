@@ -79,7 +79,12 @@ def read_box(item: Json) -> BoxMark:
 
 def read_rectangle(value: Json, size: Size) -> BoolArray:
     """The mask ``(H, W)`` of a rectangle. Raises RequestError when it has no usable coordinates."""
-    return polygon_mask(read_box({"value": value}).corners(size), size)
+    return polygon_mask(outline_rectangle(value, size), size)
+
+
+def outline_rectangle(value: Json, size: Size) -> FloatArray:
+    """Its corners ``(4, 2)`` in pixels. Raises RequestError when it has no usable coordinates."""
+    return read_box({"value": value}).corners(size)
 
 
 def prompt_rectangle(value: Json, size: Size, role: Role) -> Prompt | BoolArray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.labelstudio import events
 from backend.labelstudio.events import Accepted, Gone, read_event
 from backend.values.errors import RequestError
 from tests.backend.labelstudio.captured import point
@@ -142,3 +145,27 @@ def test_whatever_is_wrong_with_an_event_it_is_read_or_refused(name: str, data: 
 def test_any_body_is_read_or_refused(body: Any) -> None:
     with suppress(RequestError):
         read_event(body)
+
+
+def on_a_large_image(number: int) -> list[dict[str, Any]]:
+    """Rectangles that cover most of an image of 100 megapixels."""
+    value = {"x": 1, "y": 1, "width": 90, "height": 90, "rectanglelabels": ["Cat"]}
+    (drawn,) = event("annotation_created")["annotation"]["result"]
+    here = {**drawn, "original_width": 10_000, "original_height": 10_000, "value": value}
+    return [{**here, "id": f"r{each}"} for each in range(number)]
+
+
+def test_regions_of_a_huge_image_cost_what_their_outlines_do() -> None:
+    """Seven kilobytes took gigabytes, and then a minute."""
+    tracemalloc.start()
+    started = time.perf_counter()
+    found = created(*on_a_large_image(30))
+    assert time.perf_counter() - started < 3
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert [example.runs.area for example in found.examples] == [9000 * 9000] * 30
+
+
+def test_an_annotation_is_about_so_many_pixels_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_PIXELS_TOGETHER", 250_000_000)
+    assert [example.region for example in created(*on_a_large_image(5)).examples] == ["r0", "r1"]
