@@ -254,6 +254,7 @@ def media_options(settings: Settings) -> MediaOptions:
         label_studio_url=settings.label_studio_url,
         token=settings.label_studio_token.get_secret_value() if settings.label_studio_token else None,
         local_roots=settings.allowed_roots,
+        bands=settings.shown_bands,
         hosts=tuple(filter(None, (host.strip() for host in settings.image_hosts.split(",")))),
         ca_file=settings.ca_file,
         cache_dir=settings.home_folder / "images",

@@ -21,6 +21,7 @@ TOKEN_SETTING = "MASKLOOM_LABEL_STUDIO_TOKEN"
 ROOTS_SETTING = "MASKLOOM_LOCAL_ROOTS"
 BYTES_SETTING = "MASKLOOM_MAX_IMAGE_MIB"
 FILM_BYTES_SETTING = "MASKLOOM_MAX_FILM_MIB"
+BANDS_SETTING = "MASKLOOM_BANDS"
 PIXELS_SETTING = "MASKLOOM_MAX_IMAGE_MEGAPIXELS"
 
 
@@ -56,6 +57,7 @@ class MediaOptions:
     ``label_studio_url`` and ``token`` are ours and go together: the token is sent nowhere else (see sites.Sites).
     ``hosts`` are those that may be asked without having a public address (see network.HostPolicy); ``ca_file`` holds
     certificates to trust besides the usual ones. ``local_roots`` are the folders from which files may be read.
+    ``bands`` are shown of TIFFs that have more than three, counted from 0.
     ``max_film_bytes`` bounds a video file, and ``film_cache_bytes`` those that were fetched.
     ``cache_bytes`` bounds the files in ``cache_dir`` and ``decoded_bytes`` the decoded images in memory; 0 keeps none.
     ``total_timeout_s`` bounds one image with all its retries, unless it is coming quickly by then; ``first_wait_s`` is the
@@ -75,6 +77,7 @@ class MediaOptions:
     max_film_bytes: int = 2 << 30
     film_cache_bytes: int = 4 << 30
     max_pixels: int = 64_000_000
+    bands: tuple[int, ...] = ()
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 30.0
     total_timeout_s: float = 60.0

@@ -15,6 +15,7 @@ from typing import TypeVar
 from backend.caches import Bounds, Codec, DiskCache, SingleFlight
 from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
 from backend.images.decode import decode_image
+from backend.images.deep import Bands
 from backend.images.fetch import Fetched, Fetcher, Validators
 from backend.images.films import FilmFiles
 from backend.images.limits import MediaOptions, too_large
@@ -45,8 +46,8 @@ class DecodedImages:
     The arrays are shared and cannot be written to.
     """
 
-    def __init__(self, most_bytes: int, most_pixels: int) -> None:
-        self._most_pixels = most_pixels
+    def __init__(self, most_bytes: int, most_pixels: int, bands: Bands = ()) -> None:
+        self._most_pixels, self._bands = most_pixels, bands
         self._images: SingleFlight[Image] = SingleFlight(Bounds(most_bytes, lambda image: image.nbytes))
 
     @property
@@ -56,11 +57,11 @@ class DecodedImages:
 
     def decode(self, body: bytes) -> KeyedImage:
         """The image of a file. Raises ImageError when it cannot be decoded."""
-        key = hashlib.blake2b(body, digest_size=20).hexdigest()
+        key = hashlib.blake2b(body, digest_size=20, salt=bytes(self._bands)[:16]).hexdigest()
         return KeyedImage(self._images.do(key, lambda: self._decoded(body)), key)
 
     def _decoded(self, body: bytes) -> Image:
-        image = decode_image(body, self._most_pixels)
+        image = decode_image(body, self._most_pixels, self._bands)
         image.setflags(write=False)
         return image
 
@@ -78,7 +79,7 @@ class Media:
         self._sites = Sites(options.label_studio_url, options.token)
         self._folders = Folders(options.local_roots)
         self._cache = image_cache(options.cache_dir, options.cache_bytes)
-        self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels)
+        self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels, options.bands)
         self._fetcher = Fetcher(options)
         self._films = FilmFiles(options)
         self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: 3 * image.size.pixels))
@@ -129,7 +130,10 @@ class Media:
         return locate(url, self._folders, partial(self._sites.of, project), task_id)
 
     def _open(self, source: Source) -> KeyedImage:
-        if isinstance(source, LocalFile) and (large := open_large(source.path, self._options.max_pixels)) is not None:
+        if (
+            isinstance(source, LocalFile)
+            and (large := open_large(source.path, self._options.max_pixels, self._options.bands)) is not None
+        ):
             return large
         return self._body(source, self._decoded.decode)
 

@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     )
     max_film_mib: int = Field(default=2048, ge=1, description="Largest video file that is read, in MiB.")
     max_image_megapixels: float = Field(default=64, gt=0, description="Largest image that is decoded, in millions of pixels.")
+    bands: str = Field(
+        default="",
+        pattern=r"^(\s*[1-9]\d{0,2}\s*(,\s*[1-9]\d{0,2}\s*){2})?$",
+        description="Of TIFFs with more than three bands: which are shown as red, green and blue, counted from 1, such as "
+        "`4,3,2`; by default the first three.",
+    )
     image_hosts: str = Field(
         default="localhost",
         description="Hosts without a public address from which images may be fetched, separated by commas: names (`*.lan` for "
@@ -145,6 +151,11 @@ class Settings(BaseSettings):
     @property
     def allowed_roots(self) -> tuple[Path, ...]:
         return tuple(Path(root).expanduser().resolve() for root in self.local_roots.split(":") if root)
+
+    @property
+    def shown_bands(self) -> tuple[int, ...]:
+        """The bands, counted from 0."""
+        return tuple(int(band) - 1 for band in self.bands.split(",")) if self.bands else ()
 
     @property
     def database_url(self) -> str:

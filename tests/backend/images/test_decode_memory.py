@@ -14,7 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from backend.images.decode import DecodeGate, decode_image
+from backend.images.decode import decode_image
+from backend.images.deep import DecodeGate
 from tests.backend.images.pictures import MOST
 
 MEASURE = """

@@ -246,7 +246,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = loader.decode_image
 
-    def watched(body: bytes, most_pixels: int) -> np.ndarray:
+    def watched(body: bytes, most_pixels: int, bands: tuple[int, ...]) -> np.ndarray:
         image = real(body, most_pixels)
         seen.append(int(image[0, 0, 0]))
         return image

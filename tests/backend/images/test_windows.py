@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import pyvips
 import tifffile
+from pydantic import ValidationError
 
 from backend.assemble import media_options
-from backend.images import Media
+from backend.images import Media, windows
 from backend.images.decode import decode_image
 from backend.images.limits import LargeImage
-from backend.images.windows import WindowReader, open_large
+from backend.images.windows import VipsReader, WindowReader, open_large
 from backend.values.errors import ImageError
 from backend.values.settings import Settings
 
@@ -68,6 +71,85 @@ def test_the_bands_can_be_chosen(tmp_path: Path) -> None:
         assert np.array_equal(reader.read((10, 20, 300, 400)), pixels[20:400, 10:300][..., [4, 2, 0]])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_bands_are_shown_of_a_file_that_is_read_whole(tmp_path: Path, layout: str) -> None:
+    for kind in (np.uint8, np.uint16):
+        pixels = picture(6, kind)
+        path = stored(tmp_path / "a.tif", pixels, **LAYOUTS[layout])
+        whole = decode_image(path.read_bytes(), 1 << 30, (4, 2, 0)).astype(int)
+        shown = WindowReader(path, (4, 2, 0)).read((0, 0, WIDTH, HEIGHT)).astype(int)
+        assert np.abs(whole - shown).mean() < 3
+        assert np.corrcoef(whole[..., 0].ravel(), pixels[..., 4].ravel())[0, 1] > 0.99
+
+
+def test_the_setting_counts_bands_from_one_and_another_choice_is_another_image(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.tif", pixels := picture(5))
+    keys = set()
+    for bands, limit in (("5, 3,1", 64.0), ("", 64.0), ("5,3,1", 0.001), ("", 0.001)):
+        settings = Settings(home=tmp_path / "home", bands=bands, max_image_megapixels=limit)
+        image = Media(replace(media_options(settings), local_roots=(tmp_path,))).load(str(path), "", None)
+        keys.add(image.key)
+        seen = image.window((0, 0, 9, 9)).pixels if isinstance(image, LargeImage) else image.pixels[:9, :9]
+        assert np.array_equal(seen, pixels[:9, :9][..., [4, 2, 0] if bands else [0, 1, 2]])
+    assert len(keys) == 4
+    short = Settings(home=tmp_path / "home", bands="6,3,1")
+    with pytest.raises(ImageError, match="it has 5 bands, and MASKLOOM_BANDS wants number 6"):
+        Media(replace(media_options(short), local_roots=(tmp_path,))).load(str(path), "", None)
+
+
+def test_three_bands_and_transparency_stay_as_they_are_whatever_is_chosen(tmp_path: Path) -> None:
+    rgb, alpha = picture(3), picture(4)
+    path = stored(tmp_path / "rgb.tif", rgb)
+    assert np.array_equal(WindowReader(path, (4, 2, 0)).read((0, 0, 9, 9)), rgb[:9, :9])
+    tifffile.imwrite(tmp_path / "a.tif", alpha, photometric="rgb", extrasamples=["unassalpha"])
+    body = (tmp_path / "a.tif").read_bytes()
+    assert np.array_equal(decode_image(body, 1 << 30, (3, 2, 1)), decode_image(body, 1 << 30))
+
+
+@pytest.mark.parametrize("bands", ["0,1,2", "1,2", "red", "1,2,3,4", "1;2;3"])
+def test_what_names_no_three_bands_is_no_setting(bands: str) -> None:
+    with pytest.raises(ValidationError, match="bands"):
+        Settings(bands=bands)
+
+
+@pytest.mark.parametrize("name", ["a.png", "lzw.tif", "jpeg.tif"])
+def test_libvips_reads_windows_of_what_tifffile_cannot(tmp_path: Path, name: str) -> None:
+    pixels = cv2.resize(picture()[:20, :30], (WIDTH, HEIGHT))
+    path = tmp_path / name
+    how = {"jpeg": {"compression": "jpeg", "Q": 95}, "lzw": {"compression": "lzw"}}.get(name.split(".")[0], {})
+    tiles = {"tile": True} if name.endswith("tif") else {}
+    pyvips.Image.new_from_array(pixels).copy(interpretation="srgb").write_to_file(str(path), **how, **tiles)
+    large = open_large(path, 1000)
+    assert large is not None
+    for (x0, y0, x1, y1), step in zip(BOXES, (1, 1, 3, 2), strict=True):
+        seen = large.window((x0, y0, x1, y1), step).pixels.astype(int)
+        assert np.abs(seen - pixels[y0:y1:step, x0:x1:step]).mean() < (3 if "jpeg" in name else 1e-9)
+
+
+def test_libvips_shows_sixteen_bits_and_bands_as_tifffile_does(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.tif", picture(5, np.uint16))
+    box = (40, 30, 300, 200)
+    assert np.abs(VipsReader(path, (4, 2, 0)).read(box).astype(int) - WindowReader(path, (4, 2, 0)).read(box)).max() <= 1
+
+
+def test_without_libvips_a_compression_that_cannot_be_read_says_which_command_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    pyvips.Image.new_from_array(picture()).write_to_file(str(path), compression="lzw", tile=True)
+    monkeypatch.setattr(windows, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"imagecodecs.*run .*\[large\]"):
+        open_large(path, 1000)
+    pyvips.Image.new_from_array(picture()).write_to_file(str(tmp_path / "a.png"))
+    assert open_large(tmp_path / "a.png", 1000) is None, "whoever reads it whole refuses it"
+
+
+def test_a_file_that_libvips_cannot_read_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    with pytest.raises(ImageError, match="libvips cannot read it"):
+        VipsReader(tmp_path / "a.png")
+
+
 def test_only_what_is_larger_than_the_limit_is_read_in_windows(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.tif", picture())
     assert open_large(path, HEIGHT * WIDTH) is None
@@ -95,8 +177,15 @@ def test_the_loader_gives_windows_of_a_large_file_and_another_key_when_the_file_
         media.load(str(tmp_path / "gone.tif"), "", None)
 
 
-def test_a_large_file_on_its_side_is_refused_in_words(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, picture(), photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+def test_a_large_file_on_its_side_is_turned_by_libvips_and_refused_in_words_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pixels = tmp_path / "a.tif", picture()
+    tifffile.imwrite(path, pixels, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    large = open_large(path, 1000)
+    assert large is not None
+    assert (large.size.width, large.size.height) == (HEIGHT, WIDTH)
+    assert np.array_equal(large.window((0, 0, 9, 9)).pixels, np.rot90(pixels, -1)[:9, :9])
+    monkeypatch.setattr(windows, "find_spec", lambda name: None)
     with pytest.raises(ImageError, match="lies on its side"):
         open_large(path, 1000)
