@@ -247,7 +247,7 @@ def _assemble(folder: Path, version: str, placement: Placement) -> Engine:
 
 
 def _tracker(folder: Path, network: PromptableNetwork, placement: Placement) -> Tracker | None:
-    if not isinstance(network, Sam2Network):
+    if not isinstance(network, Sam2Network | Sam3Network):
         return None
     part = _part(folder, "decoder")
     return load_tracker(part, read_model_type(part), network, placement)

@@ -1,15 +1,15 @@
 """SAM, SAM-HQ, SAM 2.1 and EdgeTAM as one kind of network, and objects followed through films by those that can.
 
-SAM 2's memory over the frames of a film holds recent and prompted frames, object pointers and the score of occlusion. Its
-networks are transformers' own video models (Ravi et al. 2024, SAM 2; Zhou et al. 2025, EdgeTAM); what is added is the bound on
-what a session keeps.
+The memory over the frames of a film holds recent and prompted frames, object pointers and the score of occlusion. Its networks
+are transformers' own video models (Ravi et al. 2024, SAM 2; Zhou et al. 2025, EdgeTAM; Carion et al. 2025, SAM 3); added is the
+bound on what a session keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,15 @@ from torch import Tensor
 from backend.engines.base import TrackedMask, TrackingSession
 from backend.engines.device import computing, import_class, load_pretrained, resolve
 from backend.engines.sam.geometry import geometry_of_drawing
-from backend.engines.sam.transforms import FramedPrompts, MaskCandidates, PadFrame, SquashFrame, call_arguments, to_masks
+from backend.engines.sam.transforms import (
+    FramedPrompts,
+    MaskCandidates,
+    PadFrame,
+    PromptableNetwork,
+    SquashFrame,
+    call_arguments,
+    to_masks,
+)
 from backend.values.placement import Placement
 from prompts.geometry import Size, size_of
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
@@ -128,7 +136,12 @@ def load_sam2(folder: Path, model_type: str, placement: Placement) -> Sam2Networ
     return Sam2Network(load_pretrained(import_class(SAM2_CLASSES[model_type]), folder, placement), resolve(placement)[1])
 
 
-VIDEO_CLASSES = {"sam2_video": "Sam2VideoModel", "edgetam_video": "EdgeTamVideoModel"}
+VIDEO_CLASSES = {
+    "sam2_video": "Sam2VideoModel",
+    "edgetam_video": "EdgeTamVideoModel",
+    "sam3": "Sam3TrackerVideoModel",
+    "sam3_video": "Sam3TrackerVideoModel",
+}
 """The class that follows objects, by the ``model_type`` of its folder; checkpoints of images alone have no memory."""
 MOST_PROMPTED = 32
 """Prompted frames that are remembered for each object; the oldest but the first is forgotten beyond that."""
@@ -136,10 +149,21 @@ BOX_CORNERS = (2, 3)
 """The point labels of a box's corners (SAM's prompt encoder)."""
 
 
+class VideoNetwork(PromptableNetwork, Protocol):
+    """The part for single images of a network that follows objects."""
+
+    @property
+    def frame(self) -> SquashFrame: ...
+
+    def lend_encoder(self, video_model: Any) -> None:
+        """Let the video model of the same checkpoint use this network's image encoder, so that it is in memory once."""
+        ...
+
+
 class Sam2Tracker:
     """Starts sessions of one video network (see Tracker); ``network`` is its part for single images."""
 
-    def __init__(self, network: Sam2Network, model: Any, session_class: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: VideoNetwork, model: Any, session_class: Any, dtype: torch.dtype = torch.float32) -> None:
         self._network = network
         self._model = model
         self._session_class = session_class
@@ -157,7 +181,7 @@ class Sam2Tracker:
 class Sam2Session:
     """One film (see TrackingSession); the state is transformers' inference session, from which old frames are taken away."""
 
-    def __init__(self, network: Sam2Network, model: Any, state: Any, dtype: torch.dtype, direction: Literal[1, -1]) -> None:
+    def __init__(self, network: VideoNetwork, model: Any, state: Any, dtype: torch.dtype, direction: Literal[1, -1]) -> None:
         self._network = network
         self._model = model
         self._state = state
@@ -226,7 +250,7 @@ class Sam2Session:
                     del inputs[old]
 
 
-def load_tracker(folder: Path, model_type: str, network: Sam2Network, placement: Placement) -> Sam2Tracker | None:
+def load_tracker(folder: Path, model_type: str, network: VideoNetwork, placement: Placement) -> Sam2Tracker | None:
     """The tracker of the checkpoint that ``network`` is from, whose image encoder it shares; None where that has no memory."""
     name = VIDEO_CLASSES.get(model_type)
     if name is None:
@@ -236,7 +260,7 @@ def load_tracker(folder: Path, model_type: str, network: Sam2Network, placement:
     return Sam2Tracker(network, model, import_class(name.replace("Model", "InferenceSession")), resolve(placement)[1])
 
 
-def _inputs_of(prompts: PromptSet, size: Size, network: Sam2Network) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+def _inputs_of(prompts: PromptSet, size: Size, network: VideoNetwork) -> tuple[dict[str, Tensor] | None, Tensor | None]:
     """What is drawn of one object as points ``(1, 1, P, 2)`` with labels ``(1, 1, P)`` or, where outlines alone say it, as a
     mask ``(1, 1, side, side)`` that is taken as it is.
     """

@@ -138,6 +138,10 @@ class Sam3Network:
         self._detector.to(device)
         self._tracker.to(device)
 
+    def lend_encoder(self, video_model: Any) -> None:
+        """See VideoNetwork."""
+        video_model.vision_encoder = self._tracker.vision_encoder
+
     def encode(self, pixels: Tensor) -> list[dict[str, Tensor]]:
         seen = self._detector.see(pixels)
         with computing(self.device, self._dtype):

@@ -213,20 +213,20 @@ def write_dino(folder: Path, seed: int = 0) -> Path:
 SAM3_SIDE = 112
 
 
-def write_sam3(folder: Path, seed: int = 0) -> Path:
+def write_sam3(folder: Path, seed: int = 0, width: int = 32) -> Path:
     """SAM 3 at 112 pixels as a checkpoint of the video model, which is how it is published, with a tokenizer."""
     from safetensors.torch import save_file
     from transformers import Sam3VideoConfig, Sam3VideoModel
 
     cells = SAM3_SIDE // 14
     detector = {
-        **_sam3_detector(),
+        **_sam3_detector(width),
         "text_config": {
             "model_type": "clip_text_model",
             "vocab_size": 49408,
             "hidden_size": 32,
             "intermediate_size": 32,
-            "projection_dim": 32,
+            "projection_dim": width,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "max_position_embeddings": 32,
@@ -235,19 +235,19 @@ def write_sam3(folder: Path, seed: int = 0) -> Path:
     }
     tracker = {
         "vision_config": detector["vision_config"],
-        "prompt_encoder_config": {**_prompts(32), "image_size": SAM3_SIDE, "patch_size": 14},
-        "mask_decoder_config": _decoder(32),
+        "prompt_encoder_config": {**_prompts(width), "image_size": SAM3_SIDE, "patch_size": 14},
+        "mask_decoder_config": _decoder(width),
         "model_type": "sam3_tracker_video",
         "image_size": SAM3_SIDE,
-        "memory_attention_hidden_size": 32,
+        "memory_attention_hidden_size": width,
         "memory_attention_num_layers": 1,
         "memory_attention_feed_forward_hidden_size": 32,
         "memory_attention_downsample_rate": 1,
         "memory_attention_rope_feat_sizes": [cells, cells],
-        "memory_encoder_hidden_size": 32,
-        "memory_encoder_output_channels": 8,
-        "mask_downsampler_embed_dim": 32,
-        "memory_fuser_embed_dim": 32,
+        "memory_encoder_hidden_size": width,
+        "memory_encoder_output_channels": MEMORY_WIDTH if width > 32 else 8,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
         "memory_fuser_intermediate_dim": 32,
         "memory_fuser_num_layers": 1,
     }
@@ -269,7 +269,7 @@ def write_sam3_lite_text(folder: Path, seed: int = 0) -> Path:
     )
 
 
-def _sam3_detector() -> dict[str, Any]:
+def _sam3_detector(width: int = 32) -> dict[str, Any]:
     """What the detectors of SAM 3 and LiteText have in common."""
     trunk = {
         "model_type": "sam3_vit_model",
@@ -283,12 +283,12 @@ def _sam3_detector() -> dict[str, Any]:
         "pretrain_image_size": 56,
     }
     cells = SAM3_SIDE // 14
-    small = {"hidden_size": 32, "num_attention_heads": 2}
+    small = {"hidden_size": width, "num_attention_heads": 2}
     return {
         "vision_config": {
             "model_type": "sam3_vision_model",
             "backbone_config": trunk,
-            "fpn_hidden_size": 32,
+            "fpn_hidden_size": width,
             "backbone_feature_sizes": [[cells * 4] * 2, [cells * 2] * 2, [cells] * 2],
         },
         "geometry_encoder_config": {**small, "num_layers": 1, "intermediate_size": 32},

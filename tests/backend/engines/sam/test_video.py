@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from backend.engines.base import TrackedMask
 from backend.engines.sam.networks import Sam2Session, Sam2Tracker, load_sam2, load_tracker
+from backend.engines.sam.sam3 import load_sam3
 from backend.values.placement import Placement
 from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, PromptError, PromptSet, ScribblePrompt
@@ -37,11 +39,15 @@ def square_mask(left: int) -> BoolArray:
     return mask
 
 
-@pytest.fixture(scope="module", params=["sam2_video", "edgetam_video"])
+@pytest.fixture(scope="module", params=["sam2_video", "edgetam_video", "sam3_video"])
 def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sam2Tracker:
-    write = {"sam2_video": tiny_models.write_sam2_video, "edgetam_video": tiny_models.write_edgetam_video}[request.param]
+    write, load = {
+        "sam2_video": (tiny_models.write_sam2_video, load_sam2),
+        "edgetam_video": (tiny_models.write_edgetam_video, load_sam2),
+        "sam3_video": (partial(tiny_models.write_sam3, width=2 * tiny_models.MEMORY_WIDTH), load_sam3),
+    }[request.param]
     folder = write(tmp_path_factory.mktemp(request.param))
-    found = load_tracker(folder, request.param, load_sam2(folder, request.param, CPU), CPU)
+    found = load_tracker(folder, request.param, load(folder, request.param, CPU), CPU)
     assert found is not None
     with torch.no_grad():  # random weights see no object anywhere, and every mask would be the one of an absent object
         found._model.mask_decoder.pred_obj_score_head.proj_out.bias += 4
