@@ -23,6 +23,7 @@ from backend.engines.seem.inputs import InputSize, SeemImage, SeemNetwork, Train
 from backend.engines.seem.pixel_decoders import DeformablePixelDecoder, FeaturePyramidPixelDecoder, TransformerSizes
 from backend.engines.seem.predictor import Ask, Prediction, Predictor, PredictorSizes
 from backend.engines.seem.space import SeemSpace, Sight, render
+from backend.engines.seem.tracking import SeemTracker
 from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
 from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
@@ -288,7 +289,8 @@ def assemble_engine(version: str, network: SeemNetwork, parts: Parts) -> Engine:
     reader = VocabularyReader(text, parts.store)
     space = SeemSpace(version, text, reader, Sight(network, parts.limits))
     judgement = Judgement(TrainedVocabulary(network.predictor, reader))
-    return Engine("seem", version, space, SeemDecoder(network, parts.limits, dtype, judgement, space))
+    decoder = SeemDecoder(network, parts.limits, dtype, judgement, space)
+    return Engine("seem", version, space, decoder, SeemTracker(decoder, space))
 
 
 def _resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
