@@ -25,7 +25,7 @@ from backend.images import Media, MediaOptions
 from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
-from backend.segmenter import Batching, Segmenter
+from backend.segmenter import Segmenter
 from backend.serving.films import FilmAnswerer
 from backend.serving.history import History, LateWrites
 from backend.serving.interact import Interactor
@@ -50,7 +50,7 @@ from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
 from backend.stores.snapshots import FrozenMemory, Snapshots
 from backend.values.errors import SetupError
-from backend.values.features import FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
+from backend.values.features import Batching, FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
 from backend.video.tracks import KEPT, FrameMask
 from prompts.examples import ShownImage

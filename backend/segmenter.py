@@ -6,141 +6,33 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol, assert_never
 
+import numpy as np
 import torch
 
-from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SharedTracker, Tracker
+from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SeesAtAGlance, SharedTracker, Tracker
 from backend.images.limits import LargeImage
 from backend.labeling import ask_for, label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
 from backend.telemetry import stage, turn
 from backend.tiles import with_tiles
 from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
-from backend.values.features import Encoded, FeatureCache, ImageFeatures
+from backend.values.features import SINGLY, Batching, Encoded, EncodeQueue, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.examples import Regions, ShownImage, shown_image
+from prompts.geometry import FloatArray
 from prompts.kinds import Image, KeyedImage, ObjectMemory, PointPrompt, PromptError, PromptSet, ReferencePrompt
 from prompts.memory import LabelMemory, armed, asked_by_name
 from prompts.phrases import Vocabulary
 from prompts.space import PromptTokens
 
-WINDOW_S = 0.005
-"""How long the first caller waits for others, far below the time of any encoding."""
-
-
 RECENT_ENCODINGS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """At most ``most`` images together, of callers within ``window_s``."""
-
-    most: int = 1
-    window_s: float = WINDOW_S
-
-
-SINGLY = Batching()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Request:
-    images: Sequence[Image]
-    result: Future[Sequence[Encoded]] = field(default_factory=Future)
-
-
-class EncodeQueue:
-    """Encodes for many threads: one of those that wait leads, takes what has come and encodes it for all.
-
-    ``device`` is held while encoding. What comes meanwhile is the next batch: a busy device makes batches by itself.
-    """
-
-    def __init__(
-        self, encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]], device: threading.Lock, batching: Batching
-    ) -> None:
-        self._encode = encode
-        self._device = device
-        self._batching = batching
-        self._changed = threading.Condition()
-        self._waiting: deque[_Request] = deque()
-        self._has_leader = False
-
-    def __call__(self, images: Sequence[Image]) -> Sequence[Encoded]:
-        """The features of all images, in order, or what the engine raises for one of them."""
-        request = _Request(images)
-        with self._changed:
-            self._waiting.append(request)
-            self._changed.notify_all()
-        while self._becomes_leader(request):
-            self._lead()
-        return request.result.result()
-
-    def _becomes_leader(self, request: _Request) -> bool:
-        """Wait until somebody has answered the request (False), or until nobody leads (True)."""
-        with self._changed:
-            self._changed.wait_for(lambda: request.result.done() or not self._has_leader)
-            leads = not request.result.done()
-            self._has_leader |= leads
-        return leads
-
-    def _lead(self) -> None:
-        try:
-            self._gather()
-            with turn(self._device):
-                self._answer(self._take())
-        finally:
-            with self._changed:
-                self._has_leader = False
-                self._changed.notify_all()
-
-    def _gather(self) -> None:
-        """Give others a moment, unless the batch is full already."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.images_waiting >= self._batching.most, self._batching.window_s)
-
-    @property
-    def images_waiting(self) -> int:
-        return sum(len(request.images) for request in self._waiting)
-
-    def _take(self) -> list[_Request]:
-        """The first request, and those after it as long as there is room."""
-        with self._changed:
-            batch = [self._waiting.popleft()]
-            count = len(batch[0].images)
-            while self._waiting and count + len(self._waiting[0].images) <= self._batching.most:
-                count += len(self._waiting[0].images)
-                batch.append(self._waiting.popleft())
-        return batch
-
-    def _answer(self, batch: Sequence[_Request]) -> None:
-        try:
-            images = [image for request in batch for image in request.images]
-            parts = [images[start : start + self._batching.most] for start in range(0, len(images), self._batching.most)]
-            encoded = iter([each for part in parts for each in self._encode_part(part)])
-        except BaseException as error:
-            for request in batch:
-                request.result.set_exception(error)
-            return
-        for request in batch:
-            request.result.set_result([next(encoded) for _ in request.images])
-
-    def _encode_part(self, images: Sequence[Image]) -> list[Encoded]:
-        """Encode together; when that fails, each image by itself, so that one costs only those who want it."""
-        try:
-            return [features for _, features in zip(images, self._encode(images), strict=True)]
-        except Exception as error:
-            if len(images) == 1:
-                return [error]
-        return [each for image in images for each in self._encode_part([image])]
-
-
 log = logging.getLogger(__name__)
 
 
@@ -234,7 +126,7 @@ class Segmenter:
 
     def _answer(self, question: Question, held: Held) -> Round:
         if isinstance(question.image, LargeImage):
-            return answer_large(question, question.image, lambda part: self._answer_or_error(part, NOTHING))
+            return answer_large(question, question.image, lambda part: self._answer_or_error(part, NOTHING), self._outstanding)
         match question:
             case ForPrompts():
                 return Round(question.prompts, self._decode_prompts(question, held))
@@ -244,6 +136,17 @@ class Segmenter:
                 return Round(PromptSet(), self._decode(question, PromptSet(), None, held))
             case _:
                 assert_never(question)
+
+    def _outstanding(self, question: Question) -> FloatArray:
+        """Where on a tile the engine has to look closer: places ``(N, 2)``; none where it has no need to."""
+        decoder, prompts = self.engine.decoder, question.prompts if isinstance(question, ForPrompts) else PromptSet()
+        if isinstance(question, ForNames):
+            prompts = ask_for(question.vocabulary)
+        if not isinstance(decoder, SeesAtAGlance) or not len(prompts):
+            return np.zeros((0, 2))
+        features, tokens = self._embedded(question.image, prompts, NOTHING)
+        with self._turn():
+            return decoder.outstanding(features, tokens)
 
     def _find_names(self, question: ForNames, image: KeyedImage, held: Held) -> MaskSet:
         """What a vocabulary names on an image and, where it is large, on its tiles."""
@@ -273,10 +176,8 @@ class Segmenter:
 
     def _decode(self, question: Question, prompts: PromptSet, memory: ObjectMemory | None, held: Held) -> MaskSet:
         """The named masks for prompts; without any, everything that the decoder can find."""
-        references = [reference.image for reference in prompts.of(ReferencePrompt)]
-        features, *reference_features = self._features([question.image, *references], held)
+        features, tokens = self._embedded(question.image, prompts, held)
         with self._turn():
-            tokens = self.engine.space.embed(prompts, features, reference_features)
             masks = self._decode_tokens(features, tokens, asked_by_name(question.learnt, prompts, self.engine.version), memory)
             labelled = self._named(masks, question, features)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
@@ -299,6 +200,12 @@ class Segmenter:
         if learnt and isinstance(decoder, LearnsLabels):
             return decoder.decode_labels(features, tokens, learnt)
         return decoder.decode(features, tokens.prompts, tokens, memory)
+
+    def _embedded(self, image: KeyedImage, prompts: PromptSet, held: Held) -> tuple[ImageFeatures, PromptTokens]:
+        """An encoded image and the tokens of a prompt set on it."""
+        references = [reference.image for reference in prompts.of(ReferencePrompt)]
+        features, *shown = self._features([image, *references], held)
+        return features, self.engine.space.embed(prompts, features, shown)
 
     def _features(self, images: Sequence[KeyedImage], held: Held = NOTHING) -> list[ImageFeatures]:
         """Raises the error of the first image that cannot be encoded."""

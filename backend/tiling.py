@@ -19,7 +19,7 @@ from backend.images.limits import Box, LargeImage
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import Masks, MaskSet, RunLengths, best_first
 from backend.values.session import ForPrompts, Question, Round
-from prompts.geometry import BoolArray, Size, mask_box, size_of
+from prompts.geometry import BoolArray, FloatArray, Size, mask_box
 from prompts.kinds import (
     BoxPrompt,
     Image,
@@ -50,6 +50,14 @@ FEW = 32
 AHEAD = 2
 """So many tiles are read before they are looked at."""
 TELL_S = 10.0
+CLOSER = 160
+"""The side of the window that a place is looked at closer in: what is 40 pixels large fills a quarter of it across."""
+CLOSER_SNAP = 16
+MOST_CLOSER = 3
+"""So many places of a tile are looked at closer."""
+KNOWN = 0.6
+"""The share of a thing that lies in one of the same name, from which on it was found already."""
+Outstanding = Callable[[Question], FloatArray]
 Answer = Callable[[Question], Round | MaskloomError]
 
 
@@ -70,6 +78,18 @@ class _Piece:
         x0, y0, x1, y1 = self.runs.box or (0, 0, 0, 0)
         return self.tile[0] + x0, self.tile[1] + y0, self.tile[0] + x1, self.tile[1] + y1
 
+    def is_cut(self, size: Size) -> bool:
+        """Whether the mask reaches a side of its window beyond which the image goes on."""
+        (x0, y0, x1, y1), (left, top, right, bottom) = self.box, self.tile
+        across = (x0 <= left > 0) or (x1 >= right < size.width)
+        return across or (y0 <= top > 0) or (y1 >= bottom < size.height)
+
+    def is_known(self, others: Sequence[_Piece]) -> bool:
+        """Whether most of it lies in another piece of its name."""
+        mine = self.within(self.box)
+        same = (each for each in others if each.row.labels == self.row.labels and _shared(each.box, self.box))
+        return any((mine & each.within(self.box)).sum() >= KNOWN * mine.sum() for each in same)
+
     def within(self, box: Box) -> BoolArray:
         """The mask in a part of the tile, which is given in pixels of the whole image."""
         (x0, y0, x1, y1), (left, top, right, bottom) = self.box, box
@@ -88,14 +108,15 @@ class _Piece:
         return RunLengths.placed(window, (self.tile[0] + columns.start, self.tile[1] + rows.start), size)
 
 
-def answer_large(question: Question, image: LargeImage, answer: Answer) -> Round:
-    """The round of a question about a large image, with ``answer`` for each window of it.
+def answer_large(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding) -> Round:
+    """The round of a question about a large image, with ``answer`` for each window of it. Where places of a tile are
+    ``outstanding``, they are looked at closer.
 
     Raises the error of a window that cannot be answered, and RequestError for prompts that no window holds.
     """
     if isinstance(question, ForPrompts) and question.prompts.drawn:
         return _in_window(question, image, answer)
-    return _in_tiles(question, image, answer)
+    return _in_tiles(question, image, answer, outstanding)
 
 
 def _in_window(question: ForPrompts, image: LargeImage, answer: Answer) -> Round:
@@ -170,21 +191,40 @@ def _shown_small(prompt: ReferencePrompt) -> ReferencePrompt:
     return replace(prompt, image=prompt.image.window(box, step), mask=mask)
 
 
-def _in_tiles(question: Question, image: LargeImage, answer: Answer) -> Round:
+def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding) -> Round:
     """What every tile holds, as one."""
     if isinstance(question, ForPrompts):
         prompts = tuple(_shown_small(each) if isinstance(each, ReferencePrompt) else each for each in question.prompts.prompts)
         question = replace(question, prompts=PromptSet(prompts), memory=None)
     pieces: list[_Piece] = []
+    seen: set[Box] = set()
     for tile, window in _read_ahead(image):
         if not is_flat(window.pixels):
-            found = _checked(answer(replace(question, image=window))).masks
-            found = replace(
-                found, low_res_logits=np.zeros((len(found), 1, 1), np.float16)
-            )  # a tile's say nothing about the whole
-            pieces += [_Piece(tile, found[[row]]) for row in range(len(found))]
-    asked = question.prompts if isinstance(question, ForPrompts) else PromptSet()
-    return Round(asked, merged(pieces, image.size))
+            asked = replace(question, image=window)
+            found = _pieces_of(tile, answer(asked))
+            closer = [box for box in closer_windows(tile, outstanding(asked), image.size) if box not in seen]
+            seen.update(closer)
+            near = [each for box in closer for each in _pieces_of(box, answer(replace(question, image=image.window(box))))]
+            pieces += [*found, *(each for each in near if not each.is_cut(image.size) and not each.is_known(found))]
+    return Round(question.prompts if isinstance(question, ForPrompts) else PromptSet(), merged(pieces, image.size))
+
+
+def _pieces_of(tile: Box, done: Round | MaskloomError) -> list[_Piece]:
+    """What was found in a tile, without its logits, which say nothing about the whole."""
+    found = _checked(done).masks
+    found = replace(found, low_res_logits=np.zeros((len(found), 1, 1), np.float16))
+    return [_Piece(tile, found[[row]]) for row in range(len(found))]
+
+
+def closer_windows(tile: Box, places: FloatArray, size: Size) -> list[Box]:
+    """The windows around the first few places ``(N, 2)`` of a tile, in pixels of the image, that no window before holds."""
+    chosen: list[Box] = []
+    for x, y in (places + tile[:2]).tolist():
+        if len(chosen) < MOST_CLOSER and not any(box[0] <= x < box[2] and box[1] <= y < box[3] for box in chosen):
+            left, top = (round((at - CLOSER / 2) / CLOSER_SNAP) * CLOSER_SNAP for at in (x, y))
+            left, top = max(0, min(left, size.width - CLOSER)), max(0, min(top, size.height - CLOSER))
+            chosen.append((left, top, min(left + CLOSER, size.width), min(top + CLOSER, size.height)))
+    return chosen
 
 
 def _read_ahead(image: LargeImage) -> Iterator[tuple[Box, KeyedImage]]:
@@ -277,25 +317,6 @@ def _same(pieces: Sequence[_Piece], here: list[int], there: list[int], shared: B
                 both, either = int((mask & other).sum()), int((mask | other).sum())
                 if either and both / either > SAME_IN_OVERLAP:
                     yield first, second
-
-
-def overview(image: KeyedImage, masks: MaskSet) -> tuple[Image, MaskSet]:
-    """An image and its masks to look at: as they are or, of a large image, of every so-manieth row and column."""
-    if not isinstance(image, LargeImage):
-        return image.pixels, masks
-    height, width = image.size.height, image.size.width
-    step = -(-max(height, width) // LARGEST_WINDOW)
-    picture = image.window((0, 0, width, height), step).pixels
-    small = Masks(size_of(picture), tuple(_shrunk(runs, step) for runs in masks.masks.runs))
-    return picture, replace(masks, masks=small)
-
-
-def _shrunk(runs: RunLengths, step: int) -> RunLengths:
-    """The pixels of a mask in every so-manieth row and column."""
-    (rows, columns), window = runs.window()
-    top, left = -rows.start % step, -columns.start % step
-    small = Size(-(-runs.size.height // step), -(-runs.size.width // step))
-    return RunLengths.placed(window[top::step, left::step], ((columns.start + left) // step, (rows.start + top) // step), small)
 
 
 def united(runs: Sequence[RunLengths], size: Size) -> RunLengths:

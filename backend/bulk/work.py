@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from backend.background import AwayError, overlap
 from backend.bulk.recipe import ImageRequest, Recipe
 from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
-from backend.images.limits import ImageSource
+from backend.images.limits import ImageSource, overview
 from backend.labelstudio.answer import Names, names_of, write_prediction
 from backend.labelstudio.project_options import PreannotationOptions, question_about
 from backend.labelstudio.request.request import TaskRequest
@@ -26,7 +26,6 @@ from backend.segmenter import Segmenter
 from backend.serving.films import seen_on
 from backend.serving.learning import Teach, teach_nothing
 from backend.stores.ledger import Item, in_batches
-from backend.tiling import overview
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, Question, Round

@@ -13,8 +13,8 @@ import typer
 from PIL import Image as PillowImage
 
 from backend.cli.terminal import read_settings, say
+from backend.images.limits import overview
 from backend.pictures import PALETTE, paint_masks, write_name
-from backend.tiling import overview
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import MaskSet, RunLengths
 from backend.values.session import ForPrompts

@@ -12,7 +12,7 @@ from torch import Tensor
 from backend.telemetry import turn
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from prompts.geometry import BoolArray
+from prompts.geometry import BoolArray, FloatArray
 from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.memory import LabelMemory
 from prompts.space import JointSpace, PromptTokens
@@ -46,6 +46,15 @@ class OffersAlternatives(Protocol):
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """Every reading of one click inside something, without labels."""
+        ...
+
+
+@runtime_checkable
+class SeesAtAGlance(Protocol):
+    """A decoder that tells of a part of a large image where small things may be that it has to look at closer."""
+
+    def outstanding(self, features: ImageFeatures, tokens: PromptTokens) -> FloatArray:
+        """Places ``(N, 2)`` in pixels that are far likelier than the rest to show what is asked for, the likeliest first."""
         ...
 
 

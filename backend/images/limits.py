@@ -4,12 +4,13 @@ too large to be held whole."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from backend.values.errors import ImageError
-from prompts.geometry import Size
+from backend.values.masks import Masks, MaskSet, RunLengths
+from prompts.geometry import Size, size_of
 from prompts.kinds import Image, KeyedImage
 
 Box = tuple[int, int, int, int]
@@ -48,6 +49,29 @@ class LargeImage(KeyedImage):
         pixels = self._read(box, step)
         pixels.setflags(write=False)
         return KeyedImage(pixels, f"{self.key}@{','.join(map(str, box))}/{step}")
+
+
+OVERVIEW = 2048
+"""The longer side of a large image, about, when it is looked at as a whole."""
+
+
+def overview(image: KeyedImage, masks: MaskSet) -> tuple[Image, MaskSet]:
+    """An image and its masks to look at: as they are or, of a large image, of every so-manieth row and column."""
+    if not isinstance(image, LargeImage):
+        return image.pixels, masks
+    height, width = image.size.height, image.size.width
+    step = -(-max(height, width) // OVERVIEW)
+    picture = image.window((0, 0, width, height), step).pixels
+    small = Masks(size_of(picture), tuple(_shrunk(runs, step) for runs in masks.masks.runs))
+    return picture, replace(masks, masks=small)
+
+
+def _shrunk(runs: RunLengths, step: int) -> RunLengths:
+    """The pixels of a mask in every so-manieth row and column."""
+    (rows, columns), window = runs.window()
+    top, left = -rows.start % step, -columns.start % step
+    small = Size(-(-runs.size.height // step), -(-runs.size.width // step))
+    return RunLengths.placed(window[top::step, left::step], ((columns.start + left) // step, (rows.start + top) // step), small)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,13 @@
-"""What one image looks like to an engine, and the cache that keeps every image from being encoded twice."""
+"""What one image looks like to an engine, the cache that keeps every image from being encoded twice, and the queue in which
+images that several want are encoded together.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from backend.caches import Bounds, SingleFlight
+from backend.telemetry import turn
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image
 
@@ -153,3 +158,109 @@ class FeatureCache:
     def _move_out(self, key: str, features: ImageFeatures) -> None:
         if self._spill is not None and key not in self._spill:
             self._spill.put(key, features)
+
+
+WINDOW_S = 0.005
+"""How long the first caller waits for others, far below the time of any encoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """At most ``most`` images together, of callers within ``window_s``."""
+
+    most: int = 1
+    window_s: float = WINDOW_S
+
+
+SINGLY = Batching()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    images: Sequence[Image]
+    result: Future[Sequence[Encoded]] = field(default_factory=Future)
+
+
+class EncodeQueue:
+    """Encodes for many threads: one of those that wait leads, takes what has come and encodes it for all.
+
+    ``device`` is held while encoding. What comes meanwhile is the next batch: a busy device makes batches by itself.
+    """
+
+    def __init__(
+        self, encode: Callable[[Sequence[Image]], Sequence[ImageFeatures]], device: threading.Lock, batching: Batching
+    ) -> None:
+        self._encode = encode
+        self._device = device
+        self._batching = batching
+        self._changed = threading.Condition()
+        self._waiting: deque[_Request] = deque()
+        self._has_leader = False
+
+    def __call__(self, images: Sequence[Image]) -> Sequence[Encoded]:
+        """The features of all images, in order, or what the engine raises for one of them."""
+        request = _Request(images)
+        with self._changed:
+            self._waiting.append(request)
+            self._changed.notify_all()
+        while self._becomes_leader(request):
+            self._lead()
+        return request.result.result()
+
+    def _becomes_leader(self, request: _Request) -> bool:
+        """Wait until somebody has answered the request (False), or until nobody leads (True)."""
+        with self._changed:
+            self._changed.wait_for(lambda: request.result.done() or not self._has_leader)
+            leads = not request.result.done()
+            self._has_leader |= leads
+        return leads
+
+    def _lead(self) -> None:
+        try:
+            self._gather()
+            with turn(self._device):
+                self._answer(self._take())
+        finally:
+            with self._changed:
+                self._has_leader = False
+                self._changed.notify_all()
+
+    def _gather(self) -> None:
+        """Give others a moment, unless the batch is full already."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.images_waiting >= self._batching.most, self._batching.window_s)
+
+    @property
+    def images_waiting(self) -> int:
+        return sum(len(request.images) for request in self._waiting)
+
+    def _take(self) -> list[_Request]:
+        """The first request, and those after it as long as there is room."""
+        with self._changed:
+            batch = [self._waiting.popleft()]
+            count = len(batch[0].images)
+            while self._waiting and count + len(self._waiting[0].images) <= self._batching.most:
+                count += len(self._waiting[0].images)
+                batch.append(self._waiting.popleft())
+        return batch
+
+    def _answer(self, batch: Sequence[_Request]) -> None:
+        try:
+            images = [image for request in batch for image in request.images]
+            parts = [images[start : start + self._batching.most] for start in range(0, len(images), self._batching.most)]
+            encoded = iter([each for part in parts for each in self._encode_part(part)])
+        except BaseException as error:
+            for request in batch:
+                request.result.set_exception(error)
+            return
+        for request in batch:
+            request.result.set_result([next(encoded) for _ in request.images])
+
+    def _encode_part(self, images: Sequence[Image]) -> list[Encoded]:
+        """Encode together; when that fails, each image by itself, so that one costs only those who want it."""
+        try:
+            return [features for _, features in zip(images, self._encode(images), strict=True)]
+        except Exception as error:
+            if len(images) == 1:
+                return [error]
+        return [each for image in images for each in self._encode_part([image])]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from backend.engines import colour
 from backend.engines.base import Engine
-from backend.segmenter import Batching, EncodeQueue, Segmenter
-from backend.values.features import FeatureCache, ImageFeatures
+from backend.segmenter import Segmenter
+from backend.values.features import Batching, EncodeQueue, FeatureCache, ImageFeatures
 from backend.values.session import ForPrompts, Round
 from prompts.geometry import Size
 from prompts.kinds import KeyedImage, PointPrompt, PromptSet

@@ -13,9 +13,9 @@ import pytest
 
 from backend.engines import colour
 from backend.engines.base import MaskDecoder
-from backend.segmenter import Batching, Segmenter
+from backend.segmenter import Segmenter
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.features import FeatureCache, ImageFeatures
+from backend.values.features import Batching, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question, Round
 from prompts.geometry import Size

@@ -12,17 +12,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from backend.assemble import engine_handle
-from backend.images.limits import LargeImage
+from backend.engines.base import Engine
+from backend.engines.colour import SPACE, ColourDecoder
+from backend.images.limits import LargeImage, overview
 from backend.images.windows import open_large
 from backend.segmenter import Segmenter
-from backend.tiling import overview, tiles_of, united, window_around
+from backend.tiling import closer_windows, tiles_of, united, window_around
 from backend.values.errors import MaskloomError
+from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet, RunLengths
 from backend.values.session import ForNames, ForPrompts, Question
 from backend.values.settings import Settings
-from prompts.geometry import Size
-from prompts.kinds import BoxPrompt, KeyedImage, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
+from prompts.geometry import FloatArray, Size
+from prompts.kinds import BoxPrompt, KeyedImage, ObjectMemory, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
 from prompts.phrases import LabelPhrases, Vocabulary
+from prompts.space import PromptTokens
 
 TILE, OVERLAP, SIDE, RADIUS = 192, 48, 500, 8
 STEP = TILE - OVERLAP
@@ -114,6 +118,63 @@ def test_the_next_click_nearby_sees_the_same_window_without_encoding_again(image
     assert len(set(seen)) == 1
 
 
+class NearSighted(ColourDecoder):
+    """A decoder that overlooks what is smaller than a tenth of an image, and tells where it may be."""
+
+    def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
+        found = super().decode(features, prompts, tokens, memory)
+        return found[[row for row, runs in enumerate(found.masks.runs) if wide(runs) >= features.size.width / 10]]
+
+    def outstanding(self, features: ImageFeatures, tokens: PromptTokens) -> FloatArray:
+        found = super().decode(features, tokens.prompts, tokens, None)
+        boxes = np.array([runs.box for runs in found.masks.runs], np.float64).reshape(-1, 2, 2)
+        return np.asarray(boxes.mean(axis=1))
+
+
+def wide(runs: RunLengths) -> int:
+    x0, _, x1, _ = runs.box or (0, 0, 0, 0)
+    return x1 - x0
+
+
+@pytest.fixture(scope="module")
+def near_sighted() -> Segmenter:
+    return Segmenter(Engine("near", "near-1", SPACE, NearSighted()), FeatureCache(1 << 28))
+
+
+def test_what_a_tile_hardly_shows_is_looked_at_closer_and_comes_once_and_whole(
+    image: LargeImage, near_sighted: Segmenter, bar: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar is seen in every tile; a window cuts it, whose part is not taken for another bar."""
+    monkeypatch.setattr("backend.tiling.CLOSER", 96)
+    assert same(asked(near_sighted, ForPrompts(image, PromptSet((TextPrompt("red"),)))), *dots())
+    vocabulary = Vocabulary((LabelPhrases.of("blue", ()), LabelPhrases.of("red", ())))
+    assert same(asked(near_sighted, ForNames(image, vocabulary)), *dots(), bar)
+
+
+def test_without_a_closer_look_small_things_would_be_missed(
+    image: LargeImage, near_sighted: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.tiling.MOST_CLOSER", 0)
+    assert len(asked(near_sighted, ForPrompts(image, PromptSet((TextPrompt("red"),))))) < len(PLACES)
+
+
+@given(st.integers(100, 3000), st.integers(100, 3000), st.data())
+def test_closer_windows_hold_their_places_lie_in_the_image_and_are_few(height: int, width: int, data: st.DataObject) -> None:
+    tile = (0, 0, min(width, TILE), min(height, TILE))
+    inside = st.tuples(st.floats(0, tile[2] - 1), st.floats(0, tile[3] - 1))
+    places = np.array(data.draw(st.lists(inside, max_size=9)), np.float64).reshape(-1, 2)
+    windows = closer_windows(tile, places, Size(height, width))
+    assert len(windows) <= 3
+    assert len(windows) > 0 or not len(places)
+    for x0, y0, x1, y1 in windows:
+        assert 0 <= x0 < x1 <= width
+        assert 0 <= y0 < y1 <= height
+    if len(places):
+        (x, y), (x0, y0, x1, y1) = places[0], windows[0]
+        assert x0 <= x < x1
+        assert y0 <= y < y1
+
+
 def test_an_error_of_a_tile_is_the_error_of_the_question(image: LargeImage, segmenter: Segmenter) -> None:
     broken = LargeImage("broken", image.size, lambda box, step: np.zeros((1, 1, 4), np.uint8))
     (done,) = segmenter.segment([ForPrompts(broken, PromptSet((TextPrompt("red"),)))])
@@ -160,7 +221,7 @@ def test_an_image_that_can_be_held_is_never_cut(segmenter: Segmenter) -> None:
 def test_an_overview_shows_masks_where_they_lie(
     image: LargeImage, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.tiling.LARGEST_WINDOW", 170)
+    monkeypatch.setattr("backend.images.limits.OVERVIEW", 170)
     found = asked(segmenter, ForPrompts(image, PromptSet((TextPrompt("red"),))))
     picture, shown = overview(image, found)
     assert picture.shape == (167, 167, 3)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 
 from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint
 from backend.engines.embedded.evidence import Calibration, Least
@@ -27,7 +28,7 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
 from prompts.examples import Examples, likeness
-from prompts.geometry import size_of
+from prompts.geometry import FloatArray, size_of
 from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.memory import Compared, LabelMemory, owner_of
 from prompts.space import PromptTokens
@@ -70,6 +71,8 @@ SHOWN = Least(0.15, 0.15, 0.15)
 TOLD = Least(1e-3, 1e-3, 1e-3)
 """The least score of a region that was weighed already."""
 NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
+PEAK, OUTSTANDING = 5, 4.0
+"""The cells around a peak that are lower, and how far it is above the median of an image, in median deviations."""
 _STEP = 32
 
 
@@ -128,6 +131,23 @@ class EmbeddedDecoder:
         spoken = self._calibration.least(asked)
         wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
         return self._decode_said(canvas, wanted, competing, vectors)
+
+    @torch.inference_mode()
+    def outstanding(self, features: ImageFeatures, tokens: PromptTokens) -> FloatArray:
+        """Where the likeness to a phrase or reference is a peak far above what is usual on the image; see SeesAtAGlance."""
+        grid, asked = features.grid.float(), torch.cat([tokens.text, tokens.reference])
+        if not len(asked):
+            return np.zeros((0, 2))
+        alike = torch.einsum("nd,dhw->nhw", asked.to(grid), grid)
+        middle = alike.flatten(1).median(dim=1).values[:, None, None]
+        spread = (alike - middle).abs().flatten(1).median(dim=1).values[:, None, None]
+        apart = ((alike - middle) / spread.clamp(min=1e-6)).amax(dim=0)
+        highest = F.max_pool2d(apart[None], PEAK, stride=1, padding=PEAK // 2)[0]
+        rows, columns = torch.nonzero((apart == highest) & (apart >= OUTSTANDING), as_tuple=True)
+        order = apart[rows, columns].argsort(descending=True)
+        cells = torch.stack([columns, rows], dim=1)[order].double().cpu().numpy()
+        across = (features.size.width / grid.shape[2], features.size.height / grid.shape[1])
+        return np.asarray((cells + 0.5) * across, np.float64)
 
     def places_of(self, features: ImageFeatures) -> Tensor:
         """The joint-space vectors of places; see LearnsLabels."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backend.engines.base import Engine
+from backend.engines.base import Engine, SeesAtAGlance
 from backend.engines.embedded import build
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, overlaps
@@ -171,3 +171,15 @@ def test_a_large_photo_is_answered_at_its_own_size() -> None:
     assert masks.masks.decode().shape == (1, 1920, 2560)
     assert iou(masks, np.repeat(np.repeat(DISC, 8, axis=0), 8, axis=1)) > 0.85
     assert seen.nbytes < 8e6
+
+
+def test_a_small_thing_stands_out_on_a_large_plain_image_where_it_lies_and_nothing_does_without_words() -> None:
+    """What is asked for is no claim yet: a closer look decides."""
+    image = np.random.default_rng(0).integers(150, 170, (768, 768, 1), np.uint8).repeat(3, 2)
+    image[disc(768, 768, 500, 300, 20)] = RED
+    (seen,) = engine().decoder.encode_images([image])
+    decoder = engine().decoder
+    assert isinstance(decoder, SeesAtAGlance)
+    (first, *_) = decoder.outstanding(seen, engine().space.embed(PromptSet((TextPrompt("red ball"),)), seen))
+    assert np.abs(first - (500, 300)).max() < 40
+    assert decoder.outstanding(seen, engine().space.embed(PromptSet(), seen)).shape == (0, 2)
