@@ -19,6 +19,8 @@ from backend.labelstudio.request.video import FilmPreannotation, check_answerabl
 from backend.stores.ledger import Item, RunIdentity
 from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import ConfigError, RequestError
+from backend.video.film import open_film
+from backend.video.timeline import as_attribute
 from prompts.phrases import LabelPhrases, Vocabulary
 
 Aliases = tuple[tuple[str, tuple[str, ...]], ...]
@@ -99,8 +101,8 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderRecipe:
-    """The image files of a folder. Only predictions are drawn by a ``label_config``; ``url_prefix`` stands before a file's name
-    in the data of its task.
+    """The image files of a folder, or its films. Only predictions are drawn by a ``label_config``; ``url_prefix`` stands before
+    a file's name in the data of its task.
     """
 
     root: Path
@@ -120,13 +122,21 @@ class FolderRecipe:
         return [PreannotationRequest("", item.key, image, sought=vocabulary)]
 
     def film(self, item: Item) -> FilmPreannotation | None:
-        return None
+        if not is_about_video(self.label_config, None):
+            return None
+        path, labels = self.root / item.key, read_videos(self.label_config)[0]
+        return FilmPreannotation("", item.key, labels, str(path), labels.frame_rate({RATE_KEY: _rate_of(path)}))
 
     def file_name(self, item: Item) -> str:
         return item.key
 
     def task_data(self, item: Item) -> dict[str, Any]:
-        return {read_config(self.label_config).images[0].data_key: self.url_prefix + quote(item.key)}
+        address = self.url_prefix + quote(item.key)
+        if is_about_video(self.label_config, None):
+            video = read_videos(self.label_config)[0]
+            rate = {RATE_KEY: _rate_of(self.root / item.key)} if video.rate == f"${RATE_KEY}" else {}
+            return {video.source.removeprefix("$"): address, **rate}
+        return {read_config(self.label_config).images[0].data_key: address}
 
     def digest(self, *parts: str) -> str:
         return _digest(asdict(self), parts)
@@ -204,6 +214,22 @@ def config_for(aliases: Aliases) -> str:
     lines = "".join(_label_tag(label, phrases) for label, phrases in aliases)
     image = '<Image name="image" value="$image"/>'
     return f'<View>{image}<BrushLabels name="brush" toName="image">{lines}</BrushLabels></View>'
+
+
+RATE_KEY = "frame_rate"
+"""The field of a film's task with its own frame rate, which the config that is made for a folder of films reads."""
+
+
+def video_config_for(aliases: Aliases) -> str:
+    """A labelling config that holds boxes through films of these labels, each film at its own frame rate."""
+    lines = "".join(_label_tag(label, phrases) for label, phrases in aliases)
+    video = f'<Video name="video" value="$video" frameRate="${RATE_KEY}"/><VideoRectangle name="box" toName="video"/>'
+    return f'<View>{video}<Labels name="labels" toName="video">{lines}</Labels></View>'
+
+
+def _rate_of(path: Path) -> str:
+    """The frame rate to set for a film. Raises VideoError."""
+    return as_attribute(open_film(path).timeline.advised_rate())
 
 
 def _label_tag(label: str, aliases: tuple[str, ...]) -> str:

@@ -16,7 +16,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from backend.bulk.recipe import Aliases, BulkJob, FolderRecipe, Recipe, TaskRecipe, check_labels, config_for, labels_to_find
+from backend.bulk.recipe import (
+    Aliases,
+    BulkJob,
+    FolderRecipe,
+    Recipe,
+    TaskRecipe,
+    check_labels,
+    config_for,
+    labels_to_find,
+    video_config_for,
+)
 from backend.bulk.to_files import coco_file, import_file, png_folder, yolo_folder
 from backend.bulk.to_studio import StudioSink
 from backend.bulk.values import Form, Sink, Source, Target
@@ -27,17 +37,21 @@ from backend.serving.versions import CHOSEN, NONE, Memories
 from backend.stores.ledger import Item, RunIdentity
 from backend.stores.snapshots import FrozenMemory
 from backend.values.errors import RequestError, SetupError
+from backend.video.film import SUFFIXES as FILM_SUFFIXES
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The images in a folder and below it, by name; hidden ones are left out, and those that a run itself has ``made``."""
+    """The images in a folder and below it, or its films, by name and by their ``suffixes``; hidden ones are left out, and those
+    that a run itself has ``made``.
+    """
 
     root: Path
     made: Path | None = None
     made_at: float = 0.0
+    suffixes: frozenset[str] = SUFFIXES
 
     @property
     def name(self) -> str:
@@ -48,12 +62,13 @@ class FolderSource:
         if not self.root.is_dir():
             raise SetupError(f"there is no folder {self.root}; name a folder of images, or the number of a project")
         shown = [path for path in self.root.rglob("*") if self._is_shown(path)]
-        paths = sorted(path for path in shown if path.suffix.lower() in SUFFIXES)
+        paths = sorted(path for path in shown if path.suffix.lower() in self.suffixes)
         if not paths:
-            raise SetupError(f"there are no images in {self.root} ({', '.join(sorted(SUFFIXES))})")
-        if others := Counter(path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in SUFFIXES):
+            both = ", ".join(sorted(SUFFIXES | FILM_SUFFIXES))
+            raise SetupError(f"there are no images and no films in {self.root} ({both})")
+        if others := Counter(path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in self.suffixes):
             told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
-            log.warning("%d files in %s are no images that are read: %s", others.total(), self.root, told)
+            log.warning("%d files in %s are left out: %s", others.total(), self.root, told)
         for path in paths:
             yield Item(self._key(path), {}, path.as_uri())
 
@@ -64,7 +79,7 @@ class FolderSource:
     @cached_property
     def _stems(self) -> Counter[str]:
         """How many images there are by their names without endings, looked at once."""
-        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and self._is_shown(path))
+        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in self.suffixes and self._is_shown(path))
         return Counter(str(PurePosixPath(self._key(path)).with_suffix("")) for path in paths)
 
     def _key(self, path: Path) -> str:
@@ -213,7 +228,10 @@ def _of_project(
 
 
 def _of_folder(spec: JobSpec, version: str, root: Path) -> tuple[Source, Recipe, Sink]:
-    target = spec.target or Target.COCO
+    suffixes = _suffixes_in(root)
+    target = spec.target or (Target.IMPORT if suffixes is FILM_SUFFIXES else Target.COCO)
+    if target is not Target.IMPORT and suffixes is FILM_SUFFIXES:
+        raise RequestError(f"{root} is a folder of films, which go to --to import; `maskloom track` writes masks of one")
     if target is Target.PREDICTIONS:
         raise RequestError(
             f"predictions go to a project's tasks, and {root} is a folder; choose --to import, coco, yolo or png"
@@ -226,13 +244,20 @@ def _of_folder(spec: JobSpec, version: str, root: Path) -> tuple[Source, Recipe,
     path = _path(spec, target)
     if target is Target.PNG and path == root:
         raise RequestError(f"the masks would lie among the images of {root} and be taken for some; choose another --out")
-    source = FolderSource(root, made=path)
+    source = FolderSource(root, made=path, suffixes=suffixes)
     return source, recipe, _file_sink(target, path, recipe, recipe.digest(str(root), version), source.shares_stem)
+
+
+def _suffixes_in(root: Path) -> frozenset[str]:
+    """Those of images, or, in a folder without a single one, those of films."""
+    endings = {path.suffix.lower() for path in root.rglob("*")} if root.is_dir() else set()
+    return FILM_SUFFIXES if endings & FILM_SUFFIXES and not endings & SUFFIXES else SUFFIXES
 
 
 def _folder_recipe(spec: JobSpec, target: Target, root: Path) -> FolderRecipe:
     aliases = read_labels(spec.labels)
-    config = _read_file(spec.config) if spec.config else config_for(aliases)
+    made = video_config_for if _suffixes_in(root) is FILM_SUFFIXES else config_for
+    config = _read_file(spec.config) if spec.config else made(aliases)
     labels = labels_to_find(config, aliases)
     check_labels(config, labels)
     prefix = spec.url_prefix if spec.url_prefix is not None else f"/data/local-files/?d={quote(root.name)}/"

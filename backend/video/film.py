@@ -21,6 +21,8 @@ from backend.video.timeline import Timeline
 from prompts.geometry import Size
 from prompts.kinds import Image
 
+SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
+"""The endings of files in a folder that are taken for films."""
 MOST_BYTES = 256 << 20
 """Decoded frames that are held at once when a film is read backwards."""
 
