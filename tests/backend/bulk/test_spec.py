@@ -80,7 +80,7 @@ def test_every_format_that_the_server_reads_is_an_image_of_a_folder_and_other_fi
 
 
 def test_a_folder_that_is_not_there_or_has_no_images_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="there are no images in"):
+    with pytest.raises(SetupError, match="there are no images and no films in"):
         list(FolderSource(tmp_path).items())
     with pytest.raises(SetupError, match=r"there is no folder .*name a folder of images, or the number of a project"):
         list(FolderSource(tmp_path / "nowhere").items())
