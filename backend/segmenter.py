@@ -17,9 +17,16 @@ import torch
 
 from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SeesAtAGlance, SharedTracker, Tracker
 from backend.images.limits import LargeImage
-from backend.labeling import ask_for, label_masks, likest_first, name_by_examples, rank_names, suppress_duplicates
+from backend.postprocessing import (
+    ask_for,
+    label_masks,
+    likest_first,
+    name_by_examples,
+    rank_names,
+    suppress_duplicates,
+    with_tiles,
+)
 from backend.telemetry import stage, turn
-from backend.tiles import with_tiles
 from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import SINGLY, Batching, Encoded, EncodeQueue, FeatureCache, ImageFeatures

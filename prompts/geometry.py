@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import LineString, Point
 
+PixelBox = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in pixels, the far sides exclusive."""
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 

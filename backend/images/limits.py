@@ -10,12 +10,10 @@ from typing import Protocol
 
 from backend.values.errors import ImageError
 from backend.values.masks import Masks, MaskSet, RunLengths
-from prompts.geometry import Size, size_of
+from prompts.geometry import PixelBox, Size, size_of
 from prompts.kinds import Image, KeyedImage
 
-Box = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in pixels, the far sides exclusive."""
-ReadWindow = Callable[[Box, int], Image]
+ReadWindow = Callable[[PixelBox, int], Image]
 """The pixels ``(h, w, 3)`` of a box, of every so-manieth row and column."""
 URL_SETTING = "MASKLOOM_LABEL_STUDIO_URL"
 TOKEN_SETTING = "MASKLOOM_LABEL_STUDIO_TOKEN"
@@ -44,7 +42,7 @@ class LargeImage(KeyedImage):
     def size(self) -> Size:
         return self._size
 
-    def window(self, box: Box, step: int = 1) -> KeyedImage:
+    def window(self, box: PixelBox, step: int = 1) -> KeyedImage:
         """A part of it, shrunk by leaving out rows and columns where ``step`` is more than 1."""
         pixels = self._read(box, step)
         pixels.setflags(write=False)

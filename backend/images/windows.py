@@ -17,9 +17,9 @@ import tifffile
 
 from backend.images.decode import opened
 from backend.images.deep import LARGEST_PIECE, Bands, Values, as_rgb, has_alpha, is_tiff, shown_bands
-from backend.images.limits import Box, LargeImage
+from backend.images.limits import LargeImage
 from backend.values.errors import ImageError, install_command
-from prompts.geometry import Size
+from prompts.geometry import PixelBox, Size
 from prompts.kinds import Image
 
 HELD_BYTES = 128 << 20
@@ -89,11 +89,11 @@ class Windows:
     inverted = False
     _limits: tuple[Values, Values] | None = None
 
-    def values(self, box: Box, step: int) -> Values:
+    def values(self, box: PixelBox, step: int) -> Values:
         """The shown bands ``(h, w, C)`` of a box, of every so-manieth row and column."""
         raise NotImplementedError
 
-    def read(self, box: Box, step: int = 1) -> Image:
+    def read(self, box: PixelBox, step: int = 1) -> Image:
         """The pixels ``(h, w, 3)`` of a box, of every so-manieth row and column; memory holds the box's strips for a moment."""
         values = self.values(box, step)
         if self._limits is not None:
@@ -138,7 +138,7 @@ class VipsReader(Windows):
         except pyvips.Error as error:
             raise ImageError(f"libvips cannot read it: {' '.join(str(error).split())}") from error
 
-    def values(self, box: Box, step: int) -> Values:
+    def values(self, box: PixelBox, step: int) -> Values:
         """See Windows."""
         part: Values = self._image.crop(box[0], box[1], box[2] - box[0], box[3] - box[1]).numpy()
         return (part if part.ndim == 3 else part[..., None])[::step, ::step]
@@ -188,7 +188,7 @@ class WindowReader(Windows):
         except Exception as error:
             raise NeedsLibrary(f"its tiles cannot be decoded by what is installed ({error})") from error
 
-    def values(self, box: Box, step: int) -> Values:
+    def values(self, box: PixelBox, step: int) -> Values:
         """See Windows."""
         x0, y0, x1, y1 = box
         if self._is_bare:
@@ -208,7 +208,7 @@ class WindowReader(Windows):
                 values[(*there, self.bands.index(band))] = part[..., 0]
         return values
 
-    def _mapped(self, box: Box, step: int) -> Values:
+    def _mapped(self, box: PixelBox, step: int) -> Values:
         """Mapped for this window alone, so that what was read leaves memory with it."""
         x0, y0, x1, y1 = box
         mapped: Values = tifffile.memmap(self._path, page=0, mode="r")
@@ -218,7 +218,7 @@ class WindowReader(Windows):
             mapped = np.moveaxis(mapped, 0, -1)
         return np.ascontiguousarray(mapped[y0:y1:step, x0:x1:step][..., list(self.bands)])
 
-    def _pieces(self, box: Box) -> Iterator[tuple[int | None, tuple[int, int], Values]]:
+    def _pieces(self, box: PixelBox) -> Iterator[tuple[int | None, tuple[int, int], Values]]:
         """The tiles or strips that a box touches: their band (None: all), their corner ``(row, column)`` and their values."""
         page = self._page
         height = int(page.tilelength if page.is_tiled else page.rowsperstrip)

@@ -13,12 +13,12 @@ from typing import Any
 
 from backend.caches import Bounds, SingleFlight
 from backend.images.limits import ImageSource
-from backend.labeling import drop_known
 from backend.labelstudio.answer import Found, names_of
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.context import masks_of
 from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
+from backend.postprocessing import drop_known
 from backend.segmenter import EngineSource
 from backend.serving.editing import Editor, Pieces, found_of
 from backend.serving.history import History, NewNotes

@@ -314,3 +314,17 @@ def best_first(scores: NDArray[np.float32]) -> list[int]:
     """The rows by their scores ``(N,)``, the best first, in order where they are equal."""
     rows: list[int] = np.argsort(-scores, kind="stable").tolist()
     return rows
+
+
+def united(runs: Sequence[RunLengths]) -> RunLengths:
+    """The union of masks of one size, one at least, by their runs alone."""
+    if len(runs) == 1:
+        return runs[0]
+    starts, ends = (np.concatenate([each.edges[side::2] for each in runs]).astype(np.int64) for side in (0, 1))
+    order = np.argsort(starts, kind="stable")
+    starts, reached = starts[order], np.maximum.accumulate(ends[order])
+    is_first = np.ones(len(starts), np.bool_)
+    is_first[1:] = starts[1:] > reached[:-1]
+    last = np.append(np.flatnonzero(is_first)[1:] - 1, len(starts) - 1) if len(starts) else np.zeros(0, np.int64)
+    edges = np.stack([starts[is_first], reached[last]], axis=1).ravel()
+    return RunLengths(runs[0].size, edges.astype(np.uint32))

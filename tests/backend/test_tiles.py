@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from backend.engines import colour
+from backend.images.limits import LargeImage
+from backend.postprocessing import Piece, Tile, joined, pieces_of, tiles_of, with_tiles
 from backend.segmenter import Segmenter
-from backend.tiles import OVERLAP, Tile, joined, tiles_of
 from backend.values.features import FeatureCache
 from backend.values.masks import Masks, MaskSet
 from backend.values.session import ForNames
@@ -23,19 +24,21 @@ WHOLE = Size(100, 400)
 
 @pytest.mark.parametrize("size", [Size(1000, 12000), Size(8000, 400), Size(3000, 4000), Size(1, 5000), Size(1601, 900)])
 def test_tiles_cover_every_pixel_and_neighbours_share_a_quarter(size: Size) -> None:
-    tiles = tiles_of(size, 1000)
+    tiles = tiles_of(size, 1000, 250)
     covered = np.zeros((size.height, size.width), np.uint8)
     for tile in tiles:
         covered[tile.y : tile.y + tile.size.height, tile.x : tile.x + tile.size.width] = 1
         assert max(tile.size.height, tile.size.width) <= 1000
     assert covered.all()
     across = sorted({tile.x for tile in tiles})
-    assert all(second - first <= 1000 * (1 - OVERLAP) + 1 for first, second in itertools.pairwise(across))
+    assert all(second - first <= 751 for first, second in itertools.pairwise(across))
 
 
 @pytest.mark.parametrize(("size", "side"), [(Size(1000, 1400), 1000), (Size(12000, 12000), 0), (Size(1, 1), 10)])
 def test_an_image_that_is_hardly_larger_than_a_tile_is_seen_as_a_whole(size: Size, side: int) -> None:
-    assert tiles_of(size, side) == []
+    whole = MaskSet.empty(size)
+    image = LargeImage("an image that nobody reads", size, lambda box, step: pytest.fail("read"))
+    assert with_tiles(whole, image, side, lambda tile: pytest.fail("asked")) is whole
 
 
 def rows(masks: list[BoolArray], size: Size, labels: list[str | None]) -> MaskSet:
@@ -53,17 +56,17 @@ def seen_in(tile: Tile, mask: BoolArray) -> BoolArray:
     return mask[tile.y : tile.y + tile.size.height, tile.x : tile.x + tile.size.width]
 
 
-def on_tiles(masks: dict[str, BoolArray], tiles: list[Tile]) -> list[tuple[Tile, MaskSet]]:
+def on_tiles(masks: dict[str, BoolArray], tiles: list[Tile]) -> list[Piece]:
     """What an engine without a fault finds in every tile."""
-    found = []
+    found: list[Piece] = []
     for tile in tiles:
         there = [(name, seen_in(tile, mask)) for name, mask in masks.items() if seen_in(tile, mask).any()]
-        found.append((tile, rows([mask for _, mask in there], tile.size, [name.split()[0] for name, _ in there])))
+        found += pieces_of(tile, rows([mask for _, mask in there], tile.size, [name.split()[0] for name, _ in there]))
     return found
 
 
 def test_a_thing_on_a_seam_is_one_thing_and_has_all_its_pixels() -> None:
-    tiles = tiles_of(WHOLE, 100)
+    tiles = tiles_of(WHOLE, 100, 25)
     middle = (tiles[0].x + 100 + tiles[1].x) // 2
     masks = {"cup": disc(100, 400, middle, 50, 20), "cat": disc(100, 400, 380, 50, 9)}
     found = joined(MaskSet.empty(WHOLE), on_tiles(masks, tiles))
@@ -74,22 +77,22 @@ def test_a_thing_on_a_seam_is_one_thing_and_has_all_its_pixels() -> None:
 
 def test_two_things_of_one_name_side_by_side_stay_two() -> None:
     masks = {"cup 1": disc(100, 400, 70, 50, 10), "cup 2": disc(100, 400, 95, 50, 10)}
-    found = joined(MaskSet.empty(WHOLE), on_tiles(masks, tiles_of(WHOLE, 100)))
+    found = joined(MaskSet.empty(WHOLE), on_tiles(masks, tiles_of(WHOLE, 100, 25)))
     assert len(found) == 2
 
 
 def test_a_thing_that_is_longer_than_a_tile_is_joined_from_all_its_pieces() -> None:
     long = np.zeros((100, 400), np.bool_)
     long[40:60, 20:380] = True
-    found = joined(MaskSet.empty(WHOLE), on_tiles({"rail": long}, tiles_of(WHOLE, 100)))
+    found = joined(MaskSet.empty(WHOLE), on_tiles({"rail": long}, tiles_of(WHOLE, 100, 25)))
     assert len(found) == 1
     np.testing.assert_array_equal(found.masks[0], long)
 
 
 def test_what_a_seam_cuts_and_one_tile_alone_saw_is_no_thing() -> None:
-    tiles = tiles_of(WHOLE, 100)
+    tiles = tiles_of(WHOLE, 100, 25)
     cut = disc(100, 400, 100, 50, 20)
-    alone = [(tiles[0], rows([seen_in(tiles[0], cut)], tiles[0].size, ["cup"])), (tiles[1], MaskSet.empty(tiles[1].size))]
+    alone = pieces_of(tiles[0], rows([seen_in(tiles[0], cut)], tiles[0].size, ["cup"]))
     assert len(joined(MaskSet.empty(WHOLE), alone)) == 0
 
 
@@ -97,7 +100,7 @@ def test_what_the_whole_image_showed_already_is_not_added_again_but_under_anothe
     large = disc(100, 400, 150, 50, 30)
     whole = rows([large], WHOLE, ["dog"])
     shown = {"dog": disc(100, 400, 150, 50, 28), "collar": disc(100, 400, 150, 50, 5)}
-    again = joined(whole, on_tiles(shown, tiles_of(WHOLE, 100)))
+    again = joined(whole, on_tiles(shown, tiles_of(WHOLE, 100, 25)))
     assert again.labels == ("dog", "collar")
     np.testing.assert_array_equal(again.masks[0], large)
 

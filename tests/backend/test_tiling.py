@@ -16,11 +16,12 @@ from backend.engines.base import Engine
 from backend.engines.colour import SPACE, ColourDecoder
 from backend.images.limits import LargeImage, overview
 from backend.images.windows import open_large
+from backend.postprocessing import tiles_of
 from backend.segmenter import Segmenter
-from backend.tiling import closer_windows, tiles_of, united, window_around
+from backend.tiling import closer_windows, window_around
 from backend.values.errors import MaskloomError
 from backend.values.features import FeatureCache, ImageFeatures
-from backend.values.masks import MaskSet, RunLengths
+from backend.values.masks import MaskSet, RunLengths, united
 from backend.values.session import ForNames, ForPrompts, Question
 from backend.values.settings import Settings
 from prompts.geometry import FloatArray, Size
@@ -28,8 +29,8 @@ from prompts.kinds import BoxPrompt, KeyedImage, ObjectMemory, PointPrompt, Prom
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import PromptTokens
 
-TILE, OVERLAP, SIDE, RADIUS = 192, 48, 500, 8
-STEP = TILE - OVERLAP
+TILE, TILE_OVERLAP, SIDE, RADIUS = 192, 48, 500, 8
+STEP = TILE - TILE_OVERLAP
 PLACES = [(70, 70), (STEP, 100), (TILE, 230), (STEP + 20, STEP + 20), (495, 495), (2 * STEP + 4, 2 * STEP + 30)]
 """In a tile, on the second one's edge, on the first one's, on four tiles, in a corner, near another four."""
 RED, BLUE = (230, 20, 20), (20, 20, 230)
@@ -43,7 +44,7 @@ def dots() -> list[np.ndarray]:
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same as with the real sizes, four times smaller, so that it takes seconds."""
-    for name, value in {"TILE": TILE, "OVERLAP": OVERLAP, "WINDOW": 256, "LARGEST_WINDOW": 512, "SNAP": 64}.items():
+    for name, value in {"TILE": TILE, "TILE_OVERLAP": TILE_OVERLAP, "WINDOW": 256, "LARGEST_WINDOW": 512, "SNAP": 64}.items():
         monkeypatch.setattr(f"backend.tiling.{name}", value)
 
 
@@ -183,11 +184,11 @@ def test_an_error_of_a_tile_is_the_error_of_the_question(image: LargeImage, segm
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
 def test_tiles_cover_the_image_and_overlap(height: int, width: int) -> None:
-    tiles = list(tiles_of(Size(height, width)))
+    tiles = [tile.box for tile in tiles_of(Size(height, width), TILE, TILE_OVERLAP)]
     columns = sorted({(x0, x1) for x0, _, x1, _ in tiles})
     assert columns[0][0] == 0
     assert columns[-1][1] == width
-    assert all(left[1] - right[0] >= OVERLAP for left, right in pairwise(columns))
+    assert all(left[1] - right[0] >= TILE_OVERLAP for left, right in pairwise(columns))
     assert all(x1 - x0 <= TILE and y1 - y0 <= TILE for x0, y0, x1, y1 in tiles)
 
 
@@ -207,7 +208,7 @@ def test_a_window_holds_its_prompts_and_lies_in_the_image(height: int, width: in
 
 @given(st.lists(arrays(np.bool_, (7, 9)), min_size=1, max_size=5))
 def test_a_union_of_runs_is_the_union_of_masks(masks: list[np.ndarray]) -> None:
-    whole = united([RunLengths.of(mask) for mask in masks], Size(7, 9))
+    whole = united([RunLengths.of(mask) for mask in masks])
     assert np.array_equal(whole.edges, RunLengths.of(np.logical_or.reduce(masks)).edges)
 
 

@@ -204,7 +204,7 @@ def test_what_stays_overlaps_with_nothing_better_and_what_goes_does(
 SCRIPT = """
 import resource, sys
 import numpy as np
-from backend.labeling import drop_known, label_masks, suppress_duplicates
+from backend.postprocessing import drop_known, label_masks, suppress_duplicates
 from backend.labelstudio.shapes import painted
 from backend.labelstudio.project_options import Mode, PreannotationOptions
 from backend.values.masks import Masks, MaskSet

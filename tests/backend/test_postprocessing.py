@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from backend.engines.colour import ColourTextEncoder
-from backend.labeling import label_masks, rank_names, suppress_duplicates
+from backend.postprocessing import label_masks, rank_names, suppress_duplicates
 from backend.values.masks import Masks, MaskSet
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import JointSpace
