@@ -3,6 +3,7 @@ stays, and how what was found in overlapping tiles becomes masks of the whole im
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ from prompts.phrases import Vocabulary
 from prompts.space import JointSpace
 
 SAME_REGION_IOU = 0.7
+SURE = 0.6
+"""The score from which on a region stays even if there are more than usual."""
 OVERLAP = 0.25
 """The share of a tile that the next one sees, too."""
 WORTH_IT = 1.5
@@ -72,6 +75,24 @@ def name_by_examples(masks: MaskSet, places: Tensor, memories: Sequence[LabelMem
     best, which = margins_of(places, [masks.masks[row] for row in unnamed], memories).max(dim=1)
     found = {row: memories[int(k)].label for row, k, margin in zip(unnamed, which, best, strict=True) if margin > 0}
     return masks.named([found.get(row, label) for row, label in enumerate(masks.labels)])
+
+
+def as_usual(masks: MaskSet, memories: Sequence[LabelMemory]) -> MaskSet:
+    """Rows without those of taught labels that are unsure and of which there are more than annotators have ever left on an
+    image, of their label or of all labels.
+    """
+    usual = {memory.label: memory.usual for memory in memories if memory.usual is not None}
+    most = max((each.of_all for each in usual.values()), default=0)
+    counts: Counter[str] = Counter()
+    dropped: set[int] = set()
+    for row in np.argsort(-masks.scores, kind="stable").tolist():
+        label = masks.labels[row] or ""
+        is_enough = label in usual and (counts[label] >= usual[label].of_label or counts.total() >= most)
+        if is_enough and masks.scores[row] < SURE:
+            dropped.add(row)
+        else:
+            counts[label] += label in usual
+    return masks[[row for row in range(len(masks)) if row not in dropped]] if dropped else masks
 
 
 def likest_first(masks: MaskSet, places: Tensor, memory: LabelMemory) -> MaskSet:

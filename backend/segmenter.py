@@ -15,9 +15,18 @@ from typing import Protocol, assert_never
 import numpy as np
 import torch
 
-from backend.engines.base import Engine, LearnsLabels, OffersAlternatives, SeesAtAGlance, SharedTracker, Tracker
+from backend.engines.base import (
+    DrawsLabels,
+    Engine,
+    LearnsLabels,
+    OffersAlternatives,
+    SeesAtAGlance,
+    SharedTracker,
+    Tracker,
+)
 from backend.images.limits import LargeImage
 from backend.postprocessing import (
+    as_usual,
     ask_for,
     label_masks,
     likest_first,
@@ -35,7 +44,7 @@ from backend.values.session import ForEverything, ForNames, ForPrompts, Question
 from prompts.examples import Regions, ShownImage, shown_image
 from prompts.geometry import FloatArray
 from prompts.kinds import Image, KeyedImage, ObjectMemory, PointPrompt, PromptError, PromptSet, ReferencePrompt
-from prompts.memory import LabelMemory, armed, asked_by_name
+from prompts.memory import LabelMemory, armed, asked_for
 from prompts.phrases import Vocabulary
 from prompts.space import PromptTokens
 
@@ -108,17 +117,14 @@ class Segmenter:
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""
         asked = [question for question in questions if _asks_for_something(question)]
-        held = self._encode_together([each.image for each in asked if not isinstance(each.image, LargeImage)])
+        images = [each.image for each in asked if not isinstance(each.image, LargeImage)]
+        held = self._encoded(images) if len(images) > 1 else NOTHING  # even where the cache has no room for so many
         return [self._answer_or_error(question, held) for question in questions]
 
     def rank_names(self, masks: MaskSet, vocabulary: Vocabulary) -> list[tuple[str, ...]]:
         """For each row the names of a vocabulary, the likeliest first."""
         with self._turn():
             return rank_names(masks, vocabulary, self.engine.space)
-
-    def _encode_together(self, images: Sequence[KeyedImage]) -> Held:
-        """All images of a longer batch, held until it is answered even where the cache has no room for so many."""
-        return self._encoded(images) if len(images) > 1 else NOTHING
 
     def _answer_or_error(self, question: Question, held: Held) -> Round | MaskloomError:
         try:
@@ -170,7 +176,7 @@ class Segmenter:
         question.prompts.check_against(question.image.size)
         memory = question.memory if question.memory and question.memory.space == self.engine.version else None
         decoder, like = self.engine.decoder, armed(question.learnt, question.armed_label, self.engine.version)
-        several = question.alternatives > 1 or like is not None
+        several = question.alternatives > 1 or (like is not None and not isinstance(decoder, DrawsLabels))
         if not isinstance(decoder, OffersAlternatives) or memory or not several or not _is_one_click(question.prompts):
             return self._decode(question, question.prompts, memory, held)
         (features,) = self._features([question.image], held)
@@ -185,7 +191,9 @@ class Segmenter:
         """The named masks for prompts; without any, everything that the decoder can find."""
         features, tokens = self._embedded(question.image, prompts, held)
         with self._turn():
-            masks = self._decode_tokens(features, tokens, asked_by_name(question.learnt, prompts, self.engine.version), memory)
+            label = question.armed_label if isinstance(question, ForPrompts) else None
+            learnt = asked_for(question.learnt, prompts, label, self.engine.version)
+            masks = self._decode_tokens(features, tokens, learnt, memory)
             labelled = self._named(masks, question, features)
         return labelled if prompts.drawn else suppress_duplicates(labelled)
 
@@ -204,8 +212,10 @@ class Segmenter:
         self, features: ImageFeatures, tokens: PromptTokens, learnt: Sequence[LabelMemory], memory: ObjectMemory | None
     ) -> MaskSet:
         decoder = self.engine.decoder
-        if learnt and isinstance(decoder, LearnsLabels):
-            return decoder.decode_labels(features, tokens, learnt)
+        if learnt and tokens.prompts.drawn and isinstance(decoder, DrawsLabels):
+            return decoder.decode_drawn_label(features, tokens, learnt[0], memory)
+        if learnt and not tokens.prompts.drawn and isinstance(decoder, LearnsLabels):
+            return as_usual(decoder.decode_labels(features, tokens, learnt), learnt)
         return decoder.decode(features, tokens.prompts, tokens, memory)
 
     def _embedded(self, image: KeyedImage, prompts: PromptSet, held: Held) -> tuple[ImageFeatures, PromptTokens]:

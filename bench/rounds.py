@@ -1,24 +1,29 @@
 """What a project teaches, measured with a simulated annotator: ``python -m bench.rounds --data DIR``.
 
-The annotator keeps a suggestion with an IoU above 0.9 as it is, corrects one above 0.5 by clicks, deletes what is wrong and
-clicks what is missing. Names are divided in two: with one half rules were chosen, figures are told of the other.
+The annotator keeps a suggestion with an IoU above 0.9 as it is, gives one with another label its own, corrects one above 0.5 by
+clicks, deletes all others, and clicks what is missing, each of which is an interaction. Rules and weights are chosen on one
+half of the held-out names (``--names chosen``), figures are told of the other. Encoded images and what a group of names has
+cost are kept below ``--state``, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import typer
 
+from backend.caches import Codec, DiskCache
 from backend.engines.catalogue import find_engine
 from backend.segmenter import Segmenter
-from backend.values.features import FeatureCache
+from backend.values.features import FeatureCache, features_from_bytes, features_to_bytes
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, ForPrompts, Question, Round
 from bench.quality.measures import iou, next_click
@@ -28,14 +33,13 @@ from prompts.kinds import KeyedImage, MaskPrompt, ObjectMemory, PointPrompt, Pro
 from prompts.memory import LabelMemory, learn
 from prompts.phrases import Vocabulary
 from train.data import VOID, Photo, Row, load, read_rows
-from train.held_out import is_held_out
+from train.held_out import is_chosen_by, is_held_out, is_reported
 
 SOURCES = ("caltech101_natural", "caltech101_plain", "grocery_natural", "weizmann_horses", "coco_person")
-"""Sources whose photos show one thing, in the middle of most; those of horses and persons alone have masks drawn by people."""
-CHOSEN = (
-    "anchor", "cannon", "flamingo", "headphones", "kangaroo", "lotus flower", "papaya", "revolver", "scorpion", "wrench",
-)  # fmt: skip
-"""Held-out names with which rules and weights were chosen; nothing is told of them."""
+"""Sources whose photos show one thing, in the middle of most; the masks of horses and persons alone were drawn by people, the
+others by GrabCut or by the colour of a plain background, with parts that are missing.
+"""
+DRAWN = frozenset({"weizmann_horses", "coco_person"})
 NONSENSE = ("blicket", "dax", "wug", "toma")
 UNTOUCHED, WORTH_CORRECTING, MOST_CLICKS = 0.9, 0.5, 10
 LABELS, ROUNDS = 4, 3
@@ -62,8 +66,14 @@ class Tally:
     objects: int = 0
     interactions: int = 0
     untouched: int = 0
+    deleted: int = 0
     seconds: float = 0.0
     ious: list[float] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.objects, self.interactions = self.objects + other.objects, self.interactions + other.interactions
+        self.untouched, self.deleted = self.untouched + other.untouched, self.deleted + other.deleted
+        self.seconds, self.ious = self.seconds + other.seconds, self.ious + other.ious
 
 
 class Annotator:
@@ -89,18 +99,21 @@ class Annotator:
         self._shown += shown
 
     def _annotate(self, task: Task, learnt: tuple[LabelMemory, ...], tally: Tally) -> list[tuple[str, BoolArray]]:
-        """Put one task right; the suggestions that were deleted."""
+        """Put one task right; the suggestions that were deleted or given another label."""
         found = answer(self._segmenter, ForNames(task.image, self._vocabulary, learnt))
-        reached = [iou(mask, task.truth, task.void) if label == task.label else 0.0 for label, mask in _regions(found)]
-        best = int(np.argmax(reached)) if reached and max(reached) > WORTH_CORRECTING else None
-        wrong = [region for k, region in enumerate(_regions(found)) if k != best]
-        tally.interactions += len(wrong)
+        regions = _regions(found)
+        best = _suggestion_of(task, regions)
+        wrong = [region for k, region in enumerate(regions) if k != best]
+        tally.interactions, tally.deleted = tally.interactions + len(wrong), tally.deleted + len(wrong)
         if task.label is not None:
-            quality = reached[best] if best is not None else 0.0
-            tally.objects, tally.untouched = tally.objects + 1, tally.untouched + (quality > UNTOUCHED)
+            label, start = regions[best] if best is not None else (task.label, None)
+            quality = iou(start, task.truth, task.void) if start is not None else 0.0
+            is_renamed = label != task.label
+            tally.objects, tally.interactions = tally.objects + 1, tally.interactions + is_renamed
+            tally.untouched += quality > UNTOUCHED and not is_renamed
             tally.ious.append(iou(_merged(found, task.label), task.truth, task.void))
-            start = np.asarray(found.masks[best]) if best is not None else None
             tally.interactions += 0 if quality > UNTOUCHED else self._clicks(task, start, learnt)
+            wrong += [regions[best]] if best is not None and is_renamed else []
         return [(label, mask) for label, mask in wrong if label is not None]
 
     def _clicks(self, task: Task, start: BoolArray | None, learnt: tuple[LabelMemory, ...]) -> int:
@@ -126,6 +139,13 @@ def answer(segmenter: Segmenter, question: Question) -> MaskSet:
     if not isinstance(done, Round):
         raise done
     return done.masks
+
+
+def _suggestion_of(task: Task, regions: Sequence[tuple[str | None, BoolArray]]) -> int | None:
+    """The number of the suggestion that shows a task's object well enough to be corrected, rather one of its label."""
+    reached = [iou(mask, task.truth, task.void) for _, mask in regions]
+    good = [k for k, each in enumerate(reached) if each > WORTH_CORRECTING and task.label is not None]
+    return max(good, key=lambda k: (regions[k][0] == task.label, reached[k]), default=None)
 
 
 def _regions(found: MaskSet) -> list[tuple[str | None, BoolArray]]:
@@ -204,21 +224,38 @@ def _suggested(segmenter: Segmenter, group: Group, asked: Sequence[str], count: 
             yield group.names[label], iou(_merged(found, label), task.truth, task.void)
 
 
-def measure_rounds(segmenter: Segmenter, groups: Iterable[Group], a_round: int, most_labels: int) -> list[str]:
-    """What each round of so many photos of every name costs with and without a memory; some of a group are labels of the
-    project, all others look-alikes that are not.
-    """
-    tallies: dict[bool, list[Tally]] = {learns: [Tally() for _ in range(ROUNDS)] for learns in (False, True)}
-    for group in groups:
-        labels = list(group.names)[:most_labels]
-        for learns, rounds in tallies.items():
-            annotator = Annotator(segmenter, Vocabulary.from_names(labels), learns)
-            for number, tally in enumerate(rounds):
-                tasks = [task for label in group.names for task in group.tasks(label, number * a_round, a_round)]
-                mine = [task if task.label in labels else replace(task, label=None) for task in tasks]
-                annotator.work(mine, tally)
-    pairs = zip(tallies[False], tallies[True], strict=True)
-    return [f"round {number + 1}: {_compared(off, on)}" for number, (off, on) in enumerate(pairs)]
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Rounds of so many photos of every name, some of which are labels of the project, all others look-alikes that are none."""
+
+    kind: str
+    photos: int
+    most_labels: int
+
+    def measure(self, segmenter: Segmenter, groups: Iterable[Group], state: Path) -> list[str]:
+        """What each round costs with and without a memory; what was measured before is read from ``state``."""
+        tallies = {learns: [Tally() for _ in range(ROUNDS)] for learns in (False, True)}
+        for group in groups:
+            for learns, rounds in tallies.items():
+                done = self._work(segmenter, group, learns, state)
+                for tally, more in zip(rounds, done, strict=True):
+                    tally.add(more)
+        pairs = zip(tallies[False], tallies[True], strict=True)
+        return [f"round {number + 1}: {_compared(off, on)}" for number, (off, on) in enumerate(pairs)]
+
+    def _work(self, segmenter: Segmenter, group: Group, learns: bool, state: Path) -> list[Tally]:
+        """The rounds of one group, each of which is kept when all are done."""
+        name = repr((self, sorted(group.names.values()), learns, segmenter.engine.version))
+        file = state / f"{hashlib.blake2b(name.encode(), digest_size=10).hexdigest()}.json"
+        if file.exists():
+            return [Tally(**each) for each in json.loads(file.read_text())]
+        labels, tallies = list(group.names)[: self.most_labels], [Tally() for _ in range(ROUNDS)]
+        annotator = Annotator(segmenter, Vocabulary.from_names(labels), learns)
+        for number, tally in enumerate(tallies):
+            tasks = [task for label in group.names for task in group.tasks(label, number * self.photos, self.photos)]
+            annotator.work([task if task.label in labels else replace(task, label=None) for task in tasks], tally)
+        file.write_text(json.dumps([asdict(each) for each in tallies]))
+        return tallies
 
 
 def _compared(off: Tally, on: Tally) -> str:
@@ -227,7 +264,8 @@ def _compared(off: Tally, on: Tally) -> str:
     return (
         f"{on.objects} objects; interactions per object {_per(off.interactions, off):.2f} without memory, "
         f"{_per(on.interactions, on):.2f} with it ({change:+.0%}); accepted untouched {_per(off.untouched, off):.0%}, "
-        f"{_per(on.untouched, on):.0%}; IoU {_mean(off.ious):.3f}, {_mean(on.ious):.3f}; seconds of the engine "
+        f"{_per(on.untouched, on):.0%}; deleted {_per(off.deleted, off):.2f}, {_per(on.deleted, on):.2f}; "
+        f"IoU {_mean(off.ious):.3f}, {_mean(on.ious):.3f}; seconds of the engine "
         f"{_per(off.seconds, off):.2f}, {_per(on.seconds, on):.2f}"
     )
 
@@ -240,29 +278,43 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
+def segmenter_of(engine: str, state: Path) -> Segmenter:
+    """An engine whose encoded images are kept on disk."""
+    loaded = find_engine(engine).load(None)
+    codec = Codec("encoded images", ".features", features_to_bytes, features_from_bytes)
+    return Segmenter(loaded, FeatureCache(0, spill=DiskCache(state / "features", loaded.version, 16 << 30, codec)))
+
+
 def main(
     data: Path = typer.Option(..., help="The folder that holds one folder per source, each with an index.jsonl."),
+    state: Path = typer.Option(..., help="Where encoded images and finished groups are kept; of one state of the code."),
     engine: str = typer.Option("embedded", help="The engine's name; see `maskloom parts`."),
+    names: str = typer.Option("reported", help="Of which held-out names: `reported`, or `chosen` to choose rules with."),
     seeds: int = typer.Option(1, help="How many orders of names and photos are tried for labels without a meaning."),
     projects: int = typer.Option(100, help="Projects of four labels at most, for each kind of rounds."),
     photos: int = typer.Option(2, help="Photos of each label in a round."),
-    only: list[str] = typer.Option(["taught", "hidden", "seen", "strangers"], help="What to measure."),
+    only: list[str] = typer.Option(["taught", "hidden", "drawn", "seen", "strangers"], help="What to measure."),
 ) -> None:
     """Teach labels by accepted regions and print what the next suggestions are worth."""
     rows = read_rows(data)
     named = [row for row in rows if row.mask and row.source in SOURCES and len(set(row.names.values())) == 1]
-    names = sorted({name for row in named for name in row.names.values()})
-    told = photos_of(named, [name for name in names if is_held_out(name) and name not in CHOSEN])
-    seen = photos_of([row for row in named if row.split == "val"], [name for name in names if not is_held_out(name)])
-    segmenter = Segmenter(find_engine(engine).load(None), FeatureCache(1 << 30))
-    print(
-        f"{segmenter.engine.version}; held-out names: {', '.join(told)}; names that were taught: {', '.join(seen)}", flush=True
-    )
+    known = sorted({name for row in named for name in row.names.values()})
+    is_wanted = is_reported if names == "reported" else is_chosen_by
+    told = photos_of(named, [name for name in known if is_wanted(name)])
+    seen = photos_of([row for row in named if row.split == "val"], [name for name in known if not is_held_out(name)])
+    drawn = {name: found for name, found in seen.items() if all(photo.row.source in DRAWN for photo in found)}
+    segmenter = segmenter_of(engine, state)
+    print(f"{segmenter.engine.version}; held-out: {', '.join(told)}; taught: {', '.join(seen)}", flush=True)
+
+    def rounds(kind: str, of: dict[str, list[Photo]], hidden: Sequence[str], labels: int = LABELS) -> list[str]:
+        return Rounds(kind, photos, labels).measure(segmenter, islice(groups_of(of, hidden, 0), projects), state)
+
     measures: dict[str, Callable[[], list[str]]] = {
         "taught": lambda: measure_taught(segmenter, told, seeds),
-        "hidden": lambda: measure_rounds(segmenter, islice(groups_of(told, NONSENSE, 0), projects), photos, LABELS),
-        "seen": lambda: measure_rounds(segmenter, islice(groups_of(seen, (), 0), projects), photos, LABELS),
-        "strangers": lambda: measure_rounds(segmenter, islice(groups_of(told, NONSENSE, 0), projects), photos, LABELS // 2),
+        "hidden": lambda: rounds("hidden", told, NONSENSE),
+        "drawn": lambda: rounds("drawn", drawn, NONSENSE),
+        "seen": lambda: rounds("seen", seen, ()),
+        "strangers": lambda: rounds("strangers", told, NONSENSE, LABELS // 2),
     }
     for name in only:
         print(f"-- {name}", *measures[name](), sep="\n", flush=True)

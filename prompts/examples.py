@@ -6,6 +6,7 @@ surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment A
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -63,12 +64,14 @@ def together(examples: Iterable[Examples]) -> Examples:
 @dataclass(frozen=True, slots=True, eq=False)
 class ShownImage:
     """What the regions of one image show: places ``inside`` those of each label, ``(P, D)`` by label, places ``outside (Q, D)``
-    of all of them, and those of regions that were ``refused`` for a label; unit vectors in half precision.
+    of all of them, and those of regions that were ``refused`` for a label; unit vectors in half precision. ``counts`` is how
+    many regions of each label it has.
     """
 
     inside: Mapping[str, Tensor]
     outside: Tensor
     refused: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +93,7 @@ def shown_image(places: Tensor, regions: Regions, refused: Regions = ()) -> Show
         outside = example_of(places, np.logical_or.reduce(list(wanted.values()))).outside
     inside = {label: example_of(places, region).inside.half() for label, region in wanted.items()}
     against = {label: example_of(places, region).inside.half() for label, region in unwanted.items()}
-    return ShownImage(inside, outside.half(), against)
+    return ShownImage(inside, outside.half(), against, Counter(label for label, _ in regions))
 
 
 def _by_label(regions: Regions) -> dict[str, BoolArray]:

@@ -18,6 +18,8 @@ from prompts.phrases import LabelPhrases
 
 FEWEST_ACCEPTED, FEWEST_REJECTED = 5, 5
 """Regions of either kind from which on a label has a threshold of its own."""
+FEWEST_COUNTED = 3
+"""Images of a label from which on it is known how many regions are usual."""
 FEWEST_TO_DOUBT = 3
 """Images of a label from which on one of them can be told to be unlike the others."""
 COMPARED = 48
@@ -42,11 +44,19 @@ class Threshold:
     rejected: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """The most regions of a label, and of all labels, that an image has shown on which there are some of it."""
+
+    of_label: int
+    of_all: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelMemory:
     """What is known about a ``label`` and the ``phrases`` that find it: places inside and outside of regions of ``images`` many
-    images, as the engine of version ``space`` sees them, which no other may read; and the least margin of its regions, None
-    where too little is known.
+    images, as the engine of version ``space`` sees them, which no other may read; the least margin of its regions, and how many
+    are usual, each None where too little is known.
     """
 
     label: str
@@ -55,6 +65,7 @@ class LabelMemory:
     images: int
     space: str
     threshold: Threshold | None = None
+    usual: Usual | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +92,19 @@ def learn(entries: Sequence[LabelPhrases], images: Sequence[ShownImage], space: 
         if trusted:
             shown = _shown(entry.label, trusted, images, most)
             threshold = threshold_of(entry.label, trusted, images)
-            found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, threshold))
+            usual = usual_of(entry.label, [images[k] for k in trusted])
+            found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, threshold, usual))
     return tuple(found)
+
+
+def usual_of(label: str, images: Sequence[ShownImage]) -> Usual | None:
+    """How many regions are usual on images that show a label; None where fewer images have been counted than it takes to
+    tell.
+    """
+    counted = [image.counts for image in images if label in image.counts]
+    if len(counted) < FEWEST_COUNTED:
+        return None
+    return Usual(max(counts[label] for counts in counted), max(sum(counts.values()) for counts in counted))
 
 
 def _shown(label: str, trusted: Sequence[int], images: Sequence[ShownImage], most: int) -> Examples:
@@ -107,8 +129,13 @@ def diverse(label: str, images: Sequence[ShownImage], most: int) -> list[int]:
     return [mine[k] for k in sorted(chosen)]
 
 
-def asked_by_name(memories: Sequence[LabelMemory], prompts: PromptSet, space: str) -> list[LabelMemory]:
-    """Those of a space whose labels are asked for, where nothing is asked for but by name."""
+def asked_for(memories: Sequence[LabelMemory], prompts: PromptSet, label: str | None, space: str) -> list[LabelMemory]:
+    """Those of a space whose labels are asked for, where nothing is asked for but by name; that of the armed ``label`` where
+    one thing is drawn, and nothing is said.
+    """
+    if prompts.drawn:
+        like = armed(memories, label, space)
+        return [like] if like is not None and not prompts.said and len(list(prompts.objects())) == 1 else []
     if not prompts.phrases or len(prompts.of(TextPrompt)) < len(prompts):
         return []
     return [each for each in memories if each.space == space and not set(each.phrases).isdisjoint(prompts.phrases)]

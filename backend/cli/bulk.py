@@ -94,7 +94,8 @@ def run_job(spec: JobSpec, options: RunOptions, settings: Settings) -> None:
     sys.setswitchinterval(TURN_S)
     context = open_context(settings, spec.folder, stop)
     with closing(context.images):
-        job = resolve(spec, context.engine.version, context.studio, stop, context.memories)
+        memories = context.memories.only_frozen() if options.dry_run and context.memories else context.memories
+        job = resolve(spec, context.engine.version, context.studio, stop, memories)
         command = _Command(settings, context, job, spec.folder, options)
         if options.dry_run:
             _tell(command)

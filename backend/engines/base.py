@@ -73,6 +73,17 @@ class LearnsLabels(Protocol):
         ...
 
 
+@runtime_checkable
+class DrawsLabels(Protocol):
+    """A decoder to which examples of a label tell how far a thing reaches that is drawn under it."""
+
+    def decode_drawn_label(
+        self, features: ImageFeatures, tokens: PromptTokens, like: LabelMemory, memory: ObjectMemory | None
+    ) -> MaskSet:
+        """The mask of the one thing that is drawn, as ``decode`` gives it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedMask:
     """One object on one frame: ``mask (H, W)``, empty where it is hidden or gone, and how sure that is, in 0..1."""

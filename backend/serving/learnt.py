@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -171,6 +172,7 @@ NOTHING_LEARNT = Learnt()
 def _shown_to_bytes(shown: ShownImage) -> bytes:
     named = {f"inside {label}": places for label, places in shown.inside.items()}
     named |= {f"refused {label}": places for label, places in shown.refused.items()}
+    named |= {f"count {label}": torch.tensor([number]) for label, number in shown.counts.items()}
     return bytes(save({key: each.cpu().contiguous() for key, each in {**named, "outside": shown.outside}.items()}))
 
 
@@ -180,11 +182,11 @@ def _shown_from_bytes(body: bytes) -> ShownImage:
         outside = tensors.pop("outside")
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"no places of an example: {error}") from error
-    inside, refused = (
+    inside, refused, counts = (
         {key.removeprefix(side): places for key, places in tensors.items() if key.startswith(side)}
-        for side in ("inside ", "refused ")
+        for side in ("inside ", "refused ", "count ")
     )
-    return ShownImage(inside, outside, refused)
+    return ShownImage(inside, outside, refused, {label: int(number) for label, number in counts.items()})
 
 
 PLACES = Codec("places of examples", ".places", _shown_to_bytes, _shown_from_bytes)

@@ -87,7 +87,7 @@ class Memories:
             case "none":
                 return None
             case "newest":
-                return self._load(self._snapshots.freeze(project))
+                return self._load(self._frozen(project))
             case "":
                 return self._chosen(project)
             case _ if asked.isdecimal():
@@ -95,9 +95,13 @@ class Memories:
             case _:
                 raise RequestError(f"--memory can be a number, {NEWEST} or {NONE}, not {asked[:40]!r}")
 
+    def only_frozen(self) -> Memories:
+        """The same for who only tells what would be done: nothing is frozen that is not yet."""
+        return _OnlyFrozen(self._bank, self._snapshots, self._weigh, self.key_of)
+
     def freeze(self, project: str) -> tuple[Snapshot | None, bool]:
         """Freeze a memory as it is now and weigh it; bulk runs use it if it is no worse. The version, and whether they do."""
-        frozen = self._snapshots.freeze(project)
+        frozen = self._frozen(project)
         memory = self._load(frozen)
         if frozen is None or memory is None:
             return None, False
@@ -107,6 +111,9 @@ class Memories:
         if is_good := bool(report["is_no_worse"]):
             self._snapshots.choose(project, frozen.n)
         return self._snapshots.get(project, frozen.n), is_good
+
+    def _frozen(self, project: str) -> Snapshot | None:
+        return self._snapshots.freeze(project)
 
     def _chosen(self, project: str) -> FrozenMemory | None:
         known = self._snapshots.all(project)
@@ -126,3 +133,13 @@ class Memories:
         accepted = [each for label in labels for each in self._bank.recall(project, label, MOST_EXAMPLES, n)]
         rejected = [each for label in labels for each in self._bank.rejected(project, label, MOST_EXAMPLES, n)]
         return FrozenMemory(project, n, accepted, rejected)
+
+
+class _OnlyFrozen(Memories):
+    """Finds what was frozen before, and writes nothing."""
+
+    def freeze(self, project: str) -> tuple[Snapshot | None, bool]:
+        return self._frozen(project), False
+
+    def _frozen(self, project: str) -> Snapshot | None:
+        return next((each for each in self._snapshots.all(project) if not each.is_withdrawn), None)

@@ -4,8 +4,10 @@ import numpy as np
 import torch
 
 from backend.engines.colour import ColourTextEncoder
-from backend.postprocessing import label_masks, rank_names, suppress_duplicates
+from backend.postprocessing import SURE, as_usual, label_masks, rank_names, suppress_duplicates
 from backend.values.masks import Masks, MaskSet
+from prompts.examples import Examples
+from prompts.memory import LabelMemory, Usual
 from prompts.phrases import LabelPhrases, Vocabulary
 from prompts.space import JointSpace
 from tests.backend.pictures import square
@@ -81,3 +83,24 @@ def test_names_are_ranked_by_likeness_and_a_row_s_own_label_comes_first() -> Non
     assert named[:3] == ("green", "blue", "navy")
     assert rank_names(masks, Vocabulary(), SPACE) == [(), ()]
     assert rank_names(masks[[]], colours, SPACE) == []
+
+
+def memory(label: str, usual: Usual | None) -> LabelMemory:
+    return LabelMemory(label, (label,), Examples(torch.eye(3), torch.eye(3)), 3, "e", usual=usual)
+
+
+def test_of_unsure_regions_there_are_no_more_than_annotators_ever_left_and_sure_ones_stay() -> None:
+    squares = [square(40, 40, 1 + 6 * k, 2, 5) for k in range(6)]
+    labels = ["Ball", "Ball", "Box", "Ball", "Egg", "Ball"]
+    masks = rows(squares, [0.5, 0.45, 0.42, SURE, 0.41, 0.44], labels)
+    ball, box, egg = (Usual(2, 3), Usual(1, 3), None)
+    kept = as_usual(masks, [memory("Ball", ball), memory("Box", box), memory("Egg", egg)])
+    assert [(label, round(float(score), 2)) for label, score in zip(kept.labels, kept.scores, strict=True)] == [
+        ("Ball", 0.5),
+        ("Box", 0.42),
+        ("Ball", 0.6),
+        ("Egg", 0.41),
+    ], "two balls and one box, three together; how many eggs are usual is not known"
+    assert len(as_usual(masks, [memory("Ball", None)])) == 6
+    sure = rows(squares[:4], [0.9, 0.8, 0.7, 0.65], ["Ball"] * 4)
+    assert len(as_usual(sure, [memory("Ball", Usual(1, 1))])) == 4

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from prompts.examples import ShownImage, likeness, near
-from prompts.kinds import BoxPrompt, PointPrompt, PromptSet
-from prompts.memory import FEWEST_ACCEPTED, FEWEST_REJECTED, best_cut, diverse, doubts, learn, margins_of, owner_of
+from prompts.examples import ShownImage, likeness, near, shown_image
+from prompts.kinds import BoxPrompt, PointPrompt, PromptSet, TextPrompt
+from prompts.memory import (
+    FEWEST_ACCEPTED,
+    FEWEST_COUNTED,
+    FEWEST_REJECTED,
+    Usual,
+    asked_for,
+    best_cut,
+    diverse,
+    doubts,
+    learn,
+    margins_of,
+    owner_of,
+)
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import square
 
@@ -114,3 +128,28 @@ def test_a_region_looks_like_the_label_whose_examples_it_resembles() -> None:
     region[:2, :2] = True
     (margins,) = margins_of(places, [region.numpy()], memories).tolist()
     assert margins[1] > 0.5 > 0.1 > margins[0]
+
+
+def test_how_many_regions_are_usual_is_known_after_some_images() -> None:
+    counts = ({"ball": 2}, {"ball": 1, "box": 2}, {"ball": 1})
+    shown = [replace(image(k, ball=RED, box=BLUE), counts=each) for k, each in enumerate(counts)]
+    assert [memory.usual for memory in learn(ENTRIES, shown, "e")] == [Usual(2, 3), None]
+    assert len(shown) == FEWEST_COUNTED
+    assert learn(ENTRIES, shown[1:], "e")[0].usual is None
+    places = torch.nn.functional.normalize(torch.ones(4, 8, 8), dim=0)
+    assert shown_image(places, [("ball", square(8, 8, x, 0, 2)) for x in (0, 4)]).counts == {"ball": 2}
+
+
+def test_a_label_is_asked_for_by_its_name_alone_or_armed_where_one_thing_is_drawn() -> None:
+    memories = learn(ENTRIES, [image(0, ball=RED, box=BLUE)], "e")
+    ball, box = memories
+    click, named = PointPrompt((1, 1)), TextPrompt("box")
+    for prompts, expected in (
+        ((named,), [box]),
+        ((click,), [ball]),
+        ((click, named), []),
+        ((ON_IT, ELSEWHERE), []),
+    ):
+        assert asked_for(memories, PromptSet(prompts), "ball", "e") == expected
+    assert asked_for(memories, PromptSet((click,)), "ball", "another engine") == []
+    assert asked_for(memories, PromptSet((click,)), None, "e") == []

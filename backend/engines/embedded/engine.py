@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,15 @@ from torch.nn import functional as F
 from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint
 from backend.engines.embedded.evidence import Calibration, Least
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
-from backend.engines.embedded.from_memory import LEAST, Trust, meanings, scores_of, worth_of_words
+from backend.engines.embedded.from_memory import (
+    LEAST,
+    MOST_REDRAWN,
+    Trust,
+    meanings,
+    redrawn,
+    scores_of,
+    worth_of_words,
+)
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, factor_to, fold_batch_norm
 from backend.engines.embedded.places import DIM, encoded_by, find_everything, resized
@@ -73,6 +81,8 @@ TOLD = Least(1e-3, 1e-3, 1e-3)
 NOT_DRAWN = Drawing(PromptSet(()), {}, None, None)
 PEAK, OUTSTANDING = 5, 4.0
 """The cells around a peak that are lower, and how far it is above the median of an image, in median deviations."""
+FEWEST_SHOWN = 2
+"""Images of a label from which on its examples say how far a thing reaches that is drawn."""
 _STEP = 32
 
 
@@ -174,6 +184,7 @@ class EmbeddedDecoder:
         competing = compete(torch.cat([shown, said[others]]), vectors)
         is_shown = [True] * len(memories) + [False] * len(others)
         found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors, is_shown)
+        found = self._redrawn(canvas, found, shown, scores_of(compared, found, memories))
         spoken = calibration.least(len(is_shown))
         scores = [calibration.of_evidence(each.evidence) for each in found]
         for k, score in scores_of(compared, found, memories).items():
@@ -183,6 +194,24 @@ class EmbeddedDecoder:
         wanted += [Wanted(tokens.phrases[row], spoken) for row in others]
         apart = torch.cat([torch.zeros_like(vectors[: len(memories)]), vectors[len(memories) :]])
         return self._chosen(canvas, wanted, found, scores, apart)
+
+    def _redrawn(self, canvas: Canvas, found: Sequence[Found], shown: Tensor, likely: Mapping[int, float]) -> list[Found]:
+        """Regions of labels that were taught as a click finds them, the likeliest few, where ``shown (L, h, w)`` is what looks
+        like each label's examples; all others as they are.
+        """
+        best = set(sorted(likely, key=lambda k: -likely[k])[:MOST_REDRAWN])
+        chances = {which: _on_canvas(shown[which], canvas) for which in {found[k].which for k in best}}
+        return [redrawn(self._drawn, canvas, each, chances[each.which]) if k in best else each for k, each in enumerate(found)]
+
+    @torch.inference_mode()
+    def decode_drawn_label(
+        self, features: ImageFeatures, tokens: PromptTokens, like: LabelMemory, memory: ObjectMemory | None
+    ) -> MaskSet:
+        """What is drawn, helped by what looks like the examples of its label; see DrawsLabels."""
+        canvas, calibration = Canvas.of(features), self._calibration
+        alike = Compared.of(features.grid.float(), [like]).margins() * calibration.reference_scale + calibration.reference_bias
+        previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
+        return self.decode_drawn(canvas, tokens.prompts, alike if like.images >= FEWEST_SHOWN else None, previous)
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:

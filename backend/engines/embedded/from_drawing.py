@@ -38,6 +38,8 @@ MARGIN = 1.4
 SLACK = 0.03
 """How far an object may reach beyond its box, as a share of the box."""
 LEAST_WINDOW = 32
+LIKELY = 0.95
+"""The chance of what a mask covers that clicks correct."""
 SCALES = (1.0, 0.5, 0.25)
 """Without a box nothing says how large the object is: these shares of the image's long side are tried, of a panorama those of
 twice its short side.
@@ -67,9 +69,17 @@ class Drawing:
 def draw_on(
     canvas: Canvas, prompts: PromptSet, previous: NDArray[np.float32] | None, said: NDArray[np.float32] | None
 ) -> Drawing:
-    """An object's prompts, given in image pixels, on the canvas."""
-    moved = PromptSet(tuple(_scaled(prompt, canvas) for prompt in prompts.drawn))
-    return Drawing(moved, drawn_shapes(moved, canvas.size), previous, said)
+    """An object's prompts, given in image pixels, on the canvas. A mask with clicks is an answer that they correct; one alone
+    is a rough drawing.
+    """
+    moved = tuple(_scaled(prompt, canvas) for prompt in prompts.drawn)
+    masks = PromptSet(tuple(prompt for prompt in moved if isinstance(prompt, MaskPrompt)))
+    if len(masks) and len(prompts.of(PointPrompt)):
+        moved = tuple(prompt for prompt in moved if not isinstance(prompt, MaskPrompt))
+        before = np.asarray(masks.region(canvas.size) * (2 * LIKELY - 1) + (1 - LIKELY), np.float32)
+        previous = before if previous is None else previous
+    drawn = PromptSet(moved)
+    return Drawing(drawn, drawn_shapes(drawn, canvas.size), previous, said)
 
 
 def decode_object(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Answer | None:

@@ -5,13 +5,21 @@ much what is found there looks like them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.engines.embedded.evidence import Calibration, logit
+from backend.engines.embedded.from_drawing import Drawing, decode_object
 from backend.engines.embedded.from_text import Found, above_usual, cover, text_logits
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.views import Canvas
+from prompts.geometry import BoolArray, mask_box
+from prompts.kinds import PointPrompt, PromptSet
 from prompts.memory import Compared, LabelMemory, rivals
 
 LEAST = 0.4
@@ -20,6 +28,10 @@ BIAS, PRESENCE, QUALITY, MARGIN, RIVAL, ALIKE = -0.215, 0.079, 0.057, 0.466, 0.3
 """What speaks for a region, to the IoU to expect: least squares over regions of photos of names that no figure is reported on.
 The logits of how sure its places are and of the judged IoU; how much more it looks like its label's examples than like what is
 around them, and than like any other label; and how much it looks like them at all.
+"""
+LARGE, AGREES, MOST_REDRAWN = 0.15, 0.3, 8
+"""Regions that are drawn anew: their longer side as a share of the image's at least, the least IoU with what comes of it, and
+how many, the likeliest ones.
 """
 PRIOR, USUAL_WORTH = 2, 0.8
 """What is known of words that were taught counts as much as so many images do, in which words would be worth so much."""
@@ -47,6 +59,32 @@ def scores_of(compared: Compared, found: Sequence[Found], memories: Sequence[Lab
         is_below = cut is not None and float(margin[row]) < cut.value
         scores[k] = 0.0 if is_below else min(max(score, 0.0), 1.0)
     return scores
+
+
+def redrawn(decoder: ViewDecoder, canvas: Canvas, found: Found, chance: NDArray[np.float32]) -> Found:
+    """A region as a click in its middle finds it, where ``chance (H, W)`` says what looks like the examples: what began as a
+    part of a thing becomes all of it. A thing that is small beside the image stays as it is, as clicks are looked at from
+    afar; so does one of which the click finds something else.
+    """
+    mask = found.answer.logits > 0
+    box = mask_box(mask)
+    if box is None or max(box[2] - box[0], box[3] - box[1]) < LARGE * max(mask.shape):
+        return found
+    click = PromptSet((PointPrompt(_middle(mask)),))
+    answer = decode_object(decoder, canvas, Drawing(click, {}, None, chance))
+    if answer is None:
+        return found
+    again = answer.logits > 0
+    if (mask & again).sum() < AGREES * (mask | again).sum():
+        return found
+    return replace(found, answer=answer, evidence=replace(found.evidence, quality=answer.quality))
+
+
+def _middle(mask: BoolArray) -> tuple[float, float]:
+    """The pixel of a mask that is farthest from its edge, ``(x, y)``."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(column) + 0.5, float(row) + 0.5
 
 
 def _means(maps: Tensor, share: Tensor) -> Tensor:

@@ -159,6 +159,20 @@ def test_a_version_that_finds_as_much_is_used_from_then_on_and_can_be_taken_back
     assert prelabel(double, tmp_path) == "colour-1+memory@1"
 
 
+def test_who_only_tells_what_would_be_done_freezes_nothing(double: StudioDouble, tmp_path: Path) -> None:
+    accepted_on(double, tmp_path, 1, 2)
+    found = parts_of(double, tmp_path).memories
+    assert found is not None
+    telling = found.only_frozen()
+    assert (telling.find("", KEY), telling.find("newest", KEY), stores(tmp_path)[1].all(KEY)) == (None, None, [])
+    prelabel(double, tmp_path)
+    annotate(double, tmp_path, 3)
+    newest, chosen = telling.find("newest", KEY), telling.find("", KEY)
+    assert newest is not None
+    assert chosen is not None
+    assert (newest.n, chosen.n, [each.n for each in stores(tmp_path)[1].all(KEY)]) == (1, 1, [1])
+
+
 def test_a_version_whose_images_cannot_be_seen_is_refused_in_words(double: StudioDouble, tmp_path: Path) -> None:
     """With fewer examples the same version would answer otherwise."""
     accepted_on(double, tmp_path, 1, 2)

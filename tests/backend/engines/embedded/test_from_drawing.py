@@ -28,7 +28,7 @@ from backend.engines.embedded.views import Answer, Canvas
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.geometry import BoolArray, Size
-from prompts.kinds import BoxPrompt, PointPrompt, Prompt, PromptSet
+from prompts.kinds import BoxPrompt, MaskPrompt, PointPrompt, Prompt, PromptSet
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
 PICTURE = paint({"disc": (disc(240, 320, 80, 120, 50), RED), "square": (square(240, 320, 190, 70, 90), BLUE)})
@@ -167,6 +167,17 @@ def painted(thing: NDArray[np.bool_]) -> Canvas:
     """A yellow thing on a blue ground."""
     pixels = np.where(thing[:, :, None], np.uint8([220, 200, 40]), np.uint8([40, 60, 160]))
     return Canvas(ImageFeatures(SIZE, torch.zeros(1, 1, 1)), pixels)
+
+
+def test_a_mask_that_is_clicked_is_an_answer_to_correct_and_one_alone_a_rough_drawing(canvas: Canvas) -> None:
+    mask, click = MaskPrompt(STAR), PointPrompt((92, 74))
+    alone, clicked = (draw_on(canvas, PromptSet(prompts), None, None) for prompts in ((mask,), (mask, click)))
+    assert (alone.previous, alone.shapes.keys()) == (None, {"rough"})
+    assert clicked.shapes.keys() == set()
+    assert clicked.previous is not None
+    assert np.array_equal(clicked.previous > 0.5, STAR)
+    last = np.zeros(STAR.shape, np.float32)
+    assert draw_on(canvas, PromptSet((mask, click)), last, None).previous is last, "what was answered since says more"
 
 
 @pytest.mark.parametrize(("length", "is_heard"), [(15, True), (40, False)])

@@ -5,17 +5,26 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from skimage import data
+from torch import Tensor
 
+from backend.engines.embedded.evidence import Classed, Evidence
+from backend.engines.embedded.from_memory import redrawn
+from backend.engines.embedded.from_text import Found
+from backend.engines.embedded.network import SAID, ViewDecoder
+from backend.engines.embedded.views import Answer, Canvas
 from backend.segmenter import Segmenter
-from backend.values.features import FeatureCache
+from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, Round
 from prompts.examples import Examples, together
-from prompts.geometry import BoolArray
+from prompts.geometry import BoolArray, Size
 from prompts.kinds import Image, KeyedImage
 from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
+from tests.backend.pictures import disc
 from tests.contracts.test_engines import engine
 
 COIN = "blicket"
@@ -58,3 +67,38 @@ def test_a_word_without_a_meaning_is_found_by_its_examples(segmenter: Segmenter)
     before, after = named(segmenter, half(image, 1)), named(segmenter, half(image, 1), memory)
     assert iou(before, half(mask, 1)) < 0.3
     assert iou(after, half(mask, 1)) > 0.7
+
+
+class Believing(ViewDecoder):
+    """Finds what it is told, in every view."""
+
+    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        said = torch.nn.functional.interpolate(maps[:, SAID][:, None], size=(96, 96), mode="bilinear")[:, 0]
+        return said * 8 - 4, torch.ones(len(image))
+
+
+WHOLE, PART = disc(240, 240, 120, 120, 60), disc(240, 240, 100, 120, 38)
+CANVAS = Canvas(ImageFeatures(Size(240, 240), torch.zeros(4, 8, 8)), np.zeros((240, 240, 3), np.uint8))
+
+
+def found_at(mask: BoolArray) -> Found:
+    return Found(0, Answer(np.where(mask, 3, -3).astype(np.float32), 0.4), Evidence(0.8, 0, 0, 0, 0.4, Classed()))
+
+
+def chance(mask: BoolArray) -> NDArray[np.float32]:
+    return np.where(mask, 0.95, 0.05).astype(np.float32)
+
+
+def test_a_part_becomes_the_whole_thing_that_looks_like_the_examples() -> None:
+    again = redrawn(Believing(), CANVAS, found_at(PART), chance(WHOLE))
+    mask = again.answer.logits > 0
+    assert (mask & WHOLE).sum() / (mask | WHOLE).sum() > 0.9
+    assert again.evidence.quality == again.answer.quality != 0.4
+
+
+def test_a_region_stays_where_a_click_finds_something_else_or_it_is_small() -> None:
+    """Clicks are looked at from afar, where a small thing is a few pixels."""
+    elsewhere, small = disc(240, 240, 40, 40, 20) | disc(240, 240, 190, 190, 40), disc(240, 240, 120, 120, 15)
+    part, speck = found_at(PART), found_at(small)
+    assert redrawn(Believing(), CANVAS, part, chance(elsewhere)) is part
+    assert redrawn(Believing(), CANVAS, speck, chance(small)) is speck
