@@ -33,9 +33,9 @@ from backend.postprocessing import (
     name_by_examples,
     rank_names,
     suppress_duplicates,
-    with_tiles,
 )
 from backend.telemetry import stage, turn
+from backend.tiles import with_tiles
 from backend.tiling import answer_large
 from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import SINGLY, Batching, Encoded, EncodeQueue, FeatureCache, ImageFeatures

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from backend.images.limits import LargeImage
-from backend.postprocessing import Piece, Tile, pieces_of, things_of, tiles_of, whole_things
+from backend.tiles import Piece, Tile, pieces_of, things_of, tiles_of, whole_things
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import Masks, RunLengths
 from backend.values.session import ForPrompts, Question, Round

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pycocotools import mask as coco
 
-from backend.images.decode import SUFFIXES
+from backend.images.limits import SUFFIXES
 from backend.values.errors import SetupError
 from backend.values.masks import Region
 from prompts.geometry import BoolArray, Size

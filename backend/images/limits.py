@@ -15,6 +15,11 @@ from prompts.kinds import Image, KeyedImage
 
 ReadWindow = Callable[[PixelBox, int], Image]
 """The pixels ``(h, w, 3)`` of a box, of every so-manieth row and column."""
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+)
+"""What the names of image files end with."""
 URL_SETTING = "MASKLOOM_LABEL_STUDIO_URL"
 TOKEN_SETTING = "MASKLOOM_LABEL_STUDIO_TOKEN"
 ROOTS_SETTING = "MASKLOOM_LOCAL_ROOTS"
@@ -119,6 +124,9 @@ def check_pixels(width: int, height: int, most_pixels: int) -> None:
             f"it has {width} x {height} pixels, more than the limit of {most_pixels:,}; "
             f"raise {PIXELS_SETTING} if it is meant to be read"
         )
+
+
+"""The endings of files of these formats."""
 
 
 class ImageSource(Protocol):

@@ -9,8 +9,8 @@ import pytest
 
 from backend.engines import colour
 from backend.images.limits import LargeImage
-from backend.postprocessing import Piece, Tile, joined, pieces_of, tiles_of, with_tiles
 from backend.segmenter import Segmenter
+from backend.tiles import Piece, Tile, joined, pieces_of, tiles_of, with_tiles
 from backend.values.features import FeatureCache
 from backend.values.masks import Masks, MaskSet
 from backend.values.session import ForNames

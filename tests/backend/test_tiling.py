@@ -16,8 +16,8 @@ from backend.engines.base import Engine
 from backend.engines.colour import SPACE, ColourDecoder
 from backend.images.limits import LargeImage, overview
 from backend.images.windows import open_large
-from backend.postprocessing import tiles_of
 from backend.segmenter import Segmenter
+from backend.tiles import tiles_of
 from backend.tiling import closer_windows, window_around
 from backend.values.errors import MaskloomError
 from backend.values.features import FeatureCache, ImageFeatures

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backend.images.decode import FORMATS, SUFFIXES, decode_image
+from backend.images.decode import FORMATS, decode_image
+from backend.images.limits import SUFFIXES
 from tests.backend.images.pictures import MOST, Pixels, blocks, noise, save
 
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
