@@ -111,6 +111,26 @@ def masks(
     say(f"wrote {len(tracks.tracks)} tracks to {out}; on {drawn} frames a person set them")
 
 
+@video.command("compare")
+def compare(
+    truth: Annotated[Path, typer.Argument(help="A folder of DAVIS's pictures: the truth.")],
+    found: Annotated[Path, typer.Argument(help="A folder of them with what was found; objects have the same ids.")],
+) -> None:
+    """Say how close tracks are to the truth: masks and outlines (J and F), and identities (HOTA)."""
+    from backend.evaluation.tracks import identities_of, read_davis, regions_of
+
+    true, other = read_davis(truth), read_davis(found)
+    regions, identities = regions_of(true, other), identities_of(true, other)
+    print(f"{true.length} frames, {len(true.tracks)} objects")
+    print(f"J&F {regions.mean:.3f}  J {regions.j:.3f}  F {regions.f:.3f}")
+    for number, (j, f) in regions.by_object.items():
+        print(f"  object {number}  J {j:.3f}  F {f:.3f}")
+    print(
+        f"HOTA {identities.hota:.3f}  detection {identities.detection:.3f}  association {identities.association:.3f}  "
+        f"identity switches {identities.switches}"
+    )
+
+
 def _inside(segmenter: Segmenter, image: Image, box: tuple[float, float, float, float]) -> BoolArray:
     """The object in a box on a frame; the box itself where the engine finds nothing in it."""
     from backend.values.session import ForPrompts
