@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from PIL import Image
 
 from backend.app import create_app
@@ -231,34 +232,101 @@ def test_one_session_too_many_is_busy(page: Page, parts: Parts) -> None:
     assert sorted(page.frames(first)) == [k for k in range(COUNT) if "red" in places(k)]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(["start", "poll", "cancel", "release", "late"]), max_size=12))
-def test_whatever_is_done_to_sessions_each_gives_its_own_frames_once_and_in_order(page: Page, steps: list[str]) -> None:
-    living: dict[str, list[int]] = {}
-    dead: list[str] = []
-    for step in steps:
-        if step == "start" and len(living) < 4:
-            living[page.follows("red", 0, max_frames=4)["value"]["session_id"]] = []
-        elif step == "poll" and living:
-            session = next(iter(living))
-            value = page.sends(event="track_progress", session_id=session)["value"]
-            living[session] += [frame["frame"] for frame in value["frames"]]
-            assert living[session] == list(range(len(living[session])))
-            assert value["produced"] == len(living[session])
-            assert value["error"] is None
-        elif step == "cancel" and living:
-            session, _ = living.popitem()
-            page.sends(event="track_cancel", session_id=session)
-            dead.append(session)
-        elif step == "release":
-            page.sends(event="release")
-            dead += living
-            living = {}
-        elif step == "late":
-            for session in dead:
-                value = page.sends(event="track_progress", session_id=session)["value"]
-                assert (value["frames"], value["done"]) == ([], True)
-    page.sends(event="release")
+class Sessions(RuleBasedStateMachine):
+    """Whatever is done to the sessions of two annotators, each gives its own object's frames, once and in order."""
+
+    page: ClassVar[Page]
+    parts: ClassVar[Parts]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desks = {
+            name: Page(self.page._client, self.page._task["data"], task=task) for name, task in (("red", 3), ("blue", 4))
+        }
+        self.frames: dict[str, list[int]] = {}
+        self.of: dict[str, str] = {}
+        self.expired: set[str] = set()
+        self.ended: dict[str, str] = {}
+
+    @rule(name=st.sampled_from(["red", "blue"]))
+    def start(self, name: str) -> None:
+        answer = self.desks[name].follows(name, 20, max_frames=5)
+        if answer["type"] == "track_busy":
+            assert len(self.of) >= MOST_RUNNING
+            return
+        assert (answer["type"], answer["value"]["total_frames"]) == ("track_started", 5)
+        session = answer["value"]["session_id"]
+        assert session not in {*self.of, *self.ended}
+        self.of[session], self.frames[session] = name, []
+
+    @precondition(lambda self: self.of)
+    @rule(data=st.data())
+    def poll(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(list(self.of)))
+        name, seen = self.of[session], self.frames[session]
+        value = self.desks[name].sends(event="track_progress", session_id=session)["value"]
+        for frame in value["frames"]:
+            seen.append(frame["frame"])
+            shown, there = foreground(frame["imageDataURL"]), square(name, frame["frame"])
+            assert (shown & there).sum() > 0.85 * (shown | there).sum(), "a frame of another session"
+        assert seen == list(range(20, 20 + len(seen)))
+        assert value["produced"] == len(seen)
+        assert value["error"] is None or (session in self.expired and "given up" in value["error"])
+        assert not value["done"] or value["error"] or len(seen) == 5
+
+    @precondition(lambda self: self.of)
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        """Nobody asked about it for long: if it is not done yet, it ends."""
+        session = data.draw(st.sampled_from(list(self.of)))
+        run = self.parts.service.events._runs.find(session)  # type: ignore[attr-defined]
+        run.asked_at -= 1000.0
+        self.expired.add(session)
+
+    @precondition(lambda self: self.of)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(list(self.of)))
+        name = self.of.pop(session)
+        self.ended[session] = name
+        assert self.desks[name].sends(event="track_cancel", session_id=session)["type"] == "track_cancel_ack"
+
+    @rule(name=st.sampled_from(["red", "blue"]))
+    def release(self, name: str) -> None:
+        """Ends what this annotator began, and nothing of the other's."""
+        assert self.desks[name].sends(event="release")["type"] == "release_ack"
+        for session in [each for each, owner in self.of.items() if owner == name]:
+            self.ended[session] = self.of.pop(session)
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def ask_late(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(list(self.ended)))
+        value = self.desks[self.ended[session]].sends(event="track_progress", session_id=session)["value"]
+        assert (value["frames"], value["done"]) == ([], True)
+        assert "no such session" in value["error"]
+
+    @precondition(lambda self: len(self.of) < 2)
+    @rule()
+    def crowd(self) -> None:
+        """While the device is held no session comes on, and one too many is told to wait."""
+        with self.parts.engine.segmenter()._device:
+            answers = [self.desks["red"].follows("red", 20, max_frames=5) for _ in range(MOST_RUNNING + 1)]
+        assert answers[-1]["type"] == "track_busy"
+        self.ended |= {each["value"]["session_id"]: "red" for each in answers if each["type"] == "track_started"}
+        self.release("red")
+
+    def teardown(self) -> None:
+        for desk in self.desks.values():
+            desk.sends(event="release")
+
+
+def test_whatever_is_done_to_sessions_each_gives_its_own_frames_once_and_in_order(
+    page: Page, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.serving.protocol.GATHER_S", 0.01)
+    Sessions.page, Sessions.parts = page, parts
+    run_state_machine_as_test(Sessions, settings=settings(max_examples=5, stateful_step_count=10, deadline=None))
 
 
 def test_a_session_that_nobody_polls_ends(page: Page, monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
