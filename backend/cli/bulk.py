@@ -25,7 +25,7 @@ from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of, p
 from backend.bulk.spec import JobSpec, Selection, resolve
 from backend.bulk.values import ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.cli.terminal import console, read_settings, say, say_error, write_text
+from backend.cli.terminal import console, read_settings, say, say_error, say_progress, write_text
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.stores.ledger import DONE, FAILED
 from backend.values.errors import MaskloomError, RequestError
@@ -254,6 +254,7 @@ def prelabel(
         source, to, out, labels, config, min_score, params, url_prefix=url_prefix,
         selection=Selection(view, unlabelled, only_missing), limit=limit, again=force, memory=memory,
     )  # fmt: skip
+    say_progress()
     run_job(spec, RunOptions(dry_run, sample, resume, batch, workers, ray, report), read_settings(url, token))
 
 

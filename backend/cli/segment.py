@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from PIL import Image as PillowImage
 
-from backend.cli.terminal import read_settings, say
+from backend.cli.terminal import read_settings, say, say_progress
 from backend.images.limits import overview
 from backend.pictures import PALETTE, paint_masks, write_name
 from backend.values.errors import MaskloomError, RequestError
@@ -56,6 +56,7 @@ def segment(
     from backend.assemble import engine_handle, image_files
 
     settings = read_settings()
+    say_progress()
     prompts = PhotoPrompts(
         texts=tuple(text or ()),
         points=tuple(point or ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +18,21 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(message: str) -> None:
     """A line of news."""
     console.print(escape(message))
+
+
+class News(logging.Handler):
+    """Says what is logged of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def say_progress() -> None:
+    """Have how far a very large image is said as news, which is logged otherwise."""
+    logger = logging.getLogger("backend.tiling")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, News) for handler in logger.handlers):
+        logger.addHandler(News())
 
 
 def say_error(error: MaskloomError) -> None:

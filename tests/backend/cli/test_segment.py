@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from pycocotools import mask as coco
+from typer.testing import CliRunner
 
 from backend.assemble import image_files
+from backend.cli import cli
 from backend.cli.segment import PhotoAnswer, PhotoPrompts, segment_photo
 from backend.engines import colour
 from backend.segmenter import Segmenter
@@ -104,3 +107,22 @@ def test_a_mask_of_another_size_is_refused(photo: Path, tmp_path: Path, kind: st
 def test_an_overlay_that_cannot_be_written_is_explained(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot write the picture .*masks\.txt"):
         run(photo, PhotoPrompts(points=("85,40",))).write_overlay(tmp_path / "masks.txt")
+
+
+def test_the_command_says_how_far_it_is_with_an_image_too_large_to_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"ENGINE": "colour", "HOME": str(tmp_path / "home"), "MAX_IMAGE_MEGAPIXELS": "0.1"}.items():
+        monkeypatch.setenv(f"MASKLOOM_{name}", value)
+    monkeypatch.setattr("backend.tiling.TELL_S", 0.0)
+    pixels = np.random.default_rng(0).integers(200, 240, (800, 1500, 1), np.uint8).repeat(3, 2)
+    pixels[700:740, 750:790] = (230, 20, 20)
+    tifffile.imwrite(tmp_path / "large.tif", pixels, photometric="rgb", tile=(256, 256), compression="zlib")
+    for _ in range(2):
+        done = CliRunner().invoke(cli, ["segment", "large.tif", "--text", "red", "--json", "masks.json"])
+        assert done.exit_code == 0, done.output
+        told = done.output + capsys.readouterr().err
+        assert told.count("looked at 1 of 6 tiles of 1500 x 800 pixels") == 1
+    (found,) = json.loads((tmp_path / "masks.json").read_text())["masks"]
+    assert found["area"] == 1600
