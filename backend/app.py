@@ -169,7 +169,8 @@ def _add_work_routes(app: FastAPI, parts: Parts) -> None:
         """One answer for each task."""
         asked = {**dict(body), "project": parts.projects.key(body.project)}  # not copied: drafts may hold many large masks
         answers = parts.service.predict(asked)
-        parts.prefetcher.answered(asked)
+        if parts.prefetcher is not None:
+            parts.prefetcher.answered(asked)
         return Answer({"results": answers})
 
     @app.post("/webhook", status_code=201)

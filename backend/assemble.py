@@ -93,7 +93,7 @@ class Parts:
     projects: Projects
     jobs: Jobs
     webhooks: AnnotationEvents
-    prefetcher: Prefetcher
+    prefetcher: Prefetcher | None
     learning: Learning
     recorder: Recorder
     memory_page: MemoryPage
@@ -101,7 +101,8 @@ class Parts:
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
-        self.prefetcher.close()
+        if self.prefetcher is not None:
+            self.prefetcher.close()
         self.learning.close()
         self.recorder.close(CLOSING_S)
         self.late.close(CLOSING_S)
@@ -141,12 +142,18 @@ def assemble(settings: Settings) -> Parts:
         hand_over=jobs.hand_over,
         record=recorder.record,
     )
-    can_ask = settings.label_studio_url and settings.label_studio_token
-    prefetcher = Prefetcher(engine, media, lambda: label_studio(settings), settings.prefetch_s if can_ask else 0.0)
+    prefetcher = prefetching(settings, engine, media)
     events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine))
     seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
     page = MemoryPage(*seen)
     return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page, late)
+
+
+def prefetching(settings: Settings, engine: EngineHandle, images: ImageSource) -> Prefetcher | None:
+    """What has the next task's image encoded; None where Label Studio cannot be asked for it, or nobody wants it."""
+    if not (settings.prefetch_s and settings.label_studio_url and settings.label_studio_token):
+        return None
+    return Prefetcher(engine, images, lambda: label_studio(settings), settings.prefetch_s)
 
 
 def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory | None], Teach]:

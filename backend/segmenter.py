@@ -175,7 +175,7 @@ class Segmenter:
     def _decode_prompts(self, question: ForPrompts, held: Held) -> MaskSet:
         question.prompts.check_against(question.image.size)
         memory = question.memory if question.memory and question.memory.space == self.engine.version else None
-        decoder, like = self.engine.decoder, armed(question.learnt, question.armed_label, self.engine.version)
+        decoder, like = self.engine.decoder, self._armed(question)
         several = question.alternatives > 1 or (like is not None and not isinstance(decoder, DrawsLabels))
         if not isinstance(decoder, OffersAlternatives) or memory or not several or not _is_one_click(question.prompts):
             return self._decode(question, question.prompts, memory, held)
@@ -187,12 +187,16 @@ class Segmenter:
             masks = readings[list(range(len(readings)))[: question.alternatives]]
             return self._named(masks, question, features)
 
+    def _armed(self, question: ForPrompts) -> LabelMemory | None:
+        """What is known about the label that the annotator has selected."""
+        return armed(question.learnt, question.armed_label, self.engine.version) if question.learnt else None
+
     def _decode(self, question: Question, prompts: PromptSet, memory: ObjectMemory | None, held: Held) -> MaskSet:
         """The named masks for prompts; without any, everything that the decoder can find."""
         features, tokens = self._embedded(question.image, prompts, held)
         with self._turn():
             label = question.armed_label if isinstance(question, ForPrompts) else None
-            learnt = asked_for(question.learnt, prompts, label, self.engine.version)
+            learnt = asked_for(question.learnt, prompts, label, self.engine.version) if question.learnt else []
             masks = self._decode_tokens(features, tokens, learnt, memory)
             labelled = self._named(masks, question, features)
         return labelled if prompts.drawn else suppress_duplicates(labelled)

@@ -71,7 +71,7 @@ class Interactor:
     def _find(self, task: InteractionRequest) -> Finding:
         image = self._images.load(task.image_url, task.project, task.task_id or None)
         self._history.remember_shown(task, image)
-        if task.typed.only_edits:
+        if task.typed.edits and task.typed.only_edits:
             return self._edited(task, image)
         seen = self._history.notes(task)
         task = join(task, seen)
@@ -83,7 +83,8 @@ class Interactor:
         version = segmenter.engine.version
         self._history.remember_round(task, NewNotes(notes_of(task, seen), seen), version, done)
         masks = drop_known(done.masks, _finished(task, image)) if task.asks_for_likeness else done.masks
-        self._editor.show(task, masks)
+        if task.labels.text_areas:
+            self._editor.show(task, masks)
         if task.typed.edits:
             return self._edited(task, image)
         if not len(masks):
@@ -115,8 +116,9 @@ class Interactor:
 
     def _question(self, task: InteractionRequest, image: KeyedImage, prompts: PromptSet, alternatives: int) -> ForPrompts:
         memory = self._history.last_answer(task, self._engine.version, prompts)
-        learnt = self._learning.about(task, self._engine, CLICK_PATIENCE_S).besides(task.task_id)
-        return ForPrompts(image, prompts, task.vocabulary, task.answer_label, memory, alternatives, learnt)
+        learnt = self._learning.about(task, self._engine, CLICK_PATIENCE_S)
+        taught = learnt.besides(task.task_id) if learnt.images else ()
+        return ForPrompts(image, prompts, task.vocabulary, task.answer_label, memory, alternatives, taught)
 
 
 def nothing_found(task: InteractionRequest) -> str:

@@ -115,6 +115,8 @@ class Learning:
         except StoreError as error:
             log.warning("project %s is answered without what its annotations taught: %s", project, error)
             return NOTHING_LEARNT
+        if not wanted:
+            return NOTHING_LEARNT
         found = self._shown(wanted, segmenter, patience_s)
         images = tuple((image, found[image.key]) for image in wanted if image.key in found)
         missing = tuple(image.task for image in wanted if image.key not in found)
@@ -160,7 +162,8 @@ class Learning:
                 self._lists.move_to_end((project, label))
             while len(self._lists) > MOST_LISTS:
                 self._lists.popitem(last=False)
-        return images_of([found[label] for label in labels])
+        told = [each for each in found.values() if each.accepted or each.rejected]
+        return images_of([found[label] for label in labels]) if told else []
 
     def _shown(self, wanted: Sequence[ExampleImage], segmenter: Segmenter, patience_s: float) -> dict[str, ShownImage]:
         """What images show, as far as it is known in time."""

@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from backend.background import PAUSES_S, Worker, insist
 from backend.labelstudio.api import LabelStudio, Project, TaskDetails
 from backend.labelstudio.config import read_config
 from backend.labelstudio.events import Accepted, read_annotation
 from backend.labelstudio.request.request import InteractionRequest, TaskRequest
-from backend.labelstudio.shapes.base import answer_of
+from backend.labelstudio.shapes.base import Answer, answer_of
 from backend.serving.webhooks import take
 from backend.stores.answers import Answers, GivenAnswer, Kind
 from backend.stores.memory import MemoryBank
@@ -35,19 +34,9 @@ class Recorder:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._is_closing = threading.Event()
-        self._worker: Worker[GivenAnswer] = Worker("recording", self._keep, MOST_WAITING)
-
-    def record(self, task: TaskRequest, answer: dict[str, Any]) -> None:
-        """An answer to a request; a failure is none."""
-        if "result" not in answer or not task.project:
-            return
-        is_interactive = isinstance(task, InteractionRequest)
-        kind = Kind.INTERACTION if is_interactive else Kind.PREANNOTATION
-        label = task.armed_label or "" if isinstance(task, InteractionRequest) else ""
-        name = answer_of(str(answer["result"][0]["id"])) if answer["result"] else ""
-        given = GivenAnswer(name, task.project, task.task_id, kind, label[:300], time.time(), answer)
-        if not self._worker.offer(given):
-            log.warning("an answer to task %s is not recorded: too many wait", task.task_id)
+        self._worker: Worker[tuple[TaskRequest, Answer]] = Worker("recording", self._keep, MOST_WAITING)
+        self.record = self._worker.offer
+        """Takes an answer to a request; False when too many wait."""
 
     def wait(self) -> None:
         """Until everything is kept."""
@@ -58,7 +47,16 @@ class Recorder:
         self._is_closing.set()
         self._worker.close(patience_s)
 
-    def _keep(self, given: GivenAnswer) -> None:
+    def _keep(self, answered: tuple[TaskRequest, Answer]) -> None:
+        """Keep an answer; a failure is none."""
+        task, answer = answered
+        if "result" not in answer or not task.project:
+            return
+        is_interactive = isinstance(task, InteractionRequest)
+        kind = Kind.INTERACTION if is_interactive else Kind.PREANNOTATION
+        label = task.armed_label or "" if isinstance(task, InteractionRequest) else ""
+        name = answer_of(str(answer["result"][0]["id"])) if answer["result"] else ""
+        given = GivenAnswer(name, task.project, task.task_id, kind, label[:300], time.time(), answer)
         insist(lambda: self._answers.keep(given), PAUSES_S, self._is_closing)
 
 

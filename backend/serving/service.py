@@ -20,7 +20,7 @@ from backend.engines.catalogue import Recipe
 from backend.labelstudio.answer import Found, write_message, write_refusal
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.labelstudio.request.video import FilmRequest
-from backend.labelstudio.shapes.base import Answer, new_answer, number_regions, write_failure, write_together
+from backend.labelstudio.shapes.base import Answer, is_event, new_answer, number_regions, write_failure, write_together
 from backend.segmenter import EngineSource, Segmenter
 from backend.telemetry import ANSWERS
 from backend.values.errors import MaskloomError
@@ -95,8 +95,8 @@ HandOver = Callable[[str, Sequence[str], Mapping[str, Mapping[str, Any]]], bool]
 """Takes over the tasks of a project, with the answers that are ready, to write them later; False when it cannot."""
 
 
-Record = Callable[[TaskRequest, Answer], None]
-"""Hears of every answer to a request."""
+Record = Callable[[tuple[TaskRequest, Answer]], object]
+"""Takes every answer to a request at once, to keep it when there is time."""
 
 
 class Preannotates(Protocol):
@@ -137,7 +137,7 @@ class Service:
     films: AnswersFilms
     events: AnswersEvents
     hand_over: HandOver = lambda project, tasks, ready: False
-    record: Record = lambda task, answer: None
+    record: Record = lambda answered: None
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
@@ -146,7 +146,7 @@ class Service:
         Where no job can write to Label Studio, it gets the first answer alone, upon which it asks for each task by itself.
         Raises RequestError when the body has no tasks.
         """
-        told = self.events.answer(body)
+        told = self.events.answer(body) if is_event(body) else None
         if told is not None:
             return [told]
         started = time.monotonic()
@@ -172,7 +172,7 @@ class Service:
         found = self.interactor.find(task) if isinstance(task, InteractionRequest) else self.preannotator.find(task)
         ANSWERS.labels(found.kind).inc()
         answer = number_regions(found.write(task), new_answer())
-        self.record(task, answer)
+        self.record((task, answer))
         return answer
 
     def _answer_later(self, tasks: Sequence[Request | MaskloomError], answers: list[Answer]) -> list[Answer]:

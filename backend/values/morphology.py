@@ -42,7 +42,7 @@ def smooth(mask: BoolArray, pixels: float) -> BoolArray:
 
 def smooth_runs(runs: RunLengths, pixels: int) -> RunLengths:
     """A mask that is kept as runs, smoothed by so many pixels; only the box around it is worked on."""
-    if not pixels or not runs.area:
+    if not runs.area:
         return runs
     (rows, columns), window = runs.window()
     height, width, room = runs.size.height, runs.size.width, pixels + 1

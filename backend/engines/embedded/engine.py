@@ -131,16 +131,19 @@ class EmbeddedDecoder:
         canvas = Canvas.of(features)
         if not len(prompts) and memory is None:
             return self._decode_everything(canvas)
-        logits = said_logits(tokens, features.grid.float(), self._calibration, self.places)
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
         if prompts.drawn or (previous is not None and not prompts.phrases):
-            return self.decode_drawn(canvas, prompts, logits, previous)
+            return self.decode_drawn(canvas, prompts, self._said(tokens, features) if prompts.said else None, previous)
+        logits = self._said(tokens, features)
         vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
         asked = len(tokens.phrases)
         competing = torch.cat([compete(logits[:asked], vectors[:asked]), logits[asked:]])
         spoken = self._calibration.least(asked)
         wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
         return self._decode_said(canvas, wanted, competing, vectors)
+
+    def _said(self, tokens: PromptTokens, features: ImageFeatures) -> Tensor:
+        return said_logits(tokens, features.grid.float(), self._calibration, self.places)
 
     @torch.inference_mode()
     def outstanding(self, features: ImageFeatures, tokens: PromptTokens) -> FloatArray:

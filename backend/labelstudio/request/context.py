@@ -79,8 +79,9 @@ def read_context(items: Sequence[Json], config: LabelConfig, task: Json) -> Cont
 def _read_here(here: Sequence[Json], items: Sequence[Json], labels: ImageLabels, page: int, task: Json) -> Context:
     """What the prompts on one page say, by the role of the label or the tool that they were drawn with."""
     label, role = _armed(here, items, labels)
-    said_by = "".join(region_id(item) for item in here if _kind(item) == "textarea")
-    typed = replace(read_typed((line for item in here for line in _lines(item)), labels.vocabulary), said_by=said_by)
+    texts = [item for item in here if _kind(item) == "textarea"]
+    lines = [line for item in texts for line in _lines(item)]
+    typed = replace(read_typed(lines, labels.vocabulary) if lines else Typed(), said_by="".join(map(region_id, texts)))
     drawn = [item for item in here if _kind(item) != "textarea"]
     if role is None or role is Role.FOR:
         ambiguous = _ambiguous(drawn, labels, task)

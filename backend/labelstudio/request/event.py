@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from backend.labelstudio.config import lookup, read_config
 from backend.labelstudio.request.video import VideoLabels, read_videos
-from backend.labelstudio.shapes.base import Json, mappings, read_number, read_value, region_kind
+from backend.labelstudio.shapes.base import Json, is_event, mappings, read_number, read_value, region_kind
 from backend.values.errors import RequestError
 from backend.video.timeline import STUDIO_RATE, Timeline
 from prompts.geometry import Size
@@ -83,25 +83,15 @@ def read_event(body: Any) -> EventRequest | None:
     """The event of a ``/predict`` body; None for a body of the other protocol. Raises RequestError for an unknown event and for
     a task without an address.
     """
-    params = body.get("params") if isinstance(body, Mapping) else None
-    context = params.get("context") if isinstance(params, Mapping) else None
-    if not isinstance(context, Mapping):
+    if not is_event(body):
         return None
-    event = context.get("event") or (PREDICT if _is_of_protocol(context) else "")
-    if not event:
-        return None
+    context = body["params"]["context"]
+    event = context.get("event") or PREDICT
     if event not in (*EVENTS, PREDICT):
         raise RequestError(f"expected one of the events {', '.join(EVENTS)}, got {str(event)[:60]!r}")
     if event == "capabilities":
         return EventRequest(event, "", "", "", context=context)
     return _read_about_task(body, str(event), context)
-
-
-def _is_of_protocol(context: Json) -> bool:
-    """Whether a prompt without an event's name is of this protocol: it tells a time, or points say ``positive`` themselves."""
-    if "time_ms" in context or "frame" in context:
-        return True
-    return any("positive" in read_value(item) for item in mappings(context.get("result")))
 
 
 def _read_about_task(body: Json, event: str, context: Json) -> EventRequest:

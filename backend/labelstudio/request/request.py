@@ -259,7 +259,7 @@ def _read_task(body: Json, task: Json) -> Request:
         raise RequestError("expected a text under 'label_config' and an object under the task's 'data'")
     project, task_id = _text(body.get("project")), _text(task.get("id"))
     items = _context_items(body)
-    if is_about_video(xml, items):
+    if "video" in xml.lower() and is_about_video(xml, items):
         return read_film_request(project, task, xml, items)
     config = read_config(xml).for_task(data)
     if items is None:

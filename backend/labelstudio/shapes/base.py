@@ -84,6 +84,19 @@ def _short(found: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def is_event(body: Any) -> bool:
+    """Whether a request is of the event protocol of Label Studio's open front end: its context names an event, tells a time, or
+    has points that say ``positive`` themselves.
+    """
+    params = body.get("params") if isinstance(body, Mapping) else None
+    context = params.get("context") if isinstance(params, Mapping) else None
+    if not isinstance(context, Mapping):
+        return False
+    if context.get("event") or "time_ms" in context or "frame" in context:
+        return True
+    return any("positive" in read_value(item) for item in mappings(context.get("result")))
+
+
 OURS = "mk_"
 """What the ids of regions that we suggest begin with. They stay when a suggestion is accepted, which tells that it was."""
 
