@@ -18,6 +18,7 @@ from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio, TaskDetails
 from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import DrawnRegion, read_regions
+from backend.labelstudio.video_answer import rank_film
 from backend.values.errors import ImageError, RemoteError, RequestError
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import Image
@@ -223,6 +224,8 @@ def rank(result: Sequence[Mapping[str, Any]]) -> Ranked:
     that of its least certain region and half the mean of all, each ``1 - |2 score - 1|``: largest at a score of 0.5, where the
     engine cannot tell, and 0 at scores of 0 and 1.
     """
+    if (film := rank_film(result)) is not None:
+        return Ranked(*film)
     try:
         regions = read_regions(result)
     except RequestError as error:

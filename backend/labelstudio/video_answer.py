@@ -21,7 +21,7 @@ from backend.labelstudio.request.video import (
     FilmRequest,
     VideoLabels,
 )
-from backend.labelstudio.shapes.base import OURS, Answer, new_id, write_empty
+from backend.labelstudio.shapes.base import OURS, Answer, new_id, region_kind, write_empty
 from backend.labelstudio.shapes.video_rectangle import (
     boxes_between,
     numbered,
@@ -34,9 +34,13 @@ from backend.labelstudio.tags import ControlTag
 from backend.video.keyframes import Box
 from backend.video.rings import RingKeyframe, ring_keyframes
 from backend.video.timeline import Timeline
-from backend.video.tracks import Barrier, Known, Track, Tracks, masks_to_bytes
+from backend.video.tracks import Barrier, Known, Track, Tracks, doubtful, doubts_of, masks_to_bytes
 from prompts.geometry import Size, pixels_to_percent
 
+DOUBT, PER_FRAME = 0.5, 0.1
+"""The uncertainty of a film with one doubtful frame, and what each further one adds."""
+LOOK_AT = "look at frames"
+"""How a region's note begins that tells on which frames a person should look first."""
 Followed = Sequence[tuple[FilmRegion, Sequence[Mapping[str, Any]], Sequence[int]]]
 """Drawn boxes, each with the items of its sequence and the doubtful frames of the file."""
 
@@ -77,10 +81,37 @@ def write_followed(task: FilmInteraction, followed: Followed, clock: Clock, mode
         labelled = {} if region.label is None else {"labels": [region.label]}
         value = {**write_value(items, clock.timeline, clock.rate), **labelled}
         head = {"from_name": boxes.name if boxes else "", "to_name": task.labels.name, "type": BOXES}
-        numbers = ", ".join(str(clock.timeline.to_studio(frame, clock.rate)) for frame in doubts)
-        told = {"meta": {"text": [f"look at frames {numbers}"]}} if numbers else {}
-        result.append({"id": region.id, **head, **told, "value": value})
+        result.append({"id": region.id, **head, **_look_at(doubts, clock), "value": value})
     return {"result": result, "score": 0.0, "model_version": model_version}
+
+
+def _look_at(frames: Sequence[int], clock: Clock) -> Answer:
+    """What a region tells about frames of the file that are doubtful, in Label Studio's numbers."""
+    numbers = ", ".join(str(clock.timeline.to_studio(frame, clock.rate)) for frame in frames)
+    return {"meta": {"text": [f"{LOOK_AT} {numbers}"]}} if numbers else {}
+
+
+def frames_to_look_at(result: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Label Studio's frames that the regions of a prediction are doubtful on, each once."""
+    texts = [text for region in result for text in (region.get("meta") or {}).get("text") or () if isinstance(text, str)]
+    told = [text.removeprefix(LOOK_AT) for text in texts if text.startswith(LOOK_AT)]
+    return sorted({int(number) for each in told for number in each.split(",") if number.strip().isdecimal()})
+
+
+def rank_film(result: Sequence[Mapping[str, Any]]) -> tuple[float, str] | None:
+    """How much a film's prediction needs a person, in 0..1, and why: the frames to look at, or its least sure track; None for
+    a prediction that has no track.
+    """
+    tracks = [region for region in result if region_kind(region) in ("videorectangle", "videovector")]
+    if not tracks:
+        return None
+    frames = frames_to_look_at(tracks)
+    scores = [min(max(float(region.get("score") or 0.0), 0.0), 1.0) for region in tracks]
+    unsure = max(1 - abs(2 * score - 1) for score in scores)
+    if frames:
+        told = ", ".join(map(str, frames))
+        return round(max(unsure, min(1.0, DOUBT + PER_FRAME * (len(frames) - 1))), 4), f"{LOOK_AT} {told}"
+    return round(unsure, 4), f"a track has a score of {min(scores):.2f}"
 
 
 def write_note(task: FilmRequest, text: str, model_version: str, result: Sequence[Answer] = ()) -> Answer:
@@ -147,7 +178,8 @@ def _write_track(labels: VideoLabels, track: Track, clock: Clock, name: str) -> 
         named = None if control is None else _named(labels, control, track)
         if control is not None and named is not None:
             score = sum(mask.score for mask in track.masks.values()) / max(len(track.masks), 1)
-            head = {**_head(labels, control.name, control.type), "score": round(score, 6)}
+            told = _look_at(doubtful(doubts_of(track)), clock)
+            head = {**_head(labels, control.name, control.type), **told, "score": round(score, 6)}
             for number, value in enumerate(values_of(track, clock)):
                 yield {**head, "id": name if number == 0 else new_id(), "value": {**value, **named}}
             return

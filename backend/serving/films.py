@@ -33,8 +33,8 @@ from backend.values.session import ForNames, ForPrompts, Question
 from backend.video.film import Film, open_film
 from backend.video.finding import Seen, find_all
 from backend.video.keyframes import Box
-from backend.video.refining import Refined, doubtful, refine
-from backend.video.tracks import FrameMask, Tracks
+from backend.video.refining import refine
+from backend.video.tracks import FrameMask, Refined, Tracks, doubtful
 from prompts.kinds import KeyedImage, PromptSet
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from backend.engines.base import TrackedMask, Tracker, TrackingSession
 from backend.values.errors import RequestError
 from backend.video.film import Film, Frame
 from backend.video.keyframes import overlap
-from backend.video.tracks import Barrier, FrameMask, Known
+from backend.video.tracks import Barrier, FrameMask, Known, Refined
 from prompts.geometry import box_mask, size_of
 from prompts.kinds import BoxPrompt, MaskPrompt, PromptError, PromptSet
 
@@ -24,33 +24,6 @@ AGREES = 0.85
 """Two boxes of one frame with this IoU are the same."""
 AGREEING = 3
 """So many frames that agree one after another end the following: the rest is right already."""
-
-DOUBTFUL = 0.3
-MOST_DOUBTFUL = 5
-APART = 12
-"""Doubtful frames that are nearer to each other than this are one place to look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refined:
-    """The object on one frame that was followed; ``doubt`` in 0..1 is how far following from both sides disagrees, or how
-    unsure it is where there is one side. ``mask`` is None where it is hidden or gone.
-    """
-
-    frame: int
-    mask: FrameMask | None
-    doubt: float
-
-
-def doubtful(refined: Sequence[Refined]) -> list[int]:
-    """The frames of the file to look at first, in order: the most doubtful ones, APART from each other."""
-    chosen: list[int] = []
-    for each in sorted(refined, key=lambda one: -one.doubt):
-        if each.doubt < DOUBTFUL or len(chosen) == MOST_DOUBTFUL:
-            break
-        if all(abs(each.frame - frame) >= APART for frame in chosen):
-            chosen.append(each.frame)
-    return sorted(chosen)
 
 
 def refine(film: Film, tracker: Tracker, barriers: Sequence[Barrier], known: Known) -> Iterator[Refined]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pycocotools import mask as coco
 
 from backend.caches import Codec
-from backend.video.keyframes import Box
+from backend.video.keyframes import Box, overlap
 from prompts.geometry import BoolArray, Size, mask_box
 from prompts.kinds import PromptSet
 
@@ -109,6 +109,57 @@ def label_map(masks: Mapping[int, FrameMask], size: Size) -> np.ndarray[tuple[in
     for number, mask in sorted(masks.items(), key=lambda item: item[1].score):
         ids[mask.decode()] = number
     return ids
+
+
+DOUBTFUL = 0.3
+MOST_DOUBTFUL = 5
+RETURNED = 0.5
+"""The doubt of a frame on which an object is there again: it may be another one."""
+APART = 12
+"""Doubtful frames that are nearer to each other than this are one place to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """The object on one frame that was followed; ``doubt`` in 0..1 is how far following from both sides disagrees, or how
+    unsure it is where there is one side. ``mask`` is None where it is hidden or gone.
+    """
+
+    frame: int
+    mask: FrameMask | None
+    doubt: float
+
+
+def doubtful(refined: Sequence[Refined]) -> list[int]:
+    """The frames of the file to look at first, in order: the most doubtful ones, APART from each other."""
+    chosen: list[int] = []
+    for each in sorted(refined, key=lambda one: -one.doubt):
+        if each.doubt < DOUBTFUL or len(chosen) == MOST_DOUBTFUL:
+            break
+        if all(abs(each.frame - frame) >= APART for frame in chosen):
+            chosen.append(each.frame)
+    return sorted(chosen)
+
+
+def doubts_of(track: Track) -> list[Refined]:
+    """How doubtful each frame of a track is: how unsure it is, how far the object's size jumps from the frame before, or, where
+    it was not there then, half.
+    """
+    found: list[Refined] = []
+    before: FrameMask | None = None
+    for frame, mask in sorted(track.masks.items()):
+        is_next = before is not None and frame - 1 in track.masks
+        jump = 1 - _same_size(before, mask) if before is not None and is_next else RETURNED * (before is not None)
+        found.append(Refined(frame, mask, round(min(max(1 - mask.score, jump), 1.0), 4)))
+        before = mask
+    return found
+
+
+def _same_size(left: FrameMask, right: FrameMask) -> float:
+    """The IoU of the boxes of two masks, each moved to one place."""
+    one, other = left.box() or (0, 0, 0, 0), right.box() or (0, 0, 0, 0)
+    sizes = [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (one, other)]
+    return overlap(*((0.0, 0.0, float(width), float(height)) for width, height in sizes))
 
 
 def masks_to_bytes(masks: Mapping[int, FrameMask]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend.evaluation.samples import SAME_BITS, Reviewing, difference_hash, duplicates, rank
+from backend.evaluation.samples import SAME_BITS, Ranked, Reviewing, difference_hash, duplicates, rank
 from backend.labelstudio.api import ListedTask, StoredPrediction, TaskDetails
 from backend.labelstudio.api import Project as ProjectRow
+from backend.labelstudio.request.video import FilmPreannotation, read_videos
 from backend.labelstudio.shapes import painted as rle
+from backend.labelstudio.video_answer import Clock, write_tracks
 from backend.values.errors import ImageError, RemoteError
+from backend.video.timeline import Timeline
+from backend.video.tracks import FrameMask, Track, Tracks
+from prompts.geometry import BoolArray, Size
 from prompts.kinds import KeyedImage
 from tests.backend.bulk.studio_double import CONFIG
-from tests.backend.pictures import square, two_red_discs, two_shapes
+from tests.backend.pictures import disc, square, two_red_discs, two_shapes
 
 
 def brush(name: str, label: str, score: float, side: int = 30) -> dict[str, Any]:
@@ -143,3 +149,26 @@ def test_a_service_that_does_not_answer_ends_the_search_for_duplicates() -> None
     review = reviewing(Studio(), trouble=RemoteError("Label Studio did not answer for 600 s"))
     with pytest.raises(RemoteError):
         review.without_duplicates(review.ranked())
+
+
+def test_a_film_is_ranked_by_its_doubtful_frames_and_says_which_they_are() -> None:
+    """A ball that jumps in size on frame 20 and is gone for a while, beside one that is sure throughout."""
+    jumping = {k: disc(60, 120, 30 + k, 30, 8 if k < 20 else 14) for k in range(60) if not 40 <= k < 44}
+    steady = {k: disc(60, 120, 60, 30, 10) for k in range(60)}
+
+    doubtful, sure = (rank(film_result(masks)) for masks in (jumping, steady))
+
+    assert doubtful == Ranked(0.6, "look at frames 21, 45")
+    assert sure == Ranked(0.0, "a track has a score of 1.00")
+
+
+def film_result(masks: Mapping[int, BoolArray]) -> list[dict[str, Any]]:
+    """The prediction of one object of a film of 60 frames."""
+    config = '<View><Video name="v" value="$v"/><VideoRectangle name="b" toName="v"/><Labels name="l" toName="v">'
+    (labels,) = read_videos(f'{config}<Label value="ball"/></Labels></View>')
+    found = Tracks(Size(60, 120), 60, (Track(1, "ball", {k: FrameMask.of(mask, 1.0) for k, mask in masks.items()}),))
+    clock = Clock(Timeline(np.arange(60) / 24, 60 / 24), Fraction(24))
+    result: list[dict[str, Any]] = write_tracks(FilmPreannotation("1", "2", labels, "f", Fraction(24)), found, clock, "v")[
+        "result"
+    ]
+    return result

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backend.values.errors import RequestError
-from backend.video.refining import Refined, doubtful, refine
-from backend.video.tracks import Barrier, Known
+from backend.video.refining import refine
+from backend.video.tracks import Barrier, Known, Refined, doubtful
 from tests.backend.video.test_following import COUNT, film_of, tracker, two
 
 
