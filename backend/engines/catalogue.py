@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 APACHE, MIT, SAM_LICENCE = "Apache-2.0", "MIT", "SAM License (gated: ask for access on the model's page, then set HF_TOKEN)"
 SAM_DERIVED = "SAM License (made from SAM 3)"
+DINOV3_LICENCE = "DINOv3 License (gated: ask for access on the model's page, then set HF_TOKEN)"
 SAM_MODULES, SEEM_MODULES = ("transformers", "open_clip", "torchvision", "timm"), ("huggingface_hub", "open_clip")
 ENTRY_POINT_GROUP = "maskloom.engines"
 OWN_WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -135,6 +136,7 @@ def _resolve(path: str) -> object:
 
 _CLIP = PublishedModel("clip", "timm/vit_base_patch16_clip_224.openai", MIT)
 _DINO_SMALL = PublishedModel("dino", "facebook/dinov2-with-registers-small", APACHE)
+_DINOV3_SMALL = PublishedModel("dino", "facebook/dinov3-vits16-pretrain-lvd1689m", DINOV3_LICENCE)
 _DINO_BASE = PublishedModel("dino", "facebook/dinov2-with-registers-base", APACHE)
 _OMDET = PublishedModel("grounder", "omlab/omdet-turbo-swin-tiny-hf", APACHE)
 _GROUNDING_DINO = PublishedModel("grounder", "IDEA-Research/grounding-dino-base", APACHE)
@@ -165,6 +167,12 @@ _SAM_FAMILY = (
         "EdgeTAM with CLIP, DINOv2 and OmDet-Turbo: the choice for a CPU",
         PublishedModel("decoder", "yonigozlan/EdgeTAM-hf", APACHE),
         "3 GB; encode 0.4 s, click 0.04 s on a CPU (decoder alone)",
+    ),
+    _sam(
+        "edgetam-dinov3",
+        "EdgeTAM with CLIP, DINOv3 for references and OmDet-Turbo",
+        (PublishedModel("decoder", "yonigozlan/EdgeTAM-hf", APACHE), _CLIP, _DINOV3_SMALL, _OMDET),
+        "3 GB; not measured",
     ),
     _around(
         "sam2-tiny",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,10 @@ CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
 }
 LONGER_SIDE = 518
+NOISES, EXPLAINED, MOST_DIRECTIONS = 4, 0.9, 16
+"""How many images of noise tell what the place alone does to patches, and how many directions are taken away: those that
+explain so much of it, but no more than a few.
+"""
 
 
 class Dino:
@@ -66,9 +71,45 @@ class Dino:
         rows, columns = (max(round(side * scale / self._patch), 1) for side in (size.height, size.width))
         pixels = resize_image(image, Size(rows * self._patch, columns * self._patch), self.device) / 255
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        patches = self._patches((pixels - mean) / std)
+        return functional.normalize(patches, dim=-1).T.reshape(-1, rows, columns).cpu()
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """What the network makes of the patches ``(N, D)`` of an input ``(3, H, W)``, row by row."""
         with computing(self.device, self._dtype):
-            tokens = self._model(((pixels - mean) / std)[None]).last_hidden_state
-        return functional.normalize(tokens[0, self._before :].float(), dim=-1).T.reshape(-1, rows, columns).cpu()
+            tokens = self._model(pixels[None]).last_hidden_state
+        patches: Tensor = tokens[0, self._before :].float()
+        return patches
+
+
+class Dinov3(Dino):
+    """A DINOv3, whose patches say where they lie as well as what they show: what changes with the place alone, as images of
+    noise tell, is projected out before patches of two images are compared (INSID3, arXiv 2603.28480).
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32, longer_side: int = LONGER_SIDE) -> None:
+        super().__init__(model, dtype, longer_side)
+        self._places = lru_cache(maxsize=64)(self._directions_of_places)
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights."""
+        super().to(device)
+        self._places.cache_clear()
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        patches, places = super()._patches(pixels), self._places(pixels.shape[1], pixels.shape[2])
+        return patches - (patches @ places) @ places.T
+
+    def _directions_of_places(self, height: int, width: int) -> Tensor:
+        """Unit vectors ``(D, R)`` along which the patches of inputs of this size differ by their place."""
+        generator = torch.Generator().manual_seed(0)
+        noises = (torch.randn(3, height, width, generator=generator).to(self.device) for _ in range(NOISES))
+        mean = torch.stack([super(Dinov3, self)._patches(noise) for noise in noises]).mean(dim=0)
+        _, strength, directions = torch.linalg.svd(mean - mean.mean(dim=0), full_matrices=False)
+        share = (strength**2).cumsum(dim=0) / (strength**2).sum().clamp(min=1e-12)
+        count = min(int((share < EXPLAINED).sum()) + 1, MOST_DIRECTIONS)
+        chosen: Tensor = directions[:count].T
+        return chosen
 
 
 def load_dino(folder: Path, placement: Placement) -> Dino:
@@ -76,7 +117,8 @@ def load_dino(folder: Path, placement: Placement) -> Dino:
     model_type = read_model_type(folder)
     if model_type not in CLASSES:
         raise SetupError(f"{folder} holds a {model_type!r} model; known are {', '.join(CLASSES)}")
-    return Dino(load_pretrained(import_class(CLASSES[model_type]), folder, placement), resolve(placement)[1])
+    network = Dinov3 if model_type == "dinov3_vit" else Dino
+    return network(load_pretrained(import_class(CLASSES[model_type]), folder, placement), resolve(placement)[1])
 
 
 DIMMED = 0.3

@@ -16,6 +16,7 @@ DECODERS: dict[str, Callable[[Path], Path]] = {
     "sam-vit": tiny_models.write_sam,
     "sam3": tiny_models.write_sam3,
 }
+DINOS: dict[str, Callable[[Path], Path]] = {"dinov2": tiny_models.write_dino, "dinov3": tiny_models.write_dinov3}
 GROUNDERS: dict[str, Callable[[Path], Path]] = {
     "omdet": tiny_detectors.write_published_omdet,
     "grounding-dino": tiny_detectors.write_grounding_dino,
@@ -32,8 +33,9 @@ def write_bundle(name: str, folder: Path) -> Path:
         if part.role == "decoder":
             _writer(part.repository, DECODERS)(folder / "decoder")
     tiny_models.write_clip(folder / "clip")
-    if any(part.role == "dino" for part in models):
-        tiny_models.write_dino(folder / "dino")
+    for part in models:
+        if part.role == "dino":
+            _writer(part.repository, DINOS)(folder / "dino")
     return folder
 
 

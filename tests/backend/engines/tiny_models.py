@@ -210,6 +210,14 @@ def write_dino(folder: Path, seed: int = 0) -> Path:
     return _write(Dinov2WithRegistersModel, config, folder, seed)
 
 
+def write_dinov3(folder: Path, seed: int = 0) -> Path:
+    """DINOv3 at 16 channels."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return _write(DINOv3ViTModel, DINOv3ViTConfig(**sizes, image_size=64, patch_size=16, num_register_tokens=2), folder, seed)
+
+
 SAM3_SIDE = 112
 
 
