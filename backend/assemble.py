@@ -21,8 +21,8 @@ from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine
 from backend.engines.catalogue import find_engine, find_refiner
 from backend.evaluation.gate import Gate
-from backend.images import Media, MediaOptions
-from backend.images.limits import ImageSource
+from backend.images import Media
+from backend.images.limits import ImageSource, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
 from backend.segmenter import Segmenter

@@ -34,7 +34,8 @@ from backend.bulk.spec import FolderSource, JobSpec, resolve
 from backend.bulk.values import Form, ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.cli.bulk import TURN_S
-from backend.images import Media, MediaOptions
+from backend.images import Media
+from backend.images.limits import MediaOptions
 from backend.labelstudio.shapes import painted as rle
 from backend.segmenter import Segmenter
 from backend.stores.ledger import Item, RunIdentity, pages

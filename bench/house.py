@@ -29,6 +29,7 @@ OWN_FILES = {
         "backend/video/*.py",
         "backend/cli/video.py",
         "backend/engines/embedded/tracking.py",
+        "backend/evaluation/tracks.py",
         "backend/images/films.py",
         "backend/labelstudio/request/event.py",
         "backend/labelstudio/request/video.py",
@@ -57,6 +58,8 @@ OWN_FILES = {
     ),
     "export": ("backend/export/*.py", "backend/cli/export.py"),
     "editing": ("backend/serving/editing.py",),
+    "large images": ("backend/images/windows.py", "backend/tiles.py", "backend/tiling.py"),
+    "warming": ("backend/bulk/warm.py",),
     "doctor": ("backend/doctor/*.py",),
 }
 """The files that a capability brought, beside which all others are counted: the bound is from before them."""

@@ -27,7 +27,7 @@ from PIL import Image
 
 from backend.engines.catalogue import find_engine
 from bench.random_models import edgetam_vision, sam2_vision
-from prompts.torch_fallbacks import declare_missing_operators
+from prompts.encoders import declare_missing_operators
 from tests.backend.engines.tiny_detectors import TIMM_SWIN
 from tests.backend.engines.tiny_models import write_clip_tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from backend.engines.sam.networks import Sam2Network, SamHqNetwork, SamNetwork
 from backend.engines.sam.sam3 import TEXT_LENGTH, Sam3Network
 from backend.engines.sam.transforms import PromptableNetwork
-from prompts.torch_fallbacks import declare_missing_operators
+from prompts.encoders import declare_missing_operators
 
 HIERA: dict[str, dict[str, Any]] = {
     "sam2-tiny": {},

@@ -24,8 +24,20 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 from torch import Tensor
 
-from backend.engines.base import Engine, TrackedMask, TrackingSession, outside_negatives
-from backend.engines.components import FULL_SIDE, SMALL_SIDE, Found, components, components_found, distinct, found_in, mask_set
+from backend.engines.base import (
+    FULL_SIDE,
+    SMALL_SIDE,
+    Engine,
+    Found,
+    TrackedMask,
+    TrackingSession,
+    components,
+    components_found,
+    distinct,
+    found_in,
+    mask_set,
+    outside_negatives,
+)
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import ANYWHERE, Placement

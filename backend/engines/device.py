@@ -16,7 +16,7 @@ from torch import Tensor
 from backend.caches import Codec, DiskCache
 from backend.values.errors import SetupError, missing_extra
 from backend.values.placement import Placement
-from prompts.torch_fallbacks import Movable, declare_missing_operators, fall_back_to_cpu, free_device
+from prompts.encoders import Movable, declare_missing_operators, fall_back_to_cpu, free_device
 
 
 def import_class(name: str) -> Any:

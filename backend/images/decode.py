@@ -1,16 +1,19 @@
-"""The bytes of an image file as RGB pixels: its format, its frame, its orientation, its colours."""
+"""The bytes of an image file as RGB pixels, as browsers show them: its format, its frame, JPEGs without an end, PNGs with odd
+extras, colours by their profile, and which way is up."""
 
 from __future__ import annotations
 
 import io
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, ImageCms, UnidentifiedImageError
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from backend.images.deep import (
     GATE,
@@ -25,10 +28,22 @@ from backend.images.deep import (
     strips,
 )
 from backend.images.limits import check_pixels
-from backend.images.mending import Convert, ended_jpeg, orientation_of, plain_png, to_srgb
 from backend.values.errors import ImageError
 from prompts.kinds import Image
 
+Convert = Callable[[Pillow.Image], Pillow.Image]
+PNG = b"\x89PNG\r\n\x1a\n"
+_TURNED = ("JPEG", "MPO", "PNG", "AVIF")
+LARGEST_PROFILE = 4 << 20
+_SHOWN = (b"tRNS", b"eXIf", b"iCCP")
+"""The extras of a PNG that change what is seen."""
+_END = b"\xff\xd9"
+_NOISE = bytes(range(1, 120)) * 8
+"""Bytes that a decoder which still waits for pixels takes for some."""
+_INTENT = ImageCms.Intent.PERCEPTUAL
+_FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
+LAST_BLOCK = 16
+"""Rows of the last blocks of a JPEG at most, which may be incomplete."""
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 """How rows and columns run in an upright image of an EXIF orientation (Exif 2.32, tag 0x0112), of 5 to 8 after its axes were
@@ -37,6 +52,106 @@ swapped.
 _PILLOWS_LIMIT = threading.Lock()
 PIXEL_BYTES = 7
 """What decoding takes for a pixel: four in Pillow, whatever the mode, three in the array."""
+
+
+def plain_png(body: bytes) -> bytes:
+    """A PNG without the chunks that nobody sees, such as texts, and without those whose checksum or content is wrong (PNG
+    specification, 5.3: a decoder may leave out ancillary chunks); any other file as it is.
+    """
+    if not body.startswith(PNG):
+        return body
+    kept = [chunk for name, chunk in _chunks(body) if name[:1].isupper() or (name in _SHOWN and _is_sound(name, chunk))]
+    return b"".join([PNG, *kept])
+
+
+def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The name of each chunk, and all of its bytes; the last one may be cut short."""
+    at = len(PNG)
+    while at + 8 <= len(body):
+        (length,), name = struct.unpack(">I", body[at : at + 4]), body[at + 4 : at + 8]
+        yield name, body[at : at + 12 + length]
+        at += 12 + length
+
+
+def _is_sound(name: bytes, chunk: bytes) -> bool:
+    content, checksum = chunk[8:-4], chunk[-4:]
+    if zlib.crc32(name + content).to_bytes(4, "big") != checksum:
+        return False
+    if name != b"iCCP":
+        return True
+    try:
+        packed = content.partition(b"\0")[2][1:]
+        reader = zlib.decompressobj()
+        reader.decompress(packed, LARGEST_PROFILE)
+    except zlib.error:
+        return False
+    return reader.eof
+
+
+def ended_jpeg(body: bytes) -> Pillow.Image | None:
+    """The picture of a JPEG whose end marker is missing, decoded; None when more than that is missing.
+
+    A decoder that has all its pixels reads nothing more: what is put before the end marker then changes nothing. Of one that
+    waits for pixels the picture changes, from where they are missing on; in the last blocks a few may be.
+    """
+    picture, other = _decoded(body + _END), _decoded(body + _NOISE + _END)
+    if picture is None or other is None:
+        return None
+    last = max(0, picture.height - LAST_BLOCK)
+    for top in range(0, last, 256):
+        box = (0, top, picture.width, min(top + 256, last))
+        if not np.array_equal(np.asarray(picture.crop(box)), np.asarray(other.crop(box))):
+            return None
+    return picture
+
+
+def _decoded(body: bytes) -> Pillow.Image | None:
+    try:
+        picture = Pillow.open(io.BytesIO(body), formats=("JPEG",))
+        picture.load()
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return picture
+
+
+def to_srgb(image: Pillow.Image) -> Convert | None:
+    """How the colours of an image become those of sRGB (IEC 61966-2-1), in which browsers show it; None when it has no profile,
+    one that cannot be used, or sRGB itself. Images with palettes and transparency are to be made RGB before.
+    """
+    found = image.info.get("icc_profile")
+    mode = image.mode if image.mode in ("L", "CMYK") and not image.has_transparency_data else "RGB"
+    if not found:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(found))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return None
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", _INTENT, _FLAGS)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+
+    def convert(part: Pillow.Image) -> Pillow.Image:
+        done = ImageCms.applyTransform(part if part.mode == mode else part.convert(mode), transform)
+        assert done is not None
+        return done
+
+    return convert
+
+
+def orientation_of(image: Pillow.Image) -> int:
+    """The EXIF orientation (1..8) as browsers see it, because annotators draw on what the browser shows.
+
+    Chromium 156 obeys it in JPEG, PNG and AVIF, not in WebP, and never the one in XMP. Pillow turns a TIFF by itself.
+    """
+    block = image.info.get("exif")
+    if image.format not in _TURNED or not block:
+        return 1
+    exif = Pillow.Exif()
+    try:
+        exif.load(block)
+        return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken block says nothing
+        return 1
 
 
 def decode_image(body: bytes, most_pixels: int, bands: Bands = ()) -> Image:

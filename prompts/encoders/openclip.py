@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prompts.encoders import declare_missing_operators, with_cpu_fallback
 from prompts.kinds import Image
 from prompts.phrases import fill_templates
-from prompts.torch_fallbacks import declare_missing_operators, with_cpu_fallback
 
 TEMPLATES = ("a photo of a {}.", "a photo of the {}.", "a close-up photo of a {}.", "a bad photo of a {}.", "a {} in a scene.")
 NEIGHBOURHOOD = 5.0

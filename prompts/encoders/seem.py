@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prompts.torch_fallbacks import declare_missing_operators, with_cpu_fallback
+from prompts.encoders import declare_missing_operators, with_cpu_fallback
 
 VOCABULARY_SIZE = 49408
 CONTEXT = 77

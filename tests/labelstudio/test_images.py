@@ -10,7 +10,8 @@ import pytest
 
 from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
-from backend.images import Media, MediaOptions
+from backend.images import Media
+from backend.images.limits import MediaOptions
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import ImageError, RemoteError
 from tests.labelstudio.pictures import save, three_shapes, upload_files

@@ -16,8 +16,8 @@ from backend.engines.sam.text_grounding import Boxes, Grounder, non_maximum_supp
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
 from backend.values.placement import Placement
+from prompts.encoders import with_cpu_fallback
 from prompts.geometry import Size
-from prompts.torch_fallbacks import with_cpu_fallback
 
 SAME_BOX_IOU = 0.5
 MOST_BOXES = 100

@@ -25,11 +25,11 @@ from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
+from prompts.encoders import with_cpu_fallback
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import BoolArray, Size, size_of
 from prompts.kinds import Image, ReferencePrompt
 from prompts.space import FeatureMap, JointSpace, PromptTokens, Prototypes, cells_inside, margin, matches_back, prototypes_of
-from prompts.torch_fallbacks import with_cpu_fallback
 
 CLASSES = {
     "dinov2": "Dinov2Model",

@@ -32,8 +32,8 @@ from backend.engines.sam.transforms import (
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.placement import Placement
+from prompts.encoders import with_cpu_fallback
 from prompts.kinds import Image
-from prompts.torch_fallbacks import with_cpu_fallback
 
 TEXT_LENGTH = 32
 EXEMPLARS_ALONE = "visual"

@@ -29,11 +29,11 @@ from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.placement import Placement
+from prompts.encoders import with_cpu_fallback
 from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
 from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.memory import LabelMemory, margins_of, not_refuted, taught_names
 from prompts.space import PromptTokens
-from prompts.torch_fallbacks import with_cpu_fallback
 
 
 class SeemDecoder:

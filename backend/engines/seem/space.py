@@ -13,12 +13,12 @@ from backend.engines.seem.inputs import QUICK, Frame, InputSize, SeemImage, Seem
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens, Wiring, merge_tokens, repeat_tokens, stack_tokens
 from backend.values.features import ImageFeatures
+from prompts.encoders import with_cpu_fallback
 from prompts.encoders.seem import PhraseTokens, SeemTextEncoder
 from prompts.kinds import ObjectMemory, PointPrompt, PromptSet, ReferencePrompt
 from prompts.memory import owner_among
 from prompts.phrases import Vocabulary
 from prompts.space import FeatureMap, JointSpace, PromptTokens
-from prompts.torch_fallbacks import with_cpu_fallback
 
 
 @dataclass(frozen=True, slots=True)

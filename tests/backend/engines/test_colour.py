@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageColor
 
+from backend.engines.base import MOST_FOUND, SMALL_SIDE
 from backend.engines.colour import SPACE, ColourDecoder, ColourTextEncoder, embed_colours
-from backend.engines.components import MOST_FOUND, SMALL_SIDE
 from backend.values.masks import MaskSet
 from prompts.kinds import BoxPrompt, Prompt, PromptSet, TextPrompt
 

@@ -25,10 +25,10 @@ from backend.values.errors import SetupError
 from backend.values.features import FeatureCache
 from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
+from prompts.encoders import with_cpu_fallback
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
 from prompts.kinds import BoxPrompt, KeyedImage, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
-from prompts.torch_fallbacks import with_cpu_fallback
 from tests.backend.engines import tiny_bundles, tiny_models
 from tests.backend.pictures import two_red_discs, two_shapes
 

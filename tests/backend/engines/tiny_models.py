@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prompts.torch_fallbacks import declare_missing_operators
+from prompts.encoders import declare_missing_operators
 
 declare_missing_operators()
 

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.images import Media, MediaOptions
+from backend.images import Media
+from backend.images.limits import MediaOptions
 from tests.backend.images.servers import Server, Studio
 
 MakeMedia = Callable[..., Media]

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.images import loader
+from backend import images
+from backend.images import DecodedImages, image_cache
 from backend.images.fetch import Fetched, Validators
-from backend.images.loader import DecodedImages, image_cache
 from backend.values.errors import ImageError
 from tests.backend.images.conftest import MakeMedia
 from tests.backend.images.servers import LEGACY_TOKEN, Answer, Request, Server, Studio
@@ -244,14 +244,14 @@ def file_of(value: int) -> bytes:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The grey of every image that is really decoded."""
     seen: list[int] = []
-    real = loader.decode_image
+    real = images.decode_image
 
     def watched(body: bytes, most_pixels: int, bands: tuple[int, ...]) -> np.ndarray:
         image = real(body, most_pixels)
         seen.append(int(image[0, 0, 0]))
         return image
 
-    monkeypatch.setattr(loader, "decode_image", watched)
+    monkeypatch.setattr(images, "decode_image", watched)
     return seen
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from backend.images.decode import decode_image
-from backend.images.mending import PNG
+from backend.images.decode import PNG, decode_image
 from backend.values.errors import ImageError
 from tests.backend.images.pictures import blocks, save
 

@@ -17,7 +17,7 @@ from backend.engines.embedded.places import (
     encoded_shape,
     from_pretrained,
 )
-from prompts.torch_fallbacks import declare_missing_operators
+from prompts.encoders import declare_missing_operators
 
 
 def test_the_backbone_answers_like_timm_s_with_the_same_weights() -> None:

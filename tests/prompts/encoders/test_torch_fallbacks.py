@@ -31,11 +31,11 @@ def run(prepare: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_torchvision_imports_after_the_declaration_whatever_its_build() -> None:
-    done = run("from prompts.torch_fallbacks import declare_missing_operators; declare_missing_operators()")
+    done = run("from prompts.encoders import declare_missing_operators; declare_missing_operators()")
     assert done.stdout.strip() == "imported", done.stderr
 
 
 def test_the_declaration_is_made_only_where_it_is_needed() -> None:
     fails_by_itself = "operator torchvision::nms does not exist" in run("").stderr
-    declared = run("from prompts.torch_fallbacks import declare_missing_operators as d; print(d() is not None)")
+    declared = run("from prompts.encoders import declare_missing_operators as d; print(d() is not None)")
     assert declared.stdout.split() == [str(fails_by_itself), "imported"], declared.stderr
