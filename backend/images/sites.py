@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,3 +276,19 @@ def usable_s(access: str) -> float:
     except (KeyError, TypeError, ValueError):
         lifetime = DEFAULT_LIFETIME_S
     return lifetime - min(30.0, lifetime / 10)
+
+
+class TokenAuth(httpx.Auth):
+    """A token of whatever kind on every request to one Label Studio; an access token that was refused is replaced once."""
+
+    def __init__(self, tokens: Tokens, site: Site) -> None:
+        self._tokens = tokens
+        self._site = site
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        header = self._tokens.header(self._site)
+        request.headers["Authorization"] = header or ""
+        response = yield request
+        if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
+            request.headers["Authorization"] = other
+            yield request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,11 @@ from typing import Any
 import httpx
 
 from backend.images.network import Network
-from backend.images.sites import Site, Tokens
+from backend.images.sites import Site, TokenAuth, Tokens
 from backend.labelstudio.shapes.base import seconds_of
 from backend.values.errors import RemoteError, RequestError
 
 TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
-
-
-class TokenAuth(httpx.Auth):
-    """A token of whatever kind on every request to one Label Studio; an access token that was refused is replaced once."""
-
-    def __init__(self, tokens: Tokens, site: Site) -> None:
-        self._tokens = tokens
-        self._site = site
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        header = self._tokens.header(self._site)
-        request.headers["Authorization"] = header or ""
-        response = yield request
-        if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
-            request.headers["Authorization"] = other
-            yield request
 
 
 def open_client(url: str, token: str | None = None, ca_file: Path | None = None) -> httpx.Client:

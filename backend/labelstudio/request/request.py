@@ -20,7 +20,7 @@ from backend.labelstudio.request.context import (
     reference_requests,
     result_marks,
 )
-from backend.labelstudio.request.typed import Typed
+from backend.labelstudio.request.typed import Typed, in_number
 from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
 from backend.labelstudio.shapes import RegionMark
 from backend.labelstudio.shapes.base import Json, annotator, mappings, newest_draft, saved_at, saved_ids
@@ -207,13 +207,13 @@ class InteractionRequest(TaskRequest):
         against = sum(not point.positive for point in points)
         roles = [mark.role for mark in self.regions]
         said = [
-            _count(len(points) - against, "click"),
-            _count(against, "click against"),
-            _count(len(self.marks) - len(points), "box"),
-            _count(roles.count(Role.FOR), "mark"),
-            _count(roles.count(Role.AGAINST), "mark against"),
-            _count(roles.count(Role.REFINE), "mask"),
-            _count(len(self.references), "reference"),
+            in_number(len(points) - against, "click"),
+            in_number(against, "click against"),
+            in_number(len(self.marks) - len(points), "box"),
+            in_number(roles.count(Role.FOR), "mark"),
+            in_number(roles.count(Role.AGAINST), "mark against"),
+            in_number(roles.count(Role.REFINE), "mask"),
+            in_number(len(self.references), "reference"),
             *(f"{'' if each.positive else 'not '}like {each.label or 'this'}" for each in self.typed.references),
             *(f'text "{text.phrase}"' if text.positive else f'not "{text.phrase}"' for text in self.typed.texts),
             *map(str, self.typed.edits),
@@ -343,9 +343,3 @@ def _task_image(labels: ImageLabels, data: Json, page: int) -> TaskImage:
 
 def _text(found: Any) -> str:
     return str(found) if isinstance(found, str | int | float) else ""
-
-
-def _count(number: int, noun: str) -> str:
-    one, _, rest = noun.partition(" ")
-    many = f"{one}{'es' if one.endswith('x') else 's'} {rest}".strip()
-    return "" if not number else f"{number} {noun if number == 1 else many}"
