@@ -19,7 +19,7 @@ from backend.bulk.warm import Warmer
 from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine
-from backend.engines.catalogue import find_engine, find_refiner
+from backend.engines.catalogue import Placement, find_engine, find_refiner
 from backend.evaluation.gate import Gate
 from backend.images import Media
 from backend.images.limits import ImageSource, MediaOptions
@@ -73,12 +73,17 @@ LABEL_STUDIO_PATIENCE_S = 600.0
 def engine_handle(settings: Settings) -> EngineHandle:
     """The engine by the settings, not loaded yet. Raises SetupError for an unknown engine, or one that cannot refine."""
     refiner = find_refiner(settings.refine) if settings.refine else None
-    options = EngineOptions(settings.home_folder, settings.placement, settings.weights, refiner)
+    options = EngineOptions(settings.home_folder, placement_of(settings), settings.weights, refiner)
 
     def start(engine: Engine) -> Segmenter:
         return Segmenter(engine, feature_cache(settings, engine.version), batching(settings), settings.tile_px)
 
     return EngineHandle(find_engine(settings.engine), options, start)
+
+
+def placement_of(settings: Settings) -> Placement:
+    """Where engines compute, how exactly, and where they keep the vectors of names."""
+    return Placement(settings.device, settings.dtype, settings.home_folder / "vocabulary")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import find_engine
+from backend.engines.catalogue import Placement, find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
-from backend.values.placement import Placement
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.geometry import BoolArray, ellipse_outline, polygon_mask, size_of, stroke_mask
 from prompts.kinds import (

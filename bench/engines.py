@@ -22,6 +22,7 @@ import torch
 import typer
 
 from backend.engines.base import Engine
+from backend.engines.catalogue import DeviceName, DtypeName, Placement
 from backend.engines.device import has_bfloat16, resolve
 from backend.engines.sam.engine import FoundationDecoder, FoundationParts
 from backend.engines.sam.references import FoundationSpace
@@ -30,7 +31,6 @@ from backend.engines.sam.text_grounding import Decoding, EverythingOptions, MapF
 from backend.engines.sam.transforms import FramedPrompts, PromptableNetwork
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
-from backend.values.placement import DeviceName, DtypeName, Placement
 from backend.values.session import ForPrompts
 from bench.random_models import NAMES, Built, build
 from prompts.geometry import size_of

@@ -12,6 +12,7 @@ import httpx
 import sqlalchemy as sql
 
 from backend.engines.bundle import differences, fetch_command
+from backend.engines.catalogue import Placement
 from backend.engines.device import resolve
 from backend.serving.service import EngineHandle
 from backend.stores.database import CLICK_WAIT_S, Database
@@ -99,7 +100,7 @@ def _bundle(engine: EngineHandle) -> Iterator[Finding]:
 
 def _device(settings: Settings) -> Iterator[Finding]:
     try:
-        device, dtype = resolve(settings.placement)
+        device, dtype = resolve(Placement(settings.device, settings.dtype))
         yield Finding("device", "ok", f"{device.type}, images in {str(dtype).removeprefix('torch.')}")
     except SetupError as error:
         yield Finding("device", "broken", str(error))

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from backend.values.errors import SetupError
-from backend.values.placement import ANYWHERE, Placement
 
 if TYPE_CHECKING:
     from backend.engines.base import Engine
 
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
 APACHE, MIT, SAM_LICENCE = "Apache-2.0", "MIT", "SAM License (gated: ask for access on the model's page, then set HF_TOKEN)"
 SAM_DERIVED = "SAM License (made from SAM 3)"
 DINOV3_LICENCE = "DINOv3 License (gated: ask for access on the model's page, then set HF_TOKEN)"
@@ -23,6 +24,21 @@ ENTRY_POINT_GROUP = "maskloom.engines"
 OWN_WEIGHTS = Path(__file__).parents[1] / "weights"
 _END = 1 << 20
 """Bytes that are read of each end of a large file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A device and a number format. "auto" takes a GPU where there is one, with bfloat16 there and float32 elsewhere.
+
+    ``vocabulary`` is the folder in which the vectors of names are kept between runs; without one they are computed anew.
+    """
+
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    vocabulary: Path | None = None
+
+
+ANYWHERE = Placement()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +151,26 @@ def _resolve(path: str) -> object:
 
 
 _CLIP = PublishedModel("clip", "timm/vit_base_patch16_clip_224.openai", MIT)
+
+
 _DINO_SMALL = PublishedModel("dino", "facebook/dinov2-with-registers-small", APACHE)
+
+
 _DINOV3_SMALL = PublishedModel("dino", "facebook/dinov3-vits16-pretrain-lvd1689m", DINOV3_LICENCE)
+
+
 _DINO_BASE = PublishedModel("dino", "facebook/dinov2-with-registers-base", APACHE)
+
+
 _OMDET = PublishedModel("grounder", "omlab/omdet-turbo-swin-tiny-hf", APACHE)
+
+
 _GROUNDING_DINO = PublishedModel("grounder", "IDEA-Research/grounding-dino-base", APACHE)
+
+
 _LITE_TEXT = PublishedModel("grounder", "vil-uob/sam3-litetext-s0", SAM_DERIVED)
+
+
 _SAM2_LARGE = PublishedModel("decoder", "facebook/sam2.1-hiera-large", APACHE)
 
 
@@ -241,6 +271,7 @@ _SAM_FAMILY = (
         "5 GB; not measured",
     ),
 )
+
 
 ENGINES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -38,9 +38,9 @@ from backend.engines.base import (
     mask_set,
     outside_negatives,
 )
+from backend.engines.catalogue import ANYWHERE, Placement
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.placement import ANYWHERE, Placement
 from prompts.examples import near
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, ObjectMemory, PointPrompt, PromptError, PromptSet

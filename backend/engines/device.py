@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from backend.caches import Codec, DiskCache
+from backend.engines.catalogue import Placement
 from backend.values.errors import SetupError, missing_extra
-from backend.values.placement import Placement
 from prompts.encoders import Movable, declare_missing_operators, fall_back_to_cpu, free_device
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from backend.engines.base import Engine
 from backend.engines.bundle import missing_for
-from backend.engines.catalogue import Recipe
+from backend.engines.catalogue import Placement, Recipe
 from backend.labelstudio.answer import Found, write_message, write_refusal
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.labelstudio.request.video import FilmRequest
@@ -24,7 +24,6 @@ from backend.labelstudio.shapes.base import Answer, is_event, new_answer, number
 from backend.segmenter import EngineSource, Segmenter
 from backend.telemetry import ANSWERS
 from backend.values.errors import MaskloomError
-from backend.values.placement import Placement
 from backend.values.session import Question, Round
 from prompts.kinds import PromptError
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from backend.values.placement import DeviceName, DtypeName, KeptDtypeName, Placement
 
 MEBIBYTE = 1 << 20
 
@@ -15,6 +14,11 @@ MEBIBYTE = 1 << 20
 def _either(name: str, *familiar: str) -> AliasChoices:
     """Our own variable first, then those that users of Label Studio know."""
     return AliasChoices(f"MASKLOOM_{name}", *familiar)
+
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+KeptDtypeName = Literal["float32", "float16"]
 
 
 class Settings(BaseSettings):
@@ -143,10 +147,6 @@ class Settings(BaseSettings):
     @property
     def home_folder(self) -> Path:
         return self.home.expanduser()
-
-    @property
-    def placement(self) -> Placement:
-        return Placement(self.device, self.dtype, self.home_folder / "vocabulary")
 
     @property
     def allowed_roots(self) -> tuple[Path, ...]:

@@ -13,9 +13,8 @@ from PIL import Image
 from backend.app import create_app
 from backend.assemble import assemble
 from backend.engines.base import Engine
-from backend.engines.catalogue import Recipe
+from backend.engines.catalogue import Placement, Recipe
 from backend.labelstudio.shapes import painted as rle
-from backend.values.placement import Placement
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.engines.colour_network import ColourNetwork

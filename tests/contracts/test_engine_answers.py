@@ -19,7 +19,7 @@ import pytest
 import skimage.data
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import ENGINES
+from backend.engines.catalogue import ENGINES, Placement
 from backend.engines.sam import engine as sam
 from backend.engines.sam.transforms import PadFrame
 from backend.engines.seem.engine import Release, assemble
@@ -27,7 +27,6 @@ from backend.engines.seem.inputs import NAMES, InputSize
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.placement import Placement
 from backend.values.session import ForEverything, ForPrompts, Question, Round
 from prompts.kinds import BoxPrompt, KeyedImage, ObjectMemory, PointPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
 from tests.backend.engines import tiny_bundles

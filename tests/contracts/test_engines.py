@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import find_engine
+from backend.engines.catalogue import Placement, find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import Masks, MaskSet, overlaps
-from backend.values.placement import Placement
 from backend.values.session import ForNames, ForPrompts, Round
 from prompts.geometry import Size
 from prompts.kinds import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.engines.base import Engine
+from backend.engines.catalogue import ANYWHERE, Placement
 from backend.engines.embedded.engine import SHIPPED, read
 from backend.engines.embedded.tracking import EmbeddedTracker
-from backend.values.placement import ANYWHERE, Placement
 from prompts.encoders.embedded import EmbeddedTextEncoder
 from prompts.space import JointSpace
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.engines.catalogue import Placement
 from backend.engines.device import config_argument, import_class, load_pretrained, read_model_type
 from backend.engines.sam.text_grounding import Boxes, Grounder, non_maximum_suppression
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
-from backend.values.placement import Placement
 from prompts.encoders import with_cpu_fallback
 from prompts.geometry import Size
 

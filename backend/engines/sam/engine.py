@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.base import Engine, Tracker, outside_negatives
-from backend.engines.catalogue import fingerprint
+from backend.engines.catalogue import Placement, fingerprint
 from backend.engines.device import VocabularyStore, read_model_type, resolve
 from backend.engines.sam import references
 from backend.engines.sam.detectors import load_detector
@@ -49,7 +49,6 @@ from backend.engines.sam.transforms import Geometry, PromptableNetwork, to_masks
 from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
-from backend.values.placement import Placement
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import size_of
 from prompts.kinds import Image, ObjectMemory, PromptSet

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from backend.engines.base import TrackedMask, TrackingSession
+from backend.engines.catalogue import Placement
 from backend.engines.device import computing, import_class, load_pretrained, resolve
 from backend.engines.sam.geometry import geometry_of_drawing
 from backend.engines.sam.transforms import (
@@ -27,7 +28,6 @@ from backend.engines.sam.transforms import (
     call_arguments,
     to_masks,
 )
-from backend.values.placement import Placement
 from prompts.geometry import Size, size_of
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
 

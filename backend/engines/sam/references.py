@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from backend.engines.catalogue import Placement
 from backend.engines.device import computing, import_class, load_pretrained, read_model_type, resolve
 from backend.engines.sam.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.placement import Placement
 from prompts.encoders import with_cpu_fallback
 from prompts.encoders.openclip import OpenClip
 from prompts.geometry import BoolArray, Size, size_of

@@ -13,13 +13,13 @@ from typing import Protocol
 import numpy as np
 
 from backend.engines.base import Engine, MaskDecoder, OffersAlternatives
+from backend.engines.catalogue import Placement
 from backend.engines.sam.engine import load_network
 from backend.engines.sam.geometry import box_of, mask_logits
 from backend.engines.sam.text_grounding import NOTHING, Decoding
 from backend.engines.sam.transforms import Geometry, to_masks
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, RunLengths
-from backend.values.placement import Placement
 from prompts.geometry import BoolArray, FloatArray
 from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.space import PromptTokens

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backend.engines.catalogue import Placement
 from backend.engines.device import Chunks, computing, import_class, load_pretrained, resolve
 from backend.engines.sam.detectors import load_tokenizer
 from backend.engines.sam.geometry import box_of, stability
@@ -31,7 +32,6 @@ from backend.engines.sam.transforms import (
 )
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
-from backend.values.placement import Placement
 from prompts.encoders import with_cpu_fallback
 from prompts.kinds import Image
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.engines.base import Engine, outside_negatives
-from backend.engines.catalogue import fingerprint
+from backend.engines.catalogue import Placement, fingerprint
 from backend.engines.device import VocabularyStore, computing, processor_has_bfloat16, resolve
 from backend.engines.seem.answering import Answering, Judgement
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNet, FocalNetConfig, SamViT, SamViTConfig
@@ -28,7 +28,6 @@ from backend.engines.seem.wiring import DEMO, V0, V1, Wiring
 from backend.values.errors import SetupError, missing_extra
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.placement import Placement
 from prompts.encoders import with_cpu_fallback
 from prompts.encoders.seem import LanguageSizes, SeemTextEncoder, Tokenize, clip_tokenizer
 from prompts.kinds import Image, ObjectMemory, PromptSet

@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import Recipe
+from backend.engines.catalogue import Placement, Recipe
 from backend.engines.colour import ColourDecoder, ColourTextEncoder
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet
-from backend.values.placement import Placement
 from prompts.kinds import ObjectMemory, PromptSet
 from prompts.space import JointSpace, PromptTokens
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backend.engines import device as pretrained
 from backend.engines.base import Engine
-from backend.engines.catalogue import find_engine
+from backend.engines.catalogue import Placement, find_engine
 from backend.engines.device import Chunks
 from backend.engines.sam import engine as networks
 from backend.engines.sam import references
@@ -23,7 +23,6 @@ from backend.engines.sam.transforms import FramedPrompts, MaskCandidates, Prompt
 from backend.segmenter import Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache
-from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
 from prompts.encoders import with_cpu_fallback
 from prompts.encoders.openclip import OpenClip

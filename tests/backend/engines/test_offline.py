@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engines.catalogue import ENGINES, find_engine
+from backend.engines.catalogue import ENGINES, Placement, find_engine
 from backend.engines.sam import detectors
 from backend.engines.sam.detectors import load_detector
 from backend.values.errors import SetupError
-from backend.values.placement import Placement
 from prompts.geometry import Size
 from tests.backend.engines import tiny_bundles, tiny_detectors
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backend.assemble import placement_of
 from backend.engines.base import Engine
-from backend.engines.catalogue import find_engine
-from backend.values.placement import Placement
+from backend.engines.catalogue import Placement, find_engine
 from backend.values.settings import Settings
 from prompts.encoders.openclip import OpenClip
 from prompts.phrases import Vocabulary
@@ -74,4 +74,4 @@ def test_without_a_folder_nothing_is_kept_and_one_that_cannot_be_written_costs_n
 
 
 def test_the_folder_lies_in_the_home_of_the_settings(tmp_path: Path) -> None:
-    assert Settings(home=tmp_path).placement.vocabulary == tmp_path / "vocabulary"
+    assert placement_of(Settings(home=tmp_path)).vocabulary == tmp_path / "vocabulary"

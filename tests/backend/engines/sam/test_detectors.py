@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from backend.engines.catalogue import Placement
 from backend.engines.sam import detectors
 from backend.engines.sam.text_grounding import Boxes, Grounder
 from backend.values.errors import SetupError
-from backend.values.placement import Placement
 from prompts.geometry import Size
 from tests.backend.engines import tiny_detectors
 from tests.backend.engines.tiny_detectors import SIDE

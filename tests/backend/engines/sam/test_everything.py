@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engines.catalogue import find_engine
+from backend.engines.catalogue import Placement, find_engine
 from backend.engines.sam.engine import FoundationDecoder
 from backend.engines.sam.geometry import Candidate
 from backend.engines.sam.text_grounding import Decoding, EverythingOptions, remove_small_regions, segment_everything
 from backend.engines.sam.transforms import FramedPrompts, MaskCandidates
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
-from backend.values.placement import Placement
 from prompts.geometry import size_of
 from prompts.kinds import PromptSet
 from tests.backend.engines import tiny_bundles

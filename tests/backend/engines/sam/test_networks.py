@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from backend.engines.catalogue import Placement
 from backend.engines.device import import_class
 from backend.engines.sam.engine import load_network
 from backend.engines.sam.transforms import Geometry, PromptableNetwork, decode_objects
 from backend.values.errors import SetupError
-from backend.values.placement import Placement
 from prompts.geometry import Size, size_of
 from tests.backend.engines import tiny_models
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.engines.catalogue import Placement
 from backend.engines.sam.references import Dino, Dinov3, Likeness, dimmed_crop, load_dino, reference_map, region_embeddings
 from backend.values.features import ImageFeatures
-from backend.values.placement import Placement
 from prompts.geometry import BoolArray, FloatArray, Size
 from prompts.kinds import Image, KeyedImage, ReferencePrompt
 from prompts.space import prototypes_of

@@ -10,13 +10,13 @@ import torch
 
 from backend.engines import colour
 from backend.engines.base import Engine, OffersAlternatives
+from backend.engines.catalogue import Placement
 from backend.engines.sam.refine import RefiningDecoder, refine_masks, refined
 from backend.engines.sam.text_grounding import Decoding
 from backend.engines.sam.transforms import FramedPrompts, MaskCandidates
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import Masks
-from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
 from prompts.geometry import size_of
 from prompts.kinds import KeyedImage, PointPrompt, PromptSet

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.catalogue import find_engine
+from backend.engines.catalogue import Placement, find_engine
 from backend.engines.sam import sam3
 from backend.engines.sam.engine import load_network
 from backend.engines.sam.references import Likeness
@@ -32,7 +32,6 @@ from backend.engines.sam.transforms import Geometry, SquashFrame, decode_objects
 from backend.segmenter import Segmenter
 from backend.values.errors import SetupError
 from backend.values.features import FeatureCache, ImageFeatures
-from backend.values.placement import Placement
 from backend.values.session import ForPrompts, Round
 from prompts.geometry import Size, size_of
 from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt

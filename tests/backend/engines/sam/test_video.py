@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from backend.engines.base import TrackedMask
+from backend.engines.catalogue import Placement
 from backend.engines.sam.networks import Sam2Session, Sam2Tracker, load_sam2, load_tracker
 from backend.engines.sam.sam3 import load_sam3
-from backend.values.placement import Placement
 from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, PromptError, PromptSet, ScribblePrompt
 from tests.backend.engines import tiny_models

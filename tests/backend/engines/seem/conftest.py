@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.engines.base import Engine
+from backend.engines.catalogue import Placement
 from backend.engines.seem.backbones import DepthwiseFocalBlock, FocalBlock, FocalNetConfig, SamViTConfig
 from backend.engines.seem.engine import BackboneConfig, Parts, SeemConfig, assemble, assemble_engine
 from backend.engines.seem.inputs import InputSize, SeemNetwork, normalise
@@ -29,7 +30,6 @@ from backend.engines.seem.pixel_decoders import PixelFeatures, TransformerSizes
 from backend.engines.seem.predictor import PredictorSizes
 from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.masks import MaskSet
-from backend.values.placement import Placement
 from prompts.encoders.seem import LanguageSizes, PhraseTokens, Tokenize, clip_tokenizer
 from prompts.kinds import ObjectMemory, Prompt, PromptSet, ReferencePrompt
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from backend.engines.base import Engine
-from backend.engines.catalogue import ENGINES
+from backend.engines.catalogue import ENGINES, Placement
 from backend.engines.seem.engine import CONFIGS, Release, SeemConfig, assemble, find_checkpoint, load_weights, read_checkpoint
 from backend.engines.seem.inputs import InputSize, SeemNetwork
 from backend.engines.seem.wiring import DEMO, V0, V1
 from backend.values.errors import SetupError
 from backend.values.masks import MaskSet
-from backend.values.placement import Placement
 from prompts.kinds import BoxPrompt
 from tests.backend.engines.seem.checkpoints import save_checkpoint
 
