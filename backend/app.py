@@ -252,7 +252,7 @@ class JobBody(BaseModel):
     view: int | None = Field(None, description="Only the tasks of this Data Manager view.")
     tasks: list[int] | None = Field(None, description="Only these tasks.")
     unlabelled: bool = Field(False, description="Only tasks without annotations.")
-    only_missing: bool = Field(False, description="Only tasks without any prediction.")
+    only_missing: bool = Field(False, description="Only tasks without any predicted region.")
     labels: str = Field("", examples=["cat=kitten|tabby, dog"])
     min_score: str = Field("", examples=["0.3, cat=0.6"])
     params: dict[str, Any] | None = Field(

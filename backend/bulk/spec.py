@@ -94,7 +94,7 @@ class FolderSource:
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which tasks of a project: those of a Data Manager view, or some by their numbers; of them those without annotations
-    or without any prediction. Of some by their numbers also those that are ``unanswered_by`` a model version.
+    or without any predicted region. Of some by their numbers also those that are ``unanswered_by`` a model version.
     """
 
     view: int | None = None
@@ -127,9 +127,10 @@ class StudioSource:
 
     def items(self) -> Iterator[Item]:
         """Raises RemoteError when Label Studio does not list them."""
-        answered = self._perhaps_answered()
+        answered, empty = self._perhaps_answered(), self._empty()
         for task in self._listed():
-            if self.selection.takes(task) and not (task.id in answered and self._is_answered(task)):
+            missing = replace(task, predictions=0) if task.id in empty else task
+            if self.selection.takes(missing) and not (task.id in answered and self._is_answered(task)):
                 link = f"{self.label_studio.url}/projects/{self.project_id}/data?task={task.id}"
                 yield Item(str(task.id), {"id": task.id, "data": dict(task.data)}, link, answered=task.predictions > 0)
 
@@ -139,6 +140,10 @@ class StudioSource:
         if chosen.tasks is None or chosen.view is not None:
             return self.label_studio.list_tasks(self.project_id, chosen.view)
         return self.label_studio.find_tasks(self.project_id, sorted(chosen.tasks))
+
+    def _empty(self) -> frozenset[int]:
+        """The tasks whose predictions show nothing, which count as missing ones."""
+        return frozenset(self.label_studio.tasks_without_regions(self.project_id) if self.selection.only_missing else ())
 
     def _perhaps_answered(self) -> frozenset[int]:
         """The chosen tasks with a prediction of the version, or of another one whose name contains it."""

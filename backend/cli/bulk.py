@@ -233,7 +233,7 @@ def prelabel(
     token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
     view: Annotated[int | None, typer.Option(help="Only the tasks of this Data Manager view.")] = None,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Only tasks without annotations.")] = False,
-    only_missing: Annotated[bool, typer.Option("--only-missing", help="Only tasks without any prediction.")] = False,
+    only_missing: Annotated[bool, typer.Option("--only-missing", help="Only tasks without any predicted region.")] = False,
     url_prefix: Annotated[str | None, typer.Option(help="What stands before a file's name in an import file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Work on this many images at most.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,

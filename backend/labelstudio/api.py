@@ -232,6 +232,13 @@ class LabelStudio:
             query["selectedItems"] = {"all": False, "included": list(task_ids[start : start + PAGE_SIZE])}
             yield from self._list(project_id, {"query": json.dumps(query)})
 
+    def tasks_without_regions(self, project_id: int) -> Iterator[int]:
+        """The tasks of a project with predictions none of which has a region."""
+        predicted = {"filter": "filter:tasks:total_predictions", "operator": "greater", "type": "Number", "value": 0}
+        no_result = {"filter": "filter:tasks:predictions_results", "operator": "not_contains", "type": "String"}
+        filters = {"conjunction": "and", "items": [predicted, {**no_result, "value": '"type"'}]}
+        yield from (task.id for task in self._list(project_id, {"query": json.dumps({"filters": filters})}))
+
     def _list(self, project_id: int, which: Mapping[str, Json]) -> Iterator[ListedTask]:
         params = {"project": project_id, "fields": "task_only", "page_size": LISTED_AT_ONCE, **which}
         params["include"] = "id,data,total_annotations,total_predictions,updated_at"

@@ -17,7 +17,7 @@ import pytest
 
 from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
-from backend.labelstudio.api import LabelStudio, Project
+from backend.labelstudio.api import LabelStudio, Prediction, Project
 from backend.labelstudio.shapes import read_regions
 from tests.backend.bulk.runs import drawn, picture_folder, same
 from tests.labelstudio.conftest import MASKLOOM, running_backend
@@ -156,3 +156,23 @@ def test_a_whole_selection_is_handed_to_a_job(
         while time.monotonic() < until and any(not task.predictions for task in label_studio.list_tasks(project.id)):
             time.sleep(1)
     assert Counter(task.predictions for task in label_studio.list_tasks(project.id)) == {1: COUNT}
+
+
+def test_only_missing_sees_predictions_that_show_nothing(
+    studio: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path
+) -> None:
+    """Label Studio itself tells them from those with regions."""
+    run(studio, tmp_path, "prelabel", str(project.id))
+    first, second, third, *_ = label_studio.list_tasks(project.id)
+    (ours,) = (
+        task.predictions[0].model_version for task in label_studio.tasks_with_predictions(project.id) if task.id == first.id
+    )
+    for task in (first, second):
+        for number in label_studio.prediction_ids(task.id, ours):
+            label_studio.delete_prediction(number)
+    label_studio.import_predictions(project.id, {task.id: Prediction(ours, 0.0, []) for task in (first, third)})
+    assert list(label_studio.tasks_without_regions(project.id)) == [first.id]
+    run(studio, tmp_path / "elsewhere", "prelabel", str(project.id), "--only-missing")
+    regions = {t.id: [len(each.result) > 0 for each in t.predictions] for t in label_studio.tasks_with_predictions(project.id)}
+    assert regions[first.id] == regions[second.id] == [True]
+    assert sorted(regions[third.id]) == [False, True]

@@ -118,20 +118,31 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
                 self.answer(400, {"task": ["Select a valid choice. That choice is not one of the available choices."]})
 
         def listed(self, query: dict[str, Any]) -> list[dict[str, Any]]:
-            """The tasks that a query chooses, as Label Studio 1.23 does it: by number, and by a part of a model version."""
+            """The tasks that a query chooses, as Label Studio 1.23 does it: by number, by a part of a model version and by what
+            predictions hold.
+            """
             counts, chosen = double.per_task(), set(double.tasks)
             annotated = Counter(each["task"] for each in double.annotations.values())
             if not query.get("selectedItems", {"all": True})["all"]:
                 chosen &= set(query["selectedItems"]["included"])
             for item in query.get("filters", {"items": []})["items"]:
-                assert (item["filter"], item["operator"]) == ("filter:tasks:predictions_model_versions", "contains")
-                made = [each for each in double.predictions if any(part in each["model_version"] for part in item["value"])]
-                chosen &= {each["task"] for each in made}
+                chosen &= self.filtered(item["filter"].removeprefix("filter:tasks:"), item["operator"], item["value"], counts)
             return [
                 {"id": task, "data": data, "total_annotations": annotated[task], "total_predictions": counts[task]}
                 for task, data in double.tasks.items()
                 if task in chosen
             ]
+
+        def filtered(self, name: str, operator: str, value: Any, counts: dict[int, int]) -> set[int]:
+            match name, operator:
+                case "predictions_model_versions", "contains":
+                    return {each["task"] for each in double.predictions if any(part in each["model_version"] for part in value)}
+                case "predictions_results", "not_contains":
+                    return set(counts) - {each["task"] for each in double.predictions if value in json.dumps(each["result"])}
+                case "total_predictions", "greater":
+                    return {task for task, count in counts.items() if count > value}
+                case _:
+                    raise AssertionError(f"an unknown filter {name} {operator}")
 
         def task(self, number: int) -> None:
             mine = {

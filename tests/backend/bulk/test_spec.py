@@ -34,6 +34,11 @@ class Studio:
         """Those with predictions are of v1.2 (task 3) and of v1 (task 4)."""
         yield from (task for task in self.list_tasks(project) if task.id in tasks and (not model_version or task.predictions))
 
+    def tasks_without_regions(self, project: int) -> Iterator[int]:
+        """The prediction of task 4 shows nothing."""
+        assert project == 3
+        yield 4
+
     def prediction_ids(self, task: int, model_version: str) -> list[int]:
         assert model_version == "v1"
         return {3: [], 4: [77]}[task]
@@ -45,7 +50,7 @@ class Studio:
         (Selection(), [1, 2, 3, 4]),
         (Selection(view=7), [3, 4]),
         (Selection(unlabelled=True), [1, 3]),
-        (Selection(only_missing=True), [1, 2]),
+        (Selection(only_missing=True), [1, 2, 4]),
         (Selection(unlabelled=True, only_missing=True), [1]),
         (Selection(view=7, unlabelled=True), [3]),
         (Selection(tasks=frozenset({2, 3})), [2, 3]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from tests.backend.bulk.runs import drawn, job_of, pipeline, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
 from tests.backend.serving.test_films import CONFIG, COUNT, check_shown, picture
 from tests.backend.video.films import Recipe, write_film
+
+REGION = {"id": "r", "type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["red"]}}
 
 
 @pytest.fixture
@@ -217,15 +220,28 @@ def test_regions_below_the_least_score_of_their_label_are_left_out(double: Studi
 
 
 def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDouble, tmp_path: Path) -> None:
-    double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": []}]
+    double.predictions = [{"id": 1, "task": 3, "model_version": "other", "score": 0.5, "result": [REGION]}]
     assert prelabel(double, tmp_path, JobSpec("1", selection=Selection(only_missing=True))) == (19, 0)
     assert set(double.per_task().values()) == {1}
+
+
+def test_only_missing_sees_what_earlier_releases_stored_of_tasks_that_failed(double: StudioDouble, tmp_path: Path) -> None:
+    """An empty prediction of the very version, which is replaced; a second one beside regions is none."""
+    ours = {"model_version": "colour-1", "score": 0.0, "result": []}
+    double.predictions = [{**ours, "id": task, "task": task} for task in range(1, 21)]
+    double.predictions.append({**ours, "id": 99, "task": 5, "result": [REGION]})
+    order = JobSpec("1", selection=Selection(only_missing=True))
+    assert prelabel(double, tmp_path, order) == (19, 0)
+    assert Counter(double.per_task().values()) == {1: 19, 2: 1}
+    assert double.per_task()[5] == 2
+    assert all(each["result"] for each in double.predictions if each["task"] != 5)
+    assert prelabel(double, tmp_path, order) == (0, 0), "nobody is asked twice"
 
 
 def test_only_missing_holds_after_a_run_over_all_tasks_was_stopped(double: StudioDouble, tmp_path: Path) -> None:
     """Those that had a prediction were on that run's list, to be replaced."""
     double.predictions = [
-        {"id": 900 + task, "task": task, "model_version": "older", "score": 0.5, "result": []} for task in range(1, 11)
+        {"id": 900 + task, "task": task, "model_version": "older", "score": 0.5, "result": [REGION]} for task in range(1, 11)
     ]
     context = parts_of(double, tmp_path)
     job = job_of(context, JobSpec("1"))
