@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -31,7 +31,7 @@ from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.serving.memory_page import MemoryPage
 from backend.telemetry import ANSWER_KINDS, ANSWERS, STAGES, Moment, resident_bytes
-from backend.values.errors import MaskloomError, RequestError, SetupError
+from backend.values.errors import MaskloomError, NotFoundError, RequestError, SetupError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,19 @@ LOOPBACK_HINT = (
     "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false; uploaded images need MASKLOOM_LABEL_STUDIO_TOKEN "
     "(a personal access token) unless legacy tokens are enabled"
 )
+
+
+class Failure(BaseModel):
+    """Why a request is not answered, and what to do."""
+
+    error: str
+
+
+_FAILURE = {"application/json": {"schema": Failure.model_json_schema()}}
+FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"content": _FAILURE, "description": "The caller can mend it."},
+    "5XX": {"content": _FAILURE, "description": "Whoever runs this server, or a service that it depends on, can mend it."},
+}
 
 
 class SetupBody(BaseModel):
@@ -90,7 +103,7 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewa
         yield
         parts.close()
 
-    app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan)
+    app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan, responses=FAILURES)
     registry = CollectorRegistry()
     _add_label_studio_routes(app, parts)
     _add_readiness(app, Readiness(parts.settings, parts.engine, port), is_this_machine(host))
@@ -150,7 +163,7 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
 
 
 def _add_readiness(app: FastAPI, readiness: Readiness, is_private: bool) -> None:
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"description": "The reasons."}})
     def readyz() -> JSONResponse:
         """Whether requests can be answered now, with every line of `maskloom doctor`; 503 with the reasons when they cannot.
         Where others can reach the server, lines do not name folders and addresses.
@@ -187,7 +200,7 @@ def _add_engine_route(app: FastAPI, parts: Parts) -> None:
         try:
             recipe = find_engine(body.engine)
         except SetupError as error:
-            raise RequestError(str(error)) from error
+            raise NotFoundError(str(error)) from error
         parts.engine.switch(recipe)
         return {"model_version": parts.engine.version}
 
@@ -199,11 +212,11 @@ def _add_memory_page(app: FastAPI, page: MemoryPage) -> None:
         return page.overview() if project is None else page.project(project, label, max(0, first))
 
     @app.get("/memory/picture", response_class=Response)
-    def picture(project: str, number: int) -> Response:
+    def picture(project: str, number: Annotated[int, Query(ge=0, lt=2**63)]) -> Response:
         """A region as a picture."""
         return Response(page.picture(project, number), media_type="image/jpeg")
 
-    @app.post("/memory/act")
+    @app.post("/memory/act", status_code=303)
     def act(project: str, action: str, token: str, value: int = 0, label: str = "", first: int = 0) -> RedirectResponse:
         """Press a button of the memory page, which is shown again."""
         page.act(project, action, value, token)
@@ -242,13 +255,17 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(MaskloomError)
     async def failed(request: Request, error: MaskloomError) -> Answer:
-        return Answer({"error": str(error)}, 400 if isinstance(error, RequestError) else 503)
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)
+        return Answer({"error": str(error)}, status)
+
+
+_STATUS: Mapping[type[MaskloomError], int] = {NotFoundError: 404, RequestError: 400}
 
 
 class JobBody(BaseModel):
     """Which tasks of a project get predictions."""
 
-    project: int = Field(examples=[3])
+    project: int = Field(ge=0, examples=[3])
     view: int | None = Field(None, description="Only the tasks of this Data Manager view.")
     tasks: list[int] | None = Field(None, description="Only these tasks.")
     unlabelled: bool = Field(False, description="Only tasks without annotations.")

@@ -148,7 +148,8 @@ def assemble(settings: Settings) -> Parts:
         record=recorder.record,
     )
     prefetcher = prefetching(settings, engine, media)
-    events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine))
+    known = (lambda url, project: True) if settings.webhook_secret else media.knows
+    events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine), known)
     seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
     page = MemoryPage(*seen)
     return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page, late)

@@ -49,7 +49,10 @@ def commands_page() -> str:
 
 def _commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
     """Every command with its full name, those of groups below too."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         if isinstance(command, click.Group):
             yield from ((f"{name} {below}", each) for below, each in _commands(command))
         else:

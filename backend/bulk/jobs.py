@@ -25,7 +25,7 @@ from backend.serving.learning import Teach, teach_nothing
 from backend.serving.versions import Memories
 from backend.stores.ledger import Item
 from backend.stores.projects import number_of
-from backend.values.errors import MaskloomError, RequestError
+from backend.values.errors import MaskloomError, NotFoundError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,11 @@ class Jobs:
             return list(reversed(self._jobs.values()))
 
     def get(self, job_id: str) -> Job:
-        """Raises RequestError when there is no such job."""
+        """Raises NotFoundError when there is no such job."""
         with self._lock:
             job = self._jobs.get(job_id)
         if job is None:
-            raise RequestError(f"there is no job {job_id!r}; GET /jobs lists those of this server")
+            raise NotFoundError(f"there is no job {job_id!r}; GET /jobs lists those of this server")
         return job
 
     def cancel(self, job_id: str) -> Job:

@@ -1,28 +1,60 @@
-"""The command line: the only place that prints; one file for each command."""
+"""The command line: the only place that prints; one file for each command, read when the command is given."""
 
 from __future__ import annotations
 
-import typer
+import importlib
+from typing import Any
 
-from backend.cli.bulk import prelabel
-from backend.cli.evaluate import evaluate, rank
-from backend.cli.export import export
-from backend.cli.memory import balance, memory, remember
-from backend.cli.segment import segment
-from backend.cli.serve import demo, doctor, fetch, parts, serve, warm
+import typer
+from typer.core import TyperGroup
+
 from backend.cli.terminal import say_error
-from backend.cli.video import track, video
 from backend.values.errors import MaskloomError, SetupError
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Labelled masks from words, clicks, boxes and examples.")
-for command in (demo, serve, segment, track, fetch, prelabel, remember, balance, parts, doctor):
-    cli.command()(command)
-cli.command("eval")(evaluate)
-cli.command()(rank)
-cli.command()(export)
-cli.command()(warm)
-cli.add_typer(video, name="video")
-cli.add_typer(memory, name="memory")
+_COMMANDS = {
+    "demo": "serve:demo",
+    "serve": "serve:serve",
+    "segment": "segment:segment",
+    "track": "video:track",
+    "fetch": "serve:fetch",
+    "prelabel": "bulk:prelabel",
+    "remember": "memory:remember",
+    "balance": "memory:balance",
+    "parts": "serve:parts",
+    "doctor": "serve:doctor",
+    "eval": "evaluate:evaluate",
+    "rank": "evaluate:rank",
+    "export": "export:export",
+    "warm": "serve:warm",
+    "video": "video:video",
+    "memory": "memory:memory",
+}
+"""Where each command is: a module of this package, and its function or its group of commands."""
+
+
+class Commands(TyperGroup):
+    """The commands. Who gives one does not wait for the networks that the others need, nor for an error of its settings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        module, _, name = _COMMANDS.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        found: Any = getattr(importlib.import_module(f"backend.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_group(found)
+        alone = typer.Typer(add_completion=False)
+        alone.command(cmd_name)(found)
+        return typer.main.get_command(alone)
+
+
+cli = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)
+
+
+@cli.callback(help="Labelled masks from words, clicks, boxes and examples.")
+def _all() -> None: ...
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,13 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from backend import __version__
-from backend.bulk.run import Progress
-from backend.bulk.warm import Warmed
-from backend.cli.bulk import STOPPED, shown, stops_on_ctrl_c
 from backend.cli.terminal import console, read_settings, say, write_text
 from backend.engines.catalogue import ENGINES, Recipe, find_engine
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.bulk.warm import Warmed
 
 DRAIN_S = 6
 """How long requests that are being answered may take when the server is told to end; Docker kills after ten seconds."""
@@ -36,18 +36,16 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9090,
 ) -> None:
     """Start the server that Label Studio talks to."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = _checked(host, port)
     import httpx
     import uvicorn
 
     from backend.app import create_app
     from backend.assemble import assemble
-    from backend.doctor.findings import check_port
     from backend.images.sites import is_loopback
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    check_port(host, port)
-    settings = read_settings()
     if not is_loopback(httpx.URL(scheme="http", host=host)) and "image_hosts" not in settings.model_fields_set:
         settings = settings.model_copy(update={"image_hosts": ""})
     parts = assemble(settings)
@@ -55,6 +53,25 @@ def serve(
     say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
     app = create_app(parts, host=host, port=port, prewarm=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=DRAIN_S)
+
+
+def _checked(host: str, port: int) -> Settings:
+    """The settings, after what can be told to be wrong before the networks are imported. Raises SetupError."""
+    from backend.doctor.findings import check_port
+    from backend.engines.catalogue import find_refiner
+    from backend.images.sites import Sites
+    from backend.stores.database import CLICK_WAIT_S, Database
+    from backend.stores.projects import ProjectTable
+
+    check_port(host, port)
+    settings = read_settings()
+    find_engine(settings.engine)
+    if settings.refine:
+        find_refiner(settings.refine)
+    token = settings.label_studio_token
+    Sites(settings.label_studio_url, token.get_secret_value() if token else None)
+    ProjectTable(Database(settings.database_url, CLICK_WAIT_S))
+    return settings
 
 
 def demo(
@@ -172,6 +189,8 @@ def warm(
 ) -> None:
     """Encode every image of a project onto disk, where a server with the same settings finds them; what is there is kept."""
     from backend.assemble import label_studio, warmer
+    from backend.bulk.run import Progress
+    from backend.cli.bulk import STOPPED, shown, stops_on_ctrl_c
 
     settings, stop, started = read_settings(url, token), threading.Event(), time.monotonic()
     with label_studio(settings) as studio, stops_on_ctrl_c(stop), shown(str) as watch:

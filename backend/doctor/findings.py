@@ -6,18 +6,19 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 import sqlalchemy as sql
 
 from backend.engines.bundle import differences, fetch_command
 from backend.engines.catalogue import Placement
-from backend.engines.device import resolve
-from backend.serving.service import EngineHandle
 from backend.stores.database import CLICK_WAIT_S, Database
 from backend.values.errors import SetupError, StoreError
 from backend.values.settings import MEBIBYTE, Settings
+
+if TYPE_CHECKING:  # networks: whoever starts is told of a busy port before they are imported
+    from backend.serving.service import EngineHandle
 
 Level = Literal["ok", "advice", "broken"]
 LEAST_FREE_BYTES = 256 * MEBIBYTE
@@ -99,6 +100,8 @@ def _bundle(engine: EngineHandle) -> Iterator[Finding]:
 
 
 def _device(settings: Settings) -> Iterator[Finding]:
+    from backend.engines.device import resolve
+
     try:
         device, dtype = resolve(Placement(settings.device, settings.dtype))
         yield Finding("device", "ok", f"{device.type}, images in {str(dtype).removeprefix('torch.')}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -84,6 +87,7 @@ class Media:
         self._decoded = DecodedImages(options.decoded_bytes, options.max_pixels, options.bands)
         self._fetcher = Fetcher(options)
         self._films = FilmFiles(options)
+        self._asked = _Newest()
         self._flights: SingleFlight[KeyedImage] = SingleFlight(Bounds(0, lambda image: 3 * image.size.pixels))
         _keep_addresses_out_of_logs()
 
@@ -100,8 +104,21 @@ class Media:
         """
         with _told(url, task_id):
             source = self._locate(url, project, task_id)
+            self._asked.put(source.key)
             with stage("load"):
                 return self._flights.do(source.key, lambda: self._open(source))
+
+    def knows(self, url: str, project: str) -> bool:
+        """Whether an image lies here or on the project's Label Studio, or has been asked for before: to fetch it asks no host
+        that has not been asked already.
+        """
+        try:
+            source = self._locate(url, project, "")
+        except ImageError:
+            return True  # nothing is asked
+        if not isinstance(source, Remote) or source.site is not None:
+            return True
+        return source.key in self._asked or self._cache.age_s(source.key) < math.inf
 
     def read(self, url: str, project: str, task_id: str | None) -> bytes:
         """The file of an image as it is stored, whatever is in it. Raises like ``load``."""
@@ -168,6 +185,25 @@ class Media:
         used = use(fetched.body)
         self._cache.put(remote.key, fetched)
         return used
+
+
+class _Newest:
+    """The newest of many names, for many threads."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self._most = most
+        self._names: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def put(self, name: str) -> None:
+        with self._lock:
+            self._names[name] = None
+            self._names.move_to_end(name)
+            if len(self._names) > self._most:
+                self._names.popitem(last=False)
 
 
 @contextmanager

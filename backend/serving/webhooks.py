@@ -14,6 +14,7 @@ from backend.labelstudio.verdicts import compare
 from backend.stores.answers import Answers
 from backend.stores.memory import MemoryBank
 from backend.values.errors import RequestError, StoreError
+from backend.values.session import Example
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ ADVICE = "`maskloom remember` makes the memory of a project what its annotations
 
 class AnnotationEvents:
     """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background;
-    ``hear`` is told of each project whose memory may have changed, and of the labels.
+    ``hear`` is told of each project whose memory may have changed, and of the labels. Of a region whose image this server
+    ``knows`` not, nothing is kept: whoever reaches the address of webhooks could have it fetch what they like.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class AnnotationEvents:
         answers: Answers | None = None,
         key_of: Callable[[str], str] = str,
         hear: Callable[[str, Collection[str]], None] = lambda project, labels: None,
+        knows: Callable[[str, str], bool] = lambda url, project: True,
     ) -> None:
         self._memory = memory
         self._answers = answers
         self._key_of = key_of
         self._hear = hear
+        self._knows = knows
         self._is_closing = threading.Event()
         self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
@@ -76,11 +80,31 @@ class AnnotationEvents:
         for told in read_event(event, self._answers.about if self._answers else lambda project, task: (), self._key_of):
             match told:
                 case Accepted():
+                    told = self._of_known_images(told)
                     take(told, self._memory)
                     self._hear(told.project, {each.label for each in told.examples if each.label is not None})
                 case Gone():
                     self._memory.forget(told.project, annotations=told.annotations, tasks=told.tasks)
                     self._hear(told.project, ())
+
+    def _of_known_images(self, told: Accepted) -> Accepted:
+        """An annotation with those of its regions whose images are known."""
+        urls = {each.image_url for each in (*told.examples, *(told.suggested or ()))}
+        unknown = {url for url in urls if not self._knows(url, told.project)}
+        if not unknown:
+            return told
+        log.warning(
+            "annotation %s: the regions of %d images are not remembered, as no task with these addresses was asked about; %s",
+            told.annotation,
+            len(unknown),
+            ADVICE,
+        )
+
+        def known(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+            return tuple(each for each in examples if each.image_url not in unknown)
+
+        suggested = None if told.suggested is None else known(told.suggested)
+        return replace(told, submission=replace(told.submission, examples=known(told.examples)), suggested=suggested)
 
 
 def take(told: Accepted, memory: MemoryBank) -> bool:

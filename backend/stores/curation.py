@@ -27,7 +27,7 @@ from backend.stores.memory import (
     snapshots,
     submissions,
 )
-from backend.values.errors import RequestError
+from backend.values.errors import NotFoundError, RequestError
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
 from prompts.geometry import Size
@@ -95,7 +95,7 @@ class Curation:
         with self._database.reading() as connection:
             row = connection.execute(sql.select(examples).where(_here(project), examples.c.id == number)).first()
         if row is None:
-            raise RequestError(f"region {number} is not remembered any more in project {project}; load the page again")
+            raise NotFoundError(f"region {number} is not remembered any more in project {project}; load the page again")
         return Remembered(row.id, example_of(row, row.mark == PINNED), row.mark)
 
     def mark(self, project: str, number: int, mark: str) -> None:

@@ -4,6 +4,7 @@
 
     MaskloomError
     ├── RequestError        the caller: a body, a prompt or a labelling config that cannot be read
+    │   ├── NotFoundError   what the caller names: there is no such job, engine or region
     │   ├── ConfigError     the labelling config
     │   ├── ImageError      the image: missing, refused, too large, broken
     │   └── VideoError      the video: no picture in it, a damaged frame, a frame that it does not have
@@ -30,6 +31,10 @@ class MaskloomError(Exception):
 
 class RequestError(MaskloomError):
     """The caller can fix it."""
+
+
+class NotFoundError(RequestError):
+    """The caller names something that is not there."""
 
 
 class ConfigError(RequestError):

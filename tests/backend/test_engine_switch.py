@@ -73,7 +73,7 @@ def test_an_engine_that_cannot_be_loaded_leaves_the_old_one(tmp_path: Path) -> N
         assert refused.status_code == 503
         assert "maskloom fetch edgetam-cpu" in refused.json()["error"]
         unknown = client.post("/engine", json={"engine": "nothing"})
-        assert unknown.status_code == 400
+        assert unknown.status_code == 404
         assert "there is no engine 'nothing'" in unknown.json()["error"]
         switched = client.post("/engine", json={"engine": "colour"})
         assert switched.json() == {"model_version": "colour-1"}

@@ -146,7 +146,7 @@ def test_a_job_honours_the_extra_parameters_of_the_project_or_its_own(client: Te
 
 def test_what_cannot_be_ordered_is_refused_at_once(client: TestClient, double: StudioDouble) -> None:
     assert "has no label cat" in client.post("/jobs", json={"project": 1, "labels": "cat"}).json()["error"]
-    assert client.get("/jobs/nothing").status_code == 400
+    assert client.get("/jobs/nothing").status_code == 404
     double.config = "<View/>"
     assert "no <Image> tag" in client.post("/jobs", json={"project": 1}).json()["error"]
 

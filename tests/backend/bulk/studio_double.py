@@ -175,7 +175,8 @@ def _handler(double: StudioDouble) -> type[BaseHTTPRequestHandler]:
             if double.busy:
                 self.answer(double.busy.pop(0), {"detail": "not now"}, {"Retry-After": "0"})
                 return
-            double.predictions = [each for each in double.predictions if each["id"] != number]
+            with double.lock:
+                double.predictions = [each for each in double.predictions if each["id"] != number]
             self.answer(204, None)
 
         def picture(self, number: int) -> None:

@@ -228,8 +228,8 @@ def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDoub
 def test_only_missing_sees_what_earlier_releases_stored_of_tasks_that_failed(double: StudioDouble, tmp_path: Path) -> None:
     """An empty prediction of the very version, which is replaced; a second one beside regions is none."""
     ours = {"model_version": "colour-1", "score": 0.0, "result": []}
-    double.predictions = [{**ours, "id": task, "task": task} for task in range(1, 21)]
-    double.predictions.append({**ours, "id": 99, "task": 5, "result": [REGION]})
+    double.predictions = [{**ours, "id": 900 + task, "task": task} for task in range(1, 21)]
+    double.predictions.append({**ours, "id": 999, "task": 5, "result": [REGION]})
     order = JobSpec("1", selection=Selection(only_missing=True))
     assert prelabel(double, tmp_path, order) == (19, 0)
     assert Counter(double.per_task().values()) == {1: 19, 2: 1}

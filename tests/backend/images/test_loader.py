@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend import images
-from backend.images import DecodedImages, image_cache
+from backend.images import DecodedImages, _Newest, image_cache
 from backend.images.fetch import Fetched, Validators
 from backend.values.errors import ImageError
 from tests.backend.images.conftest import MakeMedia
@@ -324,3 +324,26 @@ def test_threads_on_many_images_never_get_another_one() -> None:
         thread.join()
     assert wrong == []
     assert images.nbytes <= 3 * SIZE
+
+
+def test_an_image_of_another_host_is_known_once_it_was_asked_for_and_over_restarts(
+    make_media: MakeMedia, server: Server, studio: Studio, png: bytes
+) -> None:
+    server.serve("/a.png", png)
+    media = make_media(label_studio_url=studio.url)
+    assert media.knows("data:image/png;base64,", "1")
+    assert media.knows("/data/upload/1/a.png", "1")
+    assert media.knows(f"{studio.url}/data/upload/1/a.png", "1")
+    assert not media.knows(f"{server.url}/a.png", "1")
+    assert not server.requests
+    media.load(f"{server.url}/a.png", "1", "7")
+    assert media.knows(f"{server.url}/a.png", "1")
+    assert not media.knows(f"{server.url}/b.png", "1")
+    assert make_media().knows(f"{server.url}/a.png", "1")
+
+
+def test_the_addresses_that_were_asked_for_are_bounded() -> None:
+    asked = _Newest(2)
+    for name in ("a", "b", "a", "c"):
+        asked.put(name)
+    assert [name in asked for name in "abc"] == [True, False, True]

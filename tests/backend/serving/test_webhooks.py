@@ -96,3 +96,24 @@ def test_a_deleted_annotation_and_those_of_a_deleted_task_are_forgotten(tmp_path
     taking.enqueue(json.dumps({**gone, "project": {"id": 1}}).encode())
     taking.wait()
     assert bank.recall("1", "Cat", 5) == []
+
+
+def annotated(image: str) -> bytes:
+    told = event("annotation_created")
+    told["task"]["data"]["image"] = image
+    return json.dumps(told).encode()
+
+
+def test_an_event_about_an_image_that_nobody_asked_about_shows_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reaches the address of webhooks would choose what this server fetches."""
+    bank = MemoryBank(Database(f"sqlite:///{tmp_path / 'store.sqlite'}"))
+    taking = AnnotationEvents(bank, knows=lambda url, project: url == "http://images.example/known.png")
+    taking.enqueue(annotated("http://images.example/planted.png"))
+    taking.wait()
+    assert bank.labels("1") == {}
+    assert "no task with these addresses was asked about" in caplog.text
+    taking.enqueue(annotated("http://images.example/known.png"))
+    taking.wait()
+    assert bank.labels("1") == {"Cat": 1}
