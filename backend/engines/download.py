@@ -66,6 +66,10 @@ class Snapshot:
     files: tuple[HubFile, ...]
 
 
+SILENT_S = 10.0
+"""How long a hub that is asked what a model consists of may say nothing."""
+
+
 class Hub:
     """A model hub, by huggingface_hub. Raises SetupError where that is not installed."""
 
@@ -83,7 +87,7 @@ class Hub:
         is asked for.
         """
         with self._explaining(model):
-            found = self._api.model_info(model.repository, revision=revision, files_metadata=True)
+            found = self._api.model_info(model.repository, revision=revision, timeout=SILENT_S, files_metadata=True)
             if found.gated:
                 self._api.auth_check(model.repository)
         files = {str(each.rfilename): each for each in found.siblings or ()}
