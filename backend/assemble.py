@@ -15,6 +15,7 @@ from backend import __version__
 from backend.background import wait_for
 from backend.bulk.jobs import Jobs
 from backend.bulk.run import BulkContext
+from backend.bulk.values import FilmShelf
 from backend.bulk.warm import Warmer
 from backend.bulk.work import PatientImages
 from backend.caches import Codec, DiskCache
@@ -59,6 +60,7 @@ from prompts.kinds import KeyedImage
 BULK_CACHE_MIB = 32
 EXAMPLES_MIB = 512
 """What is kept on disk of the places of examples: about a thousand images of the embedded engine."""
+FILM_PROGRESS_MIB = 1024
 FILM_MASKS_MIB = 2048
 """What is kept on disk of the masks of films: an object takes about half a megabyte a minute."""
 GPU_ENCODE_BATCH = 8
@@ -133,7 +135,7 @@ def assemble(settings: Settings) -> Parts:
     weigh = Gate(engine.segmenter, media, teach).weigh
     memories = Memories(MemoryBank(database), Snapshots(database), weigh, lambda project: projects.key(project.name))
     studio = partial(label_studio, settings)
-    context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach)
+    context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach, film_shelf(settings))
     jobs = Jobs(context, options, partial(teach_newest, learning))
     late = LateWrites()
     history = History(SessionStore(for_clicks, settings.session_hours), memory, media, late)
@@ -175,6 +177,13 @@ def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
 def film_masks(settings: Settings) -> DiskCache[Mapping[int, FrameMask]]:
     """Where the masks of films are kept that Label Studio has boxes of, by region."""
     return DiskCache(settings.home_folder / "film-masks", "", FILM_MASKS_MIB * MEBIBYTE, KEPT)
+
+
+def film_shelf(settings: Settings) -> FilmShelf:
+    """What bulk runs keep of films: those of a process that was killed go on where they were."""
+    codec: Codec[bytes] = Codec("the progress of films", ".progress", bytes, bytes)
+    progress = DiskCache(settings.home_folder / "film-progress", __version__, FILM_PROGRESS_MIB * MEBIBYTE, codec)
+    return FilmShelf(progress, film_masks(settings))
 
 
 def feature_cache(settings: Settings, version: str) -> FeatureCache:
@@ -234,6 +243,7 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
         studio=lambda: label_studio(settings),
         memories=Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, images, teach).weigh, key_of),
         teacher=teach,
+        shelf=film_shelf(settings),
     )
 
 

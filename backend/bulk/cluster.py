@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.assemble import bulk_images, bulk_settings, engine_handle, teacher
+from backend.assemble import bulk_images, bulk_settings, engine_handle, film_shelf, teacher
 from backend.bulk.recipe import BulkJob, Recipe
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
@@ -89,7 +89,7 @@ class Actor:
         self._limits: PipelineLimits = config["limits"]
         self._version: str = config["version"]
         recipe: Recipe = config["recipe"]
-        self._worker = Worker(images, engine.segmenter, recipe, teacher(settings, images)(recipe.memory))
+        self._worker = Worker(images, engine.segmenter, recipe, teacher(settings, images)(recipe.memory), film_shelf(settings))
 
     def __call__(self, batch: Row) -> Row:
         items = [Item(**json.loads(text)) for text in batch["item"]]

@@ -169,7 +169,7 @@ class Jobs:
         found = self._resolve(job, version, self._context.memories if job.ready is None else None)
         version = found.identity.version
         teach = self._context.teacher(found.recipe.memory) if job.ready is None else self._teach
-        worker = Worker(self._context.images, lambda: segmenter, found.recipe, teach)
+        worker = Worker(self._context.images, lambda: segmenter, found.recipe, teach, self._context.shelf)
         ready = {key: made for key, made in (job.ready or {}).items() if made["result"] and made["model_version"] == version}
 
         def pipeline(items: Iterable[Item]) -> Iterator[ItemResult]:

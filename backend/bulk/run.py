@@ -17,7 +17,7 @@ from typing import Any
 from backend import pictures as pages
 from backend.background import overlap
 from backend.bulk.recipe import BulkJob
-from backend.bulk.values import ItemResult
+from backend.bulk.values import FilmShelf, ItemResult
 from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio
 from backend.segmenter import EngineSource
@@ -50,6 +50,7 @@ class BulkContext:
     studio: Callable[[], LabelStudio]
     memories: Memories | None = None
     teacher: Callable[[FrozenMemory | None], Teach] = lambda memory: teach_nothing
+    shelf: FilmShelf | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from pycocotools import mask as coco
 
+from backend.caches import DiskCache
 from backend.stores.ledger import Item
 from backend.values.masks import RunLengths
+from backend.video.tracks import FrameMask
 from prompts.geometry import BoolArray, Size
 
 
@@ -58,6 +60,14 @@ class ItemResult:
     def least_score(self) -> float:
         """The score of the least certain region; 0 when nothing was found."""
         return min((region.score for region in self.regions), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FilmShelf:
+    """What is kept of films on disk: how far each was looked through, and the masks of what was found, by region."""
+
+    progress: DiskCache[bytes]
+    masks: DiskCache[Mapping[int, FrameMask]]
 
 
 class Sink(Protocol):

@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 from backend.background import AwayError, overlap
 from backend.bulk.recipe import ImageRequest, Recipe
-from backend.bulk.values import Form, FoundRegion, ItemResult, encode_mask
+from backend.bulk.values import FilmShelf, Form, FoundRegion, ItemResult, encode_mask
+from backend.caches import DiskCache
 from backend.images.limits import ImageSource, overview
 from backend.labelstudio.answer import Names, names_of, write_prediction
 from backend.labelstudio.project_options import PreannotationOptions, question_about
 from backend.labelstudio.request.request import TaskRequest
 from backend.labelstudio.request.video import FilmPreannotation, check_answerable
 from backend.labelstudio.shapes.base import number_regions, repeatable_answer, write_together
-from backend.labelstudio.video_answer import Clock, write_tracks
+from backend.labelstudio.video_answer import Clock, region_of, write_tracks
 from backend.pictures import thumbnail
 from backend.segmenter import Segmenter
 from backend.serving.films import seen_on
@@ -67,12 +68,18 @@ class Worker:
     """
 
     def __init__(
-        self, images: ImageSource, segmenter: Callable[[], Segmenter], recipe: Recipe, teach: Teach = teach_nothing
+        self,
+        images: ImageSource,
+        segmenter: Callable[[], Segmenter],
+        recipe: Recipe,
+        teach: Teach = teach_nothing,
+        shelf: FilmShelf | None = None,
     ) -> None:
         self._images = images
         self._segmenter = segmenter
         self._recipe = recipe
         self._teach = teach
+        self._shelf = shelf
 
     def load(self, item: Item) -> LoadedItem | LoadedFilm | ItemResult:
         """Read an item's task and fetch and decode its images: of a task with several, files are written about the first; or
@@ -98,7 +105,7 @@ class Worker:
 
     def _through(self, loaded: LoadedFilm, segmenter: Segmenter) -> ItemResult:
         try:
-            return find_in_film(loaded, segmenter, self._recipe.options)
+            return find_in_film(loaded, segmenter, self._recipe.options, self._shelf)
         except Exception as error:
             return _failed(loaded.item, error)
 
@@ -251,17 +258,41 @@ def load_film(item: Item, request: FilmPreannotation, images: ImageSource) -> Lo
     return LoadedFilm(item, request, open_film(images.film(request.url, request.project, request.task_id)))
 
 
-def find_in_film(loaded: LoadedFilm, segmenter: Segmenter, options: PreannotationOptions) -> ItemResult:
-    """The result of a film: memory holds the frames between two looks at most, however long it is. Raises MaskloomError."""
-    film, request = loaded.film, loaded.request
+@dataclass(frozen=True, slots=True)
+class _Bookmark:
+    """How far one film was looked through for one question."""
+
+    progress: DiskCache[bytes]
+    key: str
+
+    def load(self) -> bytes | None:
+        return self.progress.get(self.key)
+
+    def save(self, state: bytes) -> None:
+        self.progress.put(self.key, state)
+
+
+def find_in_film(
+    loaded: LoadedFilm, segmenter: Segmenter, options: PreannotationOptions, shelf: FilmShelf | None = None
+) -> ItemResult:
+    """The result of a film: memory holds the frames between two looks at most, however long it is, and what was begun with the
+    same ``shelf`` before goes on. Raises MaskloomError.
+    """
+    film, request, version = loaded.film, loaded.request, segmenter.engine.version
+    question = f"{version} {loaded.item.key} {request.fingerprint()} {options} {len(film)} {film.timeline.end}"
     tracks = find_all(
         film,
         segmenter.tracker(_teller(loaded)),
         lambda image: seen_on(segmenter, ForNames(KeyedImage.of(image), request.labels.vocabulary), options.apply),
+        None if shelf is None else _Bookmark(shelf.progress, question),
     )
-    version = segmenter.engine.version
     answer = write_tracks(request, tracks, Clock(film.timeline, request.frame_rate), version)
     named = number_regions(answer, repeatable_answer(answer, request.project, request.task_id, loaded.item.key))
+    if shelf is not None:
+        names = {old["id"]: new["id"] for old, new in zip(answer["result"], named["result"], strict=True)}
+        for track in tracks.tracks:
+            if (region := names.get(region_of(request, track))) is not None:
+                shelf.masks.put(region, track.masks)
     return ItemResult(loaded.item, film.size, [_found_through(track) for track in tracks.tracks], named, _picture(film, tracks))
 
 

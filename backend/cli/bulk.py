@@ -73,7 +73,7 @@ class _Command:
 
     def worker(self) -> Worker:
         teach = self.context.teacher(self.job.recipe.memory)
-        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe, teach)
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe, teach, self.context.shelf)
 
     def pipeline(self, stop: threading.Event) -> Pipeline:
         """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.engines.base import TrackedMask, Tracker, TrackingSession
 from backend.video.film import MOST_BYTES, Film, Frame
-from backend.video.tracks import FrameMask, Track, Tracks
+from backend.video.tracks import FrameMask, Track, Tracks, masks_from_bytes, masks_to_bytes
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, MaskPrompt, PromptSet
 
 LOOKS_PER_SECOND = 2
+LOOKS_AT_ONCE = 40
+"""After so many looks following begins anew, and a run that breaks off loses no more than that."""
 MOST_OBJECTS = 24
 """More objects of one film are not followed: each costs time on every frame."""
 SAME_PLACE = 0.4
@@ -57,17 +62,45 @@ class _Object:
     def has_gone(self) -> bool:
         return self.missed >= MISSED
 
+    def to_json(self) -> list[Any]:
+        masks = base64.b64encode(masks_to_bytes(self.masks)).decode("ascii")
+        return [self.label, self.look.astype(np.float32).tolist(), self.found_on, masks, self.missed]
 
-def find_all(film: Film, tracker: Tracker, detect: Detect, first: int = 0, stop: int | None = None) -> Tracks:
-    """Every appearance of everything that ``detect`` finds, as tracks of the frames ``first .. stop - 1``.
+    @classmethod
+    def from_json(cls, found: Sequence[Any]) -> _Object:
+        """Raises ValueError, TypeError or KeyError for anything else."""
+        label, look, found_on, masks, missed = found
+        known = masks_from_bytes(base64.b64decode(masks))
+        return cls(str(label), np.asarray(look, np.float32), [int(frame) for frame in found_on], known, int(missed))
+
+
+class Checkpoints(Protocol):
+    """Where it is kept how far a film was looked through."""
+
+    def load(self) -> bytes | None:
+        """What was saved last; None without any."""
+        ...
+
+    def save(self, state: bytes) -> None:
+        """Keep this in place of what was saved before."""
+        ...
+
+
+def find_all(film: Film, tracker: Tracker, detect: Detect, checkpoints: Checkpoints | None = None) -> Tracks:
+    """Every appearance of everything that ``detect`` finds, as tracks.
 
     Each look's finds are matched with what is followed, then with what was lost and looks alike; the rest are new objects, and
     are followed back to the look before. An object that was found once where it could have been found often is left out. At
-    most the frames between two looks are in memory. Raises VideoError for a damaged frame.
+    most the frames between two looks are in memory. After so many looks following begins anew with what is known then, which is
+    saved: whoever comes with the same ``checkpoints`` goes on from there, and gets the same. Raises VideoError for a damaged
+    frame.
     """
-    finder = _Finder(tracker, detect, _every(film))
-    for frame in film.frames(first, len(film) if stop is None else stop):
+    finder = _Finder(film, tracker, detect)
+    finder.go_on_from(checkpoints.load() if checkpoints is not None else None)
+    for frame in film.frames(finder.next) if finder.next < len(film) else ():
         finder.take(frame)
+        if finder.begins_anew_at(frame) and checkpoints is not None:
+            checkpoints.save(finder.state())
     return Tracks(film.size, len(film), tuple(finder.tracks()))
 
 
@@ -80,25 +113,64 @@ def _every(film: Film) -> int:
 class _Finder:
     """The objects of one film, frame by frame."""
 
-    def __init__(self, tracker: Tracker, detect: Detect, every: int) -> None:
+    def __init__(self, film: Film, tracker: Tracker, detect: Detect) -> None:
+        self.next = 0
+        self._film = film
         self._tracker = tracker
         self._session: TrackingSession = tracker.start(1)
         self._detect = detect
-        self._every = every
-        self._between: deque[Frame] = deque(maxlen=max(every - 1, 1))
+        self._every = _every(film)
+        self._between: deque[Frame] = deque(maxlen=max(self._every - 1, 1))
         self._objects: dict[int, _Object] = {}
         self._looks: list[int] = []
-        self._taken = 0
+
+    def state(self) -> bytes:
+        """What is known when following has begun anew."""
+        objects = {number: each.to_json() for number, each in self._objects.items()}
+        return json.dumps([self.next, self._looks, objects]).encode("ascii")
+
+    def go_on_from(self, state: bytes | None) -> None:
+        """Know what was known; what cannot be read is as good as nothing."""
+        try:
+            number, looks, objects = json.loads(state or b"null") or (0, [], {})
+            self._objects = {int(each): _Object.from_json(found) for each, found in objects.items()}
+        except (ValueError, TypeError, KeyError):
+            return
+        self.next, self._looks = int(number), [int(look) for look in looks]
+        if 0 < self.next < len(self._film):
+            self._begin_anew(Frame(self.next - 1, self._film.frame(self.next - 1)))
+
+    def begins_anew_at(self, frame: Frame) -> bool:
+        """Whether enough looks were taken to begin following anew on this frame, which is done then."""
+        if not frame.number or frame.number % (self._every * LOOKS_AT_ONCE):
+            return False
+        self._begin_anew(frame)
+        return True
+
+    def _begin_anew(self, frame: Frame) -> None:
+        """Follow what has not gone from where it was found first and where it is."""
+        self._session = self._tracker.start(1)
+        living = {number: each.masks for number, each in self._objects.items() if each.masks and not each.has_gone}
+        for first, number in sorted((min(masks), number) for number, masks in living.items()):
+            if first < frame.number:
+                self._show(Frame(first, self._film.frame(first)), number)
+        for number, masks in living.items():
+            if frame.number in masks:
+                self._show(frame, number)
+
+    def _show(self, frame: Frame, number: int) -> None:
+        shown = MaskPrompt(self._objects[number].masks[frame.number].decode())
+        self._session.prompt(frame.number, frame.image, number, PromptSet((shown,)))
 
     def take(self, frame: Frame) -> None:
         """The next frame."""
         answers = self._session.follow(frame.number, frame.image) if self._objects else {}
-        if self._taken % self._every == 0:
+        if frame.number % self._every == 0:
             self._look(frame, answers)
             self._between.clear()
         else:
             self._between.append(frame)
-        self._taken += 1
+        self.next = frame.number + 1
         for number, answer in answers.items():
             known = self._objects[number]
             if answer.mask.any() and not known.has_gone:
