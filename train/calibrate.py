@@ -179,7 +179,10 @@ def calibrate_strange(seen: Seen, photos: Sequence[Photo], names: Names, start: 
     alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, start, False)]
     fitted = replace(start, strange=_weights_of(alone, UNNAMED))
     alone_at, among_at = _thresholds(seen, photos, names, fitted, alone)
-    return replace(fitted, strange_presence=alone_at, strange_among=among_at)
+    sure = [one for one in alone if any(each.vouched for each in one.evidence)]
+    scores, present = _scores(sure, fitted)
+    vouched_at = best_threshold(scores, present, evenly([one.name for one in sure])) if sure else alone_at
+    return replace(fitted, strange_presence=alone_at, strange_among=among_at, vouched_presence=vouched_at)
 
 
 def _thresholds(
@@ -224,11 +227,16 @@ def _answered(
 
 
 def _one_answer(photo: Photo, name: str, found: Sequence[Found]) -> Answered:
-    """The regions of one name, each held against the whole name and against every object of it, whichever it meets better."""
+    """The regions of one name, each held against every object of it, and where objects are not told apart against the whole
+    name, whichever it meets better.
+    """
     keys = [key for key, known in photo.row.names.items() if known == name]
-    wanted = [photo.name_mask(name), *(photo.ids == key for key in keys)]
+    wanted = [photo.ids == key for key in keys]
+    wanted += [] if photo.row.kind == "instance" else [photo.name_mask(name)]
     reached = [max((_iou(each.answer.logits > 0, mask, photo.ids == VOID) for mask in wanted), default=0.0) for each in found]
-    return Answered(name, photo.row.source, bool(wanted[0].any()), tuple(each.evidence for each in found), tuple(reached))
+    return Answered(
+        name, photo.row.source, bool(photo.name_mask(name).any()), tuple(each.evidence for each in found), tuple(reached)
+    )
 
 
 def _iou(found: BoolArray, wanted: BoolArray, void: BoolArray) -> float:

@@ -26,7 +26,19 @@ MOST_PIECES = 40
 _WORD = re.compile(r"\w+")
 _GRAMS = (3, 4, 5)
 _BATCH = 256
+OWN = 0.5
+"""How much a phrase itself counts beside the kind of thing that it means."""
 _ARTICLES = frozenset({"a", "an", "the"})
+_KINDS = {
+    "person": "man men woman women boy girl child children kid baby babies toddler lady ladies guy human pedestrian worker "
+    "player tourist",
+    "motorcycle": "motorbike", "airplane": "aeroplane", "car": "automobile", "truck": "lorry lorries",
+    "dog": "puppy puppies", "cat": "kitten kitty", "sheep": "lamb ewe", "cow": "cattle calf calves", "horse": "pony foal",
+    "couch": "sofa", "tv": "television telly", "cell phone": "phone smartphone cellphone", "refrigerator": "fridge",
+    "handbag": "purse", "potted plant": "houseplant",
+}  # fmt: skip
+"""Everyday words for things that were taught under another name, by that name."""
+_KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
 
 
 @lru_cache(maxsize=65536)
@@ -46,6 +58,14 @@ def words_of(phrase: str) -> tuple[str, ...]:
     found = _WORD.findall("".join(sign for sign in plain if not unicodedata.combining(sign)))
     meant = [word for word in found if word not in _ARTICLES] or found
     return tuple(meant[:MOST_WORDS]) or ("?",)
+
+
+def kind_of(phrase: str) -> str | None:
+    """The name under which was taught what a phrase's last word means, ``person`` of ``an old man``; None where it is that
+    name, or none is known.
+    """
+    word = words_of(phrase)[-1]
+    return _KIND_OF.get(word) or _KIND_OF.get(word.removesuffix("s"))
 
 
 def tokenize(phrases: Sequence[str]) -> Tensor:
@@ -130,5 +150,10 @@ class EmbeddedTextEncoder:
 
     @torch.inference_mode()
     def _read(self, phrases: Sequence[str]) -> list[Tensor]:
-        device = self._tower.head.weight.device
-        return [vector.clone() for vector in self._tower(tokenize(phrases).to(device))]
+        """The vectors of phrases; those of which a kind was taught lie between it and what they say, nearer to it."""
+        kinds = {phrase: kind for phrase in phrases if (kind := kind_of(phrase)) is not None}
+        every = [*phrases, *dict.fromkeys(kinds.values())]
+        vectors = dict(zip(every, self._tower(tokenize(every).to(self._tower.head.weight.device)), strict=True))
+        for phrase, kind in kinds.items():
+            vectors[phrase] = nn.functional.normalize(vectors[kind] + OWN * vectors[phrase], dim=0)
+        return [vectors[phrase].clone() for phrase in phrases]

@@ -136,11 +136,9 @@ class EmbeddedDecoder:
             return self.decode_drawn(canvas, prompts, self._said(tokens, features) if prompts.said else None, previous)
         logits = self._said(tokens, features)
         vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
-        asked = len(tokens.phrases)
-        competing = torch.cat([compete(logits[:asked], vectors[:asked]), logits[asked:]])
-        spoken = self._calibration.least(asked)
+        spoken = self._calibration.least(len(tokens.phrases))
         wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
-        return self._decode_said(canvas, wanted, competing, vectors)
+        return self._decode_said(canvas, wanted, logits, vectors)
 
     def _said(self, tokens: PromptTokens, features: ImageFeatures) -> Tensor:
         return said_logits(tokens, features.grid.float(), self._calibration, self.places)
@@ -267,19 +265,40 @@ class EmbeddedDecoder:
         return find_all(self._views, canvas, claims.but_for(shown, logits), self._taught)
 
     def _decode_said(self, canvas: Canvas, wanted: Sequence[Wanted], logits: Tensor, vectors: Tensor) -> MaskSet:
-        """What maps ``(M, h, w)`` of what is wanted show, whose meanings are ``vectors (M, D)``."""
-        found = self.find(canvas, logits, vectors, [each.least is SHOWN for each in wanted])
-        return self._chosen(canvas, wanted, found, [self._calibration.of_evidence(each.evidence) for each in found], vectors)
+        """What maps ``(M, h, w)`` of what is wanted show, whose meanings are ``vectors (M, D)``. Phrases compete for places
+        twice: all of them for being there at all, then those that are, so that none loses a part to one that is not.
+        """
+        found, scores = self._weighed(canvas, wanted, logits, vectors)
+        there = sorted({each.which for each, score in self._sufficient(wanted, found, scores)})
+        if 0 < len(there) < len(wanted):
+            wanted, logits, vectors = [wanted[row] for row in there], logits[there], vectors[there]
+            found, scores = self._weighed(canvas, wanted, logits, vectors)
+        return self._chosen(canvas, wanted, found, scores, vectors)
+
+    def _weighed(
+        self, canvas: Canvas, wanted: Sequence[Wanted], logits: Tensor, vectors: Tensor
+    ) -> tuple[list[Found], list[float]]:
+        """Every region that what is wanted claims when it competes, and the IoU to expect of each."""
+        shown = [each.least is SHOWN for each in wanted]
+        said = len(shown) - sum(shown)
+        competing = torch.cat([compete(logits[:said], vectors[:said]), logits[said:]])
+        found = self.find(canvas, competing, vectors, shown)
+        return found, [self._calibration.of_evidence(each.evidence) for each in found]
+
+    @staticmethod
+    def _sufficient(wanted: Sequence[Wanted], found: Sequence[Found], scores: Sequence[float]) -> list[tuple[Found, float]]:
+        """The regions whose scores suffice, each with its own."""
+        scored = zip(found, scores, strict=True)
+        return [(each, score) for each, score in scored if score >= wanted[each.which].least.of(each.evidence)]
 
     def _chosen(
         self, canvas: Canvas, wanted: Sequence[Wanted], found: Sequence[Found], scores: Sequence[float], vectors: Tensor
     ) -> MaskSet:
         """The regions whose scores suffice, none of them twice, with their edges."""
-        present = [k for k, score in enumerate(scores) if score >= wanted[found[k].which].least.of(found[k].evidence)]
-        found, scores = [found[k] for k in present], [scores[k] for k in present]
-        kept = best_of(found, scores, vectors)
-        answers = [replace(sharpen(found[k].answer, canvas, NOT_DRAWN), quality=scores[k]) for k in kept]
-        return to_masks(answers, [wanted[found[k].which].label for k in kept], canvas)
+        there = self._sufficient(wanted, found, scores)
+        kept = [there[k] for k in best_of([each for each, _ in there], [score for _, score in there], vectors)]
+        answers = [replace(sharpen(each.answer, canvas, NOT_DRAWN), quality=score) for each, score in kept]
+        return to_masks(answers, [wanted[each.which].label for each, _ in kept], canvas)
 
 
 def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:

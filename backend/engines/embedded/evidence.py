@@ -1,4 +1,4 @@
-"""What speaks for a region that words found, how it is weighed, and from which score on it counts."""
+"""Which places of a map may be one thing, what speaks for a region that words found, how it is weighed, and what counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MOST_INSTANCES, LEAST_CELLS = 24, 3
+"""Connected places of one phrase that are looked at, and of how many cells one is made at least."""
+LEVELS = (0.0, -1.2)
+"""The logits from which on places hang together: what is claimed is often a part; less sure places join parts to a whole."""
+REPEATED = 0.9
+"""The IoU from which on the places of two levels are the same."""
+FAINT = -8.0
+"""The logit of places that are no part of a thing."""
 TENTHS = 10.0
 """Cosines are counted in tenths beside logits, so that a weight of either is worth about as much."""
 
@@ -63,7 +77,7 @@ class Calibration:
     ``evidence`` weighs what speaks for it, see ``Evidence``, and ``strange`` does for names that nobody taught; ``presence`` is
     the least score of what one phrase finds, ``presence_among`` that of phrases asked together, most of which are not there;
     ``strange_presence`` and ``strange_among`` are the same of names that nobody taught, whose logits get ``strange_lift``: what
-    nobody taught is less alike to anything.
+    nobody taught is less alike to anything. ``vouched_presence`` is that of those that the classifier is sure of.
     ``marks_scale`` and ``marks_bias`` are what the logit of the expected IoU becomes where marks alone were drawn, from which
     nobody can tell how large the object is.
     """
@@ -81,6 +95,7 @@ class Calibration:
     strange_presence: float = 0.5
     strange_among: float = 0.5
     strange_lift: float = 0.0
+    vouched_presence: float = 0.5
 
     def of_marks(self, quality: float) -> float:
         """The IoU to expect in 0..1 of an answer to marks alone that was judged to have ``quality``."""
@@ -89,12 +104,15 @@ class Calibration:
     def least(self, asked: int) -> Least:
         """The score that a region of one of ``asked`` phrases needs for its phrase to be there."""
         if asked == 1:
-            return Least(self.presence, self.strange_presence, self.strange_presence)
-        return Least(self.presence_among, self.strange_among, self.strange_presence)
+            return Least(self.presence, self.strange_presence, self.vouched_presence)
+        return Least(self.presence_among, self.strange_among, self.vouched_presence)
 
     def of_evidence(self, evidence: Evidence) -> float:
-        """The IoU to expect in 0..1 of a region that was found; 0 where what was asked for is most likely not there."""
-        bias, *weights = self.evidence if evidence.familiar else self.strange
+        """The IoU to expect in 0..1 of a region that was found; 0 where what was asked for is most likely not there. What the
+        classifier is sure of is weighed as what nobody taught: names of which a photo or two were shown are known badly.
+        """
+        is_taught = evidence.familiar and not evidence.vouched
+        bias, *weights = self.evidence if is_taught else self.strange
         return _logistic(bias + sum(weight * each for weight, each in zip(weights, evidence.values, strict=True)))
 
 
@@ -105,3 +123,43 @@ def logit(chance: float) -> float:
 
 def _logistic(logit: float) -> float:
     return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
+
+
+def presence_of(logits: Tensor) -> float:
+    """How sure a map ``(h, w)`` is that its phrase is there at all: the mean chance of the places that are claimed, of at most
+    half per cent of the map, so that a small thing can be as sure as a large one.
+    """
+    most = max(LEAST_CELLS, logits.numel() // 200)
+    strongest = min(max(int((logits > 0).sum()), LEAST_CELLS), most, logits.numel())
+    return float(torch.sigmoid(logits.flatten()).topk(strongest).values.mean())
+
+
+def instances(logits: Tensor) -> list[tuple[NDArray[np.float32], float]]:
+    """The connected places of a map ``(h, w)`` of which some are claimed, at every level, largest first: a map of each alone,
+    and its presence.
+    """
+    if not bool((logits > 0).any()):
+        return []
+    soft = np.asarray(logits.float().cpu().numpy(), np.float32)
+    found: list[NDArray[np.bool_]] = []
+    seeds: list[tuple[NDArray[np.float32], float]] = []
+    for level in LEVELS:
+        for piece in _pieces(soft, level):
+            if all((piece & other).sum() < REPEATED * (piece | other).sum() for other in found):
+                found.append(piece)
+                seeds.append((_alone(soft - level, piece), presence_of(torch.from_numpy(_alone(soft, piece)))))
+    return seeds
+
+
+def _pieces(logits: NDArray[np.float32], level: float) -> list[NDArray[np.bool_]]:
+    """The connected places ``(h, w)`` above a level, largest first, of those that hold a claimed one."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((logits > level).astype(np.uint8), connectivity=4)
+    order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1]
+    large = [k for k in order[:MOST_INSTANCES].tolist() if stats[k, cv2.CC_STAT_AREA] >= LEAST_CELLS]
+    found = [pieces == k for k in large] if count > 1 else []
+    return [piece for piece in found if (logits[piece] > 0).any()]
+
+
+def _alone(logits: NDArray[np.float32], piece: NDArray[np.bool_]) -> NDArray[np.float32]:
+    vicinity = cv2.dilate(piece.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return np.where(vicinity & ((logits <= 0) | piece), logits, FAINT).astype(np.float32)

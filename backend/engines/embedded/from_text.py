@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded import network
-from backend.engines.embedded.evidence import Calibration, Classed, Evidence
+from backend.engines.embedded.evidence import Calibration, Classed, Evidence, instances
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, around, chance_of, decode_views, look
 from backend.values.features import ImageFeatures
@@ -22,11 +22,9 @@ from prompts.examples import Examples, example_of, likeness, together
 from prompts.space import PromptTokens
 
 MARGIN = 1.3
-MOST_INSTANCES = 24
-"""Connected places of one phrase that are looked at, and of all phrases together."""
 MOST_TOGETHER = 128
-LEAST_CELLS = 3
-DUPLICATE = 0.6
+"""Places of all phrases together that are looked at."""
+DUPLICATE, CONTAINED = 0.6, 0.85
 SYNONYM = 0.6
 """The cosine from which on two phrases may mean the same thing."""
 RIVALS = 8
@@ -44,7 +42,6 @@ WITNESSED, SURE = 0.75, 3.0
 """The share of its best place's cosine from which on the classifier claims a place, and the logit of that one."""
 STRONGEST, OF_PEAK = 20, 0.55
 """How many places make the peak of a phrase, and the share of its cosine that other places need at least."""
-FAINT = -8.0
 SHOWING = 4
 """How many places make the peak of a phrase in what the classifier sees."""
 _CHUNK, _VIEWS = 64, 16
@@ -157,15 +154,6 @@ def compete(logits: Tensor, vectors: Tensor) -> Tensor:
         rival = torch.where(same, 0.0, claims.clamp(min=0)).amax(dim=1)
         lowered.append(flat[start : start + _CHUNK] - rival)
     return torch.cat(lowered).view_as(logits)
-
-
-def presence_of(logits: Tensor) -> float:
-    """How sure a map ``(h, w)`` is that its phrase is there at all: the mean chance of the places that are claimed, of at most
-    half per cent of the map, so that a small thing can be as sure as a large one.
-    """
-    most = max(LEAST_CELLS, logits.numel() // 200)
-    strongest = min(max(int((logits > 0).sum()), LEAST_CELLS), most, logits.numel())
-    return float(torch.sigmoid(logits.flatten()).topk(strongest).values.mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -310,31 +298,10 @@ def best_of(found: Sequence[Found], scores: Sequence[float], vectors: Tensor) ->
     for k in order:
         same = [j for j in kept if found[j].which == found[k].which]
         others = [j for j in kept if found[j].which != found[k].which and rivals[found[j].which][found[k].which]]
-        repeated = any(iou[k, j] >= DUPLICATE or inside[k, j] >= 0.85 for j in same)
+        repeated = any(iou[k, j] >= DUPLICATE or max(inside[k, j], inside[j, k]) >= CONTAINED for j in same)
         if not repeated and all(iou[k, j] < DUPLICATE for j in others):
             kept.append(k)
     return kept
-
-
-def instances(logits: Tensor) -> list[tuple[NDArray[np.float32], float]]:
-    """The connected places of a map ``(h, w)`` that are claimed, largest first: a map of each alone, and its presence."""
-    if not bool((logits > 0).any()):
-        return []
-    soft = np.asarray(logits.float().cpu().numpy(), np.float32)
-    return [(piece, presence_of(torch.from_numpy(piece))) for piece in _pieces(soft)]
-
-
-def _pieces(logits: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """The connected places above one half as maps of their own ``(h, w)``, largest first."""
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((logits > 0).astype(np.uint8), connectivity=4)
-    order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1]
-    large = [k for k in order[:MOST_INSTANCES].tolist() if stats[k, cv2.CC_STAT_AREA] >= LEAST_CELLS]
-    return [_alone(logits, pieces == k) for k in large] if count > 1 else []
-
-
-def _alone(logits: NDArray[np.float32], piece: NDArray[np.bool_]) -> NDArray[np.float32]:
-    vicinity = cv2.dilate(piece.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return np.where(vicinity & ((logits <= 0) | piece), logits, FAINT).astype(np.float32)
 
 
 def _on_canvas(seed: NDArray[np.float32], canvas: Canvas) -> tuple[tuple[float, float, float, float], NDArray[np.float32]]:

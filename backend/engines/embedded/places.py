@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend.engines.device import has_bfloat16
-from backend.engines.embedded.from_text import FAINT, grow
+from backend.engines.embedded.evidence import FAINT
+from backend.engines.embedded.from_text import grow
 from backend.engines.embedded.network import Conv, Residual, ViewDecoder, factor_to
 from backend.engines.embedded.views import Answer, Canvas
 from backend.values.masks import Masks, overlaps

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.engines.embedded.engine import SHIPPED, read
-from prompts.encoders.embedded import MOST_PIECES, MOST_WORDS, TABLE_ROWS, EmbeddedTextEncoder, TextTower, tokenize, words_of
+from prompts.encoders.embedded import (
+    MOST_PIECES,
+    MOST_WORDS,
+    TABLE_ROWS,
+    EmbeddedTextEncoder,
+    TextTower,
+    kind_of,
+    tokenize,
+    words_of,
+)
 
 
 @functools.cache
@@ -81,6 +90,18 @@ def test_an_unknown_word_lies_near_the_word_it_is_spelt_like() -> None:
 )
 def test_plurals_articles_and_adjectives_change_little(same: tuple[str, str]) -> None:
     assert likeness(*same) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("an old man", "person"), ("women", "person"), ("kittens", "cat"), ("Motorbikes", "motorcycle")]
+)
+def test_what_was_taught_under_another_name_is_found_by_that_name(word: str, kind: str) -> None:
+    assert likeness(word, kind) > 0.85
+    assert likeness(word, kind) < 0.99, "the word itself counts, too"
+
+
+def test_a_word_of_no_known_kind_and_the_name_itself_are_read_as_they_are() -> None:
+    assert [kind_of(phrase) for phrase in ("person", "man's hat", "!!!", "human")] == [None, None, None, "person"]
 
 
 @pytest.mark.parametrize("string", ["asdfgh", "blorptrim", "zzkf qwx"])

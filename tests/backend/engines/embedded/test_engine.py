@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from backend.engines.base import Engine, SeesAtAGlance
 from backend.engines.embedded import build
+from backend.engines.embedded.evidence import Classed, Evidence
+from backend.engines.embedded.from_text import Found
+from backend.engines.embedded.views import Answer, Canvas
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, overlaps
 from prompts.geometry import size_of
@@ -52,6 +56,23 @@ def decode(*prompts: Prompt, memory: ObjectMemory | None = None, references: int
 
 def iou(masks: MaskSet, truth: NDArray[np.bool_]) -> float:
     return float(overlaps(Masks.of([masks.masks.union(), truth], masks.size))[0][0, 1])
+
+
+def test_a_phrase_loses_no_place_to_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, heard = engine().decoder, []
+    surely = Evidence(0.999, 0.9, 0.9, 0.0, 0.999, Classed(0.9, 0.9, 0.9))
+    everywhere = Answer(np.full((240, 320), 5, np.float32), 0.9)
+
+    def find(canvas: Canvas, logits: torch.Tensor, vectors: torch.Tensor, shown: object) -> list[Found]:
+        heard.append(logits)
+        return [Found(0, everywhere, surely)]
+
+    monkeypatch.setattr(decoder, "find", find)
+    assert set(decode(TextPrompt("apple"), TextPrompt("tomato")).labels) == {"apple"}
+    assert set(decode(TextPrompt("apple")).labels) == {"apple"}
+    together, apple_again, alone = heard
+    assert (together[0] < alone[0] - 0.1).any(), "they compete"
+    assert torch.allclose(apple_again, alone, atol=1e-4)
 
 
 def test_a_box_finds_the_disc_in_it_rather_than_the_whole_box() -> None:

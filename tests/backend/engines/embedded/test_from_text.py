@@ -11,15 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engines.embedded.evidence import Calibration, Classed, Evidence
+from backend.engines.embedded.evidence import Calibration, Classed, Evidence, instances, presence_of
 from backend.engines.embedded.from_text import (
     Found,
     are_familiar,
     best_of,
     compete,
-    instances,
     meaning,
-    presence_of,
     said_logits,
     usual,
 )
@@ -131,6 +129,18 @@ def test_every_connected_place_has_a_presence_of_its_own() -> None:
     assert (small > 0).sum() == 16
 
 
+def test_parts_that_less_sure_places_join_may_be_one_thing() -> None:
+    logits = torch.full((20, 20), -8.0)
+    logits[4:8, 2:6] = logits[4:8, 12:16] = 3
+    logits[5:7, 6:12] = -0.6
+    areas = [int((seed > 0).sum()) for seed, _ in instances(logits)]
+    assert areas == [16, 16, 44]
+
+
+def test_places_of_which_none_is_claimed_are_nothing() -> None:
+    assert instances(torch.full((20, 20), -0.6)) == []
+
+
 def found(which: int, left: int, right: int) -> Found:
     logits = np.full((8, 40), -5, np.float32)
     logits[:, left:right] = 5
@@ -142,6 +152,12 @@ def test_a_region_that_two_phrases_claim_goes_to_the_better_one_and_none_is_foun
     cat, again, dog, elsewhere = found(0, 0, 20), found(0, 0, 16), found(1, 0, 20), found(1, 24, 40)
     assert best_of([cat, again, dog, elsewhere], [0.6, 0.5, 0.7, 0.4], vectors) == [2, 3]
     assert best_of([cat, again, dog, elsewhere], [0.8, 0.5, 0.7, 0.4], vectors) == [0, 3]
+
+
+def test_of_a_whole_and_its_parts_the_surer_ones_are_found() -> None:
+    whole, left, right = found(0, 0, 40), found(0, 0, 18), found(0, 22, 40)
+    assert best_of([whole, left, right], [0.8, 0.5, 0.7], CAT) == [0]
+    assert best_of([whole, left, right], [0.6, 0.5, 0.7], CAT) == [2, 1]
 
 
 def test_two_phrases_of_one_meaning_may_both_have_a_region() -> None:
@@ -157,12 +173,15 @@ def test_more_evidence_is_a_higher_score() -> None:
 
 def test_a_name_that_nobody_taught_is_judged_by_weights_and_a_score_of_its_own() -> None:
     fitted = Calibration(1, 0, 1, 0, 0.1, 0.2, strange=(0.0, *[0.0] * 6, 1.0, -1.0), strange_presence=0.3, strange_among=0.4)
+    fitted = replace(fitted, vouched_presence=0.2)
     shown = Evidence(0.5, 0, 0, 0, 0.5, Classed(0.0, 0.9, 0.5), familiar=False)
     hidden = replace(shown, classed=Classed(0.0, 0.1, 0.5))
     assert fitted.of_evidence(hidden) < 0.1 < 0.9 < fitted.of_evidence(shown)
+    seen_by_the_classifier = replace(shown, familiar=True, vouched=True)
+    assert fitted.of_evidence(seen_by_the_classifier) == fitted.of_evidence(shown), "a photo of a class teaches little"
     assert [fitted.least(asked).of(shown) for asked in (1, 2)] == [0.3, 0.4]
     assert [fitted.least(asked).of(replace(shown, familiar=True)) for asked in (1, 2)] == [0.1, 0.2]
-    assert [fitted.least(asked).of(replace(shown, vouched=True)) for asked in (1, 2)] == [0.3, 0.3]
+    assert [fitted.least(asked).of(replace(shown, vouched=True)) for asked in (1, 2)] == [0.2, 0.2]
 
 
 def test_a_phrase_is_familiar_where_it_is_nearly_a_taught_name() -> None:
