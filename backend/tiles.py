@@ -5,7 +5,7 @@ A thing that a seam cuts is seen by both tiles, and is one thing where they agre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -156,14 +156,23 @@ def _roots(pieces: Sequence[Piece]) -> list[int]:
     by_tile: dict[Tile, list[int]] = {}
     for place, piece in enumerate(pieces):
         by_tile.setdefault(piece.tile, []).append(place)
-    tiles = list(by_tile)
-    for k, tile in enumerate(tiles):
-        for other in tiles[:k]:
-            if (shared := _shared(tile.box, other.box)) is not None:
-                for one, two in _same(pieces, by_tile[tile], by_tile[other], shared):
-                    low, high = sorted((find(one), find(two)))
-                    root[high] = low
+    for tile, other in _neighbours(by_tile):
+        if (shared := _shared(tile.box, other.box)) is not None:
+            for one, two in _same(pieces, by_tile[tile], by_tile[other], shared):
+                low, high = sorted((find(one), find(two)))
+                root[high] = low
     return [find(place) for place in range(len(pieces))]
+
+
+def _neighbours(tiles: Iterable[Tile]) -> Iterator[tuple[Tile, Tile]]:
+    """The pairs of tiles that share rows of the image: of thousands of tiles each has few."""
+    ordered = sorted(tiles, key=lambda tile: tile.box[1])
+    tallest = max((tile.size.height for tile in ordered), default=0)
+    for k, tile in enumerate(ordered):
+        for other in (ordered[place] for place in range(k - 1, -1, -1)):
+            if other.box[1] + tallest <= tile.box[1]:
+                break
+            yield tile, other
 
 
 def _shared(one: PixelBox, two: PixelBox) -> PixelBox | None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,14 +209,14 @@ def table(name: str, rows: list[Row], where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def side_by_side(measured: Mapping[str, Sequence[Row]]) -> str:
+def side_by_side(measured: Mapping[str, Sequence[Row]], seconds: Callable[[Row], float]) -> str:
     """The second click of every model against its plain call and its bare decoder, as Markdown."""
     lines = [
         "| model | encode s | plain call s | bare decoder s | second click s | plain / second | second / bare |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, rows in measured.items():
-        encode, bare, second, plain = (row.seconds for row in rows[:4])
+        encode, bare, second, plain = map(seconds, rows[:4])
         figures = (encode, plain, bare, second, plain / second, second / bare)
         lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
     return "\n".join(lines) + "\n"
@@ -241,7 +242,7 @@ def main(
         measured[name] = ROWS[what](name, where, number, runs)
         tell(table(name, measured[name], f"{machine}, {dtype}, image {HEIGHT} x {WIDTH}"), out)
     if what == "clicks":
-        tell(side_by_side(measured), out)
+        tell(side_by_side(measured, attrgetter("cpu" if where.type == "cpu" else "seconds")), out)  # others may compute as well
 
 
 def tell(text: str, out: Path | None) -> None:

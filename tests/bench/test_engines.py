@@ -77,7 +77,7 @@ def test_models_stand_side_by_side_with_their_ratios() -> None:
     rows = [
         engines.Row(what, seconds, seconds, seconds, 1) for what, seconds in zip("abcd", (2.0, 0.05, 0.1, 2.5), strict=True)
     ]
-    (line,) = engines.side_by_side({"sam": rows}).splitlines()[2:]
+    (line,) = engines.side_by_side({"sam": rows}, lambda row: row.cpu).splitlines()[2:]
     assert line == "| sam | 2.000 | 2.500 | 0.050 | 0.100 | 25.000 | 2.000 |"
 
 

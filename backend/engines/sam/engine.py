@@ -30,7 +30,7 @@ from backend.engines.sam.references import (
     region_embeddings,
     scaled,
 )
-from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_lite_text, load_sam3
+from backend.engines.sam.sam3 import ConceptFinder, ExemplarFinder, Sam3Network, load_lite_text, load_sam3, resized
 from backend.engines.sam.text_grounding import (
     ON_A_CPU,
     BoxFinder,
@@ -179,14 +179,14 @@ class FoundationDecoder:
         """Findings as rows in their order, without those that have no pixel on the image."""
         if not found:
             return MaskSet.empty(features.size)
-        logits = torch.stack([finding.logits.float().cpu() for finding in found])
-        frame = self._parts.decoding.network.frame
-        masks = Masks.of((to_masks(frame, one[None], features.size)[0] for one in logits), features.size)
+        logits, network = [finding.logits.float().cpu() for finding in found], self._parts.decoding.network
+        masks = Masks.of((to_masks(network.frame, one[None], features.size)[0] for one in logits), features.size)
+        kept = torch.stack([resized(one, network.low_res_side) for one in logits])
         rows = MaskSet(
             masks=masks,
             scores=np.array([finding.score for finding in found], np.float32),
             labels=tuple(finding.phrase for finding in found),
-            low_res_logits=logits.clamp(-1000, 1000).numpy().astype(np.float16),
+            low_res_logits=kept.clamp(-1000, 1000).numpy().astype(np.float16),
             embeddings=np.zeros((len(found), 1), np.float32),
         )
         return rows[np.flatnonzero(masks.areas)]

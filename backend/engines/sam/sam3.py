@@ -209,8 +209,8 @@ class LiteTextFinder:
     checkpoint holds the detector alone. The trunk looks at the copy of the image that is kept, once for a request's phrases.
     """
 
-    def __init__(self, detector: ConceptDetector, side: int) -> None:
-        self._detector, self._side = detector, side
+    def __init__(self, detector: ConceptDetector) -> None:
+        self._detector = detector
         vision = detector.model.config.vision_config
         self._frame = SquashFrame(int(vision.image_size), HALF_MEAN, HALF_STD)
 
@@ -229,7 +229,7 @@ class LiteTextFinder:
             return []
         maps = self._see(features.tensors["pixels"].numpy())
         found = ((phrase, self._detector.find(maps, phrase)) for phrase in phrases)
-        return [finding for phrase, concepts in found for finding in _findings(concepts, self._side, phrase)]
+        return [finding for phrase, concepts in found for finding in _findings(concepts, concepts.logits.shape[-1], phrase)]
 
     @torch.inference_mode()
     def _see(self, image: Image) -> dict[str, Tensor]:
@@ -242,7 +242,7 @@ def load_lite_text(folder: Path, network: PromptableNetwork, placement: Placemen
     if not isinstance(network.frame, SquashFrame):
         raise SetupError(f"{folder} holds SAM 3 LiteText, which goes with a decoder of SAM 2.1 or EdgeTAM, not with one of SAM")
     model = load_pretrained(import_class("Sam3LiteTextModel"), folder, placement)
-    return LiteTextFinder(ConceptDetector(model, load_tokenizer(folder), resolve(placement)[1]), network.low_res_side)
+    return LiteTextFinder(ConceptDetector(model, load_tokenizer(folder), resolve(placement)[1]))
 
 
 class ExemplarFinder:
@@ -312,11 +312,12 @@ def _findings(found: Concepts, side: int, phrase: str | None) -> list[Finding]:
     return [
         Finding(logits, float(stability(logits)), float(found.scores[row]), phrase)
         for row in rows[:MOST_FOUND]
-        for logits in [_resize(found.logits[row], side)]
+        for logits in [resized(found.logits[row], side)]
     ]
 
 
-def _resize(logits: Tensor, side: int) -> Tensor:
+def resized(logits: Tensor, side: int) -> Tensor:
+    """Logits ``(h, w)`` of a frame in another resolution ``(side, side)``."""
     if logits.shape == (side, side):
         return logits
     return functional.interpolate(logits[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
