@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from backend.assemble import bulk_context
-from backend.bulk.recipe import BulkJob, FolderRecipe, TaskRecipe
+from backend.bulk.reader import BulkJob, FolderReader, TaskReader
 from backend.bulk.run import BulkContext, Run
 from backend.bulk.spec import FolderSource, JobSpec, resolve
 from backend.bulk.values import Form, ItemResult, Target
@@ -65,10 +65,10 @@ class Bench:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.job.recipe.labels)
+        return Vocabulary(self.job.reader.labels)
 
     def worker(self) -> Worker:
-        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe)
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.reader)
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ def naive_over_http(bench: Bench, url: str, encode: Callable[[BoolArray], list[i
 def pipeline_over_http(bench: Bench, url: str) -> Spent:
     """The same downloads and uploads, overlapping."""
     options = MediaOptions(cache_dir=bench.work / "cache", cache_bytes=0)
-    assert isinstance(bench.job.recipe, FolderRecipe)
-    recipe = TaskRecipe(bench.job.recipe.label_config)
-    worker = Worker(Media(options), bench.context.engine.segmenter, recipe)
+    assert isinstance(bench.job.reader, FolderReader)
+    reader = TaskReader(bench.job.reader.label_config)
+    worker = Worker(Media(options), bench.context.engine.segmenter, reader)
     version = bench.context.engine.version
     items = [Item(item.key, {"id": item.key, "data": {"image": f"{url}/{item.key}"}}, "") for item in bench.items]
     sink = _HttpSink(httpx.Client(base_url=url, trust_env=False))
     identity = RunIdentity("bench", "http", version, str(time.monotonic_ns()))
-    run = Run(bench.context, BulkJob(_Some(items), sink, recipe, identity))
+    run = Run(bench.context, BulkJob(_Some(items), sink, reader, identity))
     started = Spent.now()
     run.work(lambda found: process(worker, found, version, PipelineLimits(batch=1)))
     return started.since()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.assemble import bulk_images, bulk_settings, engine_handle, film_shelf, teacher
-from backend.bulk.recipe import BulkJob, Recipe
+from backend.bulk.reader import BulkJob, ItemReader
 from backend.bulk.values import ItemResult
 from backend.bulk.work import PipelineLimits, Worker, process
 from backend.stores.ledger import Item, in_batches
@@ -46,7 +46,7 @@ class RayPipeline:
 
     def __init__(self, settings: Settings, root: Path | None, job: BulkJob, limits: PipelineLimits, cluster: Cluster) -> None:
         self._cluster = cluster
-        what = {"recipe": job.recipe, "version": job.identity.version}
+        what = {"reader": job.reader, "version": job.identity.version}
         self._config: Row = {"settings": _portable(settings), "root": root, "limits": limits, **what}
 
     def __call__(self, items: Iterable[Item]) -> Iterator[ItemResult]:
@@ -88,8 +88,8 @@ class Actor:
         images = bulk_images(settings, config["root"], threading.Event())
         self._limits: PipelineLimits = config["limits"]
         self._version: str = config["version"]
-        recipe: Recipe = config["recipe"]
-        self._worker = Worker(images, engine.segmenter, recipe, teacher(settings, images)(recipe.memory), film_shelf(settings))
+        reader: ItemReader = config["reader"]
+        self._worker = Worker(images, engine.segmenter, reader, teacher(settings, images)(reader.memory), film_shelf(settings))
 
     def __call__(self, batch: Row) -> Row:
         items = [Item(**json.loads(text)) for text in batch["item"]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.bulk.recipe import BulkJob
+from backend.bulk.reader import BulkJob
 from backend.bulk.run import BulkContext, Progress, Run, run_page
 from backend.bulk.spec import JobSpec, Selection, resolve
 from backend.bulk.values import FoundRegion, ItemResult, Target
@@ -168,8 +168,8 @@ class Jobs:
         version = segmenter.engine.version
         found = self._resolve(job, version, self._context.memories if job.ready is None else None)
         version = found.identity.version
-        teach = self._context.teacher(found.recipe.memory) if job.ready is None else self._teach
-        worker = Worker(self._context.images, lambda: segmenter, found.recipe, teach, self._context.shelf)
+        teach = self._context.teacher(found.reader.memory) if job.ready is None else self._teach
+        worker = Worker(self._context.images, lambda: segmenter, found.reader, teach, self._context.shelf)
         ready = {key: made for key, made in (job.ready or {}).items() if made["result"] and made["model_version"] == version}
 
         def pipeline(items: Iterable[Item]) -> Iterator[ItemResult]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from backend import pictures as pages
 from backend.background import overlap
-from backend.bulk.recipe import BulkJob
+from backend.bulk.reader import BulkJob
 from backend.bulk.values import FilmShelf, ItemResult
 from backend.images.limits import ImageSource
 from backend.labelstudio.api import LabelStudio

@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from backend.bulk.recipe import (
+from backend.bulk.reader import (
     Aliases,
     BulkJob,
-    FolderRecipe,
-    Recipe,
-    TaskRecipe,
+    FolderReader,
+    ItemReader,
+    TaskReader,
     check_labels,
     config_for,
     labels_to_find,
@@ -204,35 +204,35 @@ def resolve(
         project = label_studio.project(int(spec.source))
         memory = memories.find(spec.memory, memories.key_of(project)) if memories is not None else None
         version = f"{version}+{memory.name}" if memory is not None else version
-        source, recipe, sink = _of_project(spec, project, memory, StudioSink(label_studio, project.id, version, stop))
+        source, reader, sink = _of_project(spec, project, memory, StudioSink(label_studio, project.id, version, stop))
     else:
         if spec.memory not in (CHOSEN, NONE):
             raise RequestError(f"--memory {spec.memory}: a folder has no memory, only projects of Label Studio have")
-        source, recipe, sink = _of_folder(spec, version, spec.folder)
-    digest = recipe.digest(source.name, sink.name, version)
+        source, reader, sink = _of_folder(spec, version, spec.folder)
+    digest = reader.digest(source.name, sink.name, version)
     identity = RunIdentity(source.name, sink.name, version, digest, source.made_at)
-    return BulkJob(source, sink, recipe, identity, spec.limit, spec.again)
+    return BulkJob(source, sink, reader, identity, spec.limit, spec.again)
 
 
 def _of_project(
     spec: JobSpec, project: Project, memory: FrozenMemory | None, predictions: StudioSink
-) -> tuple[Source, Recipe, Sink]:
+) -> tuple[Source, ItemReader, Sink]:
     """``predictions`` is where they go unless files are written."""
     studio, version = predictions.label_studio, predictions.version
     if spec.config is not None:
         raise RequestError("a project brings its own labelling config; leave --config out")
     target = spec.target or Target.PREDICTIONS
     options = spec.options or read_options(_extra_params(studio, project.id), spec.params, spec.min_score)
-    recipe = TaskRecipe(project.label_config, str(project.id), read_labels(spec.labels), options, _form(target), memory)
-    check_labels(project.label_config, recipe.labels)
+    reader = TaskReader(project.label_config, str(project.id), read_labels(spec.labels), options, _form(target), memory)
+    check_labels(project.label_config, reader.labels)
     source = StudioSource(studio, project.id, spec.selection, project.made_at)
     if target is Target.PREDICTIONS:
-        return source, recipe, predictions
-    sink = _file_sink(target, _path(spec, target), recipe, recipe.digest(source.name, version), lambda key: False)
-    return source, recipe, sink
+        return source, reader, predictions
+    sink = _file_sink(target, _path(spec, target), reader, reader.digest(source.name, version), lambda key: False)
+    return source, reader, sink
 
 
-def _of_folder(spec: JobSpec, version: str, root: Path) -> tuple[Source, Recipe, Sink]:
+def _of_folder(spec: JobSpec, version: str, root: Path) -> tuple[Source, ItemReader, Sink]:
     suffixes = _suffixes_in(root)
     target = spec.target or (Target.IMPORT if suffixes is FILM_SUFFIXES else Target.COCO)
     if target is not Target.IMPORT and suffixes is FILM_SUFFIXES:
@@ -245,12 +245,12 @@ def _of_folder(spec: JobSpec, version: str, root: Path) -> tuple[Source, Recipe,
         raise RequestError("--view, --unlabelled and --only-missing choose tasks of a project; a folder has none")
     if spec.config is None and not spec.labels:
         raise RequestError("say what to look for: --labels 'cat=kitten|tabby, dog' or --config config.xml")
-    recipe = _folder_recipe(spec, target, root)
+    reader = _folder_reader(spec, target, root)
     path = _path(spec, target)
     if target is Target.PNG and path == root:
         raise RequestError(f"the masks would lie among the images of {root} and be taken for some; choose another --out")
     source = FolderSource(root, made=path, suffixes=suffixes)
-    return source, recipe, _file_sink(target, path, recipe, recipe.digest(str(root), version), source.shares_stem)
+    return source, reader, _file_sink(target, path, reader, reader.digest(str(root), version), source.shares_stem)
 
 
 def _suffixes_in(root: Path) -> frozenset[str]:
@@ -259,14 +259,14 @@ def _suffixes_in(root: Path) -> frozenset[str]:
     return FILM_SUFFIXES if endings & FILM_SUFFIXES and not endings & SUFFIXES else SUFFIXES
 
 
-def _folder_recipe(spec: JobSpec, target: Target, root: Path) -> FolderRecipe:
+def _folder_reader(spec: JobSpec, target: Target, root: Path) -> FolderReader:
     aliases = read_labels(spec.labels)
     made = video_config_for if _suffixes_in(root) is FILM_SUFFIXES else config_for
     config = _read_file(spec.config) if spec.config else made(aliases)
     labels = labels_to_find(config, aliases)
     check_labels(config, labels)
     prefix = spec.url_prefix if spec.url_prefix is not None else f"/data/local-files/?d={quote(root.name)}/"
-    return FolderRecipe(root, labels, read_options(None, spec.params, spec.min_score), _form(target), config, prefix)
+    return FolderReader(root, labels, read_options(None, spec.params, spec.min_score), _form(target), config, prefix)
 
 
 def _read_file(path: Path) -> str:
@@ -289,20 +289,20 @@ def _path(spec: JobSpec, target: Target) -> Path:
     return (spec.out or Path(_DEFAULT_NAMES[target])).expanduser().resolve()
 
 
-def _file_sink(target: Target, path: Path, recipe: Recipe, digest: str, shares_stem: Callable[[str], bool]) -> Sink:
+def _file_sink(target: Target, path: Path, reader: ItemReader, digest: str, shares_stem: Callable[[str], bool]) -> Sink:
     """The files of a target; ``digest`` is a hash of all that their content depends on, ``shares_stem`` tells of a key whether
     another item's name is the same but for its ending.
     """
-    labels = [entry.label for entry in recipe.labels]
+    labels = [entry.label for entry in reader.labels]
     match target:
         case Target.COCO:
-            return coco_file(path, labels, recipe.file_name, digest[:8])
+            return coco_file(path, labels, reader.file_name, digest[:8])
         case Target.YOLO:
             return yolo_folder(path, labels, shares_stem)
         case Target.PNG:
             return png_folder(path, labels)
         case _:
-            return import_file(path, recipe.task_data, digest[:8])
+            return import_file(path, reader.task_data, digest[:8])
 
 
 def read_labels(text: str) -> Aliases:

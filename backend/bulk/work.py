@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.background import AwayError, overlap
-from backend.bulk.recipe import ImageRequest, Recipe
+from backend.bulk.reader import ImageRequest, ItemReader
 from backend.bulk.values import FilmShelf, Form, FoundRegion, ItemResult, encode_mask
 from backend.caches import DiskCache
 from backend.images.limits import ImageSource, overview
@@ -71,13 +71,13 @@ class Worker:
         self,
         images: ImageSource,
         segmenter: Callable[[], Segmenter],
-        recipe: Recipe,
+        reader: ItemReader,
         teach: Teach = teach_nothing,
         shelf: FilmShelf | None = None,
     ) -> None:
         self._images = images
         self._segmenter = segmenter
-        self._recipe = recipe
+        self._reader = reader
         self._teach = teach
         self._shelf = shelf
 
@@ -86,10 +86,10 @@ class Worker:
         fetch its film.
         """
         try:
-            film = self._recipe.film(item)
+            film = self._reader.film(item)
             if film is not None:
                 return load_film(item, film, self._images)
-            requests = self._recipe.requests(item)
+            requests = self._reader.requests(item)
             return LoadedItem(item, requests, [self._images.load(r.image_url, r.project, r.task_id or None) for r in requests])
         except AwayError:
             raise
@@ -105,7 +105,7 @@ class Worker:
 
     def _through(self, loaded: LoadedFilm, segmenter: Segmenter) -> ItemResult:
         try:
-            return find_in_film(loaded, segmenter, self._recipe.options, self._shelf)
+            return find_in_film(loaded, segmenter, self._reader.options, self._shelf)
         except Exception as error:
             return _failed(loaded.item, error)
 
@@ -119,7 +119,7 @@ class Worker:
         ]
 
     def _questions(self, loaded: LoadedItem, segmenter: Segmenter) -> list[Question]:
-        options, parts = self._recipe.options, zip(loaded.requests, loaded.images, strict=True)
+        options, parts = self._reader.options, zip(loaded.requests, loaded.images, strict=True)
         return [question_about(r.vocabulary, image, options, self._teach(r, segmenter)) for r, image in parts]
 
     def _segmented(
@@ -129,7 +129,7 @@ class Worker:
         if failed is not None:
             return _failed(loaded.item, failed)
         try:
-            masks = [self._recipe.options.apply(done.masks) for done in rounds if isinstance(done, Round)]
+            masks = [self._reader.options.apply(done.masks) for done in rounds if isinstance(done, Round)]
             pairs = zip(masks, loaded.requests, strict=True)
             return SegmentedItem(
                 loaded, masks, [names_of(m, r, segmenter.rank_names) for m, r in pairs if isinstance(r, TaskRequest)]
@@ -147,7 +147,7 @@ class Worker:
             return _failed(done.loaded.item, error)
 
     def _write(self, done: SegmentedItem, version: str) -> ItemResult:
-        loaded, form = done.loaded, self._recipe.form
+        loaded, form = done.loaded, self._reader.form
         picture, shown = overview(loaded.images[0], done.masks[0])
         predictions = self._predictions(done, version) if form is Form.PREDICTION else []
         return ItemResult(
@@ -162,7 +162,7 @@ class Worker:
         """The prediction about each image, in Label Studio's words."""
         tasks = [request for request in done.loaded.requests if isinstance(request, TaskRequest)]
         parts = zip(tasks, done.masks, done.names, strict=True)
-        return [write_prediction(task, masks, version, self._recipe.options.form, names) for task, masks, names in parts]
+        return [write_prediction(task, masks, version, self._reader.options.form, names) for task, masks, names in parts]
 
 
 def _repeatable(prediction: dict[str, Any], loaded: LoadedItem) -> dict[str, Any]:

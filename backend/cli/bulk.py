@@ -20,7 +20,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from backend.bulk.recipe import BulkJob
+from backend.bulk.reader import BulkJob
 from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of, preview_page, run_page
 from backend.bulk.spec import JobSpec, Selection, resolve
 from backend.bulk.values import ItemResult, Target
@@ -72,8 +72,8 @@ class _Command:
         return self.job.identity.version
 
     def worker(self) -> Worker:
-        teach = self.context.teacher(self.job.recipe.memory)
-        return Worker(self.context.images, self.context.engine.segmenter, self.job.recipe, teach, self.context.shelf)
+        teach = self.context.teacher(self.job.reader.memory)
+        return Worker(self.context.images, self.context.engine.segmenter, self.job.reader, teach, self.context.shelf)
 
     def pipeline(self, stop: threading.Event) -> Pipeline:
         """Threads of this process, or Ray, which must be told to stop: it has taken many items already."""
@@ -114,8 +114,8 @@ def _tell(command: _Command) -> None:
     print(f"source   {job.source.name}: {len(items):,} images")
     print(f"target   {job.sink.name}: {done.get(DONE, 0):,} there already, {done.get(FAILED, 0):,} failed before")
     print(f"engine   {command.version}")
-    print(f"mode     {job.recipe.options.mode}{_limits(job.recipe.options)}")
-    for entry in job.recipe.labels:
+    print(f"mode     {job.reader.options.mode}{_limits(job.reader.options)}")
+    for entry in job.reader.labels:
         print(f"label    {entry.label}: {', '.join(entry.phrases)}")
     if items:
         first = command.worker().load(items[0])

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.assemble import bulk_context
-from backend.bulk.recipe import BulkJob
+from backend.bulk.reader import BulkJob
 from backend.bulk.run import BulkContext, Pipeline, Run
 from backend.bulk.spec import JobSpec, resolve
 from backend.bulk.work import PipelineLimits, Worker, process
@@ -45,7 +45,7 @@ def job_of(context: BulkContext, spec: JobSpec) -> BulkJob:
 
 
 def pipeline(context: BulkContext, job: BulkJob) -> Pipeline:
-    worker = Worker(context.images, context.engine.segmenter, job.recipe, context.teacher(job.recipe.memory))
+    worker = Worker(context.images, context.engine.segmenter, job.reader, context.teacher(job.reader.memory))
     return partial(process, worker, version=job.identity.version, limits=PipelineLimits())
 
 

@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 
 from backend.background import AwayError
 from backend.bulk import cluster as engine
-from backend.bulk.recipe import TaskRecipe, config_for
+from backend.bulk.reader import TaskReader, config_for
 from backend.bulk.spec import JobSpec
 from backend.bulk.work import PipelineLimits
 from backend.demo.filling import find_examples
@@ -139,8 +139,8 @@ class Away:
 
 def test_what_ends_a_run_travels_from_an_actor_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "bulk_images", lambda *_: Away())
-    settings, recipe = {"engine": "colour", "home": tmp_path}, TaskRecipe(config_for((("red", ()),)))
-    given = {"settings": settings, "root": None, "recipe": recipe, "limits": PipelineLimits(), "version": "colour-1"}
+    settings, reader = {"engine": "colour", "home": tmp_path}, TaskReader(config_for((("red", ()),)))
+    given = {"settings": settings, "root": None, "reader": reader, "limits": PipelineLimits(), "version": "colour-1"}
     actor = engine.Actor(pickle.dumps(given))
     rows = actor({"item": [json.dumps({"key": "1", "task": {"id": 1, "data": {"image": "/a.png"}}, "link": ""})]})
     (found,) = map(pickle.loads, rows["result"])

@@ -100,7 +100,7 @@ def test_the_same_version_gives_the_same_bytes_whatever_was_accepted_since(doubl
 
 
 def test_another_process_on_another_machine_makes_the_same_of_a_version(double: StudioDouble, tmp_path: Path) -> None:
-    """The version travels with the recipe: a machine that has no database of its own asks for nothing else."""
+    """The version travels with the reader: a machine that has no database of its own asks for nothing else."""
     accepted_on(double, tmp_path, 1, 2)
     version = prelabel(double, tmp_path)
     job = job_of(parts_of(double, tmp_path), JobSpec("1"))

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from backend.bulk import run as run_module
-from backend.bulk.recipe import BulkJob
+from backend.bulk.reader import BulkJob
 from backend.bulk.run import Progress, Run, run_page
 from backend.bulk.spec import JobSpec
 from backend.bulk.to_files import LinesSink
@@ -228,7 +228,7 @@ def test_many_images_are_never_in_memory_at_once(tmp_path: Path) -> None:
     def answer(items: Iterator[object]) -> Iterator[ItemResult]:
         from backend.bulk.work import PipelineLimits, Worker, process
 
-        return process(Worker(Counted(), context.engine.segmenter, job.recipe), items, "colour-1", PipelineLimits())  # type: ignore[arg-type]
+        return process(Worker(Counted(), context.engine.segmenter, job.reader), items, "colour-1", PipelineLimits())  # type: ignore[arg-type]
 
     def run() -> None:
         Run(context, with_sink(job, Slow())).work(answer)  # type: ignore[arg-type]

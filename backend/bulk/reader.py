@@ -53,7 +53,7 @@ class Photo:
     task_id: str = ""
 
 
-class Recipe(Protocol):
+class ItemReader(Protocol):
     """Everything that determines the results but the engine's weights, as plain values that travel between processes."""
 
     @property
@@ -95,12 +95,12 @@ class Recipe(Protocol):
         ...
 
     def digest(self, *parts: str) -> str:
-        """A hash of the recipe and of whatever else makes a run."""
+        """A hash of the reader and of whatever else makes a run."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class FolderRecipe:
+class FolderReader:
     """The image files of a folder, or its films. Only predictions are drawn by a ``label_config``; ``url_prefix`` stands before
     a file's name in the data of its task.
     """
@@ -143,7 +143,7 @@ class FolderRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRecipe:
+class TaskReader:
     """The tasks of a project. Without ``aliases`` the labels of its labelling config are looked for; ``options`` are what the
     server would be told by the project's extra parameters; ``memory`` is what its annotations had taught when it was frozen.
     """
@@ -237,8 +237,8 @@ def _label_tag(label: str, aliases: tuple[str, ...]) -> str:
     return f"<Label value={quoteattr(label)}{phrases}/>"
 
 
-def _digest(recipe: Mapping[str, Any], parts: Sequence[str]) -> str:
-    known = {name: value for name, value in recipe.items() if name != "memory" or value is not None}
+def _digest(reader: Mapping[str, Any], parts: Sequence[str]) -> str:
+    known = {name: value for name, value in reader.items() if name != "memory" or value is not None}
     plain = json.dumps([known, list(parts)], sort_keys=True, default=_plain)
     return hashlib.sha256(plain.encode()).hexdigest()
 
@@ -253,7 +253,7 @@ class BulkJob:
 
     source: Source
     sink: Sink
-    recipe: Recipe
+    reader: ItemReader
     identity: RunIdentity
     limit: int | None = None
     again: bool = False
