@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
+from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps, shared
 from prompts.geometry import BoolArray
 from prompts.kinds import PromptSet, TextPrompt
 from prompts.memory import LabelMemory, margins_of
@@ -99,11 +99,8 @@ def suppress_duplicates(masks: MaskSet) -> MaskSet:
 
 def drop_known(masks: MaskSet, known: Iterable[RunLengths]) -> MaskSet:
     """Without the rows that show the same region as one of those that are there already."""
-    there = tuple(known)
-    if not len(masks) or not there:
-        return masks
-    iou, _ = overlaps(Masks(masks.size, masks.masks.runs + there))
-    is_new: BoolArray = np.all(iou[: len(masks), len(masks) :] <= SAME_REGION_IOU, axis=1)
+    there = Masks(masks.size, tuple(known))
+    is_new: BoolArray = np.all(shared(masks.masks, there) <= SAME_REGION_IOU, axis=1)
     return masks[is_new]
 
 

@@ -215,10 +215,10 @@ def components_found(
 def found_in(features: ImageFeatures, place: Place, window: BoolArray, cosine: NDArray[np.float32], label: str | None) -> Found:
     """The pixels of a window ``(h, w)`` at a place of the image, with the cosines there ``(h, w)``."""
     rows, columns = place
-    mean = features.grid[:, rows, columns][:, torch.from_numpy(window)].mean(dim=1)
+    mean = features.grid[:, rows, columns].flatten(1) @ torch.from_numpy(window).flatten().float()
     embedding: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=0).numpy()
     runs = RunLengths.placed(window, (columns.start, rows.start), features.size)
-    return Found(runs, float(np.clip(cosine[window].mean(), 0, 1)), label, embedding)
+    return Found(runs, float(np.clip(cosine.mean(where=window), 0, 1)), label, embedding)
 
 
 def distinct(found: Sequence[Found]) -> list[Found]:

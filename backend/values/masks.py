@@ -299,6 +299,15 @@ def overlaps(masks: Masks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return coco.iou(encoded, encoded, ordinary), coco.iou(encoded, encoded, crowd)
 
 
+def shared(some: Masks, others: Masks) -> NDArray[np.float64]:
+    """The IoU ``(N, M)`` of N masks with M others, computed on their runs."""
+    if not len(some) or not len(others):
+        return np.zeros((len(some), len(others)))
+    left, right = list(map(_as_coco, some.runs)), list(map(_as_coco, others.runs))
+    found: NDArray[np.float64] = coco.iou(left, right, [0] * len(right))
+    return found
+
+
 def keep_best(overlap: NDArray[np.float64], scores: NDArray[np.float32], most: float) -> list[int]:
     """Greedy suppression: the rows, best score first, that overlap with no better row that stays by more than ``most``. Of
     ``overlap (N, N)`` row i is what i shares with the others.

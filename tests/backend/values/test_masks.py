@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps
+from backend.values.masks import Masks, MaskSet, RunLengths, keep_best, overlaps, shared
 from prompts.geometry import Size, mask_box
 
 Stack = NDArray[np.bool_]
@@ -245,3 +245,10 @@ def test_three_hundred_regions_of_24_megapixels_take_less_than_300_mb_from_label
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300
+
+
+@given(stacks, stacks)
+def test_what_some_masks_share_with_others_is_what_all_share_with_each_other(some: Stack, others: Stack) -> None:
+    left, right = Masks.of_stack(some), Masks.of_stack(others)
+    together, _ = overlaps(Masks(left.size, left.runs + right.runs))
+    assert np.allclose(shared(left, right), together[: len(left), len(left) :])
