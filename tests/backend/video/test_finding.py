@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +103,19 @@ def test_a_checkpoint_that_cannot_be_read_is_none(film: Film) -> None:
         shelf = Shelf()
         shelf.saved.append(broken)
         assert len(find_all(film, tracker(), Looking(), shelf).tracks) == 2
+
+
+def test_each_minute_of_film_costs_no_more_than_its_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an hour at 24 frames a second, 86,400 frames, an object takes less than 100 MB, and no frame stays in memory."""
+    monkeypatch.setattr(finding, "LOOKS_AT_ONCE", 4)
+    small = [np.ascontiguousarray(picture(k % 40)[:32, :64]) for k in range(40)]
+    peaks = []
+    for count in (48, 168):
+        path = write_film(tmp_path / f"{count}.mkv", [small[k % 40] for k in range(count)], Recipe(codec="ffv1"))
+        opened = open_film(path)
+        tracemalloc.start()
+        found = find_all(opened, tracker(), Looking())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert [len(track.masks) for track in found.tracks] == [count]
+    assert (peaks[1] - peaks[0]) / 120 < 1200
