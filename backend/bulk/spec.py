@@ -28,8 +28,7 @@ from backend.bulk.reader import (
     video_config_for,
 )
 from backend.bulk.to_files import coco_file, import_file, png_folder, yolo_folder
-from backend.bulk.to_studio import StudioSink
-from backend.bulk.values import Form, Sink, Source, Target
+from backend.bulk.values import Form, Sink, Source, StudioSink, Target
 from backend.images.limits import SUFFIXES
 from backend.labelstudio.api import LabelStudio, ListedTask, Project
 from backend.labelstudio.project_options import ANY_LABEL, PreannotationOptions, read_extra_params

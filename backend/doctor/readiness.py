@@ -13,8 +13,8 @@ from urllib.parse import quote
 import httpx
 
 from backend.doctor.findings import Finding, examine_machine
-from backend.images.sites import read_claims
-from backend.labelstudio.api import AttachedBackend, LabelStudio, open_client
+from backend.images.sites import open_client, read_claims
+from backend.labelstudio.api import AttachedBackend, LabelStudio
 from backend.serving.service import EngineHandle
 from backend.values.errors import MaskloomError, RemoteError
 from backend.values.settings import Settings

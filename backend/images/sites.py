@@ -15,12 +15,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from backend.caches import Bounds, SingleFlight
 from backend.images.limits import TOKEN_SETTING, URL_SETTING
+from backend.images.network import Network
 from backend.values.errors import RemoteError, SetupError
 
 log = logging.getLogger(__name__)
@@ -292,3 +294,14 @@ class TokenAuth(httpx.Auth):
         if response.status_code == httpx.codes.UNAUTHORIZED and (other := self._tokens.header(self._site, refused=header)):
             request.headers["Authorization"] = other
             yield request
+
+
+TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
+
+
+def open_client(url: str, token: str | None = None, ca_file: Path | None = None) -> httpx.Client:
+    """A client for one Label Studio; one on this machine is reached without the environment's proxy."""
+    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, transport=Network(ca_file=ca_file), trust_env=False)
+    if token:
+        client.auth = TokenAuth(Tokens(client), Site(client.base_url, token=token))
+    return client

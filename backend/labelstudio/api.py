@@ -11,20 +11,9 @@ from typing import Any
 
 import httpx
 
-from backend.images.network import Network
-from backend.images.sites import Site, TokenAuth, Tokens
+from backend.images.sites import open_client
 from backend.labelstudio.shapes.base import seconds_of
 from backend.values.errors import RemoteError, RequestError
-
-TIMEOUT = httpx.Timeout(130.0, connect=10.0)  # Label Studio itself waits 100 s for a backend's predictions
-
-
-def open_client(url: str, token: str | None = None, ca_file: Path | None = None) -> httpx.Client:
-    """A client for one Label Studio; one on this machine is reached without the environment's proxy."""
-    client = httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, transport=Network(ca_file=ca_file), trust_env=False)
-    if token:
-        client.auth = TokenAuth(Tokens(client), Site(client.base_url, token=token))
-    return client
 
 
 def is_up(url: str) -> bool:

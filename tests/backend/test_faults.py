@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from backend.assemble import bulk_context
 from backend.bulk import run as run_module
-from backend.bulk import to_studio
+from backend.bulk import values as to_studio
 from backend.bulk.spec import JobSpec
 from backend.engines import download
 from backend.images import Media, MediaOptions

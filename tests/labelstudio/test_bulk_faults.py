@@ -18,7 +18,7 @@ from backend.assemble import bulk_context
 from backend.background import AwayError
 from backend.bulk.run import BulkContext, Progress, Run
 from backend.bulk.spec import JobSpec, resolve
-from backend.bulk.to_studio import StudioSink
+from backend.bulk.values import StudioSink
 from backend.demo.label_studio import Studio
 from backend.labelstudio.api import LabelStudio, Project
 from backend.stores.ledger import FAILED

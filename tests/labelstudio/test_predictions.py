@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backend.demo.label_studio import Studio
-from backend.labelstudio.api import LabelStudio, open_client, send
+from backend.images.sites import open_client
+from backend.labelstudio.api import LabelStudio, send
 from backend.values.errors import RemoteError
 from tests.labelstudio.conftest import new_project, running_backend
 from tests.labelstudio.oracle import decode, iou

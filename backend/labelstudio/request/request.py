@@ -20,10 +20,10 @@ from backend.labelstudio.request.context import (
     reference_requests,
     result_marks,
 )
-from backend.labelstudio.request.typed import Typed, in_number
+from backend.labelstudio.request.typed import Typed
 from backend.labelstudio.request.video import FilmRequest, is_about_video, read_film_request
 from backend.labelstudio.shapes import RegionMark
-from backend.labelstudio.shapes.base import Json, annotator, mappings, newest_draft, saved_at, saved_ids
+from backend.labelstudio.shapes.base import Json, annotator, in_number, mappings, newest_draft, saved_at, saved_ids
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError

@@ -242,10 +242,3 @@ def tell(areas: Sequence[ControlTag], to_name: str, text: str, model_version: st
     paged = {} if page is None or not area.is_on("peritem") else {"item_index": page}
     head = {"id": new_id(), "from_name": area.name, "type": area.type, "to_name": to_name, **paged}
     return {"result": [{**head, "value": {"text": [f"{MESSAGE_SIGN} {text}"]}}], "score": 0.0, "model_version": model_version}
-
-
-def in_number(number: int, noun: str) -> str:
-    """A number of things in words, empty for none: ``2 clicks against``."""
-    one, _, rest = noun.partition(" ")
-    many = f"{one}{'es' if one.endswith('x') else 's'} {rest}".strip()
-    return "" if not number else f"{number} {noun if number == 1 else many}"

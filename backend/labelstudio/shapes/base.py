@@ -221,3 +221,10 @@ def write_together(parts: Sequence[Answer], model_version: str) -> Answer:
     scores = [part["score"] for part in parts if part["result"]]
     result = [item for part in parts for item in part["result"]]
     return {"result": result, "score": sum(scores) / len(scores) if scores else 0.0, "model_version": model_version}
+
+
+def in_number(number: int, noun: str) -> str:
+    """A number of things in words, empty for none: ``2 clicks against``."""
+    one, _, rest = noun.partition(" ")
+    many = f"{one}{'es' if one.endswith('x') else 's'} {rest}".strip()
+    return "" if not number else f"{number} {noun if number == 1 else many}"

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from backend.assemble import bulk_context
 from backend.bulk import run as run_module
-from backend.bulk import to_studio as sink_module
+from backend.bulk import values as sink_module
 from backend.bulk.run import BulkContext, Progress
 from backend.bulk.spec import JobSpec, Selection
 from backend.labelstudio.shapes import read_regions

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from backend.bulk import to_studio as sink_module
-from backend.bulk.to_studio import StudioSink
-from backend.bulk.values import ItemResult
+from backend.bulk import values as sink_module
+from backend.bulk.values import ItemResult, StudioSink
 from backend.labelstudio.api import LabelStudio
 from backend.stores.ledger import Item
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
