@@ -131,6 +131,29 @@ def compare(
     )
 
 
+@video.command("corrections")
+def corrections(
+    film: FilmFile,
+    truth: Annotated[Path, typer.Argument(help="A folder of DAVIS's pictures: the truth.")],
+    enough: Annotated[float, typer.Option(min=0, max=1, help="The mean IoU over all frames that is good enough.")] = 0.85,
+    most: Annotated[int, typer.Option(min=1, help="The most prompts for an object.")] = 20,
+) -> None:
+    """Say how many prompts a simulated corrector needs: an object's first mask, then clicks on the worst frame."""
+    from backend.assemble import engine_handle
+    from backend.evaluation.metrics import Assumptions
+    from backend.evaluation.tracks import correct, read_davis
+    from backend.video.film import open_film
+
+    opened, true, segmenter = open_film(film), read_davis(truth), engine_handle(read_settings()).segmenter()
+    if (true.size, true.length) != (opened.size, len(opened)):
+        raise RequestError(f"{truth} has masks of another film: {true.length} frames, {film} has {len(opened)}")
+    for track in true.tracks:
+        done = correct(opened, segmenter.tracker(lambda: None), track, enough, most)
+        reached, saved = ", ".join(f"{j:.3f}" for j in done.reached), done.saved(enough, Assumptions())
+        prompts = f"{done.needed(enough)} prompts" if done.reached[-1] >= enough else f"more than {len(done.reached)} prompts"
+        print(f"object {track.object_id}: {prompts} to J {enough:g} (J {reached}); {saved:.0%} of the time by hand is saved")
+
+
 def _inside(segmenter: Segmenter, image: Image, box: tuple[float, float, float, float]) -> BoolArray:
     """The object in a box on a frame; the box itself where the engine finds nothing in it."""
     from backend.values.session import ForPrompts

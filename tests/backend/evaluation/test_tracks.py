@@ -125,6 +125,21 @@ def test_a_corrector_clicks_until_it_is_good_and_its_time_is_told(tmp_path: Path
     assert done.saved(0.85, Assumptions(80, 4, 3, 3)) == pytest.approx(1 - (80 + 7 + 4) / (12 * 80))
 
 
+def test_a_command_tells_the_prompts_and_the_time_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKLOOM_ENGINE", "colour")
+    monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path / "home"))
+    masks = {k: block(4 + 3 * k) for k in range(LENGTH)}
+    pictures = [np.where(mask[..., None], (220, 30, 30), (128, 128, 128)).astype(np.uint8) for mask in masks.values()]
+    film = write_film(tmp_path / "a.mkv", pictures, Recipe(codec="ffv1"))
+    truth = write_davis(tracks(track(1, masks)), tmp_path / "truth", "a")
+
+    done = CliRunner().invoke(cli, ["video", "corrections", str(film), str(truth), "--enough", "0.7"])
+
+    assert done.exit_code == 0, done.output
+    assert "object 1: 1 prompts to J 0.7" in done.stdout
+    assert "90% of the time" in done.stdout
+
+
 def test_davis_pictures_are_compared_by_a_command(tmp_path: Path) -> None:
     truth = write_davis(TRUTH, tmp_path / "truth", "film")
     found = write_davis(tracks(TRUTH.tracks[0]), tmp_path / "found", "film")
