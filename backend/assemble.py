@@ -22,6 +22,7 @@ from backend.caches import Codec, DiskCache
 from backend.engines.base import Engine
 from backend.engines.catalogue import Placement, find_engine, find_refiner
 from backend.evaluation.gate import Gate
+from backend.evaluation.training import Training
 from backend.images import Media
 from backend.images.limits import ImageSource, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
@@ -38,6 +39,7 @@ from backend.serving.projects import Projects
 from backend.serving.protocol import EventProtocol
 from backend.serving.remembering import Recorder
 from backend.serving.service import EngineHandle, EngineOptions, Service
+from backend.serving.trainings import Trainings
 from backend.serving.versions import Memories, Teaching, teach_newest
 from backend.serving.webhooks import AnnotationEvents
 from backend.stores.album import Album
@@ -105,6 +107,7 @@ class Parts:
     recorder: Recorder
     memory_page: MemoryPage
     late: LateWrites
+    trainings: Trainings
 
     def close(self) -> None:
         """End what runs in the background: events that wait are read, jobs end after what is under way."""
@@ -113,6 +116,7 @@ class Parts:
         self.learning.close()
         self.recorder.close(CLOSING_S)
         self.late.close(CLOSING_S)
+        self.trainings.close()
         self.service.films.close()
         self.memory_page.weighing.close(CLOSING_S)
         self.service.events.close()
@@ -129,10 +133,10 @@ def assemble(settings: Settings) -> Parts:
     options = ProjectOptions()
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
     memory = MemoryBank(for_clicks)
-    learning = Learning(memory, media, places_of_examples(settings))
+    learning = Learning(memory, media, places_of_examples(settings), Snapshots(for_clicks).least)
     teach = teacher(settings, media)
     projects = Projects(ProjectTable(for_clicks), media.register, settings.label_studio_url)
-    weigh = Gate(engine.segmenter, media, teach).weigh
+    weigh = gate(settings, engine, media).weigh
     memories = Memories(MemoryBank(database), Snapshots(database), weigh, lambda project: projects.key(project.name))
     studio = partial(label_studio, settings)
     context = BulkContext(engine, media, Ledger(database), Album(database), studio, memories, teach, film_shelf(settings))
@@ -151,10 +155,13 @@ def assemble(settings: Settings) -> Parts:
     )
     prefetcher = prefetching(settings, engine, media)
     known = (lambda url, project: True) if settings.webhook_secret else media.knows
-    events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine), known)
+    trainings = Trainings(settings.as_json())
+    events = AnnotationEvents(memory, Answers(for_clicks), projects.key, partial(learning.hear, engine), known, trainings.start)
     seen = (Curation(database), Snapshots(database), Balance(database), memories, media, settings.label_studio_url or "")
     page = MemoryPage(*seen)
-    return Parts(settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page, late)
+    return Parts(
+        settings, engine, media, service, options, projects, jobs, events, prefetcher, learning, recorder, page, late, trainings
+    )
 
 
 def prefetching(settings: Settings, engine: EngineHandle, images: ImageSource) -> Prefetcher | None:
@@ -167,6 +174,11 @@ def prefetching(settings: Settings, engine: EngineHandle, images: ImageSource) -
 def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory | None], Teach]:
     """Makes of a version of a memory what teaches the items of a run."""
     return lambda memory: Teaching(memory, images, places_of_examples(settings)) if memory is not None else teach_nothing
+
+
+def gate(settings: Settings, engine: EngineHandle, images: ImageSource) -> Gate:
+    """What weighs versions of memories."""
+    return Gate(engine.segmenter, images, partial(Teaching, images=images, places=places_of_examples(settings)))
 
 
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
@@ -241,7 +253,7 @@ def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -
         ledger=Ledger(database),
         album=Album(database),
         studio=lambda: label_studio(settings),
-        memories=Memories(MemoryBank(database), Snapshots(database), Gate(engine.segmenter, images, teach).weigh, key_of),
+        memories=Memories(MemoryBank(database), Snapshots(database), gate(settings, engine, images).weigh, key_of),
         teacher=teach,
         shelf=film_shelf(settings),
     )
@@ -296,6 +308,14 @@ def image_files(settings: Settings) -> Callable[[Path], KeyedImage]:
     """Reads image files of the user's own machine, wherever they lie."""
     media = Media(replace(media_options(settings), local_roots=(Path("/"),)))
     return lambda path: media.load(str(path.expanduser().resolve()), project="", task_id=None)
+
+
+def training(settings: Settings) -> Training:
+    """What trains on a project's annotations, by the settings."""
+    context = bulk_context(settings, None, threading.Event())
+    if context.memories is None:
+        raise SetupError("there is no memory to train on")
+    return Training(gate(settings, engine_handle(settings), context.images), context.memories)
 
 
 def memory_bank(settings: Settings) -> MemoryBank:

@@ -66,9 +66,11 @@ def name_by_examples(masks: MaskSet, places: Tensor, memories: Sequence[LabelMem
 
 
 def as_usual(masks: MaskSet, memories: Sequence[LabelMemory]) -> MaskSet:
-    """Rows without those of taught labels that are unsure and of which there are more than annotators have ever left on an
-    image, of their label or of all labels.
+    """Rows without those of taught labels whose score is less than the least that is worth suggesting, and without those that
+    are unsure and of which there are more than annotators have ever left on an image, of their label or of all labels.
     """
+    least = {memory.label: memory.least for memory in memories}
+    masks = masks[[row for row, label in enumerate(masks.labels) if masks.scores[row] >= least.get(label or "", 0.0)]]
     usual = {memory.label: memory.usual for memory in memories if memory.usual is not None}
     most = max((each.of_all for each in usual.values()), default=0)
     counts: Counter[str] = Counter()

@@ -3,7 +3,7 @@ memories, thresholds, examples that look wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prompts.examples import Examples, ShownImage, example_of, near, thinned, together
+from prompts.examples import NEAREST, Examples, ShownImage, example_of, near, thinned, together
 from prompts.geometry import BoolArray, size_of
 from prompts.kinds import PromptSet, TextPrompt
 from prompts.phrases import LabelPhrases
@@ -22,8 +22,10 @@ FEWEST_COUNTED = 3
 """Images of a label from which on it is known how many regions are usual."""
 FEWEST_TO_DOUBT = 3
 """Images of a label from which on one of them can be told to be unlike the others."""
-COMPARED = 48
-"""Places of an image on either side by which images are compared with each other."""
+COMPARED, LEAST_COMPARED, FEW_LABELS = 48, 24, 5
+"""Places of an image on either side by which images are compared with each other, and the least where there are more than a few
+labels.
+"""
 STRANGER = 0.02
 """So much more than its own label's an example has to look like something else to be doubted."""
 RESAMPLED = 200
@@ -56,7 +58,7 @@ class Usual:
 class LabelMemory:
     """What is known about a ``label`` and the ``phrases`` that find it: places inside and outside of regions of ``images`` many
     images, as the engine of version ``space`` sees them, which no other may read; the least margin of its regions, and how many
-    are usual, each None where too little is known.
+    are usual, each None where too little is known; ``least`` is the least score of a region that is worth suggesting.
     """
 
     label: str
@@ -66,6 +68,7 @@ class LabelMemory:
     space: str
     threshold: Threshold | None = None
     usual: Usual | None = None
+    least: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,31 +213,61 @@ def not_refuted(
 def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
     """The examples that look wrong, by what the other images of all labels show."""
     labels = sorted({label for image in images for label in image.inside})
-    return [doubt for label in labels for doubt in _doubts_about(label, images, labels)]
+    most = max(LEAST_COMPARED, COMPARED * FEW_LABELS // max(len(labels), FEW_LABELS))
+    shown = {label: _inside(label, range(len(images)), images, most) for label in labels}
+    every = {label: torch.cat(places) for label, places in shown.items()}
+    return [doubt for label in labels for doubt in _doubts_about(label, images, shown[label], every)]
 
 
-def _doubts_about(label: str, images: Sequence[ShownImage], labels: Sequence[str]) -> list[Doubt]:
+def _doubts_about(
+    label: str, images: Sequence[ShownImage], places: Sequence[Tensor], every: Mapping[str, Tensor]
+) -> list[Doubt]:
+    """Of the images that show a label with some ``places`` each, beside ``every`` label's places."""
     mine = [k for k, image in enumerate(images) if len(image.inside.get(label, ()))]
     if len(mine) < FEWEST_TO_DOUBT:
         return []
-    others = {other: _places(other, range(len(images)), images) for other in labels if other != label}
-    found = []
-    for k in mine:
-        places = thinned(images[k].inside[label].float(), COMPARED)
-        rest = [j for j in mine if j != k]
-        own = _alike(places, _places(label, rest, images))
-        rivals: list[tuple[float, str | None]] = [(_alike(places, shown), other) for other, shown in others.items()]
-        rivals.append((_alike(places, torch.cat([thinned(images[j].outside.float(), COMPARED) for j in rest])), None))
-        most, looks_like = max(rivals, key=lambda rival: rival[0])
-        if most > own + STRANGER:
-            found.append(Doubt(k, label, looks_like, own, most))
-    return found
+    rivals: dict[str | None, Tensor] = {None: _alike_elsewhere(places, _outside(mine, images, max(map(len, places))))}
+    for other, shown in every.items():
+        if other != label:
+            rivals[other] = _means(near(every[label], shown), places)
+    most, which = torch.stack(list(rivals.values())).max(dim=0)
+    own, names = _alike_elsewhere(places, places), list(rivals)
+    return [
+        Doubt(k, label, names[int(which[row])], float(own[row]), float(most[row]))
+        for row, k in enumerate(mine)
+        if most[row] > own[row] + STRANGER
+    ]
 
 
-def _places(label: str, which: Sequence[int], images: Sequence[ShownImage]) -> Tensor:
-    """Some places inside a label's regions on some of the images."""
-    shown = [thinned(images[k].inside[label].float(), COMPARED) for k in which if label in images[k].inside]
-    return torch.cat(shown)
+def _inside(label: str, which: Iterable[int], images: Sequence[ShownImage], most: int = COMPARED) -> list[Tensor]:
+    """Some places inside a label's regions on each of those images that show some."""
+    shown = (images[k].inside[label] for k in which if len(images[k].inside.get(label, ())))
+    return [thinned(each, most).float() for each in shown]
+
+
+def _outside(which: Iterable[int], images: Sequence[ShownImage], most: int = COMPARED) -> list[Tensor]:
+    return [thinned(images[k].outside, most).float() for k in which]
+
+
+def _alike_elsewhere(places: Sequence[Tensor], shown: Sequence[Tensor]) -> Tensor:
+    """For each of N images ``(N,)`` the mean cosine of its places with the nearest of those that all others show; -1 where
+    these show none.
+    """
+    cosines = torch.cat(list(places)) @ torch.cat(list(shown)).T
+    mine, theirs = (
+        torch.arange(len(side)).repeat_interleave(torch.tensor([len(each) for each in side])) for side in (places, shown)
+    )
+    cosines[mine[:, None] == theirs[None]] = -torch.inf
+    best = cosines.topk(min(NEAREST, cosines.shape[1]), dim=1).values
+    there = best.isfinite()
+    found = torch.where(there, best, 0.0).sum(dim=1) / there.sum(dim=1)
+    return _means(torch.where(there.any(dim=1), found, -1.0), places)
+
+
+def _means(values: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """The means ``(N,)`` of the values of N parts' places."""
+    ends = np.cumsum([len(part) for part in parts])
+    return torch.stack([values[end - len(part) : end].mean() for part, end in zip(parts, ends.tolist(), strict=True)])
 
 
 def _alike(places: Tensor, shown: Tensor) -> float:
@@ -249,17 +282,12 @@ def threshold_of(label: str, trusted: Sequence[int], images: Sequence[ShownImage
     refused = [thinned(image.refused[label].float(), COMPARED) for image in images if len(image.refused.get(label, ()))]
     if len(trusted) < FEWEST_ACCEPTED or len(refused) < FEWEST_REJECTED:
         return None
-    accepted = [_margin(images[k].inside[label], label, [j for j in trusted if j != k], images) for k in trusted]
-    rejected = [_margin(places, label, trusted, images) for places in refused]
-    value, low, high = _interval(np.array(accepted, np.float32), np.array(rejected, np.float32))
+    inside, outside = _inside(label, trusted, images), _outside(trusted, images)
+    accepted = _alike_elsewhere(inside, inside) - _alike_elsewhere(inside, outside)
+    every = torch.cat(refused)
+    rejected = _means(near(every, torch.cat(inside)) - near(every, torch.cat(outside)), refused)
+    value, low, high = _interval(np.asarray(accepted, np.float32), np.asarray(rejected, np.float32))
     return Threshold(value, low, high, len(accepted), len(rejected))
-
-
-def _margin(places: Tensor, label: str, which: Sequence[int], images: Sequence[ShownImage]) -> float:
-    """How much more places look like the inside than like the outside of a label's regions on some of the images."""
-    some = thinned(places.float(), COMPARED)
-    outside = torch.cat([thinned(images[k].outside.float(), COMPARED) for k in which])
-    return _alike(some, _places(label, which, images)) - _alike(some, outside)
 
 
 def _interval(accepted: NDArray[np.float32], rejected: NDArray[np.float32]) -> tuple[float, float, float]:
@@ -281,8 +309,8 @@ def best_cut(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float
         return float(inside.min())
     values = np.unique(np.concatenate([inside, outside]))
     cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
-    balance = [(inside >= cut).mean() - (outside >= cut).mean() for cut in cuts]
-    return float(cuts[int(np.argmax(balance))])
+    balance = (inside >= cuts[:, None]).mean(axis=1) - (outside >= cuts[:, None]).mean(axis=1)
+    return float(cuts[int(balance.argmax())])
 
 
 def owner_of(objects: Sequence[PromptSet], before: BoolArray) -> int | None:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "fetch": "serve:fetch",
     "prelabel": "bulk:prelabel",
     "remember": "memory:remember",
+    "train": "memory:train",
     "balance": "memory:balance",
     "parts": "serve:parts",
     "doctor": "serve:doctor",

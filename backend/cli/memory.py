@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from backend.cli.bulk import open_context
-from backend.cli.terminal import read_settings, say, write_text
+from backend.cli.terminal import read_settings, say, say_error, write_text
 from backend.serving.remembering import Remembered
 from backend.serving.remembering import remember as remember_all
 from backend.stores.balance import Balance, BalanceRow
@@ -19,7 +20,8 @@ from backend.stores.curation import Curation
 from backend.stores.database import Database
 from backend.stores.projects import number_of
 from backend.stores.snapshots import Snapshot, Snapshots
-from backend.values.errors import RequestError
+from backend.values.errors import MaskloomError, RequestError
+from backend.values.settings import Settings
 
 TOLD_EVERY = 100
 """Tasks."""
@@ -60,6 +62,39 @@ def balance(
     if out is not None:
         numbers = [{**asdict(row), "week": row.week.isoformat(), "accepted_share": row.accepted_share} for row in rows]
         write_text(out, json.dumps(numbers, indent=1), "--out")
+
+
+def train(
+    project: Annotated[str, typer.Argument(help="The number of a project, or its key as the memory page shows it.")],
+    url: Annotated[str | None, typer.Option(help="Label Studio's address, or MASKLOOM_LABEL_STUDIO_URL.")] = None,
+    token: Annotated[str | None, typer.Option(help="Its token, or MASKLOOM_LABEL_STUDIO_TOKEN.")] = None,
+) -> None:
+    """Fit which suggestions are worth making to what annotators left and deleted. A third of the tasks is held back: what was
+    fitted is used only if suggestions for these become better. `maskloom memory use` goes back.
+    """
+    settings = read_settings(url, token)
+    _train(settings, find_key(Database(settings.database_url), project))
+
+
+def train_as_told() -> None:
+    """The same for a server: its settings come through standard input, and the project's key is the only argument."""
+    try:
+        _train(Settings(**json.loads(sys.stdin.read())), sys.argv[1])
+    except MaskloomError as error:
+        say_error(error)
+        raise SystemExit(1) from error
+
+
+def _train(settings: Settings, key: str) -> None:
+    from backend.assemble import training
+
+    done = training(settings).train(key, lambda asked, total: say(f"{asked:,} of {total:,} tasks"))
+    report = done.report
+    for label, score in report["least"].items():
+        print(f"{label[:30]:30} suggested from a score of {score:.3f} on")
+    told = f"{report['quality_before']} before, {report['quality']} after"
+    print(f"quality on {report['tasks']:,} tasks that were held back: {told}")
+    print(f"{done.adopted.name} is used from now on" if done.adopted is not None else "not better, so that nothing has changed")
 
 
 def find_key(database: Database, project: str) -> str:

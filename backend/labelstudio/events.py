@@ -64,13 +64,20 @@ class Gone:
     tasks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingAsked:
+    """Somebody has pressed "Start training" in a project."""
+
+    project: str
+
+
 Answered = Callable[[str, str], Sequence[Json]]
 """What we answered about a task of a project, as predictions, the newest first."""
 
 
 def read_event(
     body: Any, answered: Answered = lambda project, task: (), key_of: Callable[[str], str] = str
-) -> list[Accepted | Gone]:
+) -> list[Accepted | Gone | TrainingAsked]:
     """What an event means for the memory of its project; nothing for one that means nothing. Where an annotation does not bring
     the prediction that was viewed, it is compared with what we ``answered``. ``key_of`` gives the key of a project by
     the name that requests have for it.
@@ -89,6 +96,8 @@ def read_event(
             return [Gone(name, annotations=_numbers(body.get("annotations")))]
         case "TASKS_DELETED":
             return [Gone(name, tasks=_numbers(body.get("tasks")))]
+        case "START_TRAINING":
+            return [TrainingAsked(name)]
         case _:
             return []
 

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from backend.background import Worker
@@ -74,12 +74,19 @@ def teach_nothing(asking: Asking, segmenter: Segmenter) -> tuple[LabelMemory, ..
 
 
 class Learning:
-    """Learns from the examples of projects. Whatever cannot be read or remembered costs its share of what is known, never an
-    answer.
+    """Learns from the examples of projects; ``least`` tells what training found for a project, the least score of a suggestion
+    of each label. Whatever cannot be read or remembered costs its share of what is known, never an answer.
     """
 
-    def __init__(self, bank: ExampleSource, images: ImageSource, kept: DiskCache[ShownImage]) -> None:
+    def __init__(
+        self,
+        bank: ExampleSource,
+        images: ImageSource,
+        kept: DiskCache[ShownImage],
+        least: Callable[[str], Mapping[str, float]] = lambda project: {},
+    ) -> None:
         self._bank = bank
+        self._least = least
         self._images = images
         self._kept = kept
         self._known: OrderedDict[str, ShownImage] = OrderedDict()
@@ -111,7 +118,7 @@ class Learning:
         if not project or not segmenter.can_learn:
             return NOTHING_LEARNT
         try:
-            wanted = self._wanted(project, vocabulary.labels[:MOST_LABELS])
+            wanted, least = self._wanted(project, vocabulary.labels[:MOST_LABELS]), self._least(project)
         except StoreError as error:
             log.warning("project %s is answered without what its annotations taught: %s", project, error)
             return NOTHING_LEARNT
@@ -120,7 +127,8 @@ class Learning:
         found = self._shown(wanted, segmenter, patience_s)
         images = tuple((image, found[image.key]) for image in wanted if image.key in found)
         missing = tuple(image.task for image in wanted if image.key not in found)
-        learnt = Learnt(vocabulary.entries[:MOST_LABELS], images, segmenter.engine.version, missing)
+        trained = tuple(sorted((label, score) for label, score in least.items() if label in vocabulary.labels))
+        learnt = Learnt(vocabulary.entries[:MOST_LABELS], images, segmenter.engine.version, missing, trained)
         return self._complete.do(repr((learnt.digest, learnt.labels, missing)), lambda: learnt)
 
     def hear(self, engine: EngineSource, project: str, labels: Collection[str]) -> None:

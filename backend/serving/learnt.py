@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -116,20 +116,21 @@ def _image_of(examples: tuple[Example, ...]) -> ExampleImage:
 @dataclass(frozen=True, eq=False)
 class Learnt:
     """What is known about the labels of a vocabulary: the images that were learnt from, each with what it shows. Images of
-    ``missing`` tasks could not be looked at, or not yet.
+    ``missing`` tasks could not be looked at, or not yet. ``least`` is the least score of a suggestion of some labels.
     """
 
     labels: tuple[LabelPhrases, ...] = ()
     images: tuple[tuple[ExampleImage, ShownImage], ...] = ()
     space: str = ""
     missing: tuple[str, ...] = ()
+    least: tuple[tuple[str, float], ...] = ()
     _besides: OrderedDict[str, tuple[LabelMemory, ...]] = field(default_factory=OrderedDict, repr=False)
 
     @cached_property
     def digest(self) -> str:
         """A hash of all that an answer may depend on; empty where nothing is known."""
         keys = sorted(image.key for image, _ in self.images)
-        return hashlib.blake2b(repr((self.space, keys)).encode(), digest_size=8).hexdigest() if keys else ""
+        return hashlib.blake2b(repr((self.space, keys, self.least)).encode(), digest_size=8).hexdigest() if keys else ""
 
     @property
     def nbytes(self) -> int:
@@ -163,7 +164,8 @@ class Learnt:
         shown = list(images)
         chosen = sorted({k for entry in self.labels for k in diverse(entry.label, shown, MOST_IMAGES)})
         refusing = [k for k, image in enumerate(shown) if image.refused and k not in chosen]
-        return learn(self.labels, [shown[k] for k in (*chosen, *refusing)], self.space)
+        known, least = learn(self.labels, [shown[k] for k in (*chosen, *refusing)], self.space), dict(self.least)
+        return tuple(replace(memory, least=least.get(memory.label, 0.0)) for memory in known)
 
 
 NOTHING_LEARNT = Learnt()

@@ -12,12 +12,12 @@ from backend.images.limits import ImageSource
 from backend.labelstudio.api import Project
 from backend.segmenter import Segmenter
 from backend.serving.learning import Asking, Learning, ProjectAsking
-from backend.serving.learnt import MOST_EXAMPLES, Learnt
+from backend.serving.learnt import MOST_EXAMPLES, ExampleImage, Learnt
 from backend.stores.memory import MemoryBank
 from backend.stores.snapshots import FrozenMemory, Snapshot, Snapshots
 from backend.values.errors import RequestError
 from prompts.examples import ShownImage
-from prompts.memory import LabelMemory
+from prompts.memory import Doubt, LabelMemory
 from prompts.phrases import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Teaching:
 
     def __init__(self, memory: FrozenMemory, images: ImageSource, places: DiskCache[ShownImage]) -> None:
         self._memory = memory
-        self._learning = Learning(memory, images, places)
+        self._learning = Learning(memory, images, places, memory.least)
         self._known: dict[Vocabulary, Learnt] = {}
         self._one_learns = threading.Lock()
 
@@ -52,6 +52,10 @@ class Teaching:
                 learnt = self._learn(asking.vocabulary, segmenter)
                 self._known = {**self._known, asking.vocabulary: learnt} if len(self._known) < 100 else {}
         return learnt.besides(asking.task_id)
+
+    def doubts(self, vocabulary: Vocabulary, segmenter: Segmenter) -> list[tuple[ExampleImage, Doubt]]:
+        """The examples that nothing is learnt from, as they look wrong."""
+        return self._learn(vocabulary, segmenter).doubts()
 
     def _learn(self, vocabulary: Vocabulary, segmenter: Segmenter) -> Learnt:
         learnt = self._learning.learnt(self._memory.project, vocabulary, segmenter, LOOKING_S)
@@ -112,6 +116,15 @@ class Memories:
             self._snapshots.choose(project, frozen.n)
         return self._snapshots.get(project, frozen.n), is_good
 
+    def adopt(self, project: str, least: Mapping[str, float], report: Mapping[str, Any]) -> Snapshot:
+        """A version with what training has found, which is used from now on; going back to an earlier one takes it away."""
+        frozen = self._snapshots.freeze(project, least)
+        if frozen is None:
+            raise RequestError(f"project {project} has nothing to freeze any more")
+        self._snapshots.note(project, frozen.n, report)
+        self._snapshots.choose(project, frozen.n)
+        return self._snapshots.get(project, frozen.n)
+
     def _frozen(self, project: str) -> Snapshot | None:
         return self._snapshots.freeze(project)
 
@@ -132,7 +145,7 @@ class Memories:
         labels = self._snapshots.labels(project, n)
         accepted = [each for label in labels for each in self._bank.recall(project, label, MOST_EXAMPLES, n)]
         rejected = [each for label in labels for each in self._bank.rejected(project, label, MOST_EXAMPLES, n)]
-        return FrozenMemory(project, n, accepted, rejected)
+        return FrozenMemory(snapshot, accepted, rejected)
 
 
 class _OnlyFrozen(Memories):

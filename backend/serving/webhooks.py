@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from backend.background import PAUSES_S, Worker, insist
-from backend.labelstudio.events import Accepted, Gone, read_event
+from backend.labelstudio.events import Accepted, Gone, TrainingAsked, read_event
 from backend.labelstudio.verdicts import compare
 from backend.stores.answers import Answers
 from backend.stores.memory import MemoryBank
@@ -26,8 +26,9 @@ ADVICE = "`maskloom remember` makes the memory of a project what its annotations
 
 class AnnotationEvents:
     """Takes the bodies of webhooks at once, as Label Studio waits for a second at most, and reads them in the background;
-    ``hear`` is told of each project whose memory may have changed, and of the labels. Of a region whose image this server
-    ``knows`` not, nothing is kept: whoever reaches the address of webhooks could have it fetch what they like.
+    ``hear`` is told of each project whose memory may have changed, and of the labels, ``train`` of each that somebody wants to
+    train. Of a region whose image this server ``knows`` not, nothing is kept: whoever reaches the address of webhooks could
+    have it fetch what they like.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class AnnotationEvents:
         key_of: Callable[[str], str] = str,
         hear: Callable[[str, Collection[str]], None] = lambda project, labels: None,
         knows: Callable[[str, str], bool] = lambda url, project: True,
+        train: Callable[[str], None] = lambda project: None,
     ) -> None:
         self._memory = memory
         self._answers = answers
         self._key_of = key_of
         self._hear = hear
         self._knows = knows
+        self._train = train
         self._is_closing = threading.Event()
         self._worker: Worker[bytes] = Worker("webhooks", self._persist, MOST_WAITING, MOST_BYTES, len)
 
@@ -86,6 +89,8 @@ class AnnotationEvents:
                 case Gone():
                     self._memory.forget(told.project, annotations=told.annotations, tasks=told.tasks)
                     self._hear(told.project, ())
+                case TrainingAsked() if self._memory.labels(told.project):
+                    self._train(told.project)
 
     def _of_known_images(self, told: Accepted) -> Accepted:
         """An annotation with those of its regions whose images are known."""

@@ -20,7 +20,7 @@ from backend.stores import database as schema
 from backend.values.errors import SetupError, StoreError
 
 log = logging.getLogger(__name__)
-HEAD = "2"
+HEAD = "3"
 """The revision that this Maskloom reads and writes; databases from before the first one have none."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST_TABLES = frozenset({"examples", "rounds", "notes", "bulk_runs", "bulk_items", "bulk_pictures"})

@@ -95,6 +95,7 @@ snapshots = sql.Table(
     sql.Column("made_at", sql.Float, nullable=False),
     sql.Column("is_withdrawn", sql.Boolean, nullable=False, server_default=sql.false()),
     sql.Column("report", sql.Text, nullable=False, server_default=""),
+    sql.Column("least", sql.Text, nullable=False, server_default="{}"),
 )
 frozen = sql.Table(
     "snapshot_examples",

@@ -20,7 +20,8 @@ from backend.values.session import Example
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A frozen memory; ``examples`` counts its regions, ``report`` is what the gate said when it was weighed. One that is
-    withdrawn has lost a region which was deleted in Label Studio, and is not used any more.
+    withdrawn has lost a region which was deleted in Label Studio, and is not used any more. ``least`` is what training found:
+    the least score of a suggestion of each label.
     """
 
     project: str
@@ -30,6 +31,7 @@ class Snapshot:
     is_withdrawn: bool = False
     is_for_bulk: bool = False
     report: Mapping[str, Any] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -43,17 +45,22 @@ class Snapshots:
         self._database = database
         database.create(metadata)
 
-    def freeze(self, project: str) -> Snapshot | None:
-        """Freeze what a project's memory is now: a new version, or the last one where it is the same; None for an empty one."""
+    def freeze(self, project: str, least: Mapping[str, float] | None = None) -> Snapshot | None:
+        """Freeze what a project's memory is now: a new version, or the last one where it is the same; None for an empty one.
+        ``least`` is what training has found; without it what it found for the version in use goes on.
+        """
+        trained = json.dumps(dict(self.least(project) if least is None else least), sort_keys=True)
         with self._database.writing() as connection:
             now = list(connection.execute(_usable(project)).all())
             if not now:
                 return None
             last = connection.execute(sql.select(sql.func.max(snapshots.c.n)).where(snapshots.c.project == project)).scalar()
-            if last is None or not self._is_same(connection, project, last, [(row.id, row.is_pinned) for row in now]):
+            is_same = last is not None and self._is_same(connection, project, last, [(row.id, row.is_pinned) for row in now])
+            if last is None or not is_same or trained != _trained(connection, project, last):
                 last = (last or 0) + 1
                 rows = [{"project": project, "n": last, "example": row.id, "is_pinned": row.is_pinned} for row in now]
-                connection.execute(sql.insert(snapshots), {"project": project, "n": last, "made_at": time.time()})
+                fresh = {"project": project, "n": last, "made_at": time.time(), "least": trained}
+                connection.execute(sql.insert(snapshots), fresh)
                 connection.execute(sql.insert(frozen), rows)
         return self.get(project, last)
 
@@ -73,6 +80,7 @@ class Snapshots:
                     row.is_withdrawn,
                     row.n == used,
                     json.loads(row.report or "{}"),
+                    json.loads(row.least),
                 )
                 for row in connection.execute(query)
             ]
@@ -100,6 +108,14 @@ class Snapshots:
     def for_bulk(self, project: str) -> Snapshot | None:
         """What bulk runs use unless they are told otherwise; None where nothing is chosen, or the chosen one is withdrawn."""
         return next((each for each in self.all(project) if each.is_for_bulk and not each.is_withdrawn), None)
+
+    def least(self, project: str) -> dict[str, float]:
+        """The least score of a suggestion of each label, as training found it for the version in use; empty without any."""
+        here = (projects.c.project == project) & (snapshots.c.n == projects.c.bulk_snapshot)
+        used = sql.select(snapshots.c.least).join(projects, projects.c.project == snapshots.c.project)
+        with self._database.reading() as connection:
+            found = connection.execute(used.where(here, ~snapshots.c.is_withdrawn)).scalar()
+        return dict(json.loads(found)) if found else {}
 
     def choose(self, project: str, n: int | None) -> None:
         """Let bulk runs use a version, an earlier one as well, or with None no memory. Raises RequestError as ``get`` does."""
@@ -131,17 +147,25 @@ def _usable(project: str) -> sql.Select[Any]:
     return sql.select(examples.c.id, is_pinned).where(here, examples.c.label.is_not(None)).order_by(examples.c.id)
 
 
+def _trained(connection: sql.Connection, project: str, n: int) -> str:
+    here = (snapshots.c.project == project) & (snapshots.c.n == n)
+    return str(connection.execute(sql.select(snapshots.c.least).where(here)).scalar())
+
+
 def _bulk(connection: sql.Connection, project: str) -> int | None:
     found: int | None = connection.execute(sql.select(projects.c.bulk_snapshot).where(projects.c.project == project)).scalar()
     return found
 
 
 class FrozenMemory:
-    """The examples of a version that may be asked for, as plain values that travel between processes and machines."""
+    """The examples of a version that may be asked for, as plain values that travel between processes and machines; ``trained``
+    is the least score of a suggestion of each label.
+    """
 
-    def __init__(self, project: str, n: int, examples: Sequence[Example], rejected: Sequence[Example] = ()) -> None:
-        self.project = project
-        self.n = n
+    def __init__(self, snapshot: Snapshot, examples: Sequence[Example], rejected: Sequence[Example] = ()) -> None:
+        self.project = snapshot.project
+        self.n = snapshot.n
+        self.trained = snapshot.least
         self._examples = tuple(examples)
         self._rejected = tuple(rejected)
 
@@ -165,6 +189,16 @@ class FrozenMemory:
     def rejected(self, project: str, label: str, most: int) -> list[Example]:
         """As MemoryBank.rejected."""
         return [each for each in self._rejected if each.label == label][:most] if project == self.project else []
+
+    def least(self, project: str) -> Mapping[str, float]:
+        """As Snapshots.least."""
+        return self.trained if project == self.project else {}
+
+    def with_least(self, least: Mapping[str, float]) -> FrozenMemory:
+        """The same with other least scores."""
+        found = copy(self)
+        found.trained = least
+        return found
 
     def without(self, tasks: frozenset[str]) -> FrozenMemory:
         """The same without what some tasks show."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -143,6 +144,12 @@ class Settings(BaseSettings):
         description="Only webhooks that know it are heard: in their address (`/webhook?secret=...`) or in the header "
         "`X-Maskloom-Secret`. Empty hears all.",
     )
+
+    def as_json(self) -> str:
+        """All of them, what is secret as well, for another process of this server."""
+        values = {name: getattr(self, name) for name in Settings.model_fields}
+        plain = {name: each.get_secret_value() if isinstance(each, SecretStr) else each for name, each in values.items()}
+        return json.dumps(plain, default=str)
 
     @property
     def home_folder(self) -> Path:
