@@ -178,8 +178,8 @@ def main(
                     asked, worked = time.perf_counter(), cpu_seconds(process.pid)
                     found = ask(port, image, said)
                     took, worked = time.perf_counter() - asked, cpu_seconds(process.pid) - worked
-                    print(f"{name}: {what} {took:.2f} s, CPU {worked:.2f} s, {found} regions", flush=True)
-                print(f"{name}: at most {peak_memory(process.pid):.2f} GB of memory", flush=True)
+                    times = f"{took:.2f} s, CPU {worked:.2f} s, {found} regions"
+                    print(f"{name}: {what} {times}, at most {peak_memory(process.pid):.2f} GB until then", flush=True)
 
 
 if __name__ == "__main__":
