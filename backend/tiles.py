@@ -28,6 +28,8 @@ AGREES = 0.5
 """The least IoU, in what two tiles both see, of the halves of one thing."""
 
 
+CELL = 512
+"""The side of a cell of the grid in which pieces near to each other are looked up."""
 KNOWN = 0.6
 """The share of a thing that lies in one of the same name, from which on it was found already."""
 
@@ -113,6 +115,17 @@ class Piece:
         same = (each for each in others if each.row.labels == self.row.labels and _shared(each.box, self.box))
         return any((mine & each.within(self.box)).sum() >= KNOWN * mine.sum() for each in same)
 
+    def settles(self, other: Piece) -> bool:
+        """Whether it takes the place of another piece of its name: its tile saw all of that, and it is the surer one."""
+        (x0, y0, x1, y1), (left, top, right, bottom) = other.box, self.tile.box
+        saw_all = left <= x0 and top <= y0 and x1 <= right and y1 <= bottom
+        return saw_all and self.row.scores[0] >= other.row.scores[0] and other.is_of(self)
+
+    def is_of(self, other: Piece) -> bool:
+        """Whether it has the name and some of the pixels of another piece."""
+        named = self.row.labels == other.row.labels and _shared(self.box, other.box) is not None
+        return named and bool((self.within(self.box) & other.within(self.box)).any())
+
     def placed(self, size: Size) -> RunLengths:
         """On the whole image."""
         (rows, columns), window = self.runs.window()
@@ -122,6 +135,30 @@ class Piece:
 def pieces_of(tile: Tile, masks: MaskSet) -> list[Piece]:
     """What was found on a tile, row by row."""
     return [Piece(tile, masks[[row]]) for row in range(len(masks))]
+
+
+def settled(found: Sequence[Piece], closer: Sequence[Piece]) -> list[Piece]:
+    """What tiles and closer looks at parts of them gave: a closer look takes the place of what it saw all of and is surer of,
+    and adds what is not known.
+    """
+    by_place: dict[tuple[int, int], list[Piece]] = {}
+    for each in closer:
+        for place in _cells(each.tile.box):
+            by_place.setdefault(place, []).append(each)
+
+    def near(piece: Piece) -> Iterator[Piece]:
+        return (each for place in _cells(piece.box) for each in by_place.get(place, ()))
+
+    kept = [piece for piece in found if not any(each.settles(piece) for each in near(piece))]
+    known = {id(each) for piece in kept for each in near(piece) if each.is_known([piece])}
+    return [*kept, *(each for each in closer if id(each) not in known)]
+
+
+def _cells(box: PixelBox) -> Iterator[tuple[int, int]]:
+    """The cells of a coarse grid that a box lies in."""
+    for y in range(box[1] // CELL, -(-box[3] // CELL)):
+        for x in range(box[0] // CELL, -(-box[2] // CELL)):
+            yield x, y
 
 
 def things_of(pieces: Sequence[Piece]) -> list[list[Piece]]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from backend.images.limits import LargeImage
-from backend.tiles import Piece, Tile, pieces_of, things_of, tiles_of, whole_things
+from backend.tiles import Piece, Tile, pieces_of, settled, things_of, tiles_of, whole_things
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import Masks, RunLengths
 from backend.values.session import ForPrompts, Question, Round
@@ -147,21 +147,18 @@ def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding
     if isinstance(question, ForPrompts):
         prompts = tuple(_shown_small(each) if isinstance(each, ReferencePrompt) else each for each in question.prompts.prompts)
         question = replace(question, prompts=PromptSet(prompts), memory=None)
-    pieces: list[Piece] = []
+    pieces, closer = list[Piece](), list[Piece]()
     seen: set[PixelBox] = set()
     for tile, window in _read_ahead(image):
         if not is_flat(window.pixels):
             asked = replace(question, image=window)
-            found = _pieces_of(tile, answer(asked))
-            closer = [box for box in closer_windows(tile.box, outstanding(asked), image.size) if box not in seen]
-            seen.update(closer)
-            near = [
-                each
-                for box in closer
-                for each in _pieces_of(Tile.of_box(box), answer(replace(question, image=image.window(box))))
-            ]
-            pieces += [*found, *(each for each in near if not each.is_cut(image.size) and not each.is_known(found))]
+            pieces += _pieces_of(tile, answer(asked))
+            for box in closer_windows(tile.box, outstanding(asked), image.size):
+                if box not in seen:
+                    seen.add(box)
+                    closer += _pieces_of(Tile.of_box(box), answer(replace(question, image=image.window(box))))
     asked_for = question.prompts if isinstance(question, ForPrompts) else PromptSet()
+    pieces = settled(pieces, [each for each in closer if not each.is_cut(image.size)])
     return Round(asked_for, whole_things(things_of(pieces), image.size))
 
 

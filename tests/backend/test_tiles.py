@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from backend.engines import colour
 from backend.images.limits import LargeImage
 from backend.segmenter import Segmenter
-from backend.tiles import Piece, Tile, joined, pieces_of, tiles_of, with_tiles
+from backend.tiles import Piece, Tile, joined, pieces_of, settled, tiles_of, with_tiles
 from backend.values.features import FeatureCache
 from backend.values.masks import Masks, MaskSet
 from backend.values.session import ForNames
@@ -114,3 +115,31 @@ def test_a_small_thing_on_a_seam_of_a_large_image_is_found_once_through_the_segm
     assert not isinstance(tiled, Exception)
     assert tiled.masks.labels == ("red",)
     assert (tiled.masks.masks[0] & truth).sum() > 0.7 * (tiled.masks.masks[0] | truth).sum()
+
+
+def piece(tile: Tile, x: int, side: int, score: float, label: str = "ball") -> Piece:
+    """A square of an image on one of its tiles."""
+    mask = np.zeros((WHOLE.height, WHOLE.width), np.bool_)
+    mask[20 : 20 + side, x : x + side] = True
+    found = rows([seen_in(tile, mask)], tile.size, [label])
+    return Piece(tile, replace(found, scores=np.array([score], np.float32)))
+
+
+COARSE, CLOSE = Tile(0, 0, Size(100, 200)), Tile(40, 10, Size(60, 60))
+
+
+@pytest.mark.parametrize(
+    ("coarse", "close", "kept"),
+    [
+        (piece(COARSE, 45, 40, 0.3), piece(CLOSE, 55, 20, 0.8), ["close"]),
+        (piece(COARSE, 45, 40, 0.9), piece(CLOSE, 55, 20, 0.8), ["coarse"]),
+        (piece(COARSE, 30, 60, 0.3), piece(CLOSE, 55, 20, 0.8), ["coarse"]),
+        (piece(COARSE, 45, 10, 0.3), piece(CLOSE, 60, 20, 0.8), ["coarse", "close"]),
+        (piece(COARSE, 45, 40, 0.3, "box"), piece(CLOSE, 55, 20, 0.8), ["coarse", "close"]),
+    ],
+    ids=["the surer one", "surer as a whole", "seen in part alone", "another thing", "another name"],
+)
+def test_a_closer_look_takes_the_place_of_what_it_saw_all_of(coarse: Piece, close: Piece, kept: list[str]) -> None:
+    """And adds what no tile knows, but not a part of a thing that a tile saw."""
+    names = {id(coarse): "coarse", id(close): "close"}
+    assert [names[id(each)] for each in settled([coarse], [close])] == kept
