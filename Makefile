@@ -72,7 +72,7 @@ check: .venv/for-development ## style, types, import rules, size of the code, do
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m bench.house
+	$(BIN)/python -m bench.house --strict
 	$(BIN)/python -m pytest -q tests/docs tests/docker tests/test_makefile.py
 
 house: .venv/for-development ## count files, lines and import levels, and walk a click

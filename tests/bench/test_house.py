@@ -98,6 +98,13 @@ def test_a_walk_counts_files_and_the_moves_between_them(tmp_path: Path, monkeypa
     assert (walk.calls, len(walk.functions), walk.moves) == (5, 3, 1)
 
 
+def test_a_bound_that_is_not_reached_yet_fails_once_it_is_farther_away_than_it_was() -> None:
+    assert not house.Number("files that a click crosses", 40, 28, reached=40).has_fallen_back
+    assert not house.Number("files that a click crosses", 40, 28, reached=40).is_kept
+    assert house.Number("files that a click crosses", 41, 28, reached=40).has_fallen_back
+    assert not house.Number("lines in all", 9).has_fallen_back
+
+
 def test_a_broken_bound_fails_when_bounds_are_demanded(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

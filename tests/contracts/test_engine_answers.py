@@ -27,8 +27,9 @@ from backend.engines.seem.inputs import NAMES, InputSize
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import ForEverything, ForPrompts, Question, Round
+from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.kinds import BoxPrompt, KeyedImage, ObjectMemory, PointPrompt, Prompt, PromptSet, ReferencePrompt, TextPrompt
+from prompts.phrases import Vocabulary
 from tests.backend.engines import tiny_bundles
 from tests.backend.engines.colour_network import SIDE, ColourClip, ColourNetwork
 from tests.backend.engines.seem.checkpoints import save_checkpoint
@@ -174,6 +175,14 @@ def test_a_reference_is_answered_with_masks_without_a_name(name: str, scene: Sce
     found = ask(name, scene.reference)
     assert len(found) >= 1
     assert set(found.labels) == {None}
+    assert found.masks.decode().any(axis=(1, 2)).all()
+
+
+def test_a_vocabulary_is_answered_in_its_labels(name: str, scene: Scene) -> None:
+    vocabulary = Vocabulary.from_names(list(dict.fromkeys((*scene.phrases, "giraffe"))))
+    found = answer(name, ForNames(scene.image, vocabulary))
+    assert len(found) >= 1
+    assert set(found.labels) <= set(vocabulary.labels)
     assert found.masks.decode().any(axis=(1, 2)).all()
 
 
