@@ -1,7 +1,7 @@
 """The size of the code and of one walk through it: files, lines, import levels, and the files that a request crosses.
 
-``python -m bench.house`` prints each number beside its bound; ``--strict``, as `make check` has it, fails where a bound is broken
-or, where one is not reached yet, where a number is worse than it was when that was last looked at.
+``python -m bench.house`` prints each number beside its bound; ``--strict``, as `make check` has it, fails where a bound is
+broken or, where one is not reached yet, where a number is worse than it was when that was last looked at.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ CONFIG = f"""<View><Image name="image" value="$image"/>
 
 @dataclass(frozen=True)
 class Number:
-    """One measured number and the most that it may be, None where there is no bound; ``reached`` is what it may be for now, where
-    that is more.
+    """One measured number and the most that it may be, None where there is no bound; ``reached`` is what it may be for now,
+    where that is more.
     """
 
     what: str

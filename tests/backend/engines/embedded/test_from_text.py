@@ -195,6 +195,12 @@ def test_a_small_thing_can_be_as_surely_there_as_a_large_one() -> None:
     assert presence_of(small) == pytest.approx(presence_of(large), abs=1e-6)
 
 
+def test_a_few_sure_places_do_not_vouch_for_a_large_claim_that_is_hardly_sure_elsewhere() -> None:
+    claimed = torch.full((48, 64), -8.0)
+    claimed[10:30, 10:40], claimed[20, 20:24] = 0.2, 8.0
+    assert presence_of(claimed) < 0.7
+
+
 def test_a_region_means_what_its_places_mean_together() -> None:
     regions = torch.zeros(3, 2, 4)
     regions[0, :, :2], regions[1, :, 2:] = 2.0, 0.5
