@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ from backend.values.masks import Masks, overlaps
 from prompts.examples import Examples, example_of, likeness, together
 from prompts.space import PromptTokens
 
-MARGIN = 1.3
+MARGIN, ROOM = 1.3, 1.4
+"""How much longer than its places, and than what they grew to, a window is."""
 MOST_TOGETHER = 128
 """Places of all phrases together that are looked at."""
 DUPLICATE, CONTAINED = 0.6, 0.85
@@ -45,6 +47,7 @@ STRONGEST, OF_PEAK = 20, 0.55
 SHOWING = 4
 """How many places make the peak of a phrase in what the classifier sees."""
 _CHUNK, _VIEWS = 64, 16
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,20 +249,28 @@ def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:
 
 def grow(decoder: ViewDecoder, canvas: Canvas, seeds: Sequence[NDArray[np.float32]]) -> list[Answer]:
     """The masks that places, given as logits ``(h, w)``, grow to, in order."""
+    return _in_windows(decoder, canvas, (_on_canvas(seed, canvas) for seed in seeds), MARGIN)
+
+
+def grow_again(decoder: ViewDecoder, canvas: Canvas, answers: Sequence[Answer]) -> list[Answer]:
+    """What answers become when each is looked at in a window that fits it; those that are empty are left out."""
+    boxes = ((answer.box(), answer) for answer in answers)
+    return _in_windows(decoder, canvas, ((box, chance_of(each.logits)) for box, each in boxes if box is not None), ROOM)
+
+
+def _in_windows(
+    decoder: ViewDecoder, canvas: Canvas, parts: Iterator[tuple[Box, NDArray[np.float32]]], margin: float
+) -> list[Answer]:
+    """One answer for each box in canvas pixels and the chance ``(H, W)`` of what is meant there."""
     grown: list[Answer] = []
-    for start in range(0, len(seeds), _VIEWS):
-        grown += _grow_some(decoder, canvas, seeds[start : start + _VIEWS])
+    while some := list(islice(parts, _VIEWS)):
+        windows, maps = [], []
+        for box, chance in some:
+            windows.append(around(box, margin, least=32))
+            maps.append(np.zeros((network.MAPS, network.MAP_SIDE, network.MAP_SIDE), np.float32))
+            maps[-1][network.PREVIOUS] = look(chance, windows[-1], network.MAP_SIDE, outside=0)
+        grown += decode_views(decoder, canvas, windows, np.stack(maps))
     return grown
-
-
-def _grow_some(decoder: ViewDecoder, canvas: Canvas, seeds: Sequence[NDArray[np.float32]]) -> list[Answer]:
-    windows, maps = [], []
-    for seed in seeds:
-        box, chance = _on_canvas(seed, canvas)
-        windows.append(around(box, MARGIN, least=32))
-        maps.append(np.zeros((network.MAPS, network.MAP_SIDE, network.MAP_SIDE), np.float32))
-        maps[-1][network.PREVIOUS] = look(chance, windows[-1], network.MAP_SIDE, outside=0)
-    return decode_views(decoder, canvas, windows, np.stack(maps))
 
 
 def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: Tensor) -> list[tuple[float, float, float]]:

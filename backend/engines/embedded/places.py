@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from backend.engines.device import has_bfloat16
 from backend.engines.embedded.evidence import FAINT
-from backend.engines.embedded.from_text import grow
+from backend.engines.embedded.from_text import grow, grow_again
 from backend.engines.embedded.network import Conv, Residual, ViewDecoder, factor_to
 from backend.engines.embedded.views import Answer, Canvas
 from backend.values.masks import Masks, overlaps
@@ -320,9 +320,9 @@ def _evenness(grid: Tensor) -> NDArray[np.float32]:
 def find_everything(decoder: ViewDecoder, canvas: Canvas) -> list[Answer]:
     """The things of an image, best first, none of them twice."""
     seeds = proposals(canvas.features.grid.float().cpu())
-    answers = [
-        answer for answer in grow(decoder, canvas, seeds) if answer.quality >= LEAST_QUALITY and (answer.logits > 0).any()
-    ]
+    first = grow(decoder, canvas, seeds)
+    both = [*first, *grow_again(decoder, canvas, first)]
+    answers = [answer for answer in both if answer.quality >= LEAST_QUALITY and (answer.logits > 0).any()]
     answers.sort(key=lambda answer: -answer.quality)
     if len(answers) < 2:
         return answers

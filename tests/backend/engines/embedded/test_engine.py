@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from backend.engines.base import Engine, SeesAtAGlance
-from backend.engines.embedded import build
+from backend.engines.embedded import build, from_text, views
 from backend.engines.embedded.evidence import Classed, Evidence
 from backend.engines.embedded.from_text import Found
-from backend.engines.embedded.views import Answer, Canvas
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.views import Answer, Canvas, Window, around
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, overlaps
 from prompts.geometry import size_of
@@ -73,6 +74,28 @@ def test_a_phrase_loses_no_place_to_one_that_is_not_there(monkeypatch: pytest.Mo
     together, apple_again, alone = heard
     assert (together[0] < alone[0] - 0.1).any(), "they compete"
     assert torch.allclose(apple_again, alone, atol=1e-4)
+
+
+def test_without_a_word_things_are_looked_at_again_where_they_are_and_none_is_found_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    windows: list[Window] = []
+    answers: list[Answer] = []
+
+    def decode_views(decoder: ViewDecoder, canvas: Canvas, some: list[Window], maps: NDArray[np.float32]) -> list[Answer]:
+        found = views.decode_views(decoder, canvas, some, maps)
+        windows.extend(some)
+        answers.extend(found)
+        return found
+
+    monkeypatch.setattr(from_text, "decode_views", decode_views)
+    found = decode()
+    first = next(n for n in range(1, len(windows)) if windows[n] == around(answers[0].box() or (0, 0, 1, 1), 1.4, least=32))
+    boxes = [answer.box() for answer in answers[:first]]
+    assert windows[first:] == [around(box, 1.4, least=32) for box in boxes if box is not None]
+    shared = overlaps(found.masks)[0] - np.eye(len(found))
+    assert (shared < 0.8).all()
+    assert max(iou(found[[row]], SQUARE) for row in range(len(found))) > 0.8
 
 
 def test_a_box_finds_the_disc_in_it_rather_than_the_whole_box() -> None:
