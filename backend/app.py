@@ -24,7 +24,7 @@ from backend.assemble import Parts
 from backend.bulk.jobs import Job, Jobs
 from backend.bulk.spec import JobSpec, Selection
 from backend.doctor.readiness import Readiness, in_address
-from backend.door import Door, Rules, is_this_machine
+from backend.door import Door, Rules, collect_spans, is_this_machine
 from backend.engines.catalogue import find_engine
 from backend.images.sites import is_loopback, read_base
 from backend.labelstudio.project_options import read_extra_params
@@ -43,9 +43,7 @@ LOOPBACK_HINT = (
 
 
 class Failure(BaseModel):
-    """Why a request is not answered, and what to do."""
-
-    error: str
+    error: str = Field(description="Why a request is not answered, and what to do.")
 
 
 _FAILURE = {"application/json": {"schema": Failure.model_json_schema()}}
@@ -96,12 +94,15 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewa
     Raises SetupError when only one of the user and the password for Basic authentication is set.
     """
 
+    end_spans = collect_spans(parts.settings.traces_url) if parts.settings.traces_url else lambda: None
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if prewarm:
             threading.Thread(target=parts.engine.try_loading, name="prewarm", daemon=True).start()
         yield
         parts.close()
+        end_spans()
 
     app = FastAPI(title="Maskloom", version=__version__, description=str(__doc__), lifespan=lifespan, responses=FAILURES)
     registry = CollectorRegistry()

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from backend.values.errors import SetupError
+from backend.telemetry import TRACING
+from backend.values.errors import SetupError, missing_extra
 from backend.values.settings import MEBIBYTE, Settings
 
 PROBES = frozenset({"/", "/health", "/livez", "/readyz"})
@@ -36,6 +37,8 @@ MOST_HELD_BYTES = 256 * MEBIBYTE
 RETRY_AFTER_S = 2
 MOST_ANSWERING = 512
 """Requests to ``/predict`` that are being answered or wait for it."""
+COLLECTOR_S = 2.0
+"""How long a collector of spans may take."""
 _LATER = {"retry-after": str(RETRY_AFTER_S)}
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -109,10 +112,11 @@ class Door:
                 status = message["status"]
             await send(message)
 
+        path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
         try:
-            await self._let_in(scope, receive, watched)
+            with TRACING.span(f"{scope['method']} {path}"):
+                await self._let_in(scope, receive, watched)
         finally:
-            path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
             self._requests.labels(path, str(status)).inc()
             self._seconds.labels(path).observe(time.perf_counter() - started)
 
@@ -190,6 +194,28 @@ class Door:
             pieces.append(piece)
             if not message.get("more_body"):
                 return b"".join(pieces)
+
+
+def collect_spans(url: str) -> Callable[[], None]:
+    """Send spans of requests and of their stages to a collector, by OTLP over HTTP; the answer ends that. Raises SetupError
+    without the extra.
+    """
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise missing_extra("telemetry", "MASKLOOM_TRACES_URL needs OpenTelemetry", error) from error
+    provider = TracerProvider(resource=Resource.create({"service.name": "maskloom"}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=COLLECTOR_S)))
+    TRACING.tracer = provider.get_tracer("maskloom")
+
+    def end() -> None:
+        TRACING.tracer = None
+        provider.shutdown()
+
+    return end
 
 
 def _check_shape(path: str, body: bytes) -> None:

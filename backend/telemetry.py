@@ -6,10 +6,12 @@ import resource
 import sys
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -34,12 +36,28 @@ ANSWERS = Counter(
 ANSWER_KINDS = ("masks", "nothing", "sentence", "failed", "refused")
 
 
+@dataclass(slots=True)
+class Tracing:
+    """OpenTelemetry's tracer, where somebody collects spans."""
+
+    tracer: Any = None
+
+    def span(self, name: str) -> AbstractContextManager[Any]:
+        """Around what the span is about, below the span that it happens in; nothing where nobody collects any."""
+        return nullcontext() if self.tracer is None else self.tracer.start_as_current_span(name)
+
+
+TRACING = Tracing()
+"""Of this process."""
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Measure a stage, one that fails as well."""
     started = perf_counter()
     try:
-        yield
+        with TRACING.span(name):
+            yield
     finally:
         STAGES.labels(name).observe(perf_counter() - started)
 

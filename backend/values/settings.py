@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         "`X-Maskloom-Secret`. Empty hears all.",
     )
 
+    traces_url: str | None = Field(
+        default=None,
+        description="Where spans of requests and of their stages go, by OTLP over HTTP (`http://collector:4318/v1/traces`); "
+        "without it none are made. Needs the extra `telemetry`.",
+    )
+
     def as_json(self) -> str:
         """All of them, what is secret as well, for another process of this server."""
         values = {name: getattr(self, name) for name in Settings.model_fields}

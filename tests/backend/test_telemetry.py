@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -12,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend import door
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.telemetry import ANSWER_KINDS, STAGES, resident_bytes, stage
+from backend.telemetry import ANSWER_KINDS, STAGES, TRACING, resident_bytes, stage
+from backend.values.errors import SetupError
 from backend.values.settings import Settings
 from tests.backend.pictures import two_shapes
 from tests.backend.test_app import body, data_uri, task
@@ -86,3 +91,52 @@ def test_a_request_too_many_is_told_to_come_again(client: TestClient, monkeypatc
     assert client.get("/health").status_code == 200
     monkeypatch.undo()
     assert client.post("/predict", json=body(task(data_uri(two_shapes())))).status_code == 200
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """A collector of spans: its address, and what was sent there."""
+    sent: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/traces", sent
+    server.shutdown()
+    server.server_close()
+
+
+def spans_of(bodies: list[bytes]) -> list[Any]:
+    trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    requests = [trace_service.ExportTraceServiceRequest.FromString(body) for body in bodies]
+    return [span for each in requests for part in each.resource_spans for scope in part.scope_spans for span in scope.spans]
+
+
+def test_a_collector_gets_every_request_with_its_stages_below_it(tmp_path: Path, collector: tuple[str, list[bytes]]) -> None:
+    url, sent = collector
+    settings = Settings(engine="colour", home=tmp_path, traces_url=url)
+    with TestClient(create_app(assemble(settings))) as client:
+        client.post("/predict", json=body(task(data_uri(two_shapes()))))
+    spans = spans_of(sent)
+    (request,) = (span for span in spans if span.name == "POST /predict")
+    below = {span.name for span in spans if span.trace_id == request.trace_id} - {request.name}
+    assert {"load", "wait", "encode", "decode"} <= below
+
+
+def test_nobody_makes_spans_unless_told_to(client: TestClient) -> None:
+    client.post("/predict", json=body(task(data_uri(two_shapes()))))
+    assert TRACING.tracer is None
+
+
+def test_without_the_extra_the_setting_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(SetupError, match=r"MASKLOOM_TRACES_URL needs OpenTelemetry: run .*telemetry"):
+        create_app(assemble(Settings(engine="colour", home=tmp_path, traces_url="http://127.0.0.1:9")))
