@@ -298,8 +298,6 @@ def media_options(settings: Settings) -> MediaOptions:
         max_film_bytes=settings.max_film_mib * MEBIBYTE,
         film_cache_bytes=settings.film_cache_mib * MEBIBYTE,
         max_pixels=round(settings.max_image_megapixels * 1_000_000),
-        connect_timeout_s=settings.connect_timeout_s,
-        read_timeout_s=settings.read_timeout_s,
         user_agent=f"maskloom/{__version__}",
     )
 

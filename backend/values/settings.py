@@ -108,10 +108,6 @@ class Settings(BaseSettings):
         default=None,
         description="A file of certificates (PEM) to trust besides the usual ones, for hosts that a company signed.",
     )
-    connect_timeout_s: float = Field(
-        default=3, gt=0, description="How long a server with images may take to accept a connection."
-    )
-    read_timeout_s: float = Field(default=30, gt=0, description="How long a server with images may stay silent.")
 
     hub_url: str = Field(
         default="https://huggingface.co",

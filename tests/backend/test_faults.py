@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,12 +20,14 @@ from huggingface_hub import constants
 from PIL import Image
 from pydantic import SecretStr
 
+from backend import assemble
 from backend.assemble import bulk_context
 from backend.bulk import run as run_module
 from backend.bulk import values as to_studio
 from backend.bulk.spec import JobSpec
 from backend.engines import download
-from backend.images import Media, MediaOptions
+from backend.images import Media, sites
+from backend.images.limits import MediaOptions
 from backend.labelstudio import api
 from backend.values.errors import RemoteError
 from backend.values.settings import Settings
@@ -86,7 +89,7 @@ def test_an_image_comes_through_a_connection_that_breaks_now_and_then(media: Med
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "TIMEOUT", SHORT)
+    monkeypatch.setattr(sites, "TIMEOUT", SHORT)
     monkeypatch.setattr(run_module, "SETTLING_S", 0.0)
     monkeypatch.setattr(to_studio, "FIRST_PAUSE_S", 0.02)
 
@@ -109,10 +112,14 @@ def test_label_studio_behind_a_broken_connection_is_a_sentence_in_time(fault: st
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["reset", "cut", "half-open"])
-def test_a_bulk_run_over_a_connection_that_breaks_leaves_one_prediction_each(fault: str, tmp_path: Path) -> None:
+def test_a_bulk_run_over_a_connection_that_breaks_leaves_one_prediction_each(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every third connection breaks, some after Label Studio has stored what was sent."""
+    patient = assemble.media_options
+    monkeypatch.setattr(assemble, "media_options", lambda settings: replace(patient(settings), read_timeout_s=0.5))
     with running(StudioDouble().with_tasks(12)) as double, before(double.url) as proxy:
-        where = {"label_studio_url": proxy.url, "label_studio_token": SecretStr(TOKEN), "read_timeout_s": 0.5}
+        where = {"label_studio_url": proxy.url, "label_studio_token": SecretStr(TOKEN)}
         settings = Settings(engine="colour", home=tmp_path, **where)
         context = bulk_context(settings, None, threading.Event())
         job = job_of(context, JobSpec("1"))
