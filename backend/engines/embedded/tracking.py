@@ -1,8 +1,8 @@
 """Following an object by the engine's own decoder: its last mask, moved with the picture, and a memory of how it looked.
 
 The memory is the first and every prompted frame and the latest few, as joint-space vectors with the chance of being the
-object; the places of a new frame are voted on by those they resemble (after Oh et al. 2019, Space-Time Memory). The optical
-flow is Kroeger et al. 2016 (DIS).
+object; the places of a new frame are voted on by those they resemble (after Oh et al. 2019, Space-Time Memory). What stays
+apart from the object and looks little like what was prompted is given up. The optical flow is Kroeger et al. 2016 (DIS).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from backend.engines.base import TrackedMask, TrackingSession
 from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.from_drawing import Drawing, sharpen
-from backend.engines.embedded.views import SKETCHED, Answer, Canvas, chance_of, to_masks
+from backend.engines.embedded.views import FAR, SKETCHED, Answer, Canvas, chance_of, to_masks
 from prompts.examples import Examples, example_of
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
@@ -35,6 +35,14 @@ SHARPNESS = 20.0
 VOTERS = 20
 HIDDEN = 0.05
 """An answer that agrees less than this with what the memory votes for is no answer: the object is hidden or gone."""
+LEAST_PART = 0.05
+"""A smaller share of an answer does not tell how the object looks."""
+STRANGE = 0.6
+"""A part that looks less like what was prompted than so many times the likest part is strange: what hid the object, or lies
+beside it. So does a sliver of the object, for a moment.
+"""
+PATIENCE = 3
+"""So many frames one after another with strange parts show that they are none of the object."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +55,13 @@ class _Memory:
     shown: Examples
     prompted: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=MOST_PROMPTED))
     recent: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    strange: int = 0
+
+    def own_part(self, answer: Answer, trusted: Map) -> Answer:
+        """The answer without parts that look unlike what was prompted, ``trusted (H, W)``, when they have stayed for long."""
+        own = _without_strangers(answer, trusted)
+        self.strange = self.strange + 1 if own is not answer else 0
+        return own if self.strange >= PATIENCE else answer
 
 
 class EmbeddedTracker:
@@ -109,12 +124,14 @@ class EmbeddedSession:
 
     def _follow_one(self, memory: _Memory, canvas: Canvas, flow: Map) -> TrackedMask:
         votes = _votes(canvas, [*memory.prompted, *memory.recent])
-        said = np.asarray((votes + self._decoder.chance_like(canvas, memory.shown)) / 2, np.float32)
+        alike = self._decoder.chance_like(canvas, memory.shown)
+        said = np.asarray((votes + alike) / 2, np.float32)
         answers = self._candidates(memory, canvas, votes, said, flow)
         agreement, answer, drawing = max(answers, key=lambda one: one[0], default=(0.0, None, None))
         if answer is None or drawing is None or agreement < HIDDEN:
             return TrackedMask(np.zeros((canvas.features.size.height, canvas.features.size.width), np.bool_), agreement)
-        sharp = sharpen(answer, canvas, drawing)
+        trusted = np.asarray((_votes(canvas, list(memory.prompted)) + alike) / 2, np.float32)
+        sharp = memory.own_part(sharpen(answer, canvas, drawing), trusted)
         chance = chance_of(sharp.logits)
         if (chance > 0.5).any():
             memory.chance = chance
@@ -132,6 +149,19 @@ class EmbeddedSession:
             answer = self._decoder.decode_drawing(canvas, drawing)
             if answer is not None:
                 yield _overlap(chance_of(answer.logits), votes), answer, drawing
+
+
+def _without_strangers(answer: Answer, trusted: Map) -> Answer:
+    """The same answer where no part is strange, else one without those parts."""
+    count, numbered = cv2.connectedComponents((answer.logits > 0).astype(np.uint8), connectivity=8)
+    pixels = np.bincount(numbered.ravel(), minlength=count)
+    likeness = np.bincount(numbered.ravel(), trusted.ravel(), count) / np.maximum(pixels, 1)
+    likest = likeness[1:][pixels[1:] >= LEAST_PART * pixels[1:].sum()].max(initial=0.0)
+    strange = likeness < STRANGE * likest
+    strange[0] = False
+    if not strange.any():
+        return answer
+    return Answer(np.where(strange[numbered], FAR, answer.logits).astype(np.float32), answer.quality)
 
 
 def _flow(before: Image, now: Image) -> Map:

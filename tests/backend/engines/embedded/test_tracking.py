@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from backend.engines.base import Tracker
 from backend.engines.embedded import build
+from backend.engines.embedded.tracking import _Memory
+from backend.engines.embedded.views import Answer
+from prompts.examples import Examples
 from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 
@@ -79,3 +83,21 @@ def test_a_mask_is_taken_as_it_is_and_corrects_what_follows(tracker: Tracker) ->
 def test_nothing_drawn_on_the_object_is_refused(tracker: Tracker) -> None:
     with pytest.raises(PromptError, match="drawn on the object"):
         tracker.start(1).prompt(0, picture(0), 1, PromptSet((PointPrompt((50, 60), positive=False),)))
+
+
+def test_a_part_that_stays_apart_and_looks_unlike_what_was_prompted_is_given_up_however_large() -> None:
+    logits = np.full((60, 90), -8, np.float32)
+    logits[5:25, 5:25] = logits[5:10, 30:40] = 4
+    alone = Answer(logits.copy(), 0.7)
+    logits[30:58, 20:88] = 6
+    leaked = Answer(logits, 0.7)
+    trusted = np.full((60, 90), 0.2, np.float32)
+    trusted[5:25, 5:25] = 0.8
+    trusted[5:10, 30:40] = 0.6
+    memory = _Memory(np.zeros((60, 90), np.float32), Examples(torch.zeros(0, 4), torch.zeros(0, 4)))
+
+    answers = [memory.own_part(each, trusted) for each in (leaked, leaked, alone, leaked, leaked, leaked, leaked)]
+
+    kept = [bool((each.logits[30:58, 20:88] > 0).any()) for each in answers]
+    assert kept == [True, True, False, True, True, False, False]
+    assert all((each.logits > 0)[5:25, 5:25].all() and (each.logits > 0)[5:10, 30:40].all() for each in answers)
