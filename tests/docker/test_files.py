@@ -99,6 +99,14 @@ def test_the_server_does_not_run_as_root() -> None:
     assert steps().index(user[0]) < next(i for i, step in enumerate(steps()) if "pip install" in step)
 
 
+def test_the_server_writes_nowhere_but_to_its_volumes_and_gains_no_rights() -> None:
+    server = compose()["services"]["maskloom"]
+    assert (server["read_only"], server["cap_drop"], server["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
+    home = next(step for step in steps() if step.startswith("ENV")).partition("MASKLOOM_HOME=")[2].split()[0]
+    written = {volume.split(":")[1] for volume in server["volumes"] if not volume.endswith(":ro")} | set(server["tmpfs"])
+    assert {home, "/tmp"} <= written
+
+
 def test_the_makefile_is_understood_by_make() -> None:
     done = subprocess.run(["make", "-n", "help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
