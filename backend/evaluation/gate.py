@@ -81,7 +81,6 @@ class Gate:
         now = self.tally(tasks, vocabulary, teaching)
         then = self.tally(tasks, vocabulary, self.teacher(before) if before is not None else teach_nothing)
         is_weighed = len({each.task for each in memory.examples}) > 1 and bool(now.ious)
-        doubts = teaching.doubts(vocabulary, self.segmenter())
         return {
             "is_no_worse": not is_weighed or now.quality >= then.quality - SLACK,
             "is_weighed": is_weighed,
@@ -92,8 +91,13 @@ class Gate:
             "iou": round(now.iou, 4),
             "iou_before": round(then.iou, 4),
             "before": before.name if before is not None else "no memory",
-            "doubtful": [each for image, doubt in doubts for each in _doubtful(memory, image, doubt)],
+            "doubtful": self.doubtful(memory, teaching),
         }
+
+    def doubtful(self, memory: FrozenMemory, teaching: Teaching) -> list[dict[str, str]]:
+        """The regions of a memory that nothing is learnt from, as plain values."""
+        doubts = teaching.doubts(vocabulary_of(memory), self.segmenter())
+        return [each for image, doubt in doubts for each in _doubtful(memory, image, doubt)]
 
     def tally(self, tasks: Tasks, vocabulary: Vocabulary, teach: Teach) -> Tally:
         """What is found of accepted regions."""

@@ -87,8 +87,8 @@ class Training:
 
     def _compared(self, tasks: Tasks, memory: FrozenMemory, least: dict[str, float]) -> dict[str, Any]:
         """What is found of held-back tasks with what was fitted and without."""
-        vocabulary = vocabulary_of(memory)
-        then = self.gate.tally(tasks, vocabulary, self.gate.teacher(memory))
+        vocabulary, teaching = vocabulary_of(memory), self.gate.teacher(memory)
+        then = self.gate.tally(tasks, vocabulary, teaching)
         now = self.gate.tally(tasks, vocabulary, self.gate.teacher(memory.with_least(least))) if least else then
         return {
             "tasks": len(tasks),
@@ -98,7 +98,7 @@ class Training:
             "iou": round(now.iou, 4),
             "iou_before": round(then.iou, 4),
             "before": "the same without training",
-            "doubtful": [],
+            "doubtful": self.gate.doubtful(memory, teaching),
         }
 
 

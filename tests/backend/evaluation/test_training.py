@@ -31,6 +31,7 @@ KEY, TASKS = "1@1", 18
 RED = np.array([180.0, 60.0, 60.0])
 AROUND = [np.array((a, b, c)) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]
 """The corners of a cube: each is nearer to the middle than to any other."""
+CORNER = square(48, 64, 0, 0, 6)
 DISC, SPECK = disc(48, 64, 20, 24, 12), square(48, 64, 46, 20, 6)
 
 
@@ -133,6 +134,15 @@ def test_which_tasks_are_held_back_with_all_their_images_depends_on_their_number
     held, own = split(tasks)
     assert (len(held), len(own), {task for task, _ in held} & {task for task, _ in own}) == (20, 40, set())
     assert split(dict(reversed(tasks.items())))[0].keys() == held.keys()
+
+
+def test_training_still_names_the_regions_that_look_wrong(tmp_path: Path) -> None:
+    for number in range(FEWEST_TASKS):
+        annotate(tmp_path, number, False)
+    region = Example(KEY, "0", "0", "wrong", str(tmp_path / "0.png"), "zorp", RunLengths.of(CORNER))
+    bank_of(tmp_path).submit(Submission(KEY, "0", "0", (region,), made_at=1_796_000_000.0))
+    (doubt,) = train(tmp_path).report["doubtful"]
+    assert (doubt["task"], doubt["region"], doubt["label"], doubt["looks_like"]) == ("0", "wrong", "zorp", "")
 
 
 def test_rejected_regions_are_not_accepted_ones(tmp_path: Path) -> None:
