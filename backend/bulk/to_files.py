@@ -9,7 +9,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -18,21 +17,10 @@ from PIL import Image as PillowImage
 
 from backend.bulk.values import Form, FoundRegion, ItemResult, decode_mask
 from backend.export.formats import coco_annotation, colours, paint, yolo_line
-from backend.export.lines import MaskRow
+from backend.export.lines import MaskRow, disk_at
 from backend.stores.ledger import Item
-from backend.values.errors import SetupError
 
 Json = dict[str, Any]
-
-
-@contextmanager
-def disk_at(path: Path) -> Iterator[None]:
-    """Turn a failure of the disk into a SetupError that says which, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SetupError(f"cannot write {path}: {reason}; make room or choose another place, then run again") from error
 
 
 def make_last(path: Path) -> None:

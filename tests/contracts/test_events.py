@@ -24,7 +24,7 @@ from backend.assemble import Parts, assemble
 from backend.serving.runs import MOST_RUNNING
 from backend.values.settings import Settings
 from prompts.geometry import BoolArray
-from tests.backend.serving.test_films import COUNT, HEIGHT, SIDE, WIDTH, picture, places, truth
+from tests.backend.serving.test_films import COUNT, HEIGHT, WIDTH, picture, places, square, truth
 from tests.backend.video.films import Recipe, write_film
 
 VIDEO = (
@@ -94,14 +94,6 @@ def foreground(address: str) -> BoolArray:
     red: BoolArray = (pixels[..., 0] > 127) & (pixels[..., 3] > 0)
     assert np.array_equal(red, pixels[..., 3] > 0), "BitmaskLabels reads what is opaque"
     return red
-
-
-def square(name: str, number: int) -> BoolArray:
-    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
-    if name in places(number):
-        x, y = places(number)[name]
-        mask[y : y + SIDE, x : x + SIDE] = True
-    return mask
 
 
 def test_capabilities_are_told_without_a_look_at_the_task(page: Page) -> None:

@@ -22,17 +22,9 @@ from backend.values.settings import Settings
 from backend.video.film import open_film
 from backend.video.tracks import FrameMask
 from prompts.geometry import BoolArray
-from tests.backend.serving.test_films import CONFIG, COUNT, HEIGHT, SIDE, WIDTH, ask, client, drawn, film, places, truth
+from tests.backend.serving.test_films import CONFIG, COUNT, HEIGHT, WIDTH, ask, client, drawn, film, places, square, truth
 
 __all__ = ["client", "film"]
-
-
-def square(name: str, number: int) -> BoolArray:
-    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
-    if name in places(number):
-        x, y = places(number)[name]
-        mask[y : y + SIDE, x : x + SIDE] = True
-    return mask
 
 
 def holed(mask: FrameMask) -> FrameMask:

@@ -16,6 +16,7 @@ from backend.assemble import assemble
 from backend.serving.runs import Run
 from backend.values.settings import Settings
 from backend.video.keyframes import Box, overlap
+from prompts.geometry import BoolArray
 from prompts.kinds import Image
 from tests.backend.video.films import Recipe, write_film
 from tests.backend.video.test_keyframes import player_shows
@@ -41,6 +42,15 @@ def picture(number: int, scale: int = 1) -> Image:
     for name, (x, y) in places(number).items():
         image[y : y + SIDE, x : x + SIDE] = RED if name == "red" else BLUE
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def square(name: str, number: int) -> BoolArray:
+    """The mask of a square on a frame, empty where it is not there."""
+    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+    if name in places(number):
+        x, y = places(number)[name]
+        mask[y : y + SIDE, x : x + SIDE] = True
+    return mask
 
 
 def truth(name: str, number: int) -> Box | None:

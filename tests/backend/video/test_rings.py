@@ -15,9 +15,9 @@ from backend.labelstudio.request.video import FilmPreannotation, read_videos
 from backend.labelstudio.video_answer import Clock, write_tracks
 from backend.video.timeline import Timeline
 from backend.video.tracks import FrameMask, Track, Tracks
-from prompts.geometry import BoolArray, Size
+from prompts.geometry import BoolArray
+from tests.backend.video.test_keyframes import SIZE, bar, disc
 
-SIZE = Size(240, 400)
 COUNT = 96
 CONFIG = '<View><Video name="v" value="$v"/><VideoVectorLabels name="r" toName="v" closable="true"><Label value="cup"/>'
 XML = CONFIG + "</VideoVectorLabels></View>"
@@ -49,18 +49,6 @@ def filled(path: Sequence[tuple[float, float]]) -> BoolArray:
     points = np.array(path) * (SIZE.width / 100, SIZE.height / 100)
     canvas = np.zeros((SIZE.height, SIZE.width), np.uint8)
     cv2.fillPoly(canvas, [np.round((points - 0.5) * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
-    return canvas.astype(np.bool_)
-
-
-def disc(x: float, y: float, radius: float) -> BoolArray:
-    rows, columns = np.indices((SIZE.height, SIZE.width))
-    mask: BoolArray = np.hypot(columns - x, rows - y) < radius
-    return mask
-
-
-def bar(x: float, y: float, degrees: float) -> BoolArray:
-    canvas = np.zeros((SIZE.height, SIZE.width), np.uint8)
-    cv2.fillConvexPoly(canvas, np.round(cv2.boxPoints(((x, y), (120.0, 60.0), degrees))).astype(np.int32), 1)
     return canvas.astype(np.bool_)
 
 
