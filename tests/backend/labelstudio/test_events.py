@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio import events
-from backend.labelstudio.events import Accepted, Gone, read_event
+from backend.labelstudio.events import Accepted, Gone, TrainingAsked, read_event
 from backend.values.errors import RequestError
 from tests.backend.labelstudio.captured import point
 from tests.backend.labelstudio.request.test_examples import BOX, ELLIPSE, SQUARE, STROKE, TRIANGLE, accepted, region
@@ -71,9 +71,14 @@ def test_deleted_annotations_and_tasks_are_told_by_number() -> None:
     assert tasks.tasks == tuple(str(each["id"]) for each in event("tasks_deleted")["tasks"])
 
 
-@pytest.mark.parametrize("name", ["start_training", "tasks_created", "project_updated"])
+@pytest.mark.parametrize("name", ["tasks_created", "project_updated"])
 def test_other_events_mean_nothing_to_the_memory(name: str) -> None:
     assert read_event(event(name)) == []
+
+
+def test_start_training_asks_for_the_training_of_its_project() -> None:
+    started = event("start_training")
+    assert read_event(started) == [TrainingAsked(str(started["project"]["id"]))]
 
 
 def test_every_kind_of_region_with_an_area_is_remembered_and_points_are_not() -> None:
