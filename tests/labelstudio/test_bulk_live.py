@@ -55,6 +55,7 @@ def environment(studio: Studio, home: Path) -> dict[str, str]:
 
 def start(studio: Studio, home: Path, *arguments: str) -> subprocess.Popen[str]:
     argv = [str(MASKLOOM), *arguments]
+    home.mkdir(exist_ok=True)
     return subprocess.Popen(
         argv, env=environment(studio, home), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
