@@ -58,7 +58,7 @@ def main(
         found = replace(found, text=text.run(data, teacher or _teacher_folder(), found.text, plans["text"]))
     rows = read_rows(data)
     photos = photos_of(rows, SOURCES if noncommercial else NONCOMMERCIAL | SOURCES)
-    names, class_vectors = text.taught(out)
+    names, class_vectors = text.taught(data, found.text)
     if "encoder" in only:
         seen = seen_names(names, photos)
         trained = encoder.train(photos, seen, class_teacher(pretrained, class_vectors), found.encoder, plans["encoder"])

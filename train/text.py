@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from prompts.encoders.embedded import TextTower, tokenize
 from train.data import read_rows
@@ -140,12 +141,6 @@ def vocabulary(data: Path) -> list[str]:
     return sorted(said | {name for names in classes() for name in names})
 
 
-def class_vectors(space: Space) -> torch.Tensor:
-    """The unit vector ``(1000, dim)`` of each of ImageNet's classes: the mean of its names."""
-    means = np.stack([space.vectors(names).mean(axis=0) for names in classes()])
-    return torch.from_numpy(means / np.linalg.norm(means, axis=1, keepdims=True))
-
-
 def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:
     """The tower distilled into the joint space.
 
@@ -169,11 +164,12 @@ def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextT
     return tower
 
 
-def taught(folder: Path) -> tuple[Names, torch.Tensor]:
-    """What the first stage left in a folder: the vectors of all names, and those of ImageNet's classes ``(1000, dim)``."""
-    saved = torch.load(folder / "lessons.pt", weights_only=True)
-    names = tuple(saved["names"])
-    return Names(names, saved["targets"][: len(names)]), saved["classes"]
+@torch.inference_mode()
+def taught(data: Path, tower: TextTower) -> tuple[Names, torch.Tensor]:
+    """What a trained tower says of all names, and of ImageNet's classes ``(1000, dim)``: the mean of their names."""
+    names, tower = tuple(vocabulary(data)), tower.cpu().eval()
+    of_classes = torch.stack([tower(tokenize(list(each))).mean(dim=0) for each in classes()])
+    return Names(names, tower(tokenize(list(names)))), F.normalize(of_classes, dim=1)
 
 
 def _write_lessons(data: Path, teacher: Teacher, out: Path) -> None:
@@ -183,9 +179,8 @@ def _write_lessons(data: Path, teacher: Teacher, out: Path) -> None:
     learnt = lessons(names, list(dict.fromkeys([*nouns, *common_words(teacher.vocabulary)[:WORDS]])), ABOUT)
     dice = np.random.default_rng(0)
     learnt = learnt[: len(names)] + [learnt[k] for k in dice.permutation(np.arange(len(names), len(learnt)))]
-    found = {"targets": torch.from_numpy(space.targets(learnt)), "classes": class_vectors(space)}
-    axes = {"centre": torch.from_numpy(space.centre), "axes": torch.from_numpy(space.axes)}
-    torch.save({"phrases": [lesson.phrase for lesson in learnt], "names": names, **found, **axes}, out / "lessons.pt")
+    found = {"phrases": [lesson.phrase for lesson in learnt], "targets": torch.from_numpy(space.targets(learnt))}
+    torch.save({**found, "names": names}, out / "lessons.pt")
 
 
 def _agreement(vectors: torch.Tensor, targets: Vectors) -> float:
