@@ -53,7 +53,7 @@ from backend.stores.projects import ProjectTable
 from backend.stores.sessions import SessionStore
 from backend.stores.snapshots import FrozenMemory, Snapshots
 from backend.values.errors import SetupError
-from backend.values.features import Batching, FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
+from backend.values.features import SINGLY, Batching, FeatureCache, ImageFeatures, features_from_bytes, features_to_bytes
 from backend.values.settings import MEBIBYTE, Settings
 from backend.video.tracks import KEPT, FrameMask
 from prompts.examples import ShownImage
@@ -74,13 +74,13 @@ LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
 
-def engine_handle(settings: Settings) -> EngineHandle:
+def engine_handle(settings: Settings, batching: Batching = SINGLY) -> EngineHandle:
     """The engine by the settings, not loaded yet. Raises SetupError for an unknown engine, or one that cannot refine."""
     refiner = find_refiner(settings.refine) if settings.refine else None
     options = EngineOptions(settings.home_folder, placement_of(settings), settings.weights, refiner)
 
     def start(engine: Engine) -> Segmenter:
-        return Segmenter(engine, feature_cache(settings, engine.version), batching(settings), settings.tile_px)
+        return Segmenter(engine, feature_cache(settings, engine.version), batching, settings.tile_px)
 
     return EngineHandle(find_engine(settings.engine), options, start)
 
@@ -127,7 +127,7 @@ class Parts:
 
 def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
-    engine = engine_handle(settings)
+    engine = engine_handle(settings, together(settings))
     media = Media(replace(media_options(settings), **WHILE_SOMEBODY_WAITS))
     database = Database(settings.database_url)
     options = ProjectOptions()
@@ -221,24 +221,22 @@ def warmer(settings: Settings, stop: threading.Event) -> Warmer:
             "encoded images have no room on disk: set MASKLOOM_FEATURE_SPILL_MIB for this command and for the server, to about "
             "10 for each image"
         )
-    settings = settings.model_copy(update={"feature_cache_mib": 0, "encode_batch": 1})
+    settings = settings.model_copy(update={"feature_cache_mib": 0})
     engine = engine_handle(settings)
     spill, most_bytes = feature_spill(settings, engine.version), settings.feature_spill_mib * MEBIBYTE
     return Warmer(bulk_images(settings, None, stop), engine.segmenter(), spill, most_bytes, stop=stop)
 
 
-def batching(settings: Settings) -> Batching:
-    """How images of several requests are encoded together, by the settings and by whether there is a GPU to use."""
+def together(settings: Settings) -> Batching:
+    """How images of several requests are encoded: together where there is a GPU to use; without one, that is no quicker."""
     has_gpu = settings.device in ("auto", "cuda") and torch.cuda.is_available()
-    return Batching(settings.encode_batch or (GPU_ENCODE_BATCH if has_gpu else 1))
+    return Batching(GPU_ENCODE_BATCH) if has_gpu else SINGLY
 
 
 def bulk_settings(settings: Settings) -> Settings:
-    """The same for bulk runs. Each image is used once there, so that encoded images take little memory, and none on disk; and
-    nobody else asks, so that no batch waits for others.
-    """
+    """The same for bulk runs: each image is used once there, so that encoded images take little memory, and none on disk."""
     cache_mib = min(settings.feature_cache_mib, BULK_CACHE_MIB)
-    return settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0, "encode_batch": 1})
+    return settings.model_copy(update={"feature_cache_mib": cache_mib, "feature_spill_mib": 0})
 
 
 def bulk_context(settings: Settings, root: Path | None, stop: threading.Event) -> BulkContext:

@@ -50,12 +50,6 @@ class Settings(BaseSettings):
     feature_spill_mib: int = Field(
         default=0, ge=0, description="Disk space for encoded images for which memory has no room, in MiB; 0 keeps none."
     )
-    encode_batch: int = Field(
-        default=0,
-        ge=0,
-        description="How many images of requests at the same time are encoded together at most; 0 means 8 with a GPU and 1 "
-        "without, where together is no quicker.",
-    )
     tile_px: int = Field(
         default=0,
         ge=0,
