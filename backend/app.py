@@ -80,7 +80,7 @@ class PredictBody(BaseModel):
     params: Any = None
 
 
-class Answer(JSONResponse):
+class JsonAnswer(JSONResponse):
     """JSON in ASCII: halves of characters, which a page can send and UTF-8 cannot write, come back as they came."""
 
     def render(self, content: Any) -> bytes:
@@ -179,13 +179,13 @@ def _add_readiness(app: FastAPI, readiness: Readiness, is_private: bool) -> None
 
 def _add_work_routes(app: FastAPI, parts: Parts) -> None:
     @app.post("/predict", response_model=dict[str, Any])
-    def predict(body: PredictBody) -> Answer:
+    def predict(body: PredictBody) -> JsonAnswer:
         """One answer for each task."""
         asked = {**dict(body), "project": parts.projects.key(body.project)}  # not copied: drafts may hold many large masks
         answers = parts.service.predict(asked)
         if parts.prefetcher is not None:
             parts.prefetcher.answered(asked)
-        return Answer({"results": answers})
+        return JsonAnswer({"results": answers})
 
     @app.post("/webhook", status_code=201)
     async def webhook(request: Request) -> dict[str, str]:
@@ -248,16 +248,16 @@ def _add_metrics(app: FastAPI, registry: CollectorRegistry, parts: Parts) -> Non
 
 def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Answer:
+    async def invalid(request: Request, error: RequestValidationError) -> JsonAnswer:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in error.errors()
         )
-        return Answer({"error": f"the body of {request.url.path} cannot be used: {problems}"}, 400)
+        return JsonAnswer({"error": f"the body of {request.url.path} cannot be used: {problems}"}, 400)
 
     @app.exception_handler(MaskloomError)
-    async def failed(request: Request, error: MaskloomError) -> Answer:
+    async def failed(request: Request, error: MaskloomError) -> JsonAnswer:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 503)
-        return Answer({"error": str(error)}, status)
+        return JsonAnswer({"error": str(error)}, status)
 
 
 _STATUS: Mapping[type[MaskloomError], int] = {NotFoundError: 404, RequestError: 400}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from backend.doctor.findings import Finding, examine_machine
+from backend.doctor.findings import Diagnosis, examine_machine
 from backend.images.sites import open_client, read_claims
 from backend.labelstudio.api import AttachedBackend, LabelStudio
 from backend.serving.service import EngineHandle
@@ -26,11 +26,11 @@ _CLOSED_PORT = "http://127.0.0.1:1"
 """Nothing answers here, so that Label Studio attaches nothing: it says whether it would ask this machine at all."""
 
 
-def examine_label_studio(settings: Settings, port: int) -> list[Finding]:
+def examine_label_studio(settings: Settings, port: int) -> list[Diagnosis]:
     """Label Studio by the settings, and how it is connected to a server on ``port``."""
     url, token = settings.label_studio_url, settings.label_studio_token
     if not url:
-        return [Finding(_SUBJECT, "advice", "MASKLOOM_LABEL_STUDIO_URL is not set: it is known once it attaches this server")]
+        return [Diagnosis(_SUBJECT, "advice", "MASKLOOM_LABEL_STUDIO_URL is not set: it is known once it attaches this server")]
     found = [_reach(settings, url)]
     if found[0].level != "ok":
         return found
@@ -44,36 +44,36 @@ def examine_label_studio(settings: Settings, port: int) -> list[Finding]:
             found += _connections(studio, port)
     except MaskloomError as error:
         subject = _TOKEN if getattr(error, "status", None) in (401, 403) else _SUBJECT
-        found = [each for each in found if each.subject != subject] + [Finding(subject, "broken", str(error))]
+        found = [each for each in found if each.subject != subject] + [Diagnosis(subject, "broken", str(error))]
     return found
 
 
-def _reach(settings: Settings, url: str) -> Finding:
+def _reach(settings: Settings, url: str) -> Diagnosis:
     """Whether what answers at the address is a Label Studio; Maskloom itself has the same health page."""
     try:
         with open_client(url, ca_file=settings.ca_file) as client:
             answer = client.get("/api/version", timeout=5.0)
             version = answer.json()["release"] if answer.is_success else None
     except httpx.InvalidURL as error:
-        return Finding(_SUBJECT, "broken", f"{url} is no address ({error}); mend MASKLOOM_LABEL_STUDIO_URL")
+        return Diagnosis(_SUBJECT, "broken", f"{url} is no address ({error}); mend MASKLOOM_LABEL_STUDIO_URL")
     except httpx.HTTPError as error:
         text = f"nothing answers at {url} ({error}): is it running? Else mend MASKLOOM_LABEL_STUDIO_URL"
-        return Finding(_SUBJECT, "broken", text)
+        return Diagnosis(_SUBJECT, "broken", text)
     except (ValueError, KeyError, TypeError):
         version = None
     if version is None:
         text = f"what answers at {url} is no Label Studio ({answer.status_code}); mend MASKLOOM_LABEL_STUDIO_URL"
-        return Finding(_SUBJECT, "broken", text)
-    return Finding(_SUBJECT, "ok", f"version {version} at {url}")
+        return Diagnosis(_SUBJECT, "broken", text)
+    return Diagnosis(_SUBJECT, "ok", f"version {version} at {url}")
 
 
-def _read_token(token: str) -> Finding:
+def _read_token(token: str) -> Diagnosis:
     """Which kind of token it is, and whether it says itself that it has ended."""
     if not token:
         text = (
             "MASKLOOM_LABEL_STUDIO_TOKEN is not set: uploaded images cannot be read; copy one from Label Studio's account page"
         )
-        return Finding(_TOKEN, "broken", text)
+        return Diagnosis(_TOKEN, "broken", text)
     claims: dict[str, Any] = read_claims(token)
     kind = {"refresh": "a personal access token", "access": "an access token, which lives for minutes"}.get(
         str(claims.get("token_type")), "a legacy token"
@@ -82,26 +82,26 @@ def _read_token(token: str) -> Finding:
     if isinstance(ends, int | float) and ends < time.time():
         day = time.strftime("%Y-%m-%d", time.gmtime(ends))
         text = f"{kind} that ended on {day}; make a new one on Label Studio's account page for MASKLOOM_LABEL_STUDIO_TOKEN"
-        return Finding(_TOKEN, "broken", text)
-    return Finding(_TOKEN, "ok", f"{kind}, accepted")
+        return Diagnosis(_TOKEN, "broken", text)
+    return Diagnosis(_TOKEN, "ok", f"{kind}, accepted")
 
 
-def _connections(studio: LabelStudio, port: int) -> Iterator[Finding]:
+def _connections(studio: LabelStudio, port: int) -> Iterator[Diagnosis]:
     projects = list(islice(studio.projects(), MOST_PROJECTS))
     if not projects:
-        yield Finding("attached", "advice", "there is no project yet")
+        yield Diagnosis("attached", "advice", "there is no project yet")
         return
     if refusal := _refusal(studio, projects[0].id):
         yield refusal
     ours = [(project.id, backend) for project in projects for backend in studio.backends(project.id) if _is_ours(backend, port)]
     if not ours:
         text = f"no project asks port {port}: in a project's settings, Model, connect the address of this server"
-        yield Finding("attached", "advice", text)
+        yield Diagnosis("attached", "advice", text)
     for project, backend in ours:
         yield from _examine_backend(studio, project, backend)
 
 
-def _refusal(studio: LabelStudio, project: int) -> Finding | None:
+def _refusal(studio: LabelStudio, project: int) -> Diagnosis | None:
     """Whether Label Studio refuses backends on its own machine, which is what it does unless it is told otherwise."""
     try:
         body = {"project": project, "url": _CLOSED_PORT, "title": "maskloom doctor"}
@@ -112,7 +112,7 @@ def _refusal(studio: LabelStudio, project: int) -> Finding | None:
                 "it refuses backends on its own machine or network: start it with LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and "
                 "SSRF_PROTECTION_ENABLED=false if this server is there"
             )
-            return Finding("loopback", "broken", text)
+            return Diagnosis("loopback", "broken", text)
     return None
 
 
@@ -121,20 +121,20 @@ def _is_ours(backend: AttachedBackend, port: int) -> bool:
     return (url.port or {"http": 80, "https": 443}.get(url.scheme)) == port
 
 
-def _examine_backend(studio: LabelStudio, project: int, backend: AttachedBackend) -> Iterator[Finding]:
+def _examine_backend(studio: LabelStudio, project: int, backend: AttachedBackend) -> Iterator[Diagnosis]:
     subject = f"project {project}"
     if backend.state != "CO":
         text = (
             f"Label Studio has no connection to {backend.url} ({backend.state}): is the server up, and may it be asked there?"
         )
-        yield Finding(subject, "broken", text)
+        yield Diagnosis(subject, "broken", text)
     else:
-        yield Finding(subject, "ok", f"connected to {backend.url}")
+        yield Diagnosis(subject, "ok", f"connected to {backend.url}")
     hook = f"{backend.url.rstrip('/')}/webhook"
     hooks = studio.call("GET", "/api/webhooks/", params={"project": project})
     if not any(each["url"].partition("?")[0] == hook and each.get("is_active", True) for each in hooks):
         text = f"no webhook: accepted annotations are not remembered; add {hook} in the project's settings, Webhooks"
-        yield Finding(subject, "broken", text)
+        yield Diagnosis(subject, "broken", text)
 
 
 KEPT_S = 60.0
@@ -149,21 +149,21 @@ class Readiness:
     settings: Settings
     engine: EngineHandle
     port: int
-    _studio: tuple[float, list[Finding]] = field(default=(-KEPT_S, []), init=False)
+    _studio: tuple[float, list[Diagnosis]] = field(default=(-KEPT_S, []), init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Diagnosis]:
         """Every line; Label Studio may be asked, which takes seconds when it is away."""
         return [*examine_machine(self.settings, self.engine), *self._label_studio()]
 
-    def reasons(self, findings: list[Finding]) -> list[str]:
+    def reasons(self, findings: list[Diagnosis]) -> list[str]:
         """Why nobody can be answered now. A Label Studio that is away is no reason: others may ask."""
         told = [each.text for each in findings if each.level == "broken" and each.subject in ("engine", "disk", "device")]
         if not told and not self.engine.is_loaded:
             told.append(f"the engine {self.engine.version} is not loaded yet")
         return told
 
-    def _label_studio(self) -> list[Finding]:
+    def _label_studio(self) -> list[Diagnosis]:
         with self._lock:
             asked, found = self._studio
             if time.monotonic() - asked >= KEPT_S:

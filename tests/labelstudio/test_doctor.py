@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from backend.demo.label_studio import Studio
-from backend.doctor.findings import Finding
+from backend.doctor.findings import Diagnosis
 from backend.doctor.readiness import examine_label_studio
 from backend.labelstudio.api import LabelStudio
 from backend.values.errors import RemoteError
@@ -18,7 +18,7 @@ from tests.labelstudio.conftest import new_project, running_backend
 pytestmark = pytest.mark.studio
 
 
-def look(studio: Studio, port: int, token: str | None = None) -> dict[str, Finding]:
+def look(studio: Studio, port: int, token: str | None = None) -> dict[str, Diagnosis]:
     settings = Settings(label_studio_url=studio.url, label_studio_token=token or studio.account.token)
     return {each.subject: each for each in examine_label_studio(settings, port)}
 

@@ -37,7 +37,7 @@ from backend.engines.sam.text_grounding import (
     Decoding,
     EverythingOptions,
     Finder,
-    Finding,
+    Grounding,
     LikeFinder,
     MapFinder,
     MapLikeFinder,
@@ -126,14 +126,14 @@ class FoundationDecoder:
     def _decode_drawn(self, features: ImageFeatures, objects: Sequence[Geometry], tokens: PromptTokens) -> MaskSet:
         label = tokens.phrases[0] if len(tokens.phrases) == 1 else None
         candidates = self._parts.decoding.decode(features, objects, self._wanted(features, tokens))
-        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, label) for one in candidates])
+        rows = self._rows(features, [Grounding(one.logits, one.quality, one.quality, label) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """All candidates of the network for one click (see OffersAlternatives)."""
         geometry = geometry_of_drawing(prompts, features.size, self._parts.decoding.network, None)
         candidates = self._parts.decoding.decode_alternatives(features, geometry)
-        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in candidates])
+        rows = self._rows(features, [Grounding(one.logits, one.quality, one.quality, None) for one in candidates])
         return self._named(rows, pooled_embeddings(features, rows.masks)) if len(rows) else rows
 
     def _wanted(self, features: ImageFeatures, tokens: PromptTokens) -> Tensor | None:
@@ -169,13 +169,13 @@ class FoundationDecoder:
 
     def _decode_everything(self, features: ImageFeatures) -> MaskSet:
         found = segment_everything(self._parts.decoding, features, self._parts.everything)
-        rows = self._rows(features, [Finding(one.logits, one.quality, one.quality, None) for one in found])
+        rows = self._rows(features, [Grounding(one.logits, one.quality, one.quality, None) for one in found])
         if self._parts.everything.min_mask_region_area > 0 and len(rows):
             masks = (remove_small_regions(mask, self._parts.everything.min_mask_region_area) for mask in rows.masks)
             rows = rows.with_masks(masks)
         return self._meant(features, rows)
 
-    def _rows(self, features: ImageFeatures, found: Sequence[Finding]) -> MaskSet:
+    def _rows(self, features: ImageFeatures, found: Sequence[Grounding]) -> MaskSet:
         """Findings as rows in their order, without those that have no pixel on the image."""
         if not found:
             return MaskSet.empty(features.size)

@@ -20,7 +20,7 @@ from backend.engines.device import Chunks, computing, import_class, load_pretrai
 from backend.engines.sam.detectors import load_tokenizer
 from backend.engines.sam.geometry import box_of, stability
 from backend.engines.sam.references import Likeness
-from backend.engines.sam.text_grounding import Finding, LikeFinder
+from backend.engines.sam.text_grounding import Grounding, LikeFinder
 from backend.engines.sam.transforms import (
     HALF_MEAN,
     HALF_STD,
@@ -196,7 +196,7 @@ class ConceptFinder:
     def __init__(self, network: Sam3Network) -> None:
         self._network = network
 
-    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Grounding]:
         return [
             finding
             for phrase in phrases
@@ -223,7 +223,7 @@ class LiteTextFinder:
         self._detector.to(device)
 
     @with_cpu_fallback
-    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Grounding]:
         """See Finder."""
         if not phrases:
             return []
@@ -257,7 +257,7 @@ class ExemplarFinder:
         self._chunks = Chunks(network)
         self._otherwise = otherwise
 
-    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]:
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Grounding]:
         here = [likeness for likeness in likenesses if likeness.features is features]
         there = [likeness for likeness in likenesses if likeness.features is not features]
         phrase = phrases[0] if len(phrases) == 1 else EXEMPLARS_ALONE
@@ -271,13 +271,13 @@ class ExemplarFinder:
         network = self._network
         return network.encode(torch.stack([network.frame.pixels(canvas, network.device) for canvas in canvases]))
 
-    def _exemplars(self, features: ImageFeatures, here: Sequence[Likeness], phrase: str) -> list[Finding]:
+    def _exemplars(self, features: ImageFeatures, here: Sequence[Likeness], phrase: str) -> list[Grounding]:
         boxes = [box_of(likeness.prompt.mask).tolist() for likeness in here]
         signs = [int(likeness.prompt.positive) for likeness in here]
         exemplars = exemplars_of(boxes, signs, (features.size.height, features.size.width))
         return _findings(self._network.find(features.tensors, phrase, exemplars), self._network.low_res_side, None)
 
-    def _on_canvas(self, features: ImageFeatures, likeness: Likeness, phrase: str) -> list[Finding]:
+    def _on_canvas(self, features: ImageFeatures, likeness: Likeness, phrase: str) -> list[Grounding]:
         prompt, target = likeness.prompt, features.tensors["pixels"].numpy()
         canvas, box, seam = share_canvas(prompt.image.pixels, box_of(prompt.mask).tolist(), target)
         (embeddings,) = self._chunks.run([canvas], self._encode)
@@ -303,14 +303,14 @@ def share_canvas(reference: Image, box: Sequence[float], target: Image) -> tuple
     return canvas, moved, width
 
 
-def _findings(found: Concepts, side: int, phrase: str | None) -> list[Finding]:
+def _findings(found: Concepts, side: int, phrase: str | None) -> list[Grounding]:
     """What is sure enough, the surest first, in the resolution that the click decoder takes for the next round."""
     if found.presence < LEAST_PRESENCE:
         return []
     best = found.scores.sort(descending=True)
     rows = [row for score, row in zip(best.values.tolist(), best.indices.tolist(), strict=True) if score >= THRESHOLD]
     return [
-        Finding(logits, float(stability(logits)), float(found.scores[row]), phrase)
+        Grounding(logits, float(stability(logits)), float(found.scores[row]), phrase)
         for row in rows[:MOST_FOUND]
         for logits in [resized(found.logits[row], side)]
     ]

@@ -35,7 +35,7 @@ NOTHING = np.zeros((0, 2)), np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Finding:
+class Grounding:
     """A mask that answers something said: ``logits (h, w)``, its ``quality``, how well it fits (``meaning``), both in 0..1, and
     the phrase, None for a reference.
     """
@@ -54,13 +54,13 @@ class Finding:
 class Finder(Protocol):
     """Finds every instance of phrases on an encoded image."""
 
-    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]: ...
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Grounding]: ...
 
 
 class LikeFinder(Protocol):
     """Finds every instance of what positive reference regions show on an encoded image; phrases may help."""
 
-    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]: ...
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Grounding]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +128,7 @@ class MapFinder:
         self._space = space
         self._decoding = decoding
 
-    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Grounding]:
         return [
             finding
             for phrase in phrases
@@ -144,11 +144,11 @@ class BoxFinder:
         self._decoding = decoding
         self._otherwise = otherwise
 
-    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Finding]:
+    def find(self, features: ImageFeatures, phrases: Sequence[str]) -> list[Grounding]:
         boxes = self._grounder.detect(features.tensors, features.size, phrases)
         candidates = self._decoding.decode(features, [Geometry(*NOTHING, box=box) for box in boxes.xyxy])
         found = [
-            Finding(candidate.logits, candidate.quality, score, phrase)
+            Grounding(candidate.logits, candidate.quality, score, phrase)
             for candidate, score, phrase in zip(candidates, boxes.scores.tolist(), boxes.phrases, strict=True)
             if candidate.is_there
         ]
@@ -161,7 +161,7 @@ class MapLikeFinder:
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
 
-    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Finding]:
+    def find_like(self, features: ImageFeatures, likenesses: Sequence[Likeness], phrases: Sequence[str]) -> list[Grounding]:
         return [
             finding
             for likeness in likenesses
@@ -170,7 +170,7 @@ class MapLikeFinder:
         ]
 
 
-def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phrase: str | None) -> list[Finding]:
+def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phrase: str | None) -> list[Grounding]:
     """The spots of a score map as masks; one that fits its own spot badly is no answer, nor is one without a pixel or one that
     the network does not believe in.
     """
@@ -180,7 +180,7 @@ def find_on_map(decoding: Decoding, features: ImageFeatures, score: Tensor, phra
     for spot, candidate in zip(spots, candidates, strict=True):
         meaning = _fit(spot, candidate, decoding.network, features.size)
         if candidate.is_there and meaning >= LEAST_MEANING:
-            found.append(Finding(candidate.logits, candidate.quality, meaning, phrase))
+            found.append(Grounding(candidate.logits, candidate.quality, meaning, phrase))
     return found
 
 

@@ -22,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN = HALF_STD = (0.5, 0.5, 0.5)
 
 
-class Frame(Protocol):
+class InputFrame(Protocol):
     """The square input of a network, ``side`` pixels wide, and the way into it and back."""
 
     @property
@@ -111,7 +111,7 @@ def resize_image(image: Image, size: Size, device: torch.device) -> Tensor:
     return resized[0].float().to(device)
 
 
-def to_masks(frame: Frame, logits: Tensor, size: Size) -> BoolArray:
+def to_masks(frame: InputFrame, logits: Tensor, size: Size) -> BoolArray:
     """Logits ``(N, h, w)`` as masks ``(N, H, W)``, one at a time, so that many masks of a large image fit into memory."""
     masks = np.zeros((len(logits), size.height, size.width), np.bool_)
     for row, mask in enumerate(logits):
@@ -180,7 +180,7 @@ class PromptableNetwork(Protocol):
     """A network of the SAM family."""
 
     @property
-    def frame(self) -> Frame: ...
+    def frame(self) -> InputFrame: ...
 
     @property
     def low_res_side(self) -> int:

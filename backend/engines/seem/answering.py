@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.device import ShrinkingChunks
-from backend.engines.seem.inputs import THINGS, Frame, SeemImage, TrainedVocabulary, mask_quality
+from backend.engines.seem.inputs import THINGS, InputFrame, SeemImage, TrainedVocabulary, mask_quality
 from backend.engines.seem.predictor import Ask, Prediction, Predictor
 from backend.engines.seem.space import Drawings, SeemTokens, how_to_ask
 from backend.engines.seem.wiring import VisualTokens
@@ -112,13 +112,13 @@ class Candidates:
         return ordered.rows(torch.tensor(kept, dtype=torch.long, device=iou.device))
 
 
-def to_mask_set(frame: Frame, found: Candidates, label: str | None) -> MaskSet:
+def to_mask_set(frame: InputFrame, found: Candidates, label: str | None) -> MaskSet:
     """The answers at the image's size, one at a time to bound the memory; a mask without a pixel is no answer."""
     masks = [frame.enlarge(found.logits[row : row + 1])[0].cpu().numpy() > 0 for row in range(len(found.scores))]
     return _mask_set(frame, found, masks, label)
 
 
-def segments_to_mask_set(frame: Frame, found: Candidates, numbers: Tensor, segments: Sequence[Segment]) -> MaskSet:
+def segments_to_mask_set(frame: InputFrame, found: Candidates, numbers: Tensor, segments: Sequence[Segment]) -> MaskSet:
     """The segments of a panoptic map ``(h, w)`` of the content, best first; ``found`` are all asked that it was made of."""
     best_first = sorted(segments, key=lambda segment: -segment.score)
     chosen = found.rows(torch.tensor([segment.query for segment in best_first], dtype=torch.long, device=numbers.device))
@@ -126,7 +126,7 @@ def segments_to_mask_set(frame: Frame, found: Candidates, numbers: Tensor, segme
     return _mask_set(frame, chosen, masks, None)
 
 
-def _mask_set(frame: Frame, found: Candidates, masks: Sequence[np.ndarray], label: str | None) -> MaskSet:
+def _mask_set(frame: InputFrame, found: Candidates, masks: Sequence[np.ndarray], label: str | None) -> MaskSet:
     kept = [row for row, mask in enumerate(masks) if mask.any()]
     if not kept:
         return MaskSet.empty(frame.size)

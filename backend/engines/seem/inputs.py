@@ -67,7 +67,7 @@ class InputSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class InputFrame:
     """One image's place in the network's input: its own ``size``, its ``content`` after resizing, and the ``padded`` whole."""
 
     size: Size
@@ -75,7 +75,7 @@ class Frame:
     padded: Size
 
     @classmethod
-    def of(cls, size: Size, limits: InputSize) -> Frame:
+    def of(cls, size: Size, limits: InputSize) -> InputFrame:
         """The frame of an image of this size."""
         short, long = sorted((size.height, size.width))
         scale = min(limits.short / short, limits.longest / long)
@@ -132,9 +132,9 @@ class Frame:
         return functional.pad(image, (0, right, 0, bottom))
 
 
-def frame_of(image: Image, limits: InputSize) -> Frame:
+def frame_of(image: Image, limits: InputSize) -> InputFrame:
     """The frame of an image ``(H, W, 3)``."""
-    return Frame.of(size_of(image), limits)
+    return InputFrame.of(size_of(image), limits)
 
 
 GRID_LEVEL = 2
@@ -145,7 +145,7 @@ GRID_LEVEL = 2
 class SeemImage:
     """An image in its frame: its pixels' features, and what the object queries saw in it before anything was asked."""
 
-    frame: Frame
+    frame: InputFrame
     pixels: PixelFeatures
     objects: Prediction
 
@@ -157,7 +157,7 @@ class SeemImage:
         embedding = tensors["embedding"]
         place = torch.zeros(len(embedding), dtype=torch.long, device=embedding.device)
         objects = Prediction(embedding, tensors["mask_embedding"], place + Group.OBJECT, place)
-        return cls(Frame.of(features.size, limits), PixelFeatures(levels, tensors["mask_features"]), objects)
+        return cls(InputFrame.of(features.size, limits), PixelFeatures(levels, tensors["mask_features"]), objects)
 
     def pack(self, objectness: Tensor) -> ImageFeatures:
         """Everything as tensors, with the joint-space grid; ``objectness (Q,)`` is how sure each object query is."""

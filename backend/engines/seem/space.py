@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backend.engines.seem.inputs import QUICK, Frame, InputSize, SeemImage, SeemNetwork, VocabularyReader
+from backend.engines.seem.inputs import QUICK, InputFrame, InputSize, SeemImage, SeemNetwork, VocabularyReader
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import Group, MaskMemory, VisualTokens, Wiring, merge_tokens, repeat_tokens, stack_tokens
 from backend.values.features import ImageFeatures
@@ -110,7 +110,7 @@ class Drawings:
         return len(self.positive)
 
 
-def render(prompts: PromptSet, frame: Frame, memory: ObjectMemory | None, device: torch.device) -> Drawings:
+def render(prompts: PromptSet, frame: InputFrame, memory: ObjectMemory | None, device: torch.device) -> Drawings:
     """Everything that was drawn, each object (see PromptSet.objects) on its own.
 
     Memory belongs to the object that it is of (see prompts.memory.owner_of). An object that was only told what it is not
@@ -132,14 +132,14 @@ def render(prompts: PromptSet, frame: Frame, memory: ObjectMemory | None, device
     return _drop_empty(positive, negative, remembered, device)
 
 
-def _region(prompts: PromptSet, frame: Frame, *, positive: bool) -> Tensor:
+def _region(prompts: PromptSet, frame: InputFrame, *, positive: bool) -> Tensor:
     """The drawn prompts of one sign as one mask ``(H, W)`` of the input."""
     regions = PromptSet(tuple(prompt for prompt in prompts.drawn if not isinstance(prompt, PointPrompt)))
     clicks = prompts.point_coords[prompts.point_labels == int(positive)]
     return frame.place(regions.region(frame.size, positive=positive)) | frame.place_clicks(clicks)
 
 
-def _enlarge(logits: Tensor, frame: Frame) -> Tensor:
+def _enlarge(logits: Tensor, frame: InputFrame) -> Tensor:
     """The previous mask ``(H, W)`` bool, from its low-resolution logits."""
     size = (frame.padded.height, frame.padded.width)
     return functional.interpolate(logits[None, None], size, mode="bilinear")[0, 0] > 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.engines.seem.answering import PanopticRule, mask_quality, panoptic_map
-from backend.engines.seem.inputs import Frame
+from backend.engines.seem.inputs import InputFrame
 from backend.engines.seem.predictor import Ask
 from backend.engines.seem.wiring import Group
 from prompts.geometry import Size
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 THINGS = {0, 1}
 
 
-def frame(recording: Recording) -> Frame:
+def frame(recording: Recording) -> InputFrame:
     """Image A is 124 x 90 pixels and its maps were asked for at 133 x 103."""
     height, width = (int(side) for side in recording["A.padded_size"])
-    return Frame(Size(103, 133), Size(90, 124), Size(height, width))
+    return InputFrame(Size(103, 133), Size(90, 124), Size(height, width))
 
 
 def logits(recording: Recording) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.seem.inputs import Frame, InputSize, SeemImage
+from backend.engines.seem.inputs import InputFrame, InputSize, SeemImage
 from backend.engines.seem.pixel_decoders import PixelFeatures
 from backend.engines.seem.predictor import Prediction
 from prompts.geometry import Size
@@ -19,7 +19,7 @@ SIZES = st.builds(Size, st.integers(1, 300), st.integers(1, 300))
 
 @given(SIZES)
 def test_the_input_keeps_the_proportions_within_its_limits(size: Size) -> None:
-    frame = Frame.of(size, LIMITS)
+    frame = InputFrame.of(size, LIMITS)
     short, long = sorted((frame.content.height, frame.content.width))
     assert short <= 64
     assert long <= 128
@@ -33,7 +33,7 @@ def test_the_input_keeps_the_proportions_within_its_limits(size: Size) -> None:
 
 @given(SIZES, st.data())
 def test_no_drawn_pixel_is_lost_however_thin(size: Size, data: st.DataObject) -> None:
-    frame = Frame.of(size, LIMITS)
+    frame = InputFrame.of(size, LIMITS)
     row, column = data.draw(st.integers(0, size.height - 1)), data.draw(st.integers(0, size.width - 1))
     mask = np.zeros((size.height, size.width), np.bool_)
     mask[row, column] = True
@@ -46,7 +46,7 @@ def test_no_drawn_pixel_is_lost_however_thin(size: Size, data: st.DataObject) ->
 
 @given(SIZES, st.floats(0, 1), st.floats(0, 1))
 def test_a_click_is_a_small_square_around_its_pixel(size: Size, across: float, down: float) -> None:
-    frame = Frame.of(size, LIMITS)
+    frame = InputFrame.of(size, LIMITS)
     placed = frame.place_clicks(np.array([[across * size.width, down * size.height]]))
     assert 1 <= int(placed.sum()) <= 9
     row = min(int(down * size.height * frame.content.height / size.height), frame.content.height - 1)
@@ -56,7 +56,7 @@ def test_a_click_is_a_small_square_around_its_pixel(size: Size, across: float, d
 
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 def test_a_mask_comes_back_to_where_it_was_drawn(how: str) -> None:
-    frame = Frame.of(Size(90, 150), LIMITS)
+    frame = InputFrame.of(Size(90, 150), LIMITS)
     mask = np.zeros((90, 150), np.bool_)
     mask[20:60, 40:120] = True
     logits = torch.nn.functional.avg_pool2d(frame.place(mask)[None].float(), 4) * 10 - 5
@@ -65,7 +65,7 @@ def test_a_mask_comes_back_to_where_it_was_drawn(how: str) -> None:
 
 
 def test_padding_is_zero_after_normalising() -> None:
-    frame = Frame.of(Size(60, 100), LIMITS)
+    frame = InputFrame.of(Size(60, 100), LIMITS)
     prepared = frame.prepare(np.full((60, 100, 3), 255, np.uint8))
     assert prepared.shape == (1, 3, 64, 128)
     assert (prepared[..., : frame.content.width] > 1).all()
@@ -86,7 +86,7 @@ def two_halves() -> SeemImage:
     levels = tuple(torch.randn(1, 3, 16 // step, 24 // step) for step in (8, 4, 2))
     place = torch.zeros(3, dtype=torch.long)
     said = Prediction(3 * torch.eye(3), 20 * torch.eye(3) - torch.tensor([[0, 20, 0], [20, 0, 0], [0, 0, 0]]), place, place)
-    return SeemImage(Frame.of(Size(64, 96), SMALL_LIMITS), PixelFeatures(levels, mask_features), said)  # type: ignore[arg-type]
+    return SeemImage(InputFrame.of(Size(64, 96), SMALL_LIMITS), PixelFeatures(levels, mask_features), said)  # type: ignore[arg-type]
 
 
 def test_a_region_means_what_the_queries_that_cover_it_mean() -> None:

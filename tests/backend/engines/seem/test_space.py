@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from backend.engines.seem.inputs import Frame, InputSize
+from backend.engines.seem.inputs import InputFrame, InputSize
 from backend.engines.seem.space import Drawings, render
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, ObjectMemory, PointPrompt, Prompt, PromptSet
 
-FRAME = Frame.of(Size(64, 96), InputSize(64, 128, 32))
+FRAME = InputFrame.of(Size(64, 96), InputSize(64, 128, 32))
 LEFT, RIGHT = BoxPrompt((4, 8, 40, 56)), BoxPrompt((56, 8, 92, 56))
 
 
