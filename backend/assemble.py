@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from backend import __version__
@@ -27,6 +28,7 @@ from backend.images import Media
 from backend.images.limits import ImageSource, MediaOptions
 from backend.labelstudio.api import LabelStudio, Project, is_up
 from backend.labelstudio.project_options import ProjectOptions
+from backend.labelstudio.verdicts import Canaries
 from backend.segmenter import Segmenter
 from backend.serving.films import FilmAnswerer
 from backend.serving.history import History, LateWrites
@@ -152,6 +154,7 @@ def assemble(settings: Settings) -> Parts:
         EventProtocol(engine, media, media),
         hand_over=jobs.hand_over,
         record=recorder.record,
+        damage=Canaries(settings.canaries, np.random.default_rng()).among if settings.canaries else lambda answer: answer,
     )
     prefetcher = prefetching(settings, engine, media)
     known = (lambda url, project: True) if settings.webhook_secret else media.knows

@@ -15,7 +15,7 @@ from backend.cli.bulk import open_context
 from backend.cli.terminal import read_settings, say, say_error, write_text
 from backend.serving.remembering import Remembered
 from backend.serving.remembering import remember as remember_all
-from backend.stores.balance import Balance, BalanceRow
+from backend.stores.balance import Balance, BalanceRow, wilson
 from backend.stores.curation import Curation
 from backend.stores.database import Database
 from backend.stores.projects import number_of
@@ -59,6 +59,10 @@ def balance(
     print(HEAD)
     for row in rows:
         print(_line(row))
+    noticed, overlooked = sum(row.noticed for row in rows), sum(row.overlooked for row in rows)
+    if damaged := noticed + overlooked:
+        low, high = wilson(noticed, damaged)
+        print(f"of {damaged:,} suggestions that were damaged on purpose {noticed:,} were put right ({low:.0%}-{high:.0%})")
     if out is not None:
         numbers = [{**asdict(row), "week": row.week.isoformat(), "accepted_share": row.accepted_share} for row in rows]
         write_text(out, json.dumps(numbers, indent=1), "--out")

@@ -160,7 +160,10 @@ class MemoryPage:
             for r in rows
             if r.week in totals
         ]
-        return pictures.section("Acceptance", pictures.charts(line), pictures.table(head, told[:100]))
+        noticed, overlooked = sum(row.noticed for row in rows), sum(row.overlooked for row in rows)
+        seen = f"Of {noticed + overlooked:,} suggestions that were damaged on purpose {noticed:,} were put right."
+        canaries = pictures.note(seen) if noticed or overlooked else ""
+        return pictures.section("Acceptance", pictures.charts(line), canaries, pictures.table(head, told[:100]))
 
     def _versions(self, project: str, versions: Sequence[Snapshot]) -> str:
         head = ["version", "frozen", "regions", "quality", "before", "state", ""]

@@ -21,6 +21,7 @@ from backend.labelstudio.answer import Found, write_message, write_refusal
 from backend.labelstudio.request.request import InteractionRequest, PreannotationRequest, Request, TaskRequest, read_predict
 from backend.labelstudio.request.video import FilmRequest
 from backend.labelstudio.shapes.base import Answer, is_event, new_answer, number_regions, write_failure, write_together
+from backend.labelstudio.verdicts import has_canaries
 from backend.segmenter import EngineSource, Segmenter
 from backend.telemetry import ANSWERS
 from backend.values.errors import MaskloomError
@@ -128,7 +129,9 @@ class AnswersEvents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Answers Label Studio's requests; a task that fails costs that task alone."""
+    """Answers Label Studio's requests; a task that fails costs that task alone. ``damage`` makes canaries of some of what is
+    suggested for a task on which nothing was drawn.
+    """
 
     engine: EngineSource
     preannotator: Preannotates
@@ -137,6 +140,7 @@ class Service:
     events: AnswersEvents
     hand_over: HandOver = lambda project, tasks, ready: False
     record: Record = lambda answered: None
+    damage: Callable[[Answer], Answer] = lambda answer: answer
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
@@ -171,6 +175,7 @@ class Service:
         found = self.interactor.find(task) if isinstance(task, InteractionRequest) else self.preannotator.find(task)
         ANSWERS.labels(found.kind).inc()
         answer = number_regions(found.write(task), new_answer())
+        answer = answer if isinstance(task, InteractionRequest) else self.damage(answer)
         self.record((task, answer))
         return answer
 
@@ -178,7 +183,8 @@ class Service:
         log.warning("answered %d of %d tasks within %.0f s", len(answers), len(tasks), DEADLINE_S)
         readable = [task for task in tasks if isinstance(task, PreannotationRequest)]
         made = ((task, answer) for task, answer in zip(tasks, answers, strict=False) if "result" in answer)
-        ready = {task.task_id: answer for task, answer in made if isinstance(task, PreannotationRequest)}
+        whole = ((task, answer) for task, answer in made if not has_canaries(answer))
+        ready = {task.task_id: answer for task, answer in whole if isinstance(task, PreannotationRequest)}
         taken = bool(readable) and self.hand_over(readable[0].project, [task.task_id for task in readable], ready)
         return [] if taken else answers[:1]
 

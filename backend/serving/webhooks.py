@@ -114,5 +114,5 @@ class AnnotationEvents:
 
 def take(told: Accepted, memory: MemoryBank) -> bool:
     """Remember an annotation with what it says about the suggestions; False where it is not to be remembered."""
-    examples = compare(told.examples, told.suggested, told.was_derived)
-    return memory.submit(replace(told.submission, examples=tuple(examples)))
+    found = compare(told.examples, told.suggested, told.was_derived)
+    return memory.submit(replace(told.submission, examples=found.examples, noticed=found.noticed))

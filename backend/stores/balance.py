@@ -11,6 +11,8 @@ from typing import Any
 import sqlalchemy as sql
 
 from backend.stores.answers import FIRST_MONDAY_S, WEEK_S, Answers, week_number
+from backend.stores.canaries import canaries
+from backend.stores.canaries import metadata as canary_metadata
 from backend.stores.database import Database
 from backend.stores.memory import examples, metadata, submissions
 from backend.values.session import Verdict
@@ -25,6 +27,8 @@ class BalanceRow:
 
     ``suggested`` is the sum of the accepted, corrected and rejected; ``iou`` the mean over those that were not rejected;
     ``seconds`` what an annotation took, divided by its regions, on average; ``prompts`` the answers to clicks, boxes and words.
+    Of suggestions that were damaged on purpose, none of which counts above, ``noticed`` were put right or deleted and
+    ``overlooked`` were submitted as they were.
     """
 
     label: str
@@ -37,6 +41,8 @@ class BalanceRow:
     iou: float | None = None
     seconds: float | None = None
     prompts: int = 0
+    noticed: int = 0
+    overlooked: int = 0
 
     @property
     def suggested(self) -> int:
@@ -63,16 +69,18 @@ class Balance:
         self._database = database
         self._answers = Answers(database)
         database.create(metadata)
+        database.create(canary_metadata)
 
     def rows(self, project: str) -> list[BalanceRow]:
         """By label and week, the newest week first. The database adds up, so that the cost hardly grows with the memory."""
         with self._database.reading() as connection:
             regions = {(row.label, _monday(row.week)): row for row in connection.execute(_sums(project))}
+            seen = {(row.label, _monday(row.week)): row for row in connection.execute(_canaries(project))}
         prompts: Counter[tuple[str, date]] = Counter()
         for label, week, number in self._answers.interactions(project):
             prompts[label, _monday(week)] += number
-        keys = sorted({*regions, *prompts}, key=lambda key: (-key[1].toordinal(), key[0]))
-        return [_row(key, regions.get(key), prompts[key]) for key in keys]
+        keys = sorted({*regions, *prompts, *seen}, key=lambda key: (-key[1].toordinal(), key[0]))
+        return [_row(key, regions.get(key), prompts[key], seen.get(key)) for key in keys]
 
 
 def _sums(project: str) -> sql.Select[Any]:
@@ -92,11 +100,24 @@ def _sums(project: str) -> sql.Select[Any]:
     return found.outerjoin(share, share.c.annotation == examples.c.annotation).group_by(examples.c.label, sql.text("week"))
 
 
-def _row(key: tuple[str, date], sums: Any, prompts: int) -> BalanceRow:
+def _canaries(project: str) -> sql.Select[Any]:
+    """How many canaries of each label and week were noticed and overlooked in annotations that are still there."""
+    there = (submissions.c.project == canaries.c.project) & (submissions.c.annotation == canaries.c.annotation)
+    week = week_number(canaries.c.made_at).label("week")
+    counts = [
+        sql.func.sum(sql.case((canaries.c.was_noticed == is_seen, 1), else_=0)).label(name)
+        for name, is_seen in (("noticed", True), ("overlooked", False))
+    ]
+    found = sql.select(canaries.c.label, week, *counts).join(submissions, there).where(canaries.c.project == project)
+    return found.group_by(canaries.c.label, sql.text("week"))
+
+
+def _row(key: tuple[str, date], sums: Any, prompts: int, seen: Any) -> BalanceRow:
+    noticed, overlooked = (seen.noticed, seen.overlooked) if seen is not None else (0, 0)
     if sums is None:
-        return BalanceRow(*key, prompts=prompts)
+        return BalanceRow(*key, prompts=prompts, noticed=noticed, overlooked=overlooked)
     counts = (sums.accepted, sums.corrected, sums.rejected, sums.missed, sums.drawn)
-    return BalanceRow(*key, *counts, sums.iou, sums.seconds, prompts)
+    return BalanceRow(*key, *counts, sums.iou, sums.seconds, prompts, noticed, overlooked)
 
 
 def week_of(moment: float) -> date:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from backend.stores.answers import Answers
+from backend.stores.canaries import canaries
 from backend.stores.database import Database
 from backend.stores.memory import (
     PINNED,
@@ -125,7 +126,7 @@ class Curation:
         """Forget everything about a project, its versions and answers as well, and remember nothing from now on."""
         with self._database.writing() as connection:
             note_change(connection, project, set(connection.scalars(sql.select(examples.c.label).where(_here(project)))))
-            for table in (frozen, snapshots, examples, submissions, forgotten):
+            for table in (frozen, snapshots, examples, submissions, forgotten, canaries):
                 connection.execute(sql.delete(table).where(table.c.project == project))
             here = projects.c.project == project
             connection.execute(sql.update(projects).where(here).values(is_off=True, bulk_snapshot=None))

@@ -9,6 +9,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from backend.stores.canaries import metadata as canary_metadata
+from backend.stores.canaries import note_canaries
 from backend.stores.database import Database
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
@@ -135,6 +137,7 @@ class MemoryBank:
     def __init__(self, database: Database) -> None:
         self._database = database
         database.create(metadata)
+        database.create(canary_metadata)
 
     def submit(self, told: Submission) -> bool:
         """Take what an annotation shows as all that it shows; False for an annotation that is known to be deleted or newer, and
@@ -152,6 +155,7 @@ class MemoryBank:
             facts = {name: getattr(told, name) for name in ("project", "annotation", "task", "annotator", "made_at", "seconds")}
             connection.execute(sql.insert(submissions), facts)
             self._replace(connection, project, annotation, told.examples)
+            note_canaries(connection, told)
         return True
 
     def replace(self, project: str, annotation: str, shown: Sequence[Example]) -> None:

@@ -126,7 +126,7 @@ class Example:
 @dataclass(frozen=True, slots=True, eq=False)
 class Submission:
     """An annotation as it stands: what it shows and what it rejects. ``seconds`` is how long it took (``lead_time``), None when
-    that is not known.
+    that is not known; ``noticed`` has the labels of suggestions that were damaged on purpose, and whether that was seen.
     """
 
     project: str
@@ -137,6 +137,7 @@ class Submission:
     engine: str = ""
     made_at: float = 0.0
     seconds: float | None = None
+    noticed: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,13 @@ class Settings(BaseSettings):
         description="Refuse to fetch models. The engines of `maskloom fetch` never use the network.",
     )
 
+    canaries: float = Field(
+        default=0,
+        ge=0,
+        le=0.5,
+        description="The share of suggested regions of pre-annotations that lose a part on purpose, which tells whether people "
+        "still look at them (`maskloom balance`); bulk runs never have any. 0 damages none.",
+    )
     session_hours: float = Field(default=24, gt=0, description="How long a round of prompting is remembered.")
     basic_auth_user: str | None = Field(
         default=None,

@@ -12,6 +12,7 @@ import pytest
 from backend.export.gather import AnnotationFilter, Pick, Review, Scope, agreement
 from backend.export.lines import FileNames
 from backend.export.run import Format
+from backend.labelstudio.verdicts import Canaries
 from backend.values.masks import Region, RunLengths
 from tests.backend.bulk.runs import drawn, same
 from tests.backend.export.projects import ProjectDouble, annotation, region
@@ -71,6 +72,19 @@ def test_of_annotators_who_agree_the_one_in_the_middle_counts_and_others_are_lef
     alone.add(1, annotation(1, region("a", "red", square(48, 64, 1, 1, 9))))
     report = exported(alone, tmp_path / "c", Format.COCO, scope)
     assert "only one annotator" in report.left_out[0].reason
+
+
+def test_a_damaged_suggestion_that_nobody_has_changed_is_left_out(tmp_path: Path) -> None:
+    drawn_again, whole = square(48, 64, 5, 5, 10), square(48, 64, 30, 5, 10)
+    regions = [region("mk_0123456789_0", "red", drawn_again), region("mk_0123456789_1", "blue", drawn_again)]
+    canaries = Canaries(1.0, np.random.default_rng(0)).among({"result": regions})["result"]
+    double = ProjectDouble()
+    origins = ("prediction", "prediction-changed")
+    kept = [{**each, "origin": origin} for each, origin in zip(canaries, origins, strict=True)]
+    double.add(1, annotation(1, *kept, region("mine", "red", whole)))
+    report = exported(double, tmp_path, Format.COCO, Scope())
+    assert sorted(label for label, _ in read_coco(tmp_path)["1.png"]) == ["blue", "red"]
+    assert [(each.region, "damaged on purpose" in each.reason) for each in report.left_out] == [(kept[0]["id"], True)]
 
 
 @pytest.mark.parametrize(

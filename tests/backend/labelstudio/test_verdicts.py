@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from backend.labelstudio.events import Accepted, read_event
-from backend.labelstudio.verdicts import compare
+from backend.labelstudio.verdicts import Compared, compare
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Verdict
 from tests.backend.labelstudio.test_events import event
@@ -22,18 +23,19 @@ DOG = replace(CAT, region="mk_b", label="Dog", runs=SQUARE)
 SUGGESTED = [replace(each, engine="engine-1") for each in (CAT, DOG)]
 
 
-def told(found: list[Example]) -> list[tuple[str, str | None, str]]:
-    return [(each.region, each.label, str(each.verdict)) for each in found]
+def told(found: Compared | Sequence[Example]) -> list[tuple[str, str | None, str]]:
+    examples = found.examples if isinstance(found, Compared) else found
+    return [(each.region, each.label, str(each.verdict)) for each in examples]
 
 
 def test_what_is_submitted_as_it_was_suggested_is_accepted_and_names_the_engine() -> None:
-    found = compare([CAT, DOG], SUGGESTED)
+    found = compare([CAT, DOG], SUGGESTED).examples
     assert told(found) == [("mk_a", "Cat", "accepted"), ("mk_b", "Dog", "accepted")]
     assert [(each.engine, each.iou) for each in found] == [("engine-1", 1.0)] * 2
 
 
 def test_another_shape_under_the_same_id_is_a_correction_with_what_was_left_of_it() -> None:
-    (found, _) = compare([replace(CAT, runs=MOVED), DOG], SUGGESTED)
+    (found, _) = compare([replace(CAT, runs=MOVED), DOG], SUGGESTED).examples
     truth = (disc(80, 120, 30, 40, 18) & disc(80, 120, 33, 40, 18)).sum() / (
         disc(80, 120, 30, 40, 18) | disc(80, 120, 33, 40, 18)
     ).sum()
@@ -81,7 +83,7 @@ def test_where_nothing_is_known_to_have_been_suggested_a_region_was_drawn() -> N
 def test_shapes_on_other_images_and_of_other_sizes_are_others() -> None:
     elsewhere = replace(CAT, region="x", image_url="/b.png")
     larger = replace(CAT, region="y", runs=RunLengths.of(np.ones((90, 120), np.bool_)))
-    assert [str(each.verdict) for each in compare([elsewhere, larger], SUGGESTED)] == ["missed", "missed"]
+    assert [str(each.verdict) for each in compare([elsewhere, larger], SUGGESTED).examples] == ["missed", "missed"]
 
 
 def test_an_event_brings_the_prediction_that_was_viewed_who_submitted_when_and_how_long_it_took() -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from backend.assemble import Parts
+from backend.assemble import Parts, assemble
 from backend.labelstudio.shapes.base import answer_of
+from backend.labelstudio.verdicts import is_canary
 from backend.stores.balance import Balance
+from backend.stores.curation import Curation
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
-from tests.backend.annotator import CONFIG, Annotator, click
+from backend.values.settings import Settings
+from tests.backend.annotator import CONFIG, Annotator, click, shape_of
 from tests.backend.conftest import Path
 
 
@@ -63,3 +66,39 @@ def test_failures_are_no_answers(ann: Annotator, parts: Parts, database: Databas
     ann.drawn = [click(35, 45)]
     submitted(parts, ann)
     assert Balance(database).rows("1") == []
+
+
+class TestCanaries:
+    """On a server that damages half of its suggestions."""
+
+    @pytest.fixture
+    def parts(self, folder: Path) -> Parts:
+        return assemble(Settings(engine="colour", home=folder / "home", local_roots=str(folder), canaries=0.5))
+
+    def test_canaries_are_counted_by_who_notices_them_and_never_remembered(
+        self, ann: Annotator, parts: Parts, database: Database, folder: Path
+    ) -> None:
+        regions: list[dict[str, Any]] = []
+        while not 0 < sum(is_canary(region["id"]) for region in regions) < len(regions):
+            regions = pre_annotate(ann.client, folder / "a.png")
+        damaged = [region for region in regions if is_canary(region["id"])]
+        ann.drawn = [{**region, "origin": "prediction"} for region in regions]
+        submitted(parts, ann)
+        ((key, _),) = Curation(database).projects().items()
+        assert MemoryBank(database).labels(key).keys() <= {"Ball", "Box"}
+        assert sum(MemoryBank(database).labels(key).values()) == len(regions) - len(damaged)
+        rows = Balance(database).rows(key)
+        counts = (sum(row.accepted for row in rows), sum(row.noticed for row in rows), sum(row.overlooked for row in rows))
+        assert counts == (len(regions) - len(damaged), 0, len(damaged))
+
+        ann.drawn = [{**region, "origin": "prediction"} for region in regions if region not in damaged]
+        submitted(parts, ann)
+        assert MemoryBank(database).rejected(key, "Ball", 9) == MemoryBank(database).rejected(key, "Box", 9) == []
+        assert sum(row.noticed for row in Balance(database).rows(key)) == len(damaged)
+        MemoryBank(database).forget(key, annotations=["10"])
+        assert Balance(database).rows(key) == []
+
+    def test_what_is_clicked_is_never_damaged(self, ann: Annotator) -> None:
+        found = [ann.ask(click(35, 45))[0] for _ in range(20)]
+        assert not any(is_canary(region["id"]) for region in found)
+        assert {shape_of(region) for region in found} == {"left"}

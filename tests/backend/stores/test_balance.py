@@ -12,6 +12,7 @@ import pytest
 from backend.stores import answers as answers_module
 from backend.stores.answers import Answers, GivenAnswer, Kind
 from backend.stores.balance import Balance, week_of, wilson
+from backend.stores.curation import Curation
 from backend.stores.database import Database
 from backend.stores.memory import MemoryBank
 from backend.values.session import Submission, Verdict
@@ -67,6 +68,17 @@ def test_answers_to_prompts_are_counted_under_their_label(database: Database) ->
     answers.keep(given("7", Kind.PREANNOTATION, "", MONDAY))
     assert [(row.week.day, row.label, row.prompts) for row in Balance(database).rows("1")] == [(30, "Cat", 1), (23, "Cat", 2)]
     assert Balance(database).rows("2") == []
+
+
+def test_damaged_suggestions_are_counted_as_the_annotation_stands_and_nowhere_else(database: Database) -> None:
+    bank, told = MemoryBank(database), Submission("1", "7", "70", (), "ann", "e", MONDAY, None)
+    for noticed in ((("Cat", False), ("Cat", True), ("Dog", True)), (("Cat", True), ("Dog", True))):
+        bank.submit(replace(told, noticed=noticed))
+    rows = Balance(database).rows("1")
+    assert [(row.label, row.noticed, row.overlooked, row.suggested) for row in rows] == [("Cat", 1, 0, 0), ("Dog", 1, 0, 0)]
+    assert Balance(database).rows("2") == []
+    Curation(database).switch_off("1")
+    assert Balance(database).rows("1") == []
 
 
 def test_the_interval_of_a_share_is_the_one_of_the_literature() -> None:
