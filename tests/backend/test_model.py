@@ -83,7 +83,7 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None
     raise AssertionError(log.read_text()[-2000:])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sdk_s_server_answers_label_names_and_clicks_by_the_one_path(sdk_server: str) -> None:
     setup = {"project": "1.17", "schema": CONFIG, "hostname": "http://127.0.0.1:8080", "access_token": "x"}
     assert httpx.post(f"{sdk_server}/setup", json=setup, timeout=60).status_code == 200

@@ -110,7 +110,7 @@ def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_
     assert predictions(tmp_path / "together.json") == predictions(tmp_path / "alone.json")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_find_in_photos_with_the_embedded_engine_what_one_process_finds(tmp_path: Path) -> None:
     pytest.importorskip("skimage", reason="the photos come with scikit-image: pip install 'maskloom[demo]'")
     photos = photo_folder(tmp_path / "photos")

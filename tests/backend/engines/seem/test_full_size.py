@@ -24,7 +24,7 @@ LOGITS = 2e-4
 Arrays = dict[str, np.ndarray]
 
 
-@pytest.mark.parametrize("name", ["focal-t", "focal-l"])
+@pytest.mark.parametrize("name", ["focal-t", pytest.param("focal-l", marks=pytest.mark.long)])
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_photo_at_full_size(
