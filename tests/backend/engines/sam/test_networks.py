@@ -159,8 +159,8 @@ def ask_each(network: PromptableNetwork, image: NDArray[np.uint8], objects: list
 
 
 def test_images_encoded_together_are_encoded_as_they_are_alone(network: PromptableNetwork) -> None:
-    """But for rounding, which differs with the size of the batch on some processors, and which the norms of these small networks
-    make larger where a picture is of one colour.
+    """But for rounding: on some processors it differs with the size of the batch, and the norms of these small networks make it
+    larger where a picture is of one colour.
     """
     pixels = torch.stack([network.frame.pixels(picture(shape), network.device) for shape in SHAPES])
     with torch.inference_mode():
