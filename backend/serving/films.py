@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from backend.caches import DiskCache
+from backend.caches import Bounds, DiskCache
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.video import FilmInteraction, FilmPreannotation, FilmRegion, FilmRequest, check_answerable
 from backend.labelstudio.shapes.base import Answer, write_empty, write_failure
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 """So long an answer may take; Label Studio waits for 100 s."""
+LIFETIME_S = 1800.0
+MOST_KEPT_BYTES = 128 << 20
+"""Of what was found, and as much of what was followed: an hour with one small object takes 24 MB."""
 
 
 class FilmSource(Protocol):
@@ -85,8 +88,8 @@ class FilmAnswerer:
         self._options = options
         self._beside = beside
         self._patience_s = patience_s
-        self._searches: Runs[Searched] = Runs()
-        self._followings: Runs[Followed] = Runs()
+        self._searches: Runs[Searched] = Runs(Bounds(MOST_KEPT_BYTES, lambda found: found.tracks.nbytes, LIFETIME_S))
+        self._followings: Runs[Followed] = Runs(Bounds(MOST_KEPT_BYTES, lambda part: part.refined.nbytes, LIFETIME_S))
 
     def answer(self, task: FilmRequest) -> Answer:
         """The prediction of a task; a failure that says why, upon which Label Studio stores nothing, or a sentence to the

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backend.caches import Bounds
 from backend.images.limits import ImageSource
 from backend.labelstudio.request.event import EventRequest, read_event
 from backend.labelstudio.shapes.base import Answer, write_empty
 from backend.labelstudio.shapes.painted import write_bitmask
 from backend.segmenter import EngineSource
 from backend.serving.films import FilmSource
-from backend.serving.runs import Run, Runs, check
+from backend.serving.runs import MOST_RUNNING, Run, Runs, check
 from backend.serving.service import segment
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.masks import RunLengths
@@ -43,6 +44,9 @@ TRACKED = (
 HOLD_S = 5.0
 """So long a poll waits for the first frame, as the page asks again at once."""
 GATHER_S = 0.25
+LIFETIME_S = 300.0
+MOST_WAITING_BYTES = 32 << 20
+"""A session whose masks nobody takes waits with so many of them."""
 MOST_REMEMBERED = 64
 SAME_BOX = 0.9
 """A box that overlaps so much with the one around the last mask of its frame stands for that mask."""
@@ -66,8 +70,9 @@ class EventProtocol:
         self._engine = engine
         self._images = images
         self._films = films
-        self._runs: Runs[TrackedFrame] = Runs(lifetime_s=300.0)
-        self._delivered: dict[str, int] = {}
+        self._runs: Runs[TrackedFrame] = Runs(
+            Bounds(MOST_RUNNING * MOST_WAITING_BYTES, lambda part: part.mask.nbytes, LIFETIME_S)
+        )
         self._of_task: dict[str, set[str]] = {}
         self._masks: OrderedDict[tuple[str, str, int], FrameMask] = OrderedDict()
         self._lock = threading.Lock()
@@ -104,11 +109,11 @@ class EventProtocol:
             case "track_progress":
                 return _write("track_progress", self._poll(request), version)
             case "track_cancel":
-                self._end(request.session_id)
+                self._runs.stop(request.session_id)
                 return _write("track_cancel_ack", {"status": "ok", "session_id": request.session_id}, version)
             case "release":
                 for session in self._of_task.pop(_task_key(request), set()):
-                    self._end(session)
+                    self._runs.stop(session)
                 return _write("release_ack", {"status": "ok"}, version)
             case _:
                 return self._predict(request, version)
@@ -130,14 +135,25 @@ class EventProtocol:
 
     def _predict(self, request: EventRequest, version: str) -> Answer:
         image, frame = self._picture(request)
-        done, _ = segment(self._engine, ForPrompts(image, request.prompts(image.size)))
-        if not len(done.masks):
+        masks = self._found(image, request.prompts(image.size))
+        if not masks:
             return write_empty(version)
-        mask = done.masks.masks.union() if len(done.masks) > 1 else done.masks.masks[0]
-        self._remember(request, frame, mask)
-        values = write_bitmask(RunLengths.of(mask))
-        score = float(done.masks.scores.max())
-        return {**_write("bitmask", values[0].value, version), "score": score} if values else write_empty(version)
+        self._remember(request, frame, masks[0][0])
+        result = [
+            {"type": "bitmask", "value": dict(shape.value), "score": score}
+            for mask, score in masks
+            for shape in write_bitmask(RunLengths.of(mask))
+        ]
+        return {"result": result, "score": masks[0][1], "model_version": version}
+
+    def _found(self, image: KeyedImage, prompts: PromptSet) -> list[tuple[BoolArray, float]]:
+        """One mask ``(H, W)`` of all that is drawn, or of each thing that text alone finds, the surest first; with scores."""
+        done, _ = segment(self._engine, ForPrompts(image, prompts))
+        if not len(done.masks):
+            return []
+        if prompts.drawn:
+            return [(done.masks.masks.union(), float(done.masks.scores.max()))]
+        return sorted(((row.mask, row.score) for row in done.masks), key=lambda found: -found[1])
 
     def _picture(self, request: EventRequest) -> tuple[KeyedImage, int]:
         if request.video is None:
@@ -158,14 +174,22 @@ class EventProtocol:
             return _write("track_busy", {"error": str(error)}, version)
         run.total = len(tracking)
         with self._lock:
-            self._delivered[session] = 0
+            self._of_task = {task: left for task, of in self._of_task.items() if (left := set(filter(self._runs.find, of)))}
             self._of_task.setdefault(_task_key(request), set()).add(session)
         facts = {"fps": float(request.frame_rate), "duration_ms": film.timeline.duration * 1000}
         return _write("track_started", {"session_id": session, "total_frames": len(tracking), **facts}, version)
 
     def _start_of(self, request: EventRequest, film: Film, frame: int) -> PromptSet:
-        """What to follow: the box that was sent is that of an accepted mask, and the mask itself says more if it is known."""
+        """What to follow: the box that was sent is that of an accepted mask, and the mask itself says more if it is known. Of
+        what a text finds it is the surest.
+        """
         sent = request.prompts(film.size)
+        if not sent.drawn:
+            found = self._found(KeyedImage.of(film.frame(frame)), sent)
+            if not found:
+                shown = film.timeline.to_studio(frame, request.frame_rate)
+                raise RequestError(f"nothing of {', '.join(sent.phrases)} is found on frame {shown}")
+            return PromptSet((MaskPrompt(found[0][0]),))
         known = self._masks.get((request.project, request.task_id, frame))
         boxes, around = sent.of(BoxPrompt), known.box() if known else None
         if known and around and len(boxes) == 1 and overlap(boxes[0].xyxy, _floats(around)) >= SAME_BOX:
@@ -178,25 +202,15 @@ class EventProtocol:
         run = self._runs.find(session)
         if run is None:
             raise RequestError("there is no such session; it was cancelled, released, or not asked about for too long")
-        with self._lock:
-            first = self._delivered.get(session, 0)
-        run.wait(HOLD_S, beyond=first)
+        run.wait_for_part(HOLD_S)
         time.sleep(0 if run.is_done else GATHER_S)
-        is_done, parts = run.is_done, run.parts
-        with self._lock:
-            first = self._delivered.get(session, 0)
-            self._delivered[session] = len(parts)
-        error = ""
+        is_done, error = run.is_done, ""
+        parts = run.take()
         try:
             check(run)
         except MaskloomError as raised:
             error = str(raised)
-        return {**_progress(parts[first:], len(parts), run.total, error), "done": is_done}
-
-    def _end(self, session: str) -> None:
-        self._runs.stop(session)
-        with self._lock:
-            self._delivered.pop(session, None)
+        return {**_progress(parts, run.produced, run.total, error), "done": is_done}
 
     def _remember(self, request: EventRequest, frame: int, mask: BoolArray) -> None:
         with self._lock:
@@ -229,6 +243,7 @@ class _Tracking:
             if self.start in numbers:
                 yield self._tracked(self.start, FrameMask.of(mask, 1.0))
             for frame in self._rest(way, numbers):
+                run.wait_for_room(MOST_WAITING_BYTES)
                 answer = session.follow(frame.number, frame.image)[1]
                 yield self._tracked(frame.number, FrameMask.of(answer.mask, answer.score))
 

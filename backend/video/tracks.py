@@ -15,6 +15,9 @@ from backend.video.keyframes import Box, overlap
 from prompts.geometry import BoolArray, Size, mask_box
 from prompts.kinds import PromptSet
 
+OBJECT_BYTES = 240
+"""Of a small object of Python with its fields."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameMask:
@@ -34,6 +37,11 @@ class FrameMask:
     def rle(self) -> dict[str, object]:
         """As pycocotools takes it."""
         return {"size": [self.size.height, self.size.width], "counts": self.counts}
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, with the object around it."""
+        return OBJECT_BYTES + len(self.counts)
 
     @property
     def area(self) -> int:
@@ -94,6 +102,11 @@ class Tracks:
     length: int
     tracks: tuple[Track, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """What all masks take in memory."""
+        return sum(mask.nbytes for track in self.tracks for mask in track.masks.values())
+
     def on(self, frame: int) -> dict[int, FrameMask]:
         """The masks on a frame by object."""
         return {track.object_id: track.masks[frame] for track in self.tracks if frame in track.masks}
@@ -128,6 +141,11 @@ class Refined:
     frame: int
     mask: FrameMask | None
     doubt: float
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return OBJECT_BYTES + (0 if self.mask is None else self.mask.nbytes)
 
 
 def doubtful(refined: Sequence[Refined]) -> list[int]:

@@ -176,6 +176,45 @@ def test_a_track_begins_with_the_mask_that_was_accepted_and_not_with_its_box(pag
     np.testing.assert_array_equal(foreground(frames[5]["imageDataURL"]), square("red", 5))
 
 
+def typed(text: str) -> dict[str, Any]:
+    return {"type": "textarea", "to_name": "video", "value": {"text": [text]}}
+
+
+def test_a_text_finds_each_thing_of_its_name_on_the_frame_and_a_track_follows_the_surest(page: Page) -> None:
+    found = page.sends(time_ms=20 / 24 * 1000, frame=21, result=[typed("find the blue")])
+    np.testing.assert_array_equal(foreground(found["value"]["imageDataURL"]), square("blue", 20))
+
+    started = page.sends(event="track", frame=21, time_ms=20 / 24 * 1000, max_frames=5, result=[typed("blue")])
+    frames = page.frames(started["value"]["session_id"])
+
+    assert sorted(frames) == list(range(20, 25))
+    for number, frame in frames.items():
+        shown, there = foreground(frame["imageDataURL"]), square("blue", number)
+        assert (shown & there).sum() / (shown | there).sum() > 0.85  # edges of the film's colours are blurred
+    assert page.sends(time_ms=0, frame=1, result=[typed("blue")]) == {}, "blue comes on frame 12"
+    refused = page.sends(event="track", frame=1, time_ms=0, result=[typed("blue")])
+    assert (refused["type"], refused["value"]["error"]) == ("track_error", "nothing of blue is found on frame 1")
+
+
+def test_a_session_whose_masks_nobody_takes_waits_with_few_of_them(page: Page, parts: Parts, monkeypatch: Any) -> None:
+    monkeypatch.setattr("backend.serving.protocol.MOST_WAITING_BYTES", 1000)
+    session = page.follows("blue", 12)["value"]["session_id"]
+    run = parts.service.events._runs.find(session)  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while run.nbytes <= 1000 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+    waiting = (run.produced, run.nbytes, run.is_done)
+    frames = page.frames(session)
+
+    assert waiting[0] < 8
+    assert waiting[1] < 1600
+    assert not waiting[2]
+    assert sorted(frames) == list(range(12, COUNT))
+    assert run.nbytes == 0
+
+
 def test_a_session_that_was_cancelled_or_released_or_never_was_is_told(page: Page) -> None:
     one = page.follows("red", 0)["value"]["session_id"]
     other = page.follows("blue", 20)["value"]["session_id"]
@@ -257,6 +296,9 @@ class Sessions(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(list(self.of)))
         name, seen = self.of[session], self.frames[session]
         value = self.desks[name].sends(event="track_progress", session_id=session)["value"]
+        if session in self.expired and "no such session" in (value["error"] or ""):
+            self.ended[session] = self.of.pop(session)  # it was done and old, and others came
+            return
         for frame in value["frames"]:
             seen.append(frame["frame"])
             shown, there = foreground(frame["imageDataURL"]), square(name, frame["frame"])
@@ -272,7 +314,8 @@ class Sessions(RuleBasedStateMachine):
         """Nobody asked about it for long: if it is not done yet, it ends."""
         session = data.draw(st.sampled_from(list(self.of)))
         run = self.parts.service.events._runs.find(session)  # type: ignore[attr-defined]
-        run.asked_at -= 1000.0
+        if run is not None:
+            run.asked_at -= 1000.0
         self.expired.add(session)
 
     @precondition(lambda self: self.of)
@@ -331,4 +374,4 @@ def test_a_session_that_nobody_polls_ends(page: Page, monkeypatch: pytest.Monkey
     while any(thread.name == f"film {session[:8]}" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert len(parts.service.events._runs.find(session).parts) < COUNT  # type: ignore[attr-defined]
+    assert parts.service.events._runs.find(session).produced < COUNT  # type: ignore[attr-defined]

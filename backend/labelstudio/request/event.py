@@ -11,22 +11,24 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from backend.labelstudio.config import lookup, read_config
-from backend.labelstudio.request.video import VideoLabels, read_videos
+from backend.labelstudio.request.typed import read_typed
+from backend.labelstudio.request.video import VideoLabels, read_videos, typed_lines
 from backend.labelstudio.shapes.base import Json, is_event, mappings, read_number, read_value, region_kind
 from backend.values.errors import RequestError
 from backend.video.timeline import STUDIO_RATE, Timeline
 from prompts.geometry import Size
 from prompts.kinds import BoxPrompt, PointPrompt, PromptError, PromptSet
+from prompts.phrases import Vocabulary
 
 EVENTS = ("capabilities", "prewarm", "track", "track_progress", "track_cancel", "release")
 PREDICT = "predict"
-"""The event that comes without a name: points or a box, to be answered with one mask."""
+"""The event that comes without a name: points, a box or a text, to be answered with one mask, or with each that is found."""
 Direction = Literal["forward", "backward", "both"]
 
 
 @dataclass(frozen=True, slots=True)
 class EventRequest:
-    """One event. ``video`` is None for an image; ``context`` is as it came."""
+    """One event. ``video`` is None for an image; ``vocabulary`` are the labels of either, ``context`` is as it came."""
 
     event: str
     project: str
@@ -35,6 +37,7 @@ class EventRequest:
     video: VideoLabels | None = None
     frame_rate: Fraction = STUDIO_RATE
     context: Json = field(default_factory=dict)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     @property
     def session_id(self) -> str:
@@ -67,15 +70,17 @@ class EventRequest:
         return float(found) if is_number and found is not None else None
 
     def prompts(self, size: Size) -> PromptSet:
-        """What is drawn, in pixels. Raises RequestError for nothing, or for what lies outside the picture."""
+        """What is drawn, in pixels, and typed. Raises RequestError for nothing, or for what lies outside the picture."""
         items = list(mappings(self.context.get("result")))
+        typed = read_typed(typed_lines(items), self.vocabulary).texts
         try:
-            found = PromptSet(tuple(_prompt(item, size) for item in items if region_kind(item) in ("keypoint", "rectangle")))
+            drawn = tuple(_prompt(item, size) for item in items if region_kind(item) in ("keypoint", "rectangle"))
+            found = PromptSet((*typed, *drawn))
             found.check_against(size)
         except PromptError as error:
             raise RequestError(f"task {self.task_id}: {error}") from error
         if not len(found):
-            raise RequestError(f"task {self.task_id}: expected points or a box, got {len(items)} results of other kinds")
+            raise RequestError(f"task {self.task_id}: expected points, a box or a text, got {len(items)} other results")
         return found
 
 
@@ -100,14 +105,18 @@ def _read_about_task(body: Json, event: str, context: Json) -> EventRequest:
     data, xml = task.get("data"), body.get("label_config")
     if not isinstance(data, Mapping) or not isinstance(xml, str):
         raise RequestError("expected a text under 'label_config' and a task with an object under 'data'")
-    videos = read_videos(xml)
-    video = _asked(videos, context) if videos else None
-    source = video.source if video else read_config(xml).for_task(data).first_image.source
+    video: VideoLabels | None = None
+    if videos := read_videos(xml):
+        video = _asked(videos, context)
+        source, rate, vocabulary = video.source, video.frame_rate(data), video.vocabulary
+    else:
+        config = read_config(xml).for_task(data)
+        source, rate, vocabulary = config.first_image.source, STUDIO_RATE, config.vocabulary
     url = lookup(source, data)
     if not isinstance(url, str) or not url.strip():
         raise RequestError(f"the task's data has no address for '{source}'")
-    rate = video.frame_rate(data) if video else STUDIO_RATE
-    return EventRequest(event, _text(body.get("project")), _text(task.get("id")), url.strip(), video, rate, context)
+    known = (_text(body.get("project")), _text(task.get("id")), url.strip())
+    return EventRequest(event, *known, video, rate, context, vocabulary)
 
 
 def _asked(videos: Sequence[VideoLabels], context: Json) -> VideoLabels:

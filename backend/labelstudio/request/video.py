@@ -190,7 +190,7 @@ def read_film_request(project: str, task: Json, xml: str, items: Sequence[Json] 
     if items is None:
         return FilmPreannotation(*common)
     here = [item for item in items if item.get("to_name") == labels.name]
-    typed = read_typed(_lines(here), labels.vocabulary)
+    typed = read_typed(typed_lines(here), labels.vocabulary)
     regions = _regions(here, labels)
     if not regions and _asks_to_follow(here):
         regions = _regions(regions_of(newest_draft(task)), labels)
@@ -215,7 +215,7 @@ def _regions(items: Sequence[Json], labels: VideoLabels) -> tuple[FilmRegion, ..
     return tuple(found.values())
 
 
-def _lines(items: Sequence[Json]) -> list[str]:
+def typed_lines(items: Sequence[Json]) -> list[str]:
     """What was typed, without our own messages, and without the verb in "track the ball"."""
     said = [line.strip() for item in items if item.get("type") == "textarea" for line in _said(item)]
     kept = [line for line in said if not line.startswith(MESSAGE_SIGN) and line.lower() not in FOLLOW]

@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 
 from backend.app import create_app
 from backend.assemble import assemble
-from backend.serving.runs import Run
+from backend.caches import Bounds
+from backend.serving.runs import Run, Runs
 from backend.values.settings import Settings
 from backend.video.keyframes import Box, overlap
 from prompts.geometry import BoolArray
@@ -184,6 +185,24 @@ def test_a_film_that_takes_long_is_followed_on_when_the_annotator_asks_again(
     assert "ask again to go on" in told["value"]["text"][0]
     assert player_shows(first["value"]["sequence"], COUNT) is None
     check_shown(second["value"]["sequence"], "blue")
+
+
+def test_what_was_found_is_kept_while_there_is_room_and_the_newest_in_any_case() -> None:
+    runs: Runs[bytes] = Runs(Bounds(100, len))
+
+    def found(key: str, size: int) -> Run[bytes]:
+        run = runs.join(key, lambda run: iter([bytes(size)]))
+        assert run.wait(10)
+        return run
+
+    kept = [found("a", 40), found("b", 40), found("c", 40)]
+    again = found("c", 1)
+
+    assert again is kept[2]
+    assert [runs.find(key) is not None for key in "abc"] == [False, True, True]
+    assert found("d", 500).parts == [bytes(500)]
+    assert len(found("d", 1).parts[0]) == 500
+    assert [runs.find(key) is not None for key in "abcd"] == [False, False, False, True]
 
 
 def test_typing_follow_follows_the_boxes_of_the_draft(client: TestClient, film: Path) -> None:
