@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import cv2
 import numpy as np
 import typer
 from PIL import Image as PillowImage
@@ -30,6 +31,7 @@ from prompts.kinds import (
     PromptError,
     PromptSet,
     ReferencePrompt,
+    ScribblePrompt,
     read_phrases,
 )
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from backend.segmenter import Segmenter
 
 LoadImage = Callable[[Path], KeyedImage]
+STROKE_PIXELS = 3
+"""A typed stroke is at least so wide."""
 
 
 def segment(
@@ -46,6 +50,7 @@ def segment(
     negative_point: Annotated[list[str] | None, typer.Option(help="A click x,y on what does not belong.")] = None,
     box: Annotated[list[str] | None, typer.Option(help="A box x0,y0,x1,y1 in pixels.")] = None,
     polygon: Annotated[list[str] | None, typer.Option(help="A rough outline x,y,x,y,...")] = None,
+    stroke: Annotated[list[str] | None, typer.Option(help="A stroke over the object x,y,x,y,...")] = None,
     mask: Annotated[Path | None, typer.Option(help="A mask image of the object to refine.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Another image that shows such a thing ...")] = None,
     reference_mask: Annotated[Path | None, typer.Option(help="... and a mask image of where.")] = None,
@@ -63,6 +68,7 @@ def segment(
         negative_points=tuple(negative_point or ()),
         boxes=tuple(box or ()),
         polygons=tuple(polygon or ()),
+        strokes=tuple(stroke or ()),
         mask=mask,
         reference=reference,
         reference_mask=reference_mask,
@@ -88,6 +94,7 @@ class PhotoPrompts:
     negative_points: tuple[str, ...] = ()
     boxes: tuple[str, ...] = ()
     polygons: tuple[str, ...] = ()
+    strokes: tuple[str, ...] = ()
     mask: Path | None = None
     reference: Path | None = None
     reference_mask: Path | None = None
@@ -99,7 +106,8 @@ class PhotoPrompts:
         except PromptError as error:
             raise RequestError(str(error)) from error
         if not len(prompts):
-            raise RequestError("nothing was asked: give at least one of --text, --point, --box, --polygon, --mask, --reference")
+            known = "--text, --point, --box, --polygon, --stroke, --mask, --reference"
+            raise RequestError(f"nothing was asked: give at least one of {known}")
         return prompts
 
     def _read(self, size: Size, load: LoadImage) -> list[Prompt]:
@@ -108,6 +116,7 @@ class PhotoPrompts:
         found += [PointPrompt(_pair(text, "--negative-point"), positive=False) for text in self.negative_points]
         found += [BoxPrompt(_four(text, "--box")) for text in self.boxes]
         found += [PolygonPrompt(_pairs(text, "--polygon")) for text in self.polygons]
+        found += [ScribblePrompt(_stroke(_pairs(text, "--stroke"), size)) for text in self.strokes]
         if self.mask is not None:
             found.append(MaskPrompt(_mask(load(self.mask), size)))
         if self.reference is not None:
@@ -207,6 +216,14 @@ def _four(text: str, option: str) -> tuple[float, float, float, float]:
     if len(numbers) != 4:
         raise RequestError(f"{option} expects x0,y0,x1,y1 in pixels, got {text!r}")
     return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _stroke(path: FloatArray, size: Size) -> BoolArray:
+    """A line through points ``(N, 2)`` in pixels, a hundredth of the shorter side wide."""
+    canvas = np.zeros((size.height, size.width), np.uint8)
+    width = max(STROKE_PIXELS, round(min(size.height, size.width) / 100))
+    cv2.polylines(canvas, [np.round(path).astype(np.int32)], False, 1, width)
+    return canvas.astype(np.bool_)
 
 
 def _mask(picture: KeyedImage, size: Size) -> BoolArray:

@@ -186,7 +186,10 @@ def track(
     negative_point: Annotated[list[str] | None, typer.Option(help="A click x,y on what does not belong.")] = None,
     box: Annotated[list[str] | None, typer.Option(help="A box x0,y0,x1,y1 in pixels; each is an object.")] = None,
     polygon: Annotated[list[str] | None, typer.Option(help="A rough outline x,y,x,y,...")] = None,
+    stroke: Annotated[list[str] | None, typer.Option(help="A stroke over the object x,y,x,y,...")] = None,
     mask: Annotated[Path | None, typer.Option(help="A mask image of the object.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Another image that shows such a thing ...")] = None,
+    reference_mask: Annotated[Path | None, typer.Option(help="... and a mask image of where.")] = None,
     frames: Annotated[str | None, typer.Option(help="Follow on these frames of the file alone: 0-120.")] = None,
     mask_format: Annotated[list[Format] | None, typer.Option("--format", help="How the masks are written: davis.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for the film with the masks over it, and for the masks.")] = Path(
@@ -209,7 +212,10 @@ def track(
         negative_points=tuple(negative_point or ()),
         boxes=tuple(box or ()),
         polygons=tuple(polygon or ()),
+        strokes=tuple(stroke or ()),
         mask=mask,
+        reference=reference,
+        reference_mask=reference_mask,
     )
     prompts = typed.read(opened.size, image_files(settings))
     chosen = sorted(_read(numbers_in, frames)) if frames else [0, len(opened) - 1]

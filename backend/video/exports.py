@@ -1,6 +1,7 @@
 """Tracks in the formats that evaluation and training read: DAVIS, MOTS, YouTube-VIS and COCO, each as documented.
 
-``is_gt`` tells what a person gave from what a machine followed, as BURST does.
+``is_gt`` tells what a person gave from what a machine followed, as BURST does; DAVIS and MOTS have no room for it, and get a
+file ``NAME_is_gt.json`` beside them with the frames that a person gave, by id.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def write_davis(tracks: Tracks, folder: Path, name: str) -> Path:
         picture = Pillow.fromarray(label_map(tracks.on(frame), tracks.size).astype(np.uint8))
         picture.putpalette(davis_palette())
         picture.save(target / f"{frame:05d}.png")
+    _write_given(tracks, folder / f"{name}_is_gt.json", {track.object_id: track.object_id for track in tracks.tracks})
     return target
 
 
@@ -58,6 +60,7 @@ def write_mots(tracks: Tracks, folder: Path, name: str) -> Path:
                 lines.append(f"{frame} {number} {number // MOTS_IDS} {size} {shown.counts.decode('ascii')}")
     (texts / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
     (folder / "classes.json").write_text(json.dumps(classes, indent=1), encoding="utf-8")
+    _write_given(tracks, folder / f"{name}_is_gt.json", instances)
     return folder
 
 
@@ -148,6 +151,15 @@ def _instance_ids(tracks: Tracks, classes: Mapping[str, int]) -> dict[int, int]:
         seen[label] = seen.get(label, 0) + 1
         found[track.object_id] = classes[label] * MOTS_IDS + seen[label]
     return found
+
+
+def _write_given(tracks: Tracks, path: Path, ids: Mapping[int, int]) -> None:
+    """The frames that a person gave, by the id that a track has in the pictures."""
+    given = {
+        str(ids[track.object_id]): [frame for frame, mask in sorted(track.masks.items()) if mask.is_given]
+        for track in tracks.tracks
+    }
+    path.write_text(json.dumps(given), encoding="utf-8")
 
 
 def _along(track: Track, length: int, of: Callable[[FrameMask], Any]) -> list[Any]:

@@ -68,6 +68,31 @@ def test_a_phrase_is_found_and_followed_under_its_name(clip: Path, tmp_path: Pat
     assert "1  red  on 5 of 12 frames" in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["click", "stroke", "outline", "mask", "reference"])
+def test_an_object_is_told_in_every_way_on_a_frame_in_the_middle(kind: str, clip: Path, tmp_path: Path) -> None:
+    frame, out = open_film(clip).frame(6), tmp_path / "out"
+    where = np.zeros((64, 96), np.uint8)
+    where[20:40, 28:48] = 255
+    Pillow.fromarray(where).save(tmp_path / "mask.png")
+    Pillow.fromarray(frame).save(tmp_path / "like.png")
+    asked = {
+        "click": ["--point", "38,30"],
+        "stroke": ["--stroke", "30,30,46,30"],
+        "outline": ["--polygon", "28,20,48,20,48,40,28,40"],
+        "mask": ["--mask", str(tmp_path / "mask.png")],
+        "reference": ["--reference", str(tmp_path / "like.png"), "--reference-mask", str(tmp_path / "mask.png")],
+    }
+
+    done = CliRunner().invoke(cli, ["track", str(clip), "--frame", "6", *asked[kind], "--out", str(out)])
+
+    assert done.exit_code == 0, done.output
+    for number in (0, COUNT - 1):
+        mask = np.asarray(Pillow.open(out / "davis" / "clip" / f"{number:05d}.png")) == 1
+        truth = np.zeros((64, 96), np.bool_)
+        truth[20:40, 4 + 4 * number : 24 + 4 * number] = True
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
 def test_what_is_not_on_the_frame_is_told(clip: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(cli, ["track", str(clip), "--text", "blue", "--out", str(tmp_path / "out")])
 

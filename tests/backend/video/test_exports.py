@@ -55,6 +55,7 @@ def test_davis_is_an_indexed_picture_for_every_frame(tmp_path: Path) -> None:
         assert picture.mode == "P"
         for number, masks in TRUTH.items():
             np.testing.assert_array_equal(np.asarray(picture) == number, masks.get(frame, np.zeros((20, 30), np.bool_)))
+    assert json.loads((tmp_path / "clip_is_gt.json").read_text()) == {"1": [0], "2": [0], "7": []}
     assert exports.davis_palette()[3:12] == [128, 0, 0, 0, 128, 0, 128, 128, 0]  # DAVIS: red, green, brown
 
 
@@ -64,6 +65,7 @@ def test_mots_pictures_and_text_say_the_same(tmp_path: Path) -> None:
     classes = json.loads((tmp_path / "classes.json").read_text())
     assert classes == {"cat": 1, "dog": 2}
     ids = {1: 1001, 2: 2001, 7: 1002}
+    assert json.loads((tmp_path / "clip_is_gt.json").read_text()) == {"1001": [0], "2001": [0], "1002": []}
     from_text: dict[tuple[int, int], BoolArray] = {}
     for line in (tmp_path / "instances_txt" / "clip.txt").read_text().splitlines():
         frame, number, kind, height, width, counts = line.split(" ")
