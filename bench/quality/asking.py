@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.engines.base import TrackingSession
 from backend.engines.catalogue import find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
@@ -17,7 +18,6 @@ from prompts.kinds import Image, KeyedImage, ObjectMemory, Prompt, PromptSet
 from prompts.phrases import Vocabulary
 
 Logits = NDArray[np.float16]
-SURE = 6.0
 
 
 class Annotator:
@@ -33,6 +33,10 @@ class Annotator:
         memory = ObjectMemory(before, self.version) if before is not None else None
         return self._answer(ForPrompts(KeyedImage.of(image), PromptSet(tuple(prompts)), memory=memory))
 
+    def start_following(self) -> TrackingSession:
+        """A session of the engine's tracker, forwards."""
+        return self._segmenter.tracker().start(1)
+
     def ask_for_everything(self, image: Image) -> MaskSet:
         """What an image holds when nothing was asked for."""
         return self._answer(ForEverything(KeyedImage.of(image), Vocabulary(())))
@@ -47,11 +51,6 @@ class Annotator:
 def last_of(answer: MaskSet, before: Logits | None) -> Logits | None:
     """The logits to hand on: those of the answer, or, where it is empty, those from before it."""
     return answer.low_res_logits[0] if len(answer) else before
-
-
-def as_logits(mask: BoolArray) -> Logits:
-    """A given mask ``(H, W)`` as logits that are sure of it."""
-    return np.where(mask, SURE, -SURE).astype(np.float16)
 
 
 def merged(masks: MaskSet) -> BoolArray:

@@ -10,11 +10,11 @@ import numpy as np
 
 from backend.values.masks import MaskSet
 from bench.quality import baselines
-from bench.quality.asking import Annotator, Logits, as_logits, last_of, merged
+from bench.quality.asking import Annotator, last_of, merged
 from bench.quality.cases import VIDEO, Asked, Object
 from bench.quality.measures import XY, boundary_f, clicks_needed, f1, iou, next_click
 from prompts.geometry import BoolArray, mask_box, size_of
-from prompts.kinds import BoxPrompt, Image, KeyedImage, PointPrompt, ReferencePrompt, TextPrompt
+from prompts.kinds import BoxPrompt, Image, KeyedImage, MaskPrompt, PointPrompt, PromptSet, ReferencePrompt, TextPrompt
 from train.data import VOID, Photo
 
 CAP = 20
@@ -212,7 +212,7 @@ def reference(annotator: Annotator, shots: str, chosen: Sequence[tuple[Asked, ..
 
 
 def video(annotator: Annotator, photos: Sequence[Photo], limit: int) -> Outcome:
-    """J and F from frame to frame: the first frame's mask is given, then every answer is the next frame's memory."""
+    """J and F from frame to frame: the first frame's mask is given, and followed from there; J&F of each clip as well."""
     sequences: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
         if photo.row.source == VIDEO:
@@ -230,22 +230,20 @@ def video(annotator: Annotator, photos: Sequence[Photo], limit: int) -> Outcome:
                     outcome.cases.append(
                         Case(photo.image, truth, mask, f"{name} {photo.row.extra['frame']}", values["J"][method][-1])
                     )
+            if method == "maskloom":
+                outcome.groups[name] = _mean([v for of in values.values() for v in of[method][1 - len(frames) :]])
     outcome.rows = {measure: _means(of) for measure, of in values.items()}
     outcome.rows["J&F"] = {method: (outcome.rows["J"][method] + outcome.rows["F"][method]) / 2 for method in outcome.rows["J"]}
     return outcome
 
 
 def _follower(annotator: Annotator) -> Callable[[Sequence[Photo]], list[BoolArray]]:
+    """By the engine's tracker."""
+
     def follow(frames: Sequence[Photo]) -> list[BoolArray]:
-        start = frames[0].ids == 1
-        before: Logits | None = as_logits(start)
-        shown = ReferencePrompt(KeyedImage.of(frames[0].image), start)
-        answers: list[BoolArray] = []
-        for frame in frames[1:]:
-            answer = annotator.ask(frame.image, [shown], before)
-            before = last_of(answer, before)
-            answers.append(merged(answer))
-        return answers
+        session = annotator.start_following()
+        session.prompt(0, frames[0].image, 1, PromptSet((MaskPrompt(frames[0].ids == 1),)))
+        return [session.follow(number, frame.image)[1].mask for number, frame in enumerate(frames[1:], 1)]
 
     return follow
 
