@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -312,6 +313,6 @@ def _teller(loaded: LoadedFilm) -> Callable[[], None]:
 
 def _picture(film: Film, tracks: Tracks) -> bytes:
     """A small picture of the frame on which most objects are."""
-    frames = [frame for track in tracks.tracks for frame in track.masks]
-    shown = max(sorted(set(frames)), key=frames.count, default=0)
+    counts = Counter(frame for track in tracks.tracks for frame in sorted(track.masks))
+    shown = max(sorted(counts), key=counts.__getitem__, default=0)
     return thumbnail(film.frame(shown), [mask.decode() for mask in tracks.on(shown).values()])

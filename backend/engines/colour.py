@@ -284,15 +284,15 @@ class ColourSession:
 
     def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
         """See TrackingSession."""
-        (features,) = self._decoder.encode_images([image])
+        (features,), drawn = self._decoder.encode_images([image]), PromptSet(prompts.drawn)
         outlines = PromptSet(prompts.of(MaskPrompt))
         before = self._objects.get(object_id)
-        if len(outlines) == len(prompts.drawn) and len(outlines):
+        if len(outlines) == len(drawn) and len(outlines):
             mask = outlines.region(features.size)
         else:
-            follows = before is not None and not prompts.region(features.size).any()
+            follows = before is not None and not drawn.region(features.size).any()
             start = before.mask if before is not None and follows else np.zeros(image.shape[:2], np.bool_)
-            mask = _drawn_object(features, prompts, SPACE.embed(prompts, features), start)
+            mask = _drawn_object(features, drawn, SPACE.embed(drawn, features), start)
         if not mask.any():
             raise PromptError("expected something drawn on the object to follow, got nothing or only what it is not")
         self._objects[object_id] = _Seen(visual_token(features, mask)[0], mask, (0.0, 0.0))

@@ -168,17 +168,16 @@ class FilmAnswerer:
         for region in drawn:
             run = self._following(task, region)
             is_done = run.wait(until - time.monotonic())
-            check(run)
             parts = run.parts
-            if not is_done:
-                notes.append(f"followed on {len(parts)} of {run.total} frames; ask again to go on")
+            note = _left_off(run, is_done, len(parts))
+            notes += [note] if note else []
             if parts:
                 film = parts[0].film
                 clock = Clock(film.timeline, task.frame_rate)
                 self._keep(region.id, {part.refined.frame: part.refined.mask for part in parts})
                 boxes = {part.refined.frame: _box_of(part.refined) for part in parts}
                 items = refined_keyframes(region, boxes, clock, film.size)
-                written = items if is_done else left_open(items)
+                written = left_open(items) if note else items
                 followed.append((region, written, doubtful([part.refined for part in parts])))
         if clock is None:
             raise RequestError("; ".join(notes) or "nothing was followed")
@@ -224,6 +223,17 @@ def seen_on(segmenter: Segmenter, question: Question, wanted: Callable[[MaskSet]
     masks = wanted(done.masks)
     rows = zip(masks, masks.embeddings, strict=True)
     return [Seen(row.mask, row.label, row.score, look) for row, look in rows if row.label is not None]
+
+
+def _left_off(run: Run[Followed], is_done: bool, count: int) -> str:
+    """Why there are no more than ``count`` parts, empty where those are all. Raises the error of a run without any."""
+    try:
+        check(run)
+    except MaskloomError as error:
+        if not count:
+            raise
+        return f"followed on {count} frames, then: {error}"
+    return "" if is_done else f"followed on {count} of {run.total} frames; ask again to go on"
 
 
 def _box_of(refined: Refined) -> Box | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -16,6 +17,7 @@ from backend.assemble import assemble
 from backend.caches import Bounds
 from backend.serving.runs import Run, Runs
 from backend.values.settings import Settings
+from backend.video.film import open_film
 from backend.video.keyframes import Box, overlap
 from prompts.geometry import BoolArray
 from prompts.kinds import Image
@@ -172,14 +174,25 @@ def test_tracks_that_nobody_touched_and_that_the_page_sends_along_are_left_alone
 def test_a_film_that_takes_long_is_followed_on_when_the_annotator_asks_again(
     tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The work stands still after its tenth step until the annotator asks again."""
     parts = assemble(Settings(engine="colour", home=tmp_path / "home", local_roots=str(tmp_path)))
-    films, step = parts.service.films, Run.step
-    monkeypatch.setattr(Run, "step", lambda run: (time.sleep(0.05), step(run))[1])
+    asked_again, step, wait = threading.Event(), Run.step, Run.wait
+
+    def step_or_stand_still(run: Run[Any]) -> None:
+        step(run)
+        assert run.steps < 10 or asked_again.wait(60)
+
+    def wait_for_ten_steps(run: Run[Any], seconds: float) -> bool:
+        while run.steps < 10:
+            assert not wait(run, 0.01)
+        return False
+
+    monkeypatch.setattr(Run, "step", step_or_stand_still)
     with TestClient(create_app(parts)) as client:
-        parts.engine.segmenter()
-        films._patience_s = 0.7  # type: ignore[attr-defined]
+        monkeypatch.setattr(Run, "wait", wait_for_ten_steps)
         first, told = ask(client, film, [drawn("blue", 12)])["result"]
-        films._patience_s = 60  # type: ignore[attr-defined]
+        monkeypatch.setattr(Run, "wait", wait)
+        asked_again.set()
         (second,) = ask(client, film, [{**first, "type": "videorectangle"}])["result"]
 
     assert "ask again to go on" in told["value"]["text"][0]
@@ -266,6 +279,46 @@ def test_a_film_that_cannot_be_had_or_read_is_a_sentence(client: TestClient, tmp
     (note,) = ask(client, tmp_path / "no.mp4", [typed("red")])["result"]
     assert "it is no video" in note["value"]["text"][0]
     assert (note["from_name"], note["type"]) == ("ask", "textarea")
+
+
+def broken_off(path: Path) -> Path:
+    """A film that was not copied to its end."""
+    whole = Recipe(options=(("movflags", "faststart"),), keyframe_every=4)
+    write_film(path, [picture(k) for k in range(COUNT)], whole)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    return path
+
+
+def damaged(path: Path, number: int) -> Path:
+    """A film of which one frame is zeros."""
+    whole = Recipe(options=(("movflags", "faststart"),), keyframe_every=4)
+    write_film(path, [picture(k) for k in range(COUNT)], whole)
+    with av.open(str(path)) as container:
+        where, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][number]
+    body = bytearray(path.read_bytes())
+    body[where : where + size] = bytes(size)
+    path.write_bytes(body)
+    return path
+
+
+def test_of_a_film_that_breaks_off_what_is_there_is_answered(client: TestClient, tmp_path: Path) -> None:
+    path = broken_off(tmp_path / "short.mp4")
+    length = len(open_film(path))
+
+    found = {each["value"]["labels"][0]: each["value"] for each in ask(client, path)["result"]}
+
+    assert 20 < length < COUNT
+    assert {each["framesCount"] for each in found.values()} == {length}
+    for name, each in found.items():
+        check_shown(each["sequence"], name, range(length))
+
+
+def test_what_was_followed_before_a_damaged_frame_is_not_lost(client: TestClient, tmp_path: Path) -> None:
+    followed, told = ask(client, damaged(tmp_path / "bad.mp4", 30), [drawn("blue", 14)])["result"]
+
+    assert "then: " in told["value"]["text"][0]
+    assert "frame 30 of 36 cannot be decoded" in told["value"]["text"][0]
+    check_shown(followed["value"]["sequence"], "blue", range(14, 30))
 
 
 def test_a_turned_box_and_an_empty_one_are_told_to_the_annotator(client: TestClient, film: Path) -> None:

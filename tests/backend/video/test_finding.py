@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from backend.engines import colour
 from backend.engines.base import Tracker
 from backend.video import finding
-from backend.video.film import Film, open_film
+from backend.video.film import MOST_BYTES, Film, open_film
 from backend.video.finding import Seen, find_all
+from prompts.geometry import Size
 from prompts.kinds import Image
 from tests.backend.video.films import Recipe, write_film
 
@@ -103,6 +105,15 @@ def test_a_checkpoint_that_cannot_be_read_is_none(film: Film) -> None:
         shelf = Shelf()
         shelf.saved.append(broken)
         assert len(find_all(film, tracker(), Looking(), shelf).tracks) == 2
+
+
+def test_of_4k_no_more_frames_are_held_between_two_looks_than_memory_has_room_for(film: Film) -> None:
+    large = replace(film, facts=replace(film.facts, size=Size(2160, 3840)))
+
+    every = finding._every(large)
+
+    assert finding._every(film) == 12
+    assert every * 3 * 2160 * 3840 <= MOST_BYTES
 
 
 def test_each_minute_of_film_costs_no_more_than_its_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
