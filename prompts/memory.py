@@ -4,7 +4,7 @@ memories, thresholds, examples that look wrong."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ COMPARED, LEAST_COMPARED, FEW_LABELS = 48, 24, 5
 """Places of an image on either side by which images are compared with each other, and the least where there are more than a few
 labels.
 """
-STRANGER = 0.02
+STRANGER = 0.05
 """So much more than its own label's an example has to look like something else to be doubted."""
+CLEAR = 0.5
+"""Of those that look wrong, which are taken out first: those by so large a share of the largest difference."""
 RESAMPLED = 200
 MOST_PLACES, LEAST_PLACES, ALL_PLACES = 4096, 256, 16384
 """Places of a label on either side that an answer compares with: of few labels, of many, and of all labels together."""
@@ -211,12 +213,26 @@ def not_refuted(
 
 
 def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
-    """The examples that look wrong, by what the other images of all labels show."""
+    """The examples that look wrong, by what the other images of all labels show. A wrong one makes right ones of the label that it
+    is of look wrong as well: the clearest are taken out, and the others are looked at anew.
+    """
+    left, found = list(images), list[Doubt]()
+    while there := _doubts(left):
+        least = CLEAR * max(each.other - each.own for each in there)
+        clear = [each for each in there if each.other - each.own >= least]
+        for each in clear:
+            inside = {label: places for label, places in left[each.image].inside.items() if label != each.label}
+            left[each.image] = replace(left[each.image], inside=inside)
+        found += clear
+    return sorted(found, key=lambda each: (each.label, each.image))
+
+
+def _doubts(images: Sequence[ShownImage]) -> list[Doubt]:
     labels = sorted({label for image in images for label in image.inside})
     most = max(LEAST_COMPARED, COMPARED * FEW_LABELS // max(len(labels), FEW_LABELS))
     shown = {label: _inside(label, range(len(images)), images, most) for label in labels}
-    every = {label: torch.cat(places) for label, places in shown.items()}
-    return [doubt for label in labels for doubt in _doubts_about(label, images, shown[label], every)]
+    every = {label: torch.cat(places) for label, places in shown.items() if places}
+    return [doubt for label in every for doubt in _doubts_about(label, images, shown[label], every)]
 
 
 def _doubts_about(
