@@ -22,6 +22,7 @@ from backend.engines.base import (
     OffersAlternatives,
     SeesAtAGlance,
     SharedTracker,
+    SumsUpRegions,
     Tracker,
 )
 from backend.images.limits import LargeImage
@@ -41,7 +42,7 @@ from backend.values.errors import MaskloomError, RequestError, SetupError
 from backend.values.features import SINGLY, Batching, Encoded, EncodeQueue, FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
-from prompts.examples import Regions, ShownImage, shown_image
+from prompts.examples import Regions, ShownImage, by_label, shown_image
 from prompts.geometry import FloatArray
 from prompts.kinds import Image, KeyedImage, ObjectMemory, PointPrompt, PromptError, PromptSet, ReferencePrompt
 from prompts.memory import LabelMemory, armed, asked_for
@@ -112,7 +113,11 @@ class Segmenter:
             raise MaskloomError(f"the engine {self.engine.name} cannot be shown what labels look like")
         (features,) = self._features([image])
         with self._turn():
-            return shown_image(decoder.places_of(features), regions, refused)
+            shown = shown_image(decoder.places_of(features), regions, refused)
+            if not isinstance(decoder, SumsUpRegions):
+                return shown
+            meant = {label: decoder.meant_by(features, region).half() for label, region in by_label(regions).items()}
+            return replace(shown, meant=meant)
 
     def segment(self, questions: Sequence[Question]) -> list[Round | MaskloomError]:
         """One round for each question, in order; a question that cannot be answered gets its error instead."""

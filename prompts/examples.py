@@ -65,13 +65,15 @@ def together(examples: Iterable[Examples]) -> Examples:
 class ShownImage:
     """What the regions of one image show: places ``inside`` those of each label, ``(P, D)`` by label, places ``outside (Q, D)``
     of all of them, and those of regions that were ``refused`` for a label; unit vectors in half precision. ``counts`` is how
-    many regions of each label it has.
+    many regions of each label it has, ``meant`` what those of a label show as wholes, unit vectors ``(M, D)``, where an engine
+    tells.
     """
 
     inside: Mapping[str, Tensor]
     outside: Tensor
     refused: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    meant: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +89,7 @@ def shown_image(places: Tensor, regions: Regions, refused: Regions = ()) -> Show
     """What regions, accepted and ``refused`` ones, show of an image whose places ``(D, h, w)`` are unit vectors: those of one
     label are together one example. Outside is what no accepted region covers, where there is one.
     """
-    wanted, unwanted = _by_label(regions), _by_label(refused)
+    wanted, unwanted = by_label(regions), by_label(refused)
     outside = places.flatten(1).T[:0]
     if wanted:
         outside = example_of(places, np.logical_or.reduce(list(wanted.values()))).outside
@@ -96,12 +98,18 @@ def shown_image(places: Tensor, regions: Regions, refused: Regions = ()) -> Show
     return ShownImage(inside, outside.half(), against, Counter(label for label, _ in regions))
 
 
-def _by_label(regions: Regions) -> dict[str, BoolArray]:
+def by_label(regions: Regions) -> dict[str, BoolArray]:
     """All regions of each label as one."""
     found: dict[str, BoolArray] = {}
     for label, region in regions:
         found[label] = found[label] | region if label in found else region
     return found
+
+
+def meant_by(label: str, images: Iterable[ShownImage]) -> Tensor | None:
+    """What a label's regions show as wholes, unit vectors ``(M, D)``: the mean over images; None where no engine has told."""
+    known = [image.meant[label].float() for image in images if label in image.meant]
+    return functional.normalize(torch.stack(known).mean(dim=0), dim=1) if known else None
 
 
 def likeness(places: Tensor, examples: Examples, nearest: int = NEAREST) -> Tensor:

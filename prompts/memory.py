@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prompts.examples import NEAREST, Examples, ShownImage, example_of, near, thinned, together
+from prompts.examples import NEAREST, Examples, ShownImage, example_of, meant_by, near, thinned, together
 from prompts.geometry import BoolArray, size_of
 from prompts.kinds import PromptSet, TextPrompt
 from prompts.phrases import LabelPhrases
@@ -60,7 +60,8 @@ class Usual:
 class LabelMemory:
     """What is known about a ``label`` and the ``phrases`` that find it: places inside and outside of regions of ``images`` many
     images, as the engine of version ``space`` sees them, which no other may read; the least margin of its regions, and how many
-    are usual, each None where too little is known; ``least`` is the least score of a region that is worth suggesting.
+    are usual, each None where too little is known; ``least`` is the least score of a region that is worth suggesting, ``meant``
+    what they show as wholes, unit vectors ``(M, D)``.
     """
 
     label: str
@@ -71,6 +72,7 @@ class LabelMemory:
     threshold: Threshold | None = None
     usual: Usual | None = None
     least: float = 0.0
+    meant: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,14 @@ def learn(entries: Sequence[LabelPhrases], images: Sequence[ShownImage], space: 
     most = max(LEAST_PLACES, min(MOST_PLACES, ALL_PLACES // max(len(entries), 1)))
     found = []
     for entry in entries:
-        mine = {k for k, image in enumerate(images) if len(image.inside.get(entry.label, ()))}
-        trusted = sorted(k for k in mine if (k, entry.label) not in strange)
+        there = [k for k, image in enumerate(images) if len(image.inside.get(entry.label, ()))]
+        trusted = [k for k in there if (k, entry.label) not in strange]
         if trusted:
             shown = _shown(entry.label, trusted, images, most)
             threshold = threshold_of(entry.label, trusted, images)
-            usual = usual_of(entry.label, [images[k] for k in trusted])
-            found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, threshold, usual))
+            mine = [images[k] for k in trusted]
+            facts = (threshold, usual_of(entry.label, mine), 0.0, meant_by(entry.label, mine))
+            found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, *facts))
     return tuple(found)
 
 
@@ -213,8 +216,8 @@ def not_refuted(
 
 
 def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
-    """The examples that look wrong, by what the other images of all labels show. A wrong one makes right ones of the label that it
-    is of look wrong as well: the clearest are taken out, and the others are looked at anew.
+    """The examples that look wrong, by what the other images of all labels show. A wrong one makes right ones of the label that
+    it is of look wrong as well: the clearest are taken out, and the others are looked at anew.
     """
     left, found = list(images), list[Doubt]()
     while there := _doubts(left):

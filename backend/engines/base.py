@@ -89,6 +89,15 @@ class LearnsLabels(Protocol):
 
 
 @runtime_checkable
+class SumsUpRegions(Protocol):
+    """A decoder that learns what labels look like, and tells them apart by what regions show as wholes, too."""
+
+    def meant_by(self, features: ImageFeatures, region: BoolArray) -> Tensor:
+        """What a region ``(H, W)`` shows as a whole: unit vectors ``(M, D)``, one for each way to look at it."""
+        ...
+
+
+@runtime_checkable
 class DrawsLabels(Protocol):
     """A decoder to which examples of a label tell how far a thing reaches that is drawn under it."""
 

@@ -174,6 +174,7 @@ NOTHING_LEARNT = Learnt()
 def _shown_to_bytes(shown: ShownImage) -> bytes:
     named = {f"inside {label}": places for label, places in shown.inside.items()}
     named |= {f"refused {label}": places for label, places in shown.refused.items()}
+    named |= {f"meant {label}": meant for label, meant in shown.meant.items()}
     named |= {f"count {label}": torch.tensor([number]) for label, number in shown.counts.items()}
     return bytes(save({key: each.cpu().contiguous() for key, each in {**named, "outside": shown.outside}.items()}))
 
@@ -184,11 +185,11 @@ def _shown_from_bytes(body: bytes) -> ShownImage:
         outside = tensors.pop("outside")
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"no places of an example: {error}") from error
-    inside, refused, counts = (
+    inside, refused, counts, meant = (
         {key.removeprefix(side): places for key, places in tensors.items() if key.startswith(side)}
-        for side in ("inside ", "refused ", "count ")
+        for side in ("inside ", "refused ", "count ", "meant ")
     )
-    return ShownImage(inside, outside, refused, {label: int(number) for label, number in counts.items()})
+    return ShownImage(inside, outside, refused, {label: int(number) for label, number in counts.items()}, meant)
 
 
 PLACES = Codec("places of examples", ".places", _shown_to_bytes, _shown_from_bytes)

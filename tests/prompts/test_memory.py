@@ -98,6 +98,21 @@ def test_an_example_under_the_wrong_label_is_named_and_teaches_nothing() -> None
     assert float(near(BLUE[None], ball.shown.inside)) < 0.3
 
 
+def test_a_wrong_example_has_no_right_ones_of_its_true_label_doubted() -> None:
+    """Of a label whose things differ, each is as like the wrong example as like the other ones of its own."""
+    others = torch.nn.functional.normalize(torch.eye(8)[4:] + 0.02, dim=1)
+    blues = [torch.nn.functional.normalize(torch.cat([BLUE, torch.zeros(4)]) * 1.1 + each, dim=0) for each in others]
+    red, grey = (torch.cat([colour, torch.zeros(4)]) for colour in (RED, GREY))
+
+    def shows(seed: int, label: str, colour: Tensor) -> ShownImage:
+        return ShownImage({label: around(colour, seed)}, around(grey, 1000 + seed))
+
+    right = [shows(seed, "ball", red) for seed in range(4)] + [shows(10 + k, "box", blue) for k, blue in enumerate(blues)]
+    wrong = shows(20, "ball", torch.nn.functional.normalize(sum(blues, torch.zeros(8)), dim=0))
+    assert doubts(right) == []
+    assert [(each.image, each.label) for each in doubts([*right, wrong])] == [(8, "ball")]
+
+
 def test_two_images_are_too_few_to_doubt_one_of_them() -> None:
     assert doubts([image(0, ball=RED), image(1, ball=BLUE), *(image(5 + k, box=BLUE) for k in range(4))]) == []
 

@@ -22,9 +22,13 @@ from backend.engines.embedded.from_memory import (
     LEAST,
     MOST_REDRAWN,
     Trust,
+    alike_as_wholes,
     meanings,
+    meant,
     redrawn,
+    renamed,
     scores_of,
+    what_was_shown,
     worth_of_words,
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
@@ -36,7 +40,7 @@ from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.encoders.embedded import TextTower
 from prompts.examples import Examples, likeness
-from prompts.geometry import FloatArray, size_of
+from prompts.geometry import BoolArray, FloatArray, size_of
 from prompts.kinds import Image, ObjectMemory, PromptSet
 from prompts.memory import Compared, LabelMemory, owner_of
 from prompts.space import PromptTokens
@@ -135,7 +139,7 @@ class EmbeddedDecoder:
         if prompts.drawn or (previous is not None and not prompts.phrases):
             return self.decode_drawn(canvas, prompts, self._said(tokens, features) if prompts.said else None, previous)
         logits = self._said(tokens, features)
-        vectors = torch.cat([tokens.text, _what_was_shown(tokens)]).to(logits)
+        vectors = torch.cat([tokens.text, what_was_shown(tokens)]).to(logits)
         spoken = self._calibration.least(len(tokens.phrases))
         wanted = [*(Wanted(phrase, spoken) for phrase in tokens.phrases), Wanted(None, SHOWN)][: len(logits)]
         return self._decode_said(canvas, wanted, logits, vectors)
@@ -165,6 +169,11 @@ class EmbeddedDecoder:
         return features.grid
 
     @torch.inference_mode()
+    def meant_by(self, features: ImageFeatures, region: BoolArray) -> Tensor:
+        """By the map that names regions and by the classifier; see SumsUpRegions."""
+        return meant(features, [region])[0]
+
+    @torch.inference_mode()
     def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
         """The instances of labels that were taught, and of phrases beside them; see LearnsLabels."""
         canvas, grid, calibration = Canvas.of(features), features.grid.float(), self._calibration
@@ -180,15 +189,18 @@ class EmbeddedDecoder:
         ]
         alike = compared.margins() * calibration.reference_scale + calibration.reference_bias
         shown = torch.stack([each.weigh(alike[k], said[mine[k]]) for k, each in enumerate(trust)])
-        meant = [tokens.text[rows] if each.is_known else None for rows, each in zip(mine, trust, strict=True)]
-        vectors = torch.cat([meanings(memories, meant), tokens.text[others].to(grid)])
+        words = [tokens.text[rows] if each.is_known else None for rows, each in zip(mine, trust, strict=True)]
+        vectors = torch.cat([meanings(memories, words), tokens.text[others].to(grid)])
         competing = compete(torch.cat([shown, said[others]]), vectors)
         is_shown = [True] * len(memories) + [False] * len(others)
         found = self.find(canvas, torch.cat([shown, competing[len(shown) :]]), vectors, is_shown)
         found = self._redrawn(canvas, found, shown, scores_of(compared, found, memories))
+        strange = [k for k, each in enumerate(trust) if not each.is_known]
+        wholes = alike_as_wholes(features, found, memories, strange)
+        found = renamed(compared, found, wholes, strange)
         spoken = calibration.least(len(is_shown))
         scores = [calibration.of_evidence(each.evidence) for each in found]
-        for k, score in scores_of(compared, found, memories).items():
+        for k, score in scores_of(compared, found, memories, wholes).items():
             is_told = trust[found[k].which].is_known and scores[k] >= spoken.taught
             scores[k] = max(score, scores[k]) if is_told else score * (score >= LEAST)
         wanted = [Wanted(memory.label, TOLD) for memory in memories]
@@ -307,13 +319,6 @@ def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:
     batch = small.permute(2, 0, 1)[None].float() / 255
     found: Tensor = encoder.embed(encoder(batch.contiguous(memory_format=torch.channels_last)))[0]
     return found
-
-
-def _what_was_shown(tokens: PromptTokens) -> Tensor:
-    """What references show, one unit vector ``(1, D)`` for all; no row where there is none."""
-    if not len(tokens.reference):
-        return tokens.reference
-    return torch.nn.functional.normalize(tokens.reference.mean(dim=0, keepdim=True), dim=1)
 
 
 def _at_least_its_peak(answer: Answer) -> Answer:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from backend.engines.embedded.evidence import Calibration, logit
 from backend.engines.embedded.from_drawing import Drawing, decode_object
-from backend.engines.embedded.from_text import Found, above_usual, cover, text_logits
+from backend.engines.embedded.from_text import Found, above_usual, cover, meaning, shares_of, text_logits
 from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import Canvas
+from backend.engines.embedded.views import CLASSED, REGIONS, Canvas
+from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, mask_box
 from prompts.kinds import PointPrompt, PromptSet
 from prompts.memory import Compared, LabelMemory, rivals
+from prompts.space import PromptTokens
 
 LEAST = 0.4
 """The least score of a region of a label that was taught."""
@@ -29,6 +31,8 @@ BIAS, PRESENCE, QUALITY, MARGIN, RIVAL, ALIKE = -0.215, 0.079, 0.057, 0.466, 0.3
 The logits of how sure its places are and of the judged IoU; how much more it looks like its label's examples than like what is
 around them, and than like any other label; and how much it looks like them at all.
 """
+AS_WHOLES = (1.0, 0.5)
+"""What the cosine of a region as a whole counts beside that of its places: by the map that names regions, by the classifier."""
 LARGE, AGREES, MOST_REDRAWN = 0.15, 0.3, 8
 """Regions that are drawn anew: their longer side as a share of the image's at least, the least IoU with what comes of it, and
 how many, the likeliest ones.
@@ -39,9 +43,11 @@ MOST_RIVAL = 0.2
 """By so much another label has to be less alike to say everything that it can."""
 
 
-def scores_of(compared: Compared, found: Sequence[Found], memories: Sequence[LabelMemory]) -> dict[int, float]:
+def scores_of(
+    compared: Compared, found: Sequence[Found], memories: Sequence[LabelMemory], wholes: Tensor | None = None
+) -> dict[int, float]:
     """The IoU to expect in 0..1 of those regions, by number, that were found for a label; 0 of one that is less alike
-    than its label's regions are.
+    than its label's regions are. ``wholes (N, L)`` is how much more alike regions are as wholes, see ``alike_as_wholes``.
     """
     taught = [k for k, each in enumerate(found) if each.which < len(memories)]
     if not taught:
@@ -50,7 +56,8 @@ def scores_of(compared: Compared, found: Sequence[Found], memories: Sequence[Lab
     share, rows = cover([found[k].answer for k in taught], compared.inside), torch.arange(len(taught))
     inside, outside = _means(compared.inside, share), _means(compared.outside, share)
     alike, margin = inside[rows, which], (inside - outside)[rows, which]
-    rival = (alike - rivals(inside.T).T[rows, which]).clamp(max=MOST_RIVAL)
+    named = inside if wholes is None else inside + wholes[taught].to(inside)
+    rival = (named - rivals(named.T).T)[rows, which].clamp(max=MOST_RIVAL)
     seen = (BIAS + MARGIN * margin + RIVAL * rival + ALIKE * alike).tolist()
     scores = {}
     for row, k in enumerate(taught):
@@ -59,6 +66,42 @@ def scores_of(compared: Compared, found: Sequence[Found], memories: Sequence[Lab
         is_below = cut is not None and float(margin[row]) < cut.value
         scores[k] = 0.0 if is_below else min(max(score, 0.0), 1.0)
     return scores
+
+
+def meant(features: ImageFeatures, masks: Sequence[BoolArray]) -> Tensor:
+    """What regions ``(H, W)`` show as wholes, unit vectors ``(N, M, D)``: by the map from which regions are named, and by the
+    classifier, where there is one.
+    """
+    maps = [features.tensors[name].float() for name in (REGIONS, CLASSED) if name in features.tensors]
+    return torch.stack([meaning(each, shares_of(masks, each)) for each in maps], dim=1)
+
+
+def alike_as_wholes(
+    features: ImageFeatures, found: Sequence[Found], memories: Sequence[LabelMemory], strange: Sequence[int]
+) -> Tensor:
+    """By how much regions are more alike to each label's examples than their places tell ``(N, L)``, from what they show as
+    wholes: of those that were found for a ``strange`` label, one without a meaning, and 0 of all others.
+    """
+    told = torch.zeros(len(found), len(memories))
+    mine = [k for k, each in enumerate(found) if each.which in strange]
+    if mine and all(memory.meant is not None for memory in memories):
+        shown = torch.stack([memory.meant for memory in memories if memory.meant is not None])
+        seen = meant(features, [found[k].answer.logits > 0 for k in mine])
+        weights = torch.tensor(AS_WHOLES[: seen.shape[1]])
+        told[mine] = torch.einsum("nmd,lmd,m->nl", seen.cpu(), shown.to(seen.dtype).cpu(), weights)
+    return told
+
+
+def renamed(compared: Compared, found: Sequence[Found], wholes: Tensor, strange: Sequence[int]) -> list[Found]:
+    """Regions of ``strange`` labels, each for the one whose examples it is most alike to; all others as they are."""
+    mine = [k for k, each in enumerate(found) if each.which in strange]
+    named = list(found)
+    if mine and len(strange) > 1:
+        inside = _means(compared.inside, cover([found[k].answer for k in mine], compared.inside))
+        likest = (inside + wholes[mine].to(inside))[:, list(strange)].argmax(dim=1).tolist()
+        for k, best in zip(mine, likest, strict=True):
+            named[k] = replace(found[k], which=strange[best])
+    return named
 
 
 def redrawn(decoder: ViewDecoder, canvas: Canvas, found: Found, chance: NDArray[np.float32]) -> Found:
@@ -91,6 +134,13 @@ def _means(maps: Tensor, share: Tensor) -> Tensor:
     """The mean ``(N, L)`` of maps ``(L, h, w)`` over the ``share (N, h, w)`` of each place that regions cover."""
     weight = share.flatten(1) + 1e-6
     return weight / weight.sum(dim=1, keepdim=True) @ maps.flatten(1).T.to(weight)
+
+
+def what_was_shown(tokens: PromptTokens) -> Tensor:
+    """What references show, one unit vector ``(1, D)`` for all; no row where there is none."""
+    if not len(tokens.reference):
+        return tokens.reference
+    return torch.nn.functional.normalize(tokens.reference.mean(dim=0, keepdim=True), dim=1)
 
 
 def meanings(memories: Sequence[LabelMemory], said: Sequence[Tensor | None]) -> Tensor:

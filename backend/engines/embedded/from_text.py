@@ -20,6 +20,7 @@ from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, aro
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.examples import Examples, example_of, likeness, together
+from prompts.geometry import BoolArray
 from prompts.space import PromptTokens
 
 MARGIN, ROOM = 1.3, 1.4
@@ -290,8 +291,13 @@ def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: T
 
 def cover(answers: Sequence[Answer], like: Tensor) -> Tensor:
     """The share ``(N, h, w)`` of each place of a map ``(D, h, w)`` that answers cover."""
+    return shares_of([answer.logits > 0 for answer in answers], like)
+
+
+def shares_of(masks: Sequence[BoolArray], like: Tensor) -> Tensor:
+    """The share ``(N, h, w)`` of each place of a map ``(D, h, w)`` that masks ``(H, W)`` cover."""
     cells = (like.shape[2], like.shape[1])
-    shares = [cv2.resize((answer.logits > 0).astype(np.float32), cells, interpolation=cv2.INTER_AREA) for answer in answers]
+    shares = [cv2.resize(mask.astype(np.float32), cells, interpolation=cv2.INTER_AREA) for mask in masks]
     return torch.from_numpy(np.stack(shares)).to(like.device)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,18 +13,19 @@ from skimage import data
 from torch import Tensor
 
 from backend.engines.embedded.evidence import Classed, Evidence
-from backend.engines.embedded.from_memory import redrawn
+from backend.engines.embedded.from_memory import alike_as_wholes, redrawn, renamed
 from backend.engines.embedded.from_text import Found
 from backend.engines.embedded.network import SAID, ViewDecoder
-from backend.engines.embedded.views import Answer, Canvas
+from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas
 from backend.segmenter import Segmenter
+from backend.serving.learnt import PLACES as PLACES_OF_EXAMPLES
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
 from backend.values.session import ForNames, Round
 from prompts.examples import Examples, together
 from prompts.geometry import BoolArray, Size
 from prompts.kinds import Image, KeyedImage
-from prompts.memory import LabelMemory
+from prompts.memory import Compared, LabelMemory, learn
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import disc
 from tests.contracts.test_engines import engine
@@ -102,3 +105,47 @@ def test_a_region_stays_where_a_click_finds_something_else_or_it_is_small() -> N
     part, speck = found_at(PART), found_at(small)
     assert redrawn(Believing(), CANVAS, part, chance(elsewhere)) is part
     assert redrawn(Believing(), CANVAS, speck, chance(small)) is speck
+
+
+AXES = torch.eye(4)
+BALL, BOX = AXES[0], AXES[1]
+
+
+def features_of(meaning: Tensor) -> ImageFeatures:
+    """An image that shows one thing everywhere, by the map of regions and by the classifier."""
+    everywhere = meaning[:, None, None].expand(4, 8, 8)
+    return ImageFeatures(Size(240, 240), torch.zeros(4, 8, 8), {REGIONS: everywhere, CLASSED: everywhere})
+
+
+def memory_of(label: str, meaning: Tensor) -> LabelMemory:
+    return LabelMemory(label, (label,), Examples(AXES[:0], AXES[:0]), 1, "e", meant=torch.stack([meaning, meaning]))
+
+
+MEMORIES = [memory_of("ball", BALL), memory_of("box", BOX)]
+PLACES = Compared(torch.tensor([0.62, 0.6])[:, None, None].expand(2, 8, 8), torch.zeros(2, 8, 8))
+"""Places that look a little more like a ball."""
+
+
+def test_a_region_is_the_label_that_it_looks_like_as_a_whole_where_its_places_hardly_tell() -> None:
+    found = [found_at(WHOLE), replace(found_at(PART), which=2)]
+    for meaning, label in ((BOX, 1), (BALL, 0)):
+        wholes = alike_as_wholes(features_of(meaning), found, MEMORIES, [0, 1])
+        assert wholes[0].tolist() == pytest.approx([1.5 * float(meaning @ BALL), 1.5 * float(meaning @ BOX)], abs=1e-4)
+        assert wholes[1].tolist() == [0, 0], "it was found for a phrase"
+        assert [each.which for each in renamed(PLACES, found, wholes, [0, 1])] == [label, 2]
+
+
+def test_a_name_with_a_meaning_is_not_taken_from_a_region() -> None:
+    wholes = alike_as_wholes(features_of(BOX), [found_at(WHOLE)], MEMORIES, [1])
+    assert not wholes.any()
+    assert [each.which for each in renamed(PLACES, [found_at(WHOLE)], wholes, [1])] == [0]
+
+
+def test_what_a_region_shows_as_a_whole_is_remembered_with_its_places(segmenter: Segmenter) -> None:
+    image, mask = coins()
+    shown = segmenter.show(KeyedImage.of(half(image, 0)), [(COIN, half(mask, 0))])
+    read = PLACES_OF_EXAMPLES.decode(PLACES_OF_EXAMPLES.encode(shown))
+    (memory,) = learn(Vocabulary.from_names([COIN]).entries, [read], "e")
+    assert memory.meant is not None
+    assert torch.linalg.vector_norm(memory.meant, dim=1).tolist() == pytest.approx([1, 1], abs=1e-3)
+    assert torch.allclose(memory.meant, shown.meant[COIN].float(), atol=1e-3)
