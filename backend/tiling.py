@@ -135,11 +135,19 @@ def _moved(prompt: Prompt, box: PixelBox, step: int, image: LargeImage) -> Promp
 
 def _shown_small(prompt: ReferencePrompt) -> ReferencePrompt:
     """An example on a large image, as a window of that image."""
-    if not isinstance(prompt.image, LargeImage):
-        return prompt
-    box, step = window_around((MaskPrompt(prompt.mask),), prompt.image.size)
-    mask = prompt.mask[box[1] : box[3] : step, box[0] : box[2] : step]
-    return replace(prompt, image=prompt.image.window(box, step), mask=mask)
+    is_large = isinstance(prompt.image, LargeImage)
+    return example_on(prompt.image, RunLengths.of(prompt.mask), prompt.positive) if is_large else prompt
+
+
+def example_on(image: KeyedImage, runs: RunLengths, positive: bool = True) -> ReferencePrompt:
+    """What a mask on an image shows, as an example; on a large image as a window of it, so that no whole mask is decoded."""
+    if not isinstance(image, LargeImage) or (around := runs.box) is None:
+        return ReferencePrompt(image, runs.decode(), positive)
+    (x0, y0, x1, y1), step = window_around((BoxPrompt(around),), image.size)
+    (rows, columns), inside = runs.window()
+    mask = np.zeros((y1 - y0, x1 - x0), np.bool_)
+    mask[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0] = inside
+    return ReferencePrompt(image.window((x0, y0, x1, y1), step), mask[::step, ::step], positive)
 
 
 def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding) -> Round:

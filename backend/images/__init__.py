@@ -149,16 +149,12 @@ class Media:
         return locate(url, self._folders, partial(self._sites.of, project), task_id)
 
     def _open(self, source: Source) -> KeyedImage:
-        """An image read whole or, of a file on this machine that cannot be, in windows."""
-        try:
-            return self._body(source, self._decoded.decode)
-        except ImageError:
-            if not isinstance(source, LocalFile):
-                raise
+        """An image read whole or, of a file on this machine that cannot be, in windows: then nothing else of it is read."""
+        if isinstance(source, LocalFile):
             large = open_large(source.path, self._options.max_pixels, self._options.bands)
-            if large is None:
-                raise
-            return large
+            if large is not None:
+                return large
+        return self._body(source, self._decoded.decode)
 
     def _body(self, source: Source, use: Callable[[bytes], T]) -> T:
         """What is made of a file; a fetched one is kept when it can be used."""

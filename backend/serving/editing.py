@@ -16,15 +16,17 @@ from backend.labelstudio.request.typed import Edit, Verb, done_in_order
 from backend.labelstudio.shapes import covers_pixels
 from backend.labelstudio.shapes.base import OURS, region_kind
 from backend.serving.history import page_key
-from backend.values.masks import Masks, MaskSet, Region, RunLengths, best_first
-from backend.values.morphology import fill_holes, grow, largest_part, parts_of, shrink, smooth
+from backend.values.masks import Masks, MaskSet, Region, RunLengths, best_first, united
+from backend.values.morphology import fill_holes, grow, in_its_box, parts_of, shrink, smooth_runs, without
 from backend.values.session import SessionKey
-from prompts.geometry import BoolArray, Size
+from prompts.geometry import Size
 
 MOST_PAGES = 500
 MOST_STEPS = 20
 MOST_BYTES = 64 << 20
 """What is remembered of all that is shown, as runs."""
+MOST_PARTS = 200
+"""A region is split into no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +78,24 @@ def _apply(pieces: Pieces, edit: Edit, others: Others, alike: Alike) -> Pieces:
         case Verb.CUT:
             changed = tuple(_cut(chosen, others()))
         case Verb.POINTS:
-            changed = tuple(replace(piece, form="polygon", points=int(edit.amount)) for piece in chosen)
+            changed = tuple(replace(piece, points=int(edit.amount)) for piece in chosen)
         case _:
-            changed = tuple(_with_mask(piece, MASK_EDITS[edit.verb](piece.region.mask, edit.amount)) for piece in chosen)
+            changed = tuple(_with_runs(piece, MASK_EDITS[edit.verb](piece.region.runs, edit.amount)) for piece in chosen)
     return tuple(piece for piece in (*rest, *changed) if piece.region.runs.area)
 
 
-MASK_EDITS: dict[Verb, Callable[[BoolArray, float], BoolArray]] = {
-    Verb.FILL: lambda mask, _: fill_holes(mask),
-    Verb.LARGEST: lambda mask, _: largest_part(mask),
-    Verb.UNDO: lambda mask, _: mask,
-    Verb.GROW: grow,
-    Verb.SHRINK: shrink,
-    Verb.SMOOTH: smooth,
+MASK_EDITS: dict[Verb, Callable[[RunLengths, float], RunLengths]] = {
+    Verb.FILL: lambda runs, _: in_its_box(runs, 1, fill_holes),
+    Verb.LARGEST: lambda runs, _: next(iter(parts_of(runs)), runs),
+    Verb.UNDO: lambda runs, _: runs,
+    Verb.GROW: lambda runs, pixels: in_its_box(runs, int(pixels) + 1, lambda mask: grow(mask, pixels)),
+    Verb.SHRINK: lambda runs, pixels: in_its_box(runs, 1, lambda mask: shrink(mask, pixels)),
+    Verb.SMOOTH: smooth_runs,
 }
 
 
-def _with_mask(piece: Piece, mask: BoolArray) -> Piece:
-    return replace(piece, region=replace(piece.region, runs=RunLengths.of(mask)))
+def _with_runs(piece: Piece, runs: RunLengths) -> Piece:
+    return replace(piece, region=replace(piece.region, runs=runs))
 
 
 def _joined(pieces: Pieces) -> Iterator[Piece]:
@@ -101,27 +103,24 @@ def _joined(pieces: Pieces) -> Iterator[Piece]:
     for label in dict.fromkeys(piece.region.label for piece in pieces):
         same = [piece for piece in pieces if piece.region.label == label]
         best = max(same, key=lambda piece: piece.region.score)
-        size = best.region.runs.size
-        yield _with_mask(best, Masks(size, tuple(piece.region.runs for piece in same)).union())
+        yield _with_runs(best, united([piece.region.runs for piece in same]))
 
 
 def _split(piece: Piece) -> Iterator[Piece]:
-    """The largest part keeps the id."""
-    parts = sorted(parts_of(piece.region.mask), key=lambda part: -part.sum())
-    for place, part in enumerate(parts):
-        yield _with_mask(piece if place == 0 else replace(piece, id=""), part)
+    """The largest part keeps the id; of more parts than a page should have the smallest stay together."""
+    parts = parts_of(piece.region.runs)
+    rest = [united(parts[MOST_PARTS:])] if len(parts) > MOST_PARTS else []
+    for place, part in enumerate([*parts[:MOST_PARTS], *rest]):
+        yield _with_runs(piece if place == 0 else replace(piece, id=""), part)
 
 
 def _cut(pieces: Pieces, others: Masks) -> Iterator[Piece]:
     """Without what other regions cover, and of two that are edited the better one keeps what both cover."""
-    if not pieces:
-        return
-    size = pieces[0].region.runs.size
-    taken = others.union() if len(others) else np.zeros((size.height, size.width), np.bool_)
+    taken = list(others.runs) if pieces else []
     for row in best_first(np.array([piece.region.score for piece in pieces], np.float32)):
-        left = pieces[row].region.mask & ~taken
-        taken |= left
-        yield _with_mask(pieces[row], left)
+        left = without(pieces[row].region.runs, taken)
+        taken.append(left)
+        yield _with_runs(pieces[row], left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +221,25 @@ class Editor:
         return sum(shown.nbytes for shown in self._pages.values())
 
 
-def found_of(task: InteractionRequest, pieces: Pieces) -> tuple[Found, ...]:
-    """Regions as they are answered: those that the page has each under its id, new ones of one shape together."""
+def form_with_points(task: InteractionRequest) -> str:
+    """The shape that regions get which are to have so many points: polygons before vectors; empty where neither is drawn."""
+    drawn = {control.type.removesuffix("labels") for control in task.labels.controls if not control.role}
+    return next((form for form in ("polygon", "vector") if form in drawn), "")
+
+
+def found_of(task: InteractionRequest, pieces: Pieces, pointed: str) -> tuple[Found, ...]:
+    """Regions as they are answered: those that the page has each under its id, new ones of one shape together; those whose
+    points were counted as ``pointed``.
+    """
     new: dict[tuple[str, int], list[Region]] = {}
     found = []
     for piece in pieces:
+        form = pointed if piece.points else piece.form
         if piece.id:
             here = replace(task, most_points=piece.points)
-            found.append(Found(here, _mask_set([piece.region]), NO_NAMES, piece.form, piece.id))
+            found.append(Found(here, _mask_set([piece.region]), NO_NAMES, form, piece.id))
         else:
-            new.setdefault((piece.form, piece.points), []).append(piece.region)
+            new.setdefault((form, piece.points), []).append(piece.region)
     for (form, points), regions in new.items():
         found.append(Found(replace(task, most_points=points), _mask_set(regions), NO_NAMES, form))
     return tuple(found)

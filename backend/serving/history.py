@@ -16,6 +16,7 @@ from backend.labelstudio.request.request import InteractionRequest
 from backend.labelstudio.tags import Role
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import Note, Notes, SessionStore
+from backend.tiling import example_on
 from backend.values.errors import MaskloomError, StoreError
 from backend.values.masks import NOTHING_DRAWN
 from backend.values.session import Example, Round, SessionKey
@@ -131,7 +132,7 @@ class History:
         self.late.write(f"what task {task.task_id} shows", work)
 
     def _fulfil(self, wanted: ReferenceRequest, task: InteractionRequest, image: KeyedImage) -> Iterator[ReferencePrompt]:
-        found = [ReferencePrompt(image, runs.decode(), wanted.positive) for _, runs in masks_of(wanted.here, image.size)]
+        found = [example_on(image, runs, wanted.positive) for _, runs in masks_of(wanted.here, image.size)]
         try:
             found.extend(self._elsewhere(wanted, task))
         except StoreError as error:
@@ -153,7 +154,7 @@ class History:
                 log.warning("an example of task %s cannot be seen again: %s", example.task, error)
                 continue
             if image.size == example.runs.size:
-                yield ReferencePrompt(image, example.mask, wanted.positive)
+                yield example_on(image, example.runs, wanted.positive)
 
 
 def _object_key(task: InteractionRequest) -> SessionKey:

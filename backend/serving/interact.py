@@ -17,17 +17,19 @@ from backend.labelstudio.answer import Found, names_of
 from backend.labelstudio.project_options import ProjectOptions
 from backend.labelstudio.request.context import masks_of
 from backend.labelstudio.request.request import InteractionRequest
+from backend.labelstudio.request.typed import Verb
 from backend.labelstudio.shapes.marks import BoxMark, Mark, PointMark
 from backend.postprocessing import drop_known
 from backend.segmenter import EngineSource
-from backend.serving.editing import Editor, Pieces, found_of
+from backend.serving.editing import Editor, Pieces, form_with_points, found_of
 from backend.serving.history import History, NewNotes
 from backend.serving.learning import Learning
 from backend.serving.service import Finding, failure_of, segment
 from backend.stores.sessions import Note
+from backend.tiling import example_on
 from backend.values.masks import Region, RunLengths
 from backend.values.session import ForPrompts
-from prompts.kinds import KeyedImage, PromptSet, ReferencePrompt
+from prompts.kinds import KeyedImage, PromptSet
 
 CLICK_PATIENCE_S = 0.3
 """So long a click waits for examples that nobody has looked at yet."""
@@ -39,6 +41,12 @@ NOTHING_TO_EDIT = (
     "nothing is shown or drawn here that this could change: find something first, or wait five seconds until the page has "
     "saved what you drew"
 )
+MISREAD = (
+    "cannot be read as an edit: pixels go from 1 to 500, scores from 0 to 1 (or to 100 %), points from 3 to 1000, and "
+    'after "of" stands a label of this project'
+)
+NO_POINTS = "the labelling config has no <PolygonLabels> or <VectorLabels>, and what else it draws has no points"
+MOST_QUOTED = 40
 MOST_SHOWN = 8
 """Of the regions shown the best so many say what "more" is to resemble."""
 
@@ -71,6 +79,8 @@ class Interactor:
     def _find(self, task: InteractionRequest) -> Finding:
         image = self._images.load(task.image_url, task.project, task.task_id or None)
         self._history.remember_shown(task, image)
+        if task.typed.misread:
+            return Finding(self._engine.version, message=f'"{task.typed.misread[0][:MOST_QUOTED]}" {MISREAD}')
         if task.typed.edits and task.typed.only_edits:
             return self._edited(task, image)
         seen = self._history.notes(task)
@@ -101,7 +111,10 @@ class Interactor:
             return Finding(
                 version, message=f'nothing is left after {", ".join(map(str, task.typed.edits))}; "undo" brings it back'
             )
-        return Finding(version, found_of(task, pieces), self._options.of(task.project).form)
+        pointed = form_with_points(task)
+        if not pointed and task.typed.edits[-1].verb is Verb.POINTS:
+            return Finding(version, message=NO_POINTS)
+        return Finding(version, found_of(task, pieces, pointed), self._options.of(task.project).form)
 
     def _alike(self, task: InteractionRequest, image: KeyedImage, pieces: Pieces) -> list[Region]:
         """What else on the image resembles regions, under their label where they have one and the same."""
@@ -109,7 +122,7 @@ class Interactor:
         if not shown:
             return []
         labels = {piece.region.label for piece in pieces}
-        prompts = PromptSet(tuple(ReferencePrompt(image, piece.region.mask, True) for piece in shown))
+        prompts = PromptSet(tuple(example_on(image, piece.region.runs) for piece in shown))
         label = next(iter(labels)) if len(labels) == 1 else None
         done, _ = segment(self._engine, ForPrompts(image, prompts, task.vocabulary, label))
         return list(drop_known(done.masks, (piece.region.runs for piece in pieces)))

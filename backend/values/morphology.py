@@ -1,6 +1,11 @@
-"""Morphology: what can be done to a mask's outline, holes and parts, exact to the pixel."""
+"""Morphology: what can be done to a mask's outline, holes and parts, exact to the pixel.
+
+Of masks that are kept as runs only the box around them is worked on, however large the image.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -40,30 +45,56 @@ def smooth(mask: BoolArray, pixels: float) -> BoolArray:
     return shrink(grow(opened, pixels), pixels) | opened if opened.any() else mask
 
 
-def smooth_runs(runs: RunLengths, pixels: int) -> RunLengths:
-    """A mask that is kept as runs, smoothed by so many pixels; only the box around it is worked on."""
+def in_its_box(runs: RunLengths, room: int, change: Callable[[BoolArray], BoolArray]) -> RunLengths:
+    """A mask after a change that reaches no farther than ``room`` pixels from it, at least one."""
     if not runs.area:
         return runs
     (rows, columns), window = runs.window()
-    height, width, room = runs.size.height, runs.size.width, pixels + 1
+    height, width = runs.size.height, runs.size.width
     above, left = min(room, rows.start), min(room, columns.start)
     below, right = min(room, height - rows.stop), min(room, width - columns.stop)
     padded = np.pad(window, ((above, below), (left, right)))
-    return RunLengths.placed(smooth(padded, pixels), (columns.start - left, rows.start - above), runs.size)
+    return RunLengths.placed(change(padded), (columns.start - left, rows.start - above), runs.size)
 
 
-def largest_part(mask: BoolArray) -> BoolArray:
-    """The largest of a mask's parts ``(H, W)``; of equal ones the first."""
-    return next(iter(sorted(parts_of(mask), key=lambda part: -part.sum())), mask)
+def smooth_runs(runs: RunLengths, pixels: float) -> RunLengths:
+    """A mask smoothed by so many pixels."""
+    return in_its_box(runs, int(pixels) + 2, lambda mask: smooth(mask, pixels))
 
 
-def parts_of(mask: BoolArray) -> list[BoolArray]:
-    """The parts ``(H, W)`` of a mask; pixels that touch at a corner belong together."""
-    count, part_of = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    return [part_of == number for number in range(1, count)]
+def parts_of(runs: RunLengths) -> list[RunLengths]:
+    """The parts of a mask, the largest first, of equal ones the upper one; pixels that touch at a corner belong together."""
+    (rows, columns), window = runs.window()
+    if not window.size:
+        return []
+    _, part_of, boxes, _ = cv2.connectedComponentsWithStats(window.astype(np.uint8), connectivity=8)
+    numbers = [int(number) for number in np.argsort(-boxes[1:, cv2.CC_STAT_AREA], kind="stable") + 1]
+    found = []
+    for number in numbers:
+        x, y, width, height = boxes[number, :4].tolist()
+        part: BoolArray = part_of[y : y + height, x : x + width] == number
+        found.append(RunLengths.placed(part, (columns.start + x, rows.start + y), runs.size))
+    return found
+
+
+def without(runs: RunLengths, others: Sequence[RunLengths]) -> RunLengths:
+    """A mask without what other masks of the image cover."""
+    (rows, columns), left = runs.window()
+    for (down, across), other in (each.window() for each in others if _meet(runs, each)):
+        top, bottom = max(rows.start, down.start), min(rows.stop, down.stop)
+        first, last = max(columns.start, across.start), min(columns.stop, across.stop)
+        here = np.s_[top - rows.start : bottom - rows.start, first - columns.start : last - columns.start]
+        left[here] &= ~other[top - down.start : bottom - down.start, first - across.start : last - across.start]
+    return RunLengths.placed(left, (columns.start, rows.start), runs.size)
+
+
+def _meet(one: RunLengths, other: RunLengths) -> bool:
+    """Whether the boxes of two masks overlap."""
+    (a, b), (c, d) = ((box[:2], box[2:]) if (box := each.box) else ((0, 0), (0, 0)) for each in (one, other))
+    return all(max(low, far) < min(high, end) for low, high, far, end in zip(a, b, c, d, strict=True))
 
 
 def _distance(mask: BoolArray) -> NDArray[np.float32]:
     """The distance of each pixel's centre to that of the nearest pixel outside the mask, exact to float32."""
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.round(distance, 3).astype(np.float32)
+    return np.round(distance, 3, out=distance)

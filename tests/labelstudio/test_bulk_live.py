@@ -1,4 +1,4 @@
-"""Bulk runs through a real Label Studio: killed and started again, evaluated, ranked, handed over."""
+"""Bulk runs through a real Label Studio: killed and started again, evaluated, ranked, handed over, exported."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
 from backend.labelstudio.api import LabelStudio, Prediction, Project
 from backend.labelstudio.shapes import read_regions
 from tests.backend.bulk.runs import drawn, picture_folder, same
+from tests.backend.export.projects import CONFIG, every_shape
+from tests.backend.export.test_run import assert_same_masks, read_coco, read_coco_of, read_yolo
 from tests.labelstudio.conftest import MASKLOOM, running_backend
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(900)]
@@ -177,3 +181,35 @@ def test_only_missing_sees_predictions_that_show_nothing(
     regions = {t.id: [len(each.result) > 0 for each in t.predictions] for t in label_studio.tasks_with_predictions(project.id)}
     assert regions[first.id] == regions[second.id] == [True]
     assert sorted(regions[third.id]) == [False, True]
+
+
+def test_what_was_submitted_comes_out_the_same_in_every_format_and_again_after_an_import(
+    studio: Studio, label_studio: LabelStudio, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Brushes and bitmasks with holes, polygons, vectors, boxes and ellipses, a shape for each task."""
+    double, folder = every_shape(int(pytestconfig.getoption("--tasks"))), studio.folder.photos / "drawn"
+    truth = {f"{name[:-4]:0>4}.png": masks for name, masks in read_coco_of(double, tmp_path / "truth").items()}
+    picture_folder(folder, len(truth) + 1)
+    tasks = [
+        {
+            "data": {"image": f"/data/local-files/?d=drawn/{task:04d}.png"},
+            "annotations": [{"result": each["annotations"][0]["result"]}],
+        }
+        for task, each in double.tasks.items()
+    ]
+    first, second = (label_studio.create_project(title, CONFIG).id for title in ("exported", "imported"))
+    for project in (first, second):
+        label_studio.serve_folder(project, folder)
+    label_studio.call("POST", f"/api/projects/{first}/import", json=tasks)
+    for to in ("coco", "yolo", "semantic", "json"):
+        assert f"{len(truth)} of {len(truth)} tasks" in run(studio, tmp_path, "export", str(first), "--to", to, "--out", to)
+    assert_same_masks(read_coco(tmp_path / "coco"), truth)
+    assert_same_masks(read_yolo(tmp_path / "yolo"), truth)
+    for name, masks in truth.items():
+        with Image.open(tmp_path / "semantic" / "masks" / name) as picture:
+            assert same(np.asarray(picture) > 0, np.any([mask for _, mask in masks], axis=0))
+
+    label_studio.call("POST", f"/api/projects/{second}/import", json=json.loads((tmp_path / "json" / "tasks.json").read_text()))
+    me = studio.account.email
+    run(studio, tmp_path, "export", str(second), "--out", "again", "--annotator", me, "--label", "blue", "--label", "red")
+    assert_same_masks(read_coco(tmp_path / "again"), truth)

@@ -3,13 +3,15 @@
 The grammar of edits::
 
     edit    = verb [ ["of"] label ]
-    verb    = "more" | "fewer" | "undo"
-            | (">" | "above" | "over") score          0 to 1, or a percentage
-            | "fill" ["holes"] | "join" | "split" | "cut" | "largest" ["part"]
-            | ("grow" | "shrink" | "smooth") [pixels]  1 to 500, one without a number, three for "smooth"
+    verb    = "more" | "fewer" | "undo" { "undo" }
+            | ["score"] (">" | "above" | "over") score  0 to 1, or a percentage
+            | "fill" [["the" | "all"] "holes"] | ("join" | "merge") ["all"] | "split" | "cut"
+            | ["keep"] ["the"] ("largest" | "biggest") ["part"]
+            | ("grow" | "shrink" | "smooth") [["by"] pixels]  1 to 500, one without a number, three for "smooth"
             | points "points"                          3 to 1000
 
-A line may hold several, and phrases beside them, between commas; a label of the labelling config is always that label.
+A line may hold several, and phrases beside them, between commas; a label of the labelling config is always that label. What
+begins like an edit with a number and is none ("grow 501", "grow 2 of" what is no label) is no phrase either, but told.
 """
 
 from __future__ import annotations
@@ -74,26 +76,34 @@ class Edit:
 
 
 _NUMBER = r"(?P<number>\d{1,6}(?:\.\d{1,6})?|\.\d{1,6})"
+_PIXELS_SAID = rf"(?:(?:\s+by)?\s*\+?{_NUMBER})?(?:\s*(?:px|pixels?)\b)?"
 _FORMS: tuple[tuple[re.Pattern[str], Verb, float], ...] = tuple(
     (re.compile(form, re.IGNORECASE), verb, default)
     for form, verb, default in (
         (r"more", Verb.MORE, 0),
         (r"fewer|less", Verb.FEWER, 0),
         (r"undo", Verb.UNDO, 0),
-        (rf"(?:>|above\b|over\b)\s*{_NUMBER}\s*(?P<percent>%)?", Verb.ABOVE, 0),
-        (r"fill(?:\s+(?:the\s+)?holes?)?", Verb.FILL, 0),
-        (rf"grow(?:\s+{_NUMBER})?(?:\s*(?:px|pixels?)\b)?", Verb.GROW, 1),
-        (rf"shrink(?:\s+{_NUMBER})?(?:\s*(?:px|pixels?)\b)?", Verb.SHRINK, 1),
-        (rf"smooth(?:\s+{_NUMBER})?(?:\s*(?:px|pixels?)\b)?", Verb.SMOOTH, 3),
-        (r"join|merge", Verb.JOIN, 0),
+        (rf"(?:score\s*)?(?:>|above\b|over\b)\s*{_NUMBER}\s*(?P<percent>%)?", Verb.ABOVE, 0),
+        (r"fill(?:\s+(?:(?:the|all)\s+)?holes?)?", Verb.FILL, 0),
+        (rf"grow{_PIXELS_SAID}", Verb.GROW, 1),
+        (rf"shrink{_PIXELS_SAID}", Verb.SHRINK, 1),
+        (rf"smooth{_PIXELS_SAID}", Verb.SMOOTH, 3),
+        (r"(?:join|merge)(?:\s+all\b)?", Verb.JOIN, 0),
         (r"split", Verb.SPLIT, 0),
         (r"cut", Verb.CUT, 0),
-        (r"largest(?:\s+part)?", Verb.LARGEST, 0),
-        (rf"{_NUMBER}\s+points", Verb.POINTS, 0),
+        (r"(?:keep\s+)?(?:the\s+)?(?:largest|biggest)(?:\s+part\b)?", Verb.LARGEST, 0),
+        (rf"{_NUMBER}\s+points?\b", Verb.POINTS, 0),
     )
 )
 _PIXELS = dict.fromkeys((Verb.GROW, Verb.SHRINK, Verb.SMOOTH), (1.0, float(MOST_PIXELS)))
 _LIMITS = {Verb.ABOVE: (0.0, 1.0), Verb.POINTS: (3.0, float(MOST_POINTS)), **_PIXELS}
+_UNDOS = re.compile(r"undo(?:\s+undo)+", re.IGNORECASE)
+_ALMOST = re.compile(
+    r"(?:grow|shrink|smooth|undo)\b.*\d.*|(?:score\s*)?(?:[<>]=?|(?:above|over|below|under)\b)\s*[\d.]+\s*%?"
+    r"|[\d.]+\s+points?\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What is meant as an edit, but has a number that cannot be meant, or a name that is no label."""
 _OF = re.compile(r"\s+(?:of\s+)?(?P<label>\S.*)$", re.IGNORECASE)
 
 
@@ -168,13 +178,14 @@ class TypedReference:
 @dataclass(frozen=True, slots=True)
 class Typed:
     """What was typed: the phrases and the references, each once, whether "this" asks for what is marked, and the edits in
-    order; ``said_by`` is the id of the text prompt.
+    order; ``said_by`` is the id of the text prompt, and ``misread`` what its newest line says that is almost an edit.
     """
 
     texts: tuple[TextPrompt, ...] = ()
     references: tuple[TypedReference, ...] = ()
     asks_for_marked: bool = False
     edits: tuple[Edit, ...] = ()
+    misread: tuple[str, ...] = ()
     said_by: str = field(default="", compare=False, repr=False)
 
     @property
@@ -194,13 +205,20 @@ def read_typed(lines: Iterable[str], labels: Vocabulary) -> Typed:
     if not (lines := tuple(lines)):
         return Typed()
     names = {name: entry for entry in reversed(labels.entries) for name in (in_words(entry.label), entry.label)}
-    parts = [
-        _read_part(part, names) for line in lines for part in ([line.strip()] if _find(line, names) else split_phrases(line))
-    ]
+    read = [tuple(_read_part(part, names) for part in _parts_of(line, names)) for line in lines]
+    parts = [part for line in read for part in line]
     texts = dict.fromkeys(text for part in parts for text in part.texts)
     references = dict.fromkeys(reference for part in parts for reference in part.references)
     edits = tuple(edit for part in parts for edit in part.edits)
-    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts), edits)
+    misread = tuple(text for part in read[-1] for text in part.misread)
+    return Typed(tuple(texts), tuple(references), any(part.asks_for_marked for part in parts), edits, misread)
+
+
+def _parts_of(line: str, names: Names) -> list[str]:
+    """What stands between the commas of a line, which may be a label as a whole; "undo undo" are two."""
+    if _find(line, names):
+        return [line.strip()]
+    return [word for part in split_phrases(line) for word in (part.split() if _UNDOS.fullmatch(part.strip()) else [part])]
 
 
 def _read_part(part: str, names: Names) -> Typed:
@@ -209,6 +227,8 @@ def _read_part(part: str, names: Names) -> Typed:
         return Typed(_phrases(TextPrompt(part), entry))
     if edit := read_edit(part, lambda text: found.label if (found := _find(text, names)) else None):
         return Typed(edits=(edit,))
+    if _ALMOST.fullmatch(part.strip()):
+        return Typed(misread=(part.strip(),))
     prompt = next(iter(read_phrases(part)), None)
     if prompt is None:
         return Typed()

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from backend.labelstudio.request.typed import Edit, Verb
 from backend.labelstudio.shapes import mask_of
-from backend.serving.editing import Piece, Pieces, apply
+from backend.serving.editing import MOST_PARTS, Piece, Pieces, apply
 from backend.values.masks import Masks, Region, RunLengths
 from backend.values.morphology import fill_holes, grow, shrink
 from prompts.geometry import Size
@@ -116,6 +116,34 @@ def test_points_make_a_polygon_of_no_more_than_so_many(ann: Annotator) -> None:
     assert 6 <= len(region["value"]["points"]) <= 12
     (mask,) = masks([region])
     assert (mask & LEFT).sum() / (mask | LEFT).sum() > 0.9
+
+
+def test_points_are_given_to_vectors_where_no_polygons_are_drawn_and_refused_in_words_where_neither_is(ann: Annotator) -> None:
+    config = CONFIG.replace("</View>", '<VectorLabels name="v" toName="image"><Label value="Ball"/></VectorLabels></View>')
+    ann.ask(click(35, 45), config=config)
+    (region,) = say(ann, "12 points", config=config)
+    assert region["type"] == "vectorlabels"
+    assert len(region["value"]["vertices"]) <= 12
+    (message,) = say(ann, "12 points")
+    assert "no <PolygonLabels> or <VectorLabels>" in message["value"]["text"][0]
+    (region,) = say(ann, "grow 1")
+    assert same(masks([region]), grow(LEFT, 1)), "what has no points goes on to be edited"
+
+
+def test_what_is_almost_an_edit_is_told_and_not_searched_for(ann: Annotator) -> None:
+    say(ann, "red")
+    for line in ("grow 501", "> 1.5", "2 points", "grow 2 of saucer", "red, shrink 0"):
+        (message,) = say(ann, line)
+        assert "cannot be read as an edit: pixels go from 1 to 500" in message["value"]["text"][0]
+    assert len(say(ann, "grow 501", "grow 2")) == 2, "the next line is what counts"
+
+
+def test_a_region_of_very_many_parts_is_split_into_a_bounded_number_without_losing_a_pixel() -> None:
+    specks = np.zeros((60, 60), np.bool_)
+    specks[::3, ::3] = True
+    parts = edited(pieces(specks), Edit(Verb.SPLIT))
+    assert len(parts) == MOST_PARTS + 1
+    assert np.array_equal(np.sum(parts, axis=0), specks.astype(int))
 
 
 def test_where_there_is_nothing_to_edit_or_nothing_is_left_the_page_says_so(ann: Annotator) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.values.morphology import fill_holes, grow, largest_part, parts_of, shrink, smooth
+from backend.values.masks import RunLengths
+from backend.values.morphology import fill_holes, grow, in_its_box, parts_of, shrink, smooth, smooth_runs, without
 from tests.backend.pictures import disc, square
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
@@ -69,13 +70,24 @@ def test_fill_holes_leaves_nothing_enclosed_and_adds_nothing_else(mask: np.ndarr
 
 
 @given(MASKS)
-def test_parts_are_disjoint_and_make_up_the_mask_and_the_largest_is_one_of_them(mask: np.ndarray) -> None:
-    parts = parts_of(mask)
+def test_parts_are_disjoint_connected_make_up_the_mask_and_come_the_largest_first(mask: np.ndarray) -> None:
+    runs = parts_of(RunLengths.of(mask))
+    parts = [part.decode() for part in runs]
     assert np.array_equal(np.sum(parts, axis=0) if parts else np.zeros(mask.shape, int), mask.astype(int))
-    if parts:
-        assert largest_part(mask).sum() == max(part.sum() for part in parts)
-    else:
-        assert not largest_part(mask).any()
+    assert [part.area for part in runs] == sorted((part.area for part in runs), reverse=True)
+    assert all(len(parts_of(part)) == 1 for part in runs)
+    assert all(not (grow(one, 1.5) & other).any() for one in parts for other in parts if one is not other)
+
+
+@given(st.tuples(*[MASKS] * 2).filter(lambda two: two[0].shape == two[1].shape), RADII)
+def test_in_the_box_around_a_mask_everything_is_as_on_the_whole_image(two: tuple[np.ndarray, ...], radius: float) -> None:
+    mask, other = two
+    runs, taken = RunLengths.of(mask), RunLengths.of(other)
+    assert np.array_equal(in_its_box(runs, int(radius) + 1, lambda part: grow(part, radius)).decode(), grow(mask, radius))
+    assert np.array_equal(in_its_box(runs, 1, lambda part: shrink(part, radius)).decode(), shrink(mask, radius))
+    assert np.array_equal(in_its_box(runs, 1, fill_holes).decode(), fill_holes(mask))
+    assert np.array_equal(smooth_runs(runs, radius).decode(), smooth(mask, radius))
+    assert np.array_equal(without(runs, [taken, taken]).decode(), mask & ~other)
 
 
 @given(MASKS, RADII)

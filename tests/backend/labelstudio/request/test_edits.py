@@ -34,6 +34,13 @@ def label_of(text: str) -> str | None:
         ("smooth", Edit(Verb.SMOOTH, 3)),
         ("grow 2", Edit(Verb.GROW, 2)),
         ("grow 2 px", Edit(Verb.GROW, 2)),
+        ("grow by 2", Edit(Verb.GROW, 2)),
+        ("grow +2px", Edit(Verb.GROW, 2)),
+        ("score > 0.6", Edit(Verb.ABOVE, 0.6)),
+        ("fill all holes", Edit(Verb.FILL)),
+        ("merge all", Edit(Verb.JOIN)),
+        ("keep the biggest part", Edit(Verb.LARGEST)),
+        ("12 point", Edit(Verb.POINTS, 12)),
         ("shrink", Edit(Verb.SHRINK, 1)),
         ("join", Edit(Verb.JOIN)),
         ("split", Edit(Verb.SPLIT)),
@@ -53,6 +60,9 @@ def test_a_line_of_the_grammar_is_an_edit(line: str, edit: Edit) -> None:
     [
         "more coffee",
         "grow lamp",
+        "grow by lamp",
+        "the largest cup",
+        "join allspice",
         "grow 0",
         "grow 501",
         "> 1.5",
@@ -81,6 +91,18 @@ def test_the_exact_name_of_a_label_is_never_an_edit(label: str) -> None:
     typed = read_typed([label], vocabulary)
     assert typed.edits == ()
     assert typed.texts[0].phrase == label
+
+
+@pytest.mark.parametrize("line", ["grow 501", "grow by 0", "< 0.5", "> 101 %", "above 7", "2 points", "undo 3", "grow 2 of it"])
+def test_what_is_almost_an_edit_is_no_phrase_but_misread_in_the_newest_line(line: str) -> None:
+    typed = read_typed(["cup", line], Vocabulary(()))
+    assert (typed.misread, [text.phrase for text in typed.texts]) == ((line,), ["cup"])
+    assert read_typed([line, "cup"], Vocabulary(())).misread == ()
+    assert read_typed([line], Vocabulary((LabelPhrases.of(line, ()),))).texts[0].phrase == line
+
+
+def test_undo_said_twice_is_two() -> None:
+    assert read_typed(["Undo  undo undo"], Vocabulary(())).edits == (Edit(Verb.UNDO),) * 3
 
 
 def test_phrases_negatives_likes_and_edits_stand_together_in_order() -> None:
