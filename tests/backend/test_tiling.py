@@ -18,7 +18,7 @@ from backend.images.limits import LargeImage, overview
 from backend.images.windows import open_large
 from backend.segmenter import Segmenter
 from backend.tiles import tiles_of
-from backend.tiling import closer_windows, window_around
+from backend.tiling import closer_windows, example_on, window_around
 from backend.values.errors import MaskloomError
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet, RunLengths, united
@@ -107,6 +107,14 @@ def test_a_click_and_a_box_are_answered_in_a_window_and_placed_on_the_image(imag
 def test_an_example_on_the_image_finds_its_like_everywhere(image: LargeImage, segmenter: Segmenter) -> None:
     example = ReferencePrompt(image, dots()[0])
     assert same(asked(segmenter, ForPrompts(image, PromptSet((example,)))), *dots())
+
+
+def test_an_example_is_shown_in_a_window_without_its_mask_being_decoded(image: LargeImage) -> None:
+    dot = dots()[3]
+    shown, whole = example_on(image, RunLengths.of(dot), False), ReferencePrompt(image, dot, False)
+    assert (shown.mask.shape, shown.positive) == ((256, 256), False)
+    assert shown.mask.sum() == whole.mask.sum()
+    assert np.array_equal(shown.image.pixels[shown.mask], image.window((0, 0, SIDE, SIDE)).pixels[dot])
 
 
 def test_the_next_click_nearby_sees_the_same_window_without_encoding_again(image: LargeImage, segmenter: Segmenter) -> None:

@@ -3,7 +3,8 @@
 Label Studio's polygons are single rings. So every part with at least 5 % of the region's area becomes a polygon of its own and
 smaller parts are dropped; a hole with at least 5 % of it is opened by a hair-thin slit, so that the ring runs around it, and
 smaller holes are filled. Outlines run along the pixels' edges and are simplified by a tolerance of a pixel or 0.1 % of
-the image's longer side, whichever is more, and further until the ring has at most 100 points. The IoU that is left is told.
+the image's longer side, whichever is more (but of a small part by no more than a twentieth of its side), and further until the
+ring has at most 100 points. The IoU that is left is told. Only the box around a mask is worked on, however large the image.
 
 A mask's ellipse is the one with its area, centre and axes. A vector is a path of vertices, straight or curved; a closed one
 surrounds what it marks, an open one only runs over it.
@@ -26,6 +27,7 @@ from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, ShapeValue, 
 from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
+from backend.values.morphology import with_room
 from prompts.geometry import (
     BoolArray,
     FloatArray,
@@ -47,6 +49,10 @@ MOST_OUTLINE_POINTS = 20_000
 """An outline with more corners is noise; its mask is closed (5 x 5) until it has fewer."""
 TOLERANCE_PIXELS = 1.0
 TOLERANCE_SHARE = 0.001
+TOLERANCE_OF_PART = 0.05
+"""Of the side of a square as large as the part."""
+_ROOM = 8
+"""Pixels around a mask that are looked at with it."""
 _SLIT_PIXELS = 0.01
 _POINTS_PER_SLIT = 5
 
@@ -56,18 +62,19 @@ Raster = NDArray[np.uint8]
 
 def write_polygon(runs: RunLengths, most_points: int = MOST_POINTS) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed rings in percent, largest first; nothing for an empty mask."""
-    rings, note = rings_of(runs.decode(), most_points)
+    rings, note = rings_of(runs, most_points)
     return [ShapeValue({"points": ring.tolist(), "closed": True}, note) for ring in rings]
 
 
-def rings_of(mask: BoolArray, most_points: int = MOST_POINTS) -> tuple[list[FloatArray], str]:
-    """The parts of a mask ``(H, W)`` as rings ``(N, 2)`` in percent, largest first, and a note that tells what is lost."""
-    if not mask.any():
+def rings_of(runs: RunLengths, most_points: int = MOST_POINTS) -> tuple[list[FloatArray], str]:
+    """The parts of a mask as rings ``(N, 2)`` in percent, largest first, and a note that tells what is lost."""
+    if not runs.area:
         return [], ""
-    size, tolerance = size_of(mask), max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(mask.shape))
+    size, tolerance = runs.size, max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(runs.size.height, runs.size.width))
+    corner, mask = with_room(runs, _ROOM)
     rings = [_ring(_simplify(part, tolerance, most_points)) for part in _parts(mask)]
-    percents = [pixels_to_percent(np.clip(ring, 0, (size.width, size.height)), size) for ring in rings]
-    drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size), size) for ring in percents])
+    percents = [pixels_to_percent(np.clip(ring + corner, 0, (size.width, size.height)), size) for ring in rings]
+    drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size) - corner, size_of(mask)) for ring in percents])
     return percents, f"polygon IoU {(mask & drawn).sum() / (mask | drawn).sum():.3f}"
 
 
@@ -153,7 +160,7 @@ def _simplify(part: Polygon, tolerance: float, most_points: int) -> Polygon:
     """A part with few enough points; while it has, the tolerance is at most half its mean thickness. Where even the simplest
     outlines have too many, the smallest holes are filled.
     """
-    tolerance = min(tolerance, part.area / part.length)
+    tolerance = min(tolerance, part.area / part.length, max(TOLERANCE_PIXELS, TOLERANCE_OF_PART * math.sqrt(part.area)))
     simple = part.simplify(tolerance)
     while _points(simple) > most_points:
         tolerance *= 1.5
@@ -196,16 +203,16 @@ def write_ellipse(runs: RunLengths) -> list[ShapeValue]:
     the image and, as the format has it, at most 50; to stay below that ``radiusX`` belongs to the axis nearer to the
     horizontal. The rotation is in degrees clockwise.
     """
-    mask = runs.decode()
-    rows, columns = np.nonzero(mask)
+    (down, across), window = runs.window()
+    rows, columns = np.nonzero(window)
     if not rows.size:
         return []
-    points = np.stack([columns, rows]).astype(np.float64) + 0.5
+    points = np.stack([columns + across.start, rows + down.start]).astype(np.float64) + 0.5
     centre = points.mean(axis=1)
     spread = (points - centre[:, None]) @ (points - centre[:, None]).T / rows.size + _PIXEL_VARIANCE * np.eye(2)
     variances, axes = np.linalg.eigh(spread)
     flat = int(np.abs(axes[0]).argmax())
-    radii, size = 2 * np.sqrt(variances), size_of(mask)
+    radii, size = 2 * np.sqrt(variances), runs.size
     value = {
         "x": float(centre[0]) * 100 / size.width,
         "y": float(centre[1]) * 100 / size.height,
@@ -244,8 +251,14 @@ _CURVE_STEPS = 16
 
 def write_vector(runs: RunLengths, most_points: int = MOST_POINTS) -> list[ShapeValue]:
     """The parts of a mask ``(H, W)`` as closed paths of straight lines, as polygons are; nothing for an empty mask."""
-    rings, note = rings_of(runs.decode(), most_points)
+    rings, note = rings_of(runs, most_points)
     return [ShapeValue({"vertices": _vertices(ring), "closed": True}, note) for ring in rings]
+
+
+def outline_area(value: Json, size: Size) -> FloatArray:
+    """The outline ``(N, 2)`` of what a vector surrounds, in pixels; of an open one, which covers nothing, no corner."""
+    path = outline_vector(value, size)
+    return path if _is_area(value, path) else np.zeros((0, 2))
 
 
 def read_vector(value: Json, size: Size) -> BoolArray:

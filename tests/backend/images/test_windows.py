@@ -177,6 +177,17 @@ def test_the_loader_gives_windows_of_a_large_file_and_another_key_when_the_file_
         media.load(str(tmp_path / "gone.tif"), "", None)
 
 
+def test_a_small_file_of_very_many_pixels_is_not_read_whole_before_its_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = stored(tmp_path / "a.tif", picture()), list[Path]()
+    monkeypatch.setattr("backend.images.read_file", lambda path, most: read.append(path) or Path(path).read_bytes())
+    for limit in (1000, 1_000_000):
+        options = replace(media_options(Settings(home=tmp_path / "home")), local_roots=(tmp_path,), max_pixels=limit)
+        assert isinstance(Media(options).load(str(path), "", None), LargeImage) == (limit == 1000)
+        assert len(read) == (limit != 1000)
+
+
 def test_a_large_file_on_its_side_is_turned_by_libvips_and_refused_in_words_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
