@@ -98,5 +98,7 @@ def _meet(one: RunLengths, other: RunLengths) -> bool:
 
 def _distance(mask: BoolArray) -> NDArray[np.float32]:
     """The distance of each pixel's centre to that of the nearest pixel outside the mask, exact to float32."""
-    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance: NDArray[np.float32] = np.asarray(
+        cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32
+    )
     return np.round(distance, 3, out=distance)
