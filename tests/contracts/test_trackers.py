@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
 from backend.engines.base import TrackedMask, Tracker
-from prompts.kinds import Image, MaskPrompt, PointPrompt, Prompt, PromptError, PromptSet
+from backend.segmenter import Segmenter
+from backend.serving.films import seen_on
+from backend.values.features import FeatureCache
+from backend.values.session import ForNames
+from backend.video.film import open_film
+from backend.video.finding import find_all
+from prompts.geometry import size_of
+from prompts.kinds import Image, KeyedImage, MaskPrompt, PointPrompt, Prompt, PromptError, PromptSet
+from prompts.phrases import LabelPhrases, Vocabulary
 from tests.backend.pictures import square
+from tests.backend.video.films import Recipe, write_film
 from tests.contracts.test_engines import DRAWN, HERE, engine
 
 NAMES = ("colour", "embedded", "sam2-tiny")
 """The trackers of EdgeTAM, SAM 3 and SEEM have tests of their own, with networks that have a memory."""
+HERE_SIZE = size_of(HERE.image)
 BLUE, RED = MaskPrompt(HERE.shapes["blue square"]), MaskPrompt(HERE.shapes["red disc"])
 
 
@@ -82,3 +94,24 @@ def test_a_mask_on_a_later_frame_is_the_answer_there_and_changes_nothing_before(
         np.testing.assert_array_equal(before[1].mask, after[1].mask)
     shown = mended[2][1].mask
     assert not shown.any() or np.logical_xor(shown, corrected.mask).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_looked_for_in_a_film_and_what_is_found_is_followed(name: str, tmp_path: Path) -> None:
+    segmenter = Segmenter(engine(name), FeatureCache(1 << 28))
+    opened = open_film(write_film(tmp_path / "a.mkv", film(), Recipe(codec="ffv1", rate=Fraction(4))))
+    names = Vocabulary(tuple(LabelPhrases.of(each, ()) for each in HERE.shapes))
+
+    found = find_all(
+        opened,
+        segmenter.tracker(),
+        lambda image: seen_on(segmenter, ForNames(KeyedImage.of(image), names), lambda masks: masks),
+    )
+
+    assert (found.size, found.length) == (HERE_SIZE, 4)
+    for track in found.tracks:
+        assert track.label in HERE.shapes
+        assert set(track.masks) <= set(range(4))
+        assert all(mask.size == HERE_SIZE and mask.area and 0 <= mask.score <= 1 for mask in track.masks.values())
+    if name == "colour":
+        assert {track.label for track in found.tracks if len(track.masks) == 4} == set(HERE.shapes)
