@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,14 +32,12 @@ from backend.values.masks import MaskSet
 from backend.values.session import ForNames, Question, Round
 from backend.video.film import Film, open_film
 from backend.video.finding import find_all
+from backend.video.following import Teller
 from backend.video.tracks import Track, Tracks
 from prompts.kinds import KeyedImage, PromptError
 
 log = logging.getLogger(__name__)
 A = TypeVar("A")
-
-TOLD_EVERY_S = 20.0
-"""How often a long film says how far it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,9 +280,10 @@ def find_in_film(
     question = f"{version} {loaded.item.key} {request.fingerprint()} {options} {len(film)} {film.timeline.end}"
     tracks = find_all(
         film,
-        segmenter.tracker(_teller(loaded)),
+        segmenter.tracker(),
         lambda image: seen_on(segmenter, ForNames(KeyedImage.of(image), request.labels.vocabulary), options.apply),
         None if shelf is None else _Bookmark(shelf.progress, question),
+        Teller(loaded.item.key, len(film)).tell,
     )
     answer = write_tracks(request, tracks, Clock(film.timeline, request.frame_rate), version)
     named = number_regions(answer, repeatable_answer(answer, request.project, request.task_id, loaded.item.key))
@@ -295,20 +293,6 @@ def find_in_film(
             if (region := names.get(region_of(request, track))) is not None:
                 shelf.masks.put(region, track.masks)
     return ItemResult(loaded.item, film.size, [_found_through(track) for track in tracks.tracks], named, _picture(film, tracks))
-
-
-def _teller(loaded: LoadedFilm) -> Callable[[], None]:
-    """Called at each step of following; tells the log now and then how far the film is."""
-    told, steps = time.monotonic(), 0
-
-    def step() -> None:
-        nonlocal told, steps
-        steps += 1
-        if time.monotonic() - told > TOLD_EVERY_S:
-            told = time.monotonic()
-            log.info("item %s: about frame %d of %d", loaded.item.key, min(steps, len(loaded.film)), len(loaded.film))
-
-    return step
 
 
 def _picture(film: Film, tracks: Tracks) -> bytes:

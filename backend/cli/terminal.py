@@ -28,11 +28,11 @@ class News(logging.Handler):
 
 
 def say_progress() -> None:
-    """Have how far a very large image is said as news, which is logged otherwise."""
-    logger = logging.getLogger("backend.tiling")
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, News) for handler in logger.handlers):
-        logger.addHandler(News())
+    """Have how far a very large image or a long film is said as news, which is logged otherwise."""
+    for logger in map(logging.getLogger, ("backend.tiling", "backend.video.following")):
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, News) for handler in logger.handlers):
+            logger.addHandler(News())
 
 
 def say_error(error: MaskloomError) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from backend.cli.segment import PhotoPrompts
-from backend.cli.terminal import read_settings, say
-from backend.values.errors import MaskloomError, RequestError, SetupError
+from backend.cli.terminal import read_settings, say, say_progress
+from backend.values.errors import MaskloomError, RequestError
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, KeyedImage, MaskPrompt, PromptSet
 
@@ -200,7 +200,7 @@ def track(
     from backend.assemble import engine_handle, image_files
     from backend.video.exports import FORMATS
     from backend.video.film import open_film
-    from backend.video.following import follow_all
+    from backend.video.following import Teller, follow_all
     from backend.video.timeline import numbers_in
     from backend.video.writer import write_overlay
 
@@ -220,9 +220,8 @@ def track(
     prompts = typed.read(opened.size, image_files(settings))
     chosen = sorted(_read(numbers_in, frames)) if frames else [0, len(opened) - 1]
     segmenter = engine_handle(settings).segmenter()
-    tracker = segmenter.engine.tracker
-    if tracker is None:
-        raise SetupError(f"the engine {segmenter.engine.name} follows no objects; choose another with MASKLOOM_ENGINE")
+    tracker = segmenter.tracker(Teller(film.name, chosen[-1] + 1 - chosen[0]).step)
+    say_progress()
     marks, labels = _marks(opened.frame(frame), frame, prompts, segmenter)
     tracks = follow_all(opened, tracker, marks, chosen[0], chosen[-1] + 1).named(labels)
     for each in tracks.tracks:

@@ -86,19 +86,26 @@ class Checkpoints(Protocol):
         ...
 
 
-def find_all(film: Film, tracker: Tracker, detect: Detect, checkpoints: Checkpoints | None = None) -> Tracks:
+def find_all(
+    film: Film,
+    tracker: Tracker,
+    detect: Detect,
+    checkpoints: Checkpoints | None = None,
+    tell: Callable[[int], None] = lambda number: None,
+) -> Tracks:
     """Every appearance of everything that ``detect`` finds, as tracks.
 
     Each look's finds are matched with what is followed, then with what was lost and looks alike; the rest are new objects, and
     are followed back to the look before. An object that was found once where it could have been found often is left out. At
     most the frames between two looks are in memory. After so many looks following begins anew with what is known then, which is
-    saved: whoever comes with the same ``checkpoints`` goes on from there, and gets the same. Raises VideoError for a damaged
-    frame.
+    saved: whoever comes with the same ``checkpoints`` goes on from there, and gets the same. ``tell`` gets the number of each
+    frame. Raises VideoError for a damaged frame.
     """
     finder = _Finder(film, tracker, detect)
     finder.go_on_from(checkpoints.load() if checkpoints is not None else None)
     for frame in film.frames(finder.next) if finder.next < len(film) else ():
         finder.take(frame)
+        tell(frame.number)
         if finder.begins_anew_at(frame) and checkpoints is not None:
             checkpoints.save(finder.state())
     return Tracks(film.size, len(film), tuple(finder.tracks()))

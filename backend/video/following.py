@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +13,30 @@ from backend.video.film import Film, Frame
 from backend.video.tracks import FrameMask, Track, Tracks
 from prompts.geometry import size_of
 from prompts.kinds import PromptError, PromptSet
+
+log = logging.getLogger(__name__)
+
+TOLD_EVERY_S = 20.0
+"""How often a long film says how far it is."""
+
+
+class Teller:
+    """Says now and then how far a film of ``count`` frames is that has a ``name``."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name, self._count = name, count
+        self._told, self._steps = time.monotonic(), 0
+
+    def tell(self, number: int) -> None:
+        """Called with the frame at hand, from 0."""
+        if time.monotonic() - self._told > TOLD_EVERY_S:
+            self._told = time.monotonic()
+            log.info("%s: frame %d of %d", self._name, number + 1, self._count)
+
+    def step(self) -> None:
+        """Called once for each frame instead, in any order."""
+        self.tell(self._steps)
+        self._steps = min(self._steps + 1, self._count - 1)
 
 
 @dataclass(frozen=True, slots=True)

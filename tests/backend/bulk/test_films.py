@@ -55,6 +55,20 @@ def test_a_folder_of_clips_is_one_import_with_boxes_through_every_clip(clips: Pa
             assert shown[0] * 96 / 100 == pytest.approx(4 + 2 * k, abs=1.5)
 
 
+def test_a_run_tells_on_which_frame_of_a_clip_it_is(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("backend.video.following.TOLD_EVERY_S", -1.0)
+    caplog.set_level("INFO", "backend.video.following")
+    context = context_for(clips, tmp_path / "home")
+
+    job = job_of(context, JobSpec(str(clips), out=tmp_path / "import.json", labels="red"))
+    run_of(context, job).work(pipeline(context, job))
+
+    told = [record.getMessage() for record in caplog.records if "a.mkv" in record.getMessage()]
+    assert told == [f"a.mkv: frame {k} of 24" for k in range(1, 25)]
+
+
 def test_masks_of_a_folder_of_clips_are_refused_with_what_to_do(clips: Path, tmp_path: Path) -> None:
     context = context_for(clips, tmp_path / "home")
 

@@ -93,6 +93,17 @@ def test_an_object_is_told_in_every_way_on_a_frame_in_the_middle(kind: str, clip
         assert (mask & truth).sum() / (mask | truth).sum() > 0.85
 
 
+def test_the_command_says_on_which_frame_it_is(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("backend.video.following.TOLD_EVERY_S", -1.0)
+
+    done = CliRunner().invoke(cli, ["track", str(clip), "--box", "4,20,24,40", "--out", str(tmp_path / "out")])
+
+    told = done.output + capsys.readouterr().err
+    assert [f"clip.mkv: frame {k} of 12" in told for k in (1, 6, 12)] == [True] * 3
+
+
 def test_what_is_not_on_the_frame_is_told(clip: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(cli, ["track", str(clip), "--text", "blue", "--out", str(tmp_path / "out")])
 
