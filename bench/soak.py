@@ -42,6 +42,14 @@ SETTLED = 1 / 3
 """Of the time, after which caches are full and the slope counts."""
 
 
+@dataclass(frozen=True)
+class Span:
+    """Until when all go on, and how long they think between two pictures, in seconds."""
+
+    until: float
+    think_s: float
+
+
 @dataclass
 class Seen:
     """What all annotators saw."""
@@ -49,6 +57,7 @@ class Seen:
     seconds: list[float] = field(default_factory=list)
     rounds: int = 0
     lost: list[str] = field(default_factory=list)
+    bulk_runs: int = 0
     memory: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -115,45 +124,38 @@ def _is_the_disc(item: dict[str, Any], x: int, y: int) -> bool:
     return bool((mask & disc).sum() / (mask | disc).sum() > 0.9)
 
 
-def work(base: str, first: int, until: float, seen: Seen) -> None:
+def work(base: str, first: int, span: Span, seen: Seen) -> None:
     """One annotator, who thinks for a moment between two pictures."""
     with httpx.Client(base_url=base, trust_env=False) as client:
         number = first
-        while time.monotonic() < until:
+        while time.monotonic() < span.until:
             try:
                 annotate(client, number, seen)
             except (httpx.HTTPError, KeyError, ValueError) as error:
                 seen.lost.append(f"picture {number}: {error!r}")
             number += 1
-            time.sleep(random.uniform(0.2, 0.8))
+            time.sleep(span.think_s * random.uniform(0.4, 1.6))
 
 
-def watch(base: str, until: float, seen: Seen) -> None:
+def watch(base: str, span: Span, seen: Seen) -> None:
     """The server's memory every five seconds."""
-    while time.monotonic() < until:
+    while time.monotonic() < span.until:
         lines = httpx.get(f"{base}/metrics", trust_env=False).text.splitlines()
         level = next(line for line in lines if line.startswith("maskloom_resident_bytes "))
         seen.memory.append((time.monotonic(), float(level.split()[1]) / 2**20))
         time.sleep(5)
 
 
-def bulk(folder: Path, environment: dict[str, str], until: float) -> None:
-    """A bulk run over a folder, again and again."""
+def bulk(folder: Path, environment: dict[str, str], span: Span, seen: Seen) -> None:
+    """A bulk run over a folder, again and again; one that fails is lost."""
     out = str(folder / "coco.json")
-    command = [
-        sys.executable,
-        "-m",
-        "backend.cli",
-        "prelabel",
-        str(folder / "photos"),
-        "--labels",
-        "red",
-        "--out",
-        out,
-        "--force",
-    ]
-    while time.monotonic() < until:
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    command = [*MASKLOOM, "prelabel", str(folder / "photos"), "--labels", "red", "--out", out, "--force"]
+    while time.monotonic() < span.until:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seen.bulk_runs += done.returncode == 0
+        if done.returncode:
+            seen.lost.append(f"bulk run: exit code {done.returncode} {done.stderr[-80:]}")
+        time.sleep(span.think_s)
 
 
 def serve(environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
@@ -182,6 +184,7 @@ def slope(memory: list[tuple[float, float]]) -> float:
 def main(
     minutes: Annotated[float, typer.Option(help="How long.")] = 30,
     annotators: Annotated[int, typer.Option(help="How many click at the same time.")] = 8,
+    think: Annotated[float, typer.Option(help="Seconds between two pictures of an annotator, on average.")] = 0.5,
 ) -> None:
     """Work for a while and tell what it did to the server; exit code 1 where a bound of the project is broken."""
     seen, folder = Seen(), Path(tempfile.mkdtemp(prefix="maskloom-soak-"))
@@ -196,12 +199,12 @@ def main(
         "MASKLOOM_FEATURE_CACHE_MIB": "64",
     }
     server, base = serve(environment)
-    until = time.monotonic() + 60 * minutes
+    span = Span(time.monotonic() + 60 * minutes, think)
     others = {**environment, "MASKLOOM_HOME": str(folder / "bulk")}
-    jobs = [threading.Thread(target=work, args=(base, 10**4 * (each + 1), until, seen)) for each in range(annotators)]
+    jobs = [threading.Thread(target=work, args=(base, 10**4 * (each + 1), span, seen)) for each in range(annotators)]
     jobs += [
-        threading.Thread(target=watch, args=(base, until, seen)),
-        threading.Thread(target=bulk, args=(folder, others, until)),
+        threading.Thread(target=watch, args=(base, span, seen)),
+        threading.Thread(target=bulk, args=(folder, others, span, seen)),
     ]
     try:
         for job in jobs:
@@ -220,9 +223,10 @@ def _tell(seen: Seen) -> None:
     print(f"rounds          {seen.rounds:,}, lost {len(seen.lost)}")
     for each in seen.lost[:5]:
         print(f"                {each}")
+    print(f"bulk runs       {seen.bulk_runs:,} beside")
     print(f"second click    median {1000 * median:.0f} ms, p99 {1000 * last:.0f} ms ({last / median:.1f} times)")
     print(f"memory          {seen.memory[0][1]:.0f} MiB at first, {seen.memory[-1][1]:.0f} at last, {rise:+.2f} MiB a minute")
-    raise SystemExit(bool(seen.lost) or rise > 1 or last > 5 * median)
+    raise SystemExit(bool(seen.lost) or not seen.bulk_runs or rise > 1 or last > 5 * median)
 
 
 if __name__ == "__main__":
