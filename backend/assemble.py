@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +69,8 @@ FILM_MASKS_MIB = 2048
 GPU_ENCODE_BATCH = 8
 CLOSING_S = 5.0
 """How long events that wait may take when the server ends."""
-WHILE_SOMEBODY_WAITS: dict[str, Any] = {"read_timeout_s": 8.0, "total_timeout_s": 9.0}
-"""How long a server with images may stay silent, and how long it is asked, while an annotator waits for an answer."""
+SILENT_WHILE_SOMEBODY_WAITS_S = 8.0
+"""How long a server with images may stay silent at most while an annotator waits for an answer; it is asked a second longer."""
 LABEL_STUDIO_PATIENCE_S = 600.0
 """How long a bulk run waits for a Label Studio that is away."""
 
@@ -130,7 +129,8 @@ class Parts:
 def assemble(settings: Settings) -> Parts:
     """All parts by the settings. Raises SetupError for an unknown engine; loads no model."""
     engine = engine_handle(settings, together(settings))
-    media = Media(replace(media_options(settings), **WHILE_SOMEBODY_WAITS))
+    silent_s = min(SILENT_WHILE_SOMEBODY_WAITS_S, settings.read_timeout_s)
+    media = Media(replace(media_options(settings), read_timeout_s=silent_s, total_timeout_s=silent_s + 1))
     database = Database(settings.database_url)
     options = ProjectOptions()
     for_clicks = Database(settings.database_url, CLICK_WAIT_S)
@@ -299,6 +299,8 @@ def media_options(settings: Settings) -> MediaOptions:
         max_film_bytes=settings.max_film_mib * MEBIBYTE,
         film_cache_bytes=settings.film_cache_mib * MEBIBYTE,
         max_pixels=round(settings.max_image_megapixels * 1_000_000),
+        connect_timeout_s=settings.connect_timeout_s,
+        read_timeout_s=settings.read_timeout_s,
         user_agent=f"maskloom/{__version__}",
     )
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from backend import __version__
 from backend.cli.terminal import console, read_settings, say, write_text
-from backend.engines.catalogue import ENGINES, Recipe, find_engine
+from backend.engines.catalogue import ENGINES, Recipe, find_engine, find_refiner
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
 
@@ -56,18 +56,19 @@ def serve(
 
 
 def _checked(host: str, port: int) -> Settings:
-    """The settings, after what can be told to be wrong before the networks are imported. Raises SetupError."""
+    """The settings, after what can be told to be wrong before the networks are imported: the quickest to tell first. Raises
+    SetupError.
+    """
+    settings = read_settings()
+    find_engine(settings.engine)
+    if settings.refine:
+        find_refiner(settings.refine)
     from backend.doctor.findings import check_port
-    from backend.engines.catalogue import find_refiner
     from backend.images.sites import Sites
     from backend.stores.database import CLICK_WAIT_S, Database
     from backend.stores.projects import ProjectTable
 
     check_port(host, port)
-    settings = read_settings()
-    find_engine(settings.engine)
-    if settings.refine:
-        find_refiner(settings.refine)
     token = settings.label_studio_token
     Sites(settings.label_studio_url, token.get_secret_value() if token else None)
     ProjectTable(Database(settings.database_url, CLICK_WAIT_S))

@@ -102,6 +102,15 @@ class Settings(BaseSettings):
         default=None,
         description="A file of certificates (PEM) to trust besides the usual ones, for hosts that a company signed.",
     )
+    connect_timeout_s: float = Field(
+        default=3, gt=0, le=60, description="How long a server with images may take to accept a connection, in seconds."
+    )
+    read_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        le=600,
+        description="How long a server with images may stay silent, in seconds; 8 at most while an annotator waits.",
+    )
 
     hub_url: str = Field(
         default="https://huggingface.co",

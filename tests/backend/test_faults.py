@@ -158,3 +158,11 @@ def test_a_hub_behind_a_broken_connection_is_a_sentence_in_time_and_fetching_goe
         proxy.fault = ""
         fetch(proxy, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "decoder" / "model.safetensors").read_bytes() == SAM["model.safetensors"]
+
+
+def test_a_deaf_host_keeps_an_annotator_no_longer_than_the_setting(picture: Server, tmp_path: Path) -> None:
+    settings = Settings(engine="colour", home=tmp_path, read_timeout_s=0.3)
+    with before(picture.url) as proxy:
+        proxy.fault, proxy.after = "deaf", 0
+        with within(6), pytest.raises(RemoteError, match="within|answer|arrive"):
+            assemble.assemble(settings).media.load(f"{proxy.url}/a.png", "1", "7")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
     ("name", "value"),
     [
         ("MASKLOOM_FEATURE_CACHE_MIB", "-5"),
+        ("MASKLOOM_READ_TIMEOUT_S", "soon"),
+        ("MASKLOOM_CONNECT_TIMEOUT_S", "nan"),
         ("MASKLOOM_DEVICE", "tpu-secret"),
         ("MASKLOOM_ENGINE", "nope"),
         ("MASKLOOM_DATABASE", "nonsense"),
@@ -46,6 +50,21 @@ def test_a_setting_that_cannot_be_is_named_in_one_line(
     assert name in told or name.removeprefix("MASKLOOM_").lower() in told.lower()
     assert "secret" not in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MASKLOOM_DEVICE", "tpu"), ("MASKLOOM_ENGINE", "nope"), ("MASKLOOM_REFINE", "colour")]
+)
+def test_a_wrong_setting_is_told_before_anything_slow_is_imported(name: str, value: str, tmp_path: Path) -> None:
+    said_and_imported = (
+        "import sys\nfrom backend.cli import main\ntry: main()\n"
+        "finally: print(*({'torch', 'transformers', 'sqlalchemy', 'httpx', 'numpy', 'fastapi'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "MASKLOOM_HOME": str(tmp_path), name: value}
+    command = [sys.executable, "-c", said_and_imported, "serve"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+    assert done.stderr.startswith("maskloom: ")
 
 
 def test_a_home_that_is_a_file_is_named(
