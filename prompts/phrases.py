@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,8 @@ class Vocabulary:
         return tuple(entry.label for entry in self.entries)
 
     def find(self, phrase: str) -> str | None:
-        """The label that answers to a phrase: the label itself, or one that is the same but for case, separators and a plural
-        "s"; None when there is none.
+        """The label that answers to a phrase: the label itself, or one that is the same but for case, separators, how accents
+        are coded and a plural "s"; None when there is none.
         """
         return self.find_all([phrase])[phrase]
 
@@ -65,5 +66,5 @@ def fill_templates(phrase: str, templates: Sequence[str]) -> list[str]:
 
 
 def _fold(phrase: str) -> str:
-    words = in_words(phrase)
+    words = in_words(unicodedata.normalize("NFC", phrase))
     return words[:-1] if words.endswith("s") and not words.endswith("ss") else words

@@ -13,7 +13,7 @@ import numpy as np
 import typer
 from PIL import Image as PillowImage
 
-from backend.cli.terminal import read_settings, say, say_progress
+from backend.cli.terminal import say, say_progress, settings_with_engine
 from backend.images.limits import overview
 from backend.pictures import PALETTE, paint_masks, write_name
 from backend.values.errors import MaskloomError, RequestError
@@ -58,9 +58,9 @@ def segment(
     json_file: Annotated[Path | None, typer.Option("--json", help="The masks as COCO RLE with labels and scores.")] = None,
 ) -> None:
     """Segment one photo and write the masks, without Label Studio."""
+    settings = settings_with_engine()
     from backend.assemble import engine_handle, image_files
 
-    settings = read_settings()
     say_progress()
     prompts = PhotoPrompts(
         texts=tuple(text or ()),

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from backend.engines.bundle import missing_for
+from backend.engines.catalogue import find_engine
 from backend.values.errors import MaskloomError, SetupError
 from backend.values.settings import Settings
 
@@ -50,6 +52,17 @@ def read_settings(label_studio_url: str | None = None, label_studio_token: str |
     except ValidationError as error:
         told = (f"{_variable(each['loc'])}: {each['msg']}" for each in error.errors(include_input=False, include_url=False))
         raise SetupError(f"a setting cannot be used, {'; '.join(told)}; see the reference of settings") from error
+
+
+def settings_with_engine() -> Settings:
+    """The settings of a command that loads their engine. Raises SetupError for what can be seen to be missing, which is told
+    before the networks are imported.
+    """
+    settings = read_settings()
+    recipe = find_engine(settings.engine)
+    if problem := missing_for(recipe, settings.weights or recipe.weights_in(settings.home_folder)):
+        raise SetupError(problem)
+    return settings
 
 
 def _variable(place: tuple[int | str, ...]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from backend.cli.segment import PhotoPrompts
-from backend.cli.terminal import read_settings, say, say_progress
+from backend.cli.terminal import read_settings, say, say_progress, settings_with_engine
 from backend.values.errors import MaskloomError, RequestError
 from prompts.geometry import BoolArray, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, KeyedImage, MaskPrompt, PromptSet
@@ -139,12 +139,13 @@ def corrections(
     most: Annotated[int, typer.Option(min=1, help="The most prompts for an object.")] = 20,
 ) -> None:
     """Say how many prompts a simulated corrector needs: an object's first mask, then clicks on the worst frame."""
+    settings = settings_with_engine()
     from backend.assemble import engine_handle
     from backend.evaluation.metrics import Assumptions
     from backend.evaluation.tracks import correct, read_davis
     from backend.video.film import open_film
 
-    opened, true, segmenter = open_film(film), read_davis(truth), engine_handle(read_settings()).segmenter()
+    opened, true, segmenter = open_film(film), read_davis(truth), engine_handle(settings).segmenter()
     if (true.size, true.length) != (opened.size, len(opened)):
         raise RequestError(f"{truth} has masks of another film: {true.length} frames, {film} has {len(opened)}")
     for track in true.tracks:
@@ -197,6 +198,7 @@ def track(
     ),
 ) -> None:
     """Follow objects through a film, without Label Studio, and write a film with the masks over it and the masks."""
+    settings = settings_with_engine()
     from backend.assemble import engine_handle, image_files
     from backend.video.exports import FORMATS
     from backend.video.film import open_film
@@ -204,7 +206,6 @@ def track(
     from backend.video.timeline import numbers_in
     from backend.video.writer import write_overlay
 
-    settings = read_settings()
     opened = open_film(film)
     typed = PhotoPrompts(
         texts=tuple(text or ()),

@@ -170,9 +170,15 @@ class LabelConfig:
         """The config as the page shows it for a task: every ``<Repeater>`` unrolled over its list in the task's data, and the
         dynamic labels (``value="$labels"``) that the data gives.
         """
-        config = _read(_unrolled(parse_xml(self.xml), data), self.xml) if _REPEATER.search(self.xml) else self
+        config = self._unroll(data) if _REPEATER.search(self.xml) else self
         controls = tuple(_with_dynamic_labels(control, data) for control in config.controls)
         return config if controls == config.controls else replace(config, controls=controls)
+
+    def _unroll(self, data: Mapping[str, Any]) -> LabelConfig:
+        try:
+            return _read(_unrolled(parse_xml(self.xml), data), self.xml)
+        except ConfigError as error:  # the config itself has an image: it could be read
+            raise ConfigError("the task has no image: the list that its <Repeater> goes through is empty or missing") from error
 
 
 @lru_cache(maxsize=128)

@@ -80,7 +80,14 @@ _ROOT = Path(__file__).parents[2]
 
 def missing_modules(names: Iterable[str]) -> list[str]:
     """Those of some top-level modules that cannot be imported here; none of them is imported."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    return [name for name in names if not _is_there(name)]
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # something on the way to it refuses, or half of it was imported
+        return False
 
 
 def install_command(extra: str) -> str:

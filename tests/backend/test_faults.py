@@ -164,5 +164,5 @@ def test_a_deaf_host_keeps_an_annotator_no_longer_than_the_setting(picture: Serv
     settings = Settings(engine="colour", home=tmp_path, read_timeout_s=0.3)
     with before(picture.url) as proxy:
         proxy.fault, proxy.after = "deaf", 0
-        with within(6), pytest.raises(RemoteError, match="within|answer|arrive"):
+        with within(6), pytest.raises(RemoteError, match="image of task 7 cannot be had"):
             assemble.assemble(settings).media.load(f"{proxy.url}/a.png", "1", "7")

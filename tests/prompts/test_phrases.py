@@ -85,6 +85,13 @@ def test_a_phrase_that_no_label_answers_to_is_not_found() -> None:
     assert Vocabulary().find("cat") is None
 
 
+def test_a_label_is_found_however_its_accents_are_coded() -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert Vocabulary.from_names([composed]).find(apart) == composed
+    assert Vocabulary.from_names([apart]).find(composed) == apart
+    assert Vocabulary.from_names([composed, apart]).find_all([composed, apart]) == {composed: composed, apart: apart}
+
+
 @given(st.lists(st.text(min_size=1), max_size=5), st.text())
 def test_what_is_found_is_always_a_label(names: list[str], phrase: str) -> None:
     found = Vocabulary.from_names(names).find(phrase)

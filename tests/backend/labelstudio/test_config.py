@@ -254,7 +254,7 @@ def test_a_repeater_in_a_repeater_and_very_many_items_are_read_in_bounds() -> No
 
 @pytest.mark.parametrize("data", [{}, {"pages": []}, {"pages": "x"}, {"pages": None}])
 def test_a_repeater_over_nothing_shows_no_image(data: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="no <Image>"):
+    with pytest.raises(ConfigError, match="the task has no image: the list that its <Repeater> goes through is empty"):
         read_config(REPEATER).for_task(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -30,4 +31,11 @@ def test_an_installed_package_names_the_packages_themselves(tmp_path: Path, monk
 
 def test_modules_are_looked_for_without_being_imported() -> None:
     assert errors.missing_modules(["json", "no_such_module_here", "antigravity"]) == ["no_such_module_here"]
+
+
+def test_a_module_that_something_refuses_or_half_of_which_is_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = types.ModuleType("half")
+    monkeypatch.setitem(sys.modules, "half", half)
+    monkeypatch.setitem(sys.modules, "forbidden_module", None)
+    assert errors.missing_modules(["half", "forbidden_module", "json"]) == ["half", "forbidden_module"]
     assert "antigravity" not in sys.modules
