@@ -26,7 +26,7 @@ from backend.serving.versions import Memories
 from backend.stores.album import Album, Picture
 from backend.stores.ledger import AGAIN, DONE, FAILED, WAITING, Entry, Item, Ledger, RunRow, in_batches
 from backend.stores.snapshots import FrozenMemory
-from backend.values.errors import MaskloomError, SetupError, StoreError
+from backend.values.errors import MaskloomError, StoreError, WriteError
 
 log = logging.getLogger(__name__)
 
@@ -185,10 +185,10 @@ class Run:
     def _broken(self, error: BaseException) -> BaseException:
         """Note why a run broke off; what is wrong with the ledger itself is said in plain words."""
         if isinstance(error, StoreError) and "full" in str(error):
-            error = SetupError(f"the disk of the ledger is full ({error}); make room and run the same command again")
+            error = WriteError(f"the disk of the ledger is full ({error}); make room and run the same command again")
         elif isinstance(error, StoreError):
             advice = "let no other program hold it, and run the same command again"
-            error = SetupError(f"the ledger cannot be used ({error}); {advice}")
+            error = WriteError(f"the ledger cannot be used ({error}); {advice}")
         if self.id and isinstance(error, MaskloomError):
             try:
                 self._ledger.close(self.id, "broken", str(error))

@@ -60,7 +60,7 @@ def _all() -> None: ...
 
 def main() -> None:
     """The command ``maskloom``; errors of Maskloom become one line, and exit code 2 where settings or the machine are at fault,
-    else 1.
+    else 1: what the command asked for, another service, a full disk.
     """
     try:
         cli()

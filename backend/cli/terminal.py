@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from backend.engines.bundle import missing_for
 from backend.engines.catalogue import find_engine
-from backend.values.errors import MaskloomError, SetupError
+from backend.values.errors import MaskloomError, SetupError, WriteError
 from backend.values.settings import Settings
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -72,8 +72,8 @@ def _variable(place: tuple[int | str, ...]) -> str:
 
 
 def write_text(path: Path, text: str, option: str) -> None:
-    """Write a file that an ``option`` names. Raises SetupError, which says so, when that cannot be done."""
+    """Write a file that an ``option`` names. Raises WriteError, which says so, when that cannot be done."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror}; choose another place with {option}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror}; choose another place with {option}") from error

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pycocotools import mask as coco
 
 from backend.images.limits import SUFFIXES
-from backend.values.errors import SetupError
+from backend.values.errors import WriteError
 from backend.values.masks import Region
 from prompts.geometry import BoolArray, Size
 
@@ -156,7 +156,7 @@ class Lines:
         return self.folder / LINES
 
     def open(self) -> None:
-        """Make ready to go on. Raises SetupError when the folder cannot be written to."""
+        """Make ready to go on. Raises WriteError when the folder cannot be written to."""
         with disk_at(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._first() != self.command:
@@ -169,7 +169,7 @@ class Lines:
         return self._versions.get(task) == version
 
     def add(self, line: TaskLine, version: str) -> None:
-        """Keep a line so that it lasts; a later one about the same task counts. Raises SetupError when the disk is full."""
+        """Keep a line so that it lasts; a later one about the same task counts. Raises WriteError when the disk is full."""
         text = (json.dumps({**line.to_json(), "version": version}) + "\n").encode("ascii")
         with disk_at(self.path), self.path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -224,13 +224,13 @@ class Lines:
 
 @contextmanager
 def disk_at(path: Path) -> Iterator[None]:
-    """Turn a failure of the disk into a SetupError that says which, and what to do."""
+    """Turn a failure of the disk into a WriteError that says which, and what to do."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         told = f"cannot write {path}: {reason}; make room or choose another place, then run the same command again"
-        raise SetupError(f"{told}: what was read is kept") from error
+        raise WriteError(f"{told}: what was read is kept") from error
 
 
 def digest_of(*parts: object) -> str:

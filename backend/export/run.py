@@ -110,7 +110,7 @@ class Export:
     def run(self) -> Report | None:
         """Read what was not read before, then write; None when it was stopped: the same command goes on.
 
-        Raises RequestError for a project without a task, RemoteError when Label Studio refuses, SetupError when the disk does.
+        Raises RequestError for a project without a task, RemoteError when Label Studio refuses, WriteError when the disk does.
         """
         project = self.studio.project(self.plan.project)
         tasks = list(self.studio.list_tasks(project.id, self.plan.scope.view))

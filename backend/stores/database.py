@@ -188,11 +188,13 @@ class Database:
                     self._is_aside = True
                     return _put_aside(self._file)
                 if any(word in said for word in _INCOMPLETE):
-                    self._make_tables(self._file)
-                    return f"the database {self._file} was gone or old ({said}) and has been made anew"
+                    failed = self._make_tables(self._file)
+                    done = f"its tables cannot be made: {failed}" if failed else "has been made anew"
+                    return f"the database {self._file} was gone or old ({said}) and {done}"
         return f"the database cannot be used: {said}"
 
-    def _make_tables(self, file: Path) -> None:
+    def _make_tables(self, file: Path) -> str:
+        """Why that failed; empty when the tables are there."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
@@ -200,7 +202,10 @@ class Database:
                 for tables in self._tables:
                     tables.create_all(connection)
         except (sql.exc.SQLAlchemyError, StoreError, OSError) as error:
-            log.warning("the tables of the stores cannot be made: %s", error)
+            reason = str(getattr(error, "orig", error))
+            log.warning("the tables of the stores cannot be made: %s", reason)
+            return reason
+        return ""
 
 
 def _reach_server(url: sql.URL, wait_s: float) -> sql.Engine:

@@ -10,7 +10,8 @@
     │   └── VideoError      the video: no picture in it, a damaged frame, a frame that it does not have
     ├── SetupError          whoever runs Maskloom: settings, weights, a busy port, a missing program
     ├── RemoteError         another service, Label Studio above all, did not answer as it should
-    └── StoreError          the database of the stores: held by somebody else, damaged, full
+    ├── StoreError          the database of the stores: held by somebody else, damaged, full
+    └── WriteError          what a command writes: the disk is full or read-only, the ledger is held by somebody else
 
 The error of an optional package that is not here tells the command that installs it into this very environment.
 """
@@ -72,6 +73,10 @@ class RemoteError(MaskloomError):
 
 class StoreError(MaskloomError):
     """What is kept between requests cannot be read or written now; the same may succeed later."""
+
+
+class WriteError(MaskloomError):
+    """What a command makes cannot be written now; its settings are right, and it goes on when it is run again."""
 
 
 _ROOT = Path(__file__).parents[2]

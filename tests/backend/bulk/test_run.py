@@ -20,7 +20,7 @@ from backend.bulk.spec import JobSpec
 from backend.bulk.to_files import LinesSink
 from backend.bulk.values import Form, ItemResult, Source, Target
 from backend.stores.ledger import DONE, FAILED, Item
-from backend.values.errors import MaskloomError, SetupError, StoreError
+from backend.values.errors import MaskloomError, StoreError, WriteError
 from tests.backend.bulk.runs import context_for, drawn, job_of, picture_folder, pipeline, run_of, same
 
 LABELS = "red=crimson, blue"
@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_in_plain_words_and_the_run_goes_on_once_there_is_ro
     assert isinstance(job.sink, LinesSink)
     job.sink.parts.symlink_to("/dev/full")
     run = run_of(context, job)
-    with pytest.raises(SetupError, match="No space left on device; make room"):
+    with pytest.raises(WriteError, match="No space left on device; make room"):
         run.work(pipeline(context, job))
     row = context.ledger.run(run.id)
     assert row is not None
@@ -188,7 +188,7 @@ def test_a_ledger_that_another_program_holds_is_told_in_plain_words(tmp_path: Pa
     context = context_for(photos, tmp_path / "home")
     job = job_of(context, JobSpec(str(photos), Target.COCO, tmp_path / "coco.json", labels=LABELS))
     run = run_of(context, job)
-    with pytest.raises(SetupError, match=r"the ledger cannot be used \(database is locked\); let no other program hold it"):
+    with pytest.raises(WriteError, match=r"the ledger cannot be used \(database is locked\); let no other program hold it"):
         raise run._broken(StoreError("database is locked"))
 
 

@@ -19,7 +19,7 @@ from backend.bulk.run import BulkContext, Progress
 from backend.bulk.spec import JobSpec, Selection
 from backend.labelstudio.shapes import read_regions
 from backend.stores.ledger import FAILED
-from backend.values.errors import ConfigError, RemoteError, SetupError
+from backend.values.errors import ConfigError, RemoteError, SetupError, WriteError
 from backend.values.settings import Settings
 from tests.backend.bulk.runs import drawn, job_of, pipeline, run_of, same
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction
             most_pages[0] = 1
 
     run.watch = fill_up
-    with pytest.raises(SetupError, match=r"the disk of the ledger is full .*; make room and run the same command again"):
+    with pytest.raises(WriteError, match=r"the disk of the ledger is full .*; make room and run the same command again"):
         run.work(pipeline(context, job))
     assert 0 < len(double.predictions) < 60
     most_pages[0] = 1 << 30

@@ -18,7 +18,7 @@ from backend.bulk.values import Target
 from backend.cli import bulk
 from backend.cli.bulk import STOPPED, RunOptions, run_job
 from backend.cli.terminal import read_settings
-from backend.values.errors import RequestError, SetupError
+from backend.values.errors import RequestError, WriteError
 from backend.values.settings import Settings
 from tests.backend.bulk.runs import picture_folder
 from tests.backend.bulk.studio_double import TOKEN, StudioDouble, running
@@ -75,10 +75,10 @@ def test_why_a_run_broke_off_is_told_also_when_its_page_cannot_be_written(
     """A full disk takes both: whoever hears of the page alone makes no room."""
 
     def fill_up(*_: object) -> None:
-        raise SetupError("cannot write coco.json: No space left on device; make room")
+        raise WriteError("cannot write coco.json: No space left on device; make room")
 
     monkeypatch.setattr("backend.bulk.to_files.LinesSink.write", fill_up)
-    with pytest.raises(SetupError, match="make room"):
+    with pytest.raises(WriteError, match="make room"):
         run_job(spec, replace(options, report=tmp_path / "nowhere" / "run.html"), Settings())
     assert "choose another place with --report" in capsys.readouterr().err
 

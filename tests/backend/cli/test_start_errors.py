@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backend import cli as cli_module
 from backend.cli import main
-from backend.cli.terminal import read_settings
+from backend.cli.terminal import read_settings, write_text
 from backend.doctor.findings import check_port
 from backend.values.errors import SetupError
 
@@ -52,7 +53,7 @@ def test_a_setting_that_cannot_be_is_named_in_one_line(
     assert len(told.splitlines()) == 1
 
 
-SLOW = {"torch", "transformers", "sqlalchemy", "httpx", "fastapi"}
+SLOW = {"torch", "transformers", "sqlalchemy", "fastapi"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,17 @@ def test_a_home_that_is_a_file_is_named(
     monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path / "home"))
     assert run(monkeypatch, "serve", "--port", str(free_port())) == 2
     assert str(tmp_path / "home") in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_no_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def report() -> None:
+        write_text(tmp_path / "nowhere" / "r.html", "", "--report")
+
+    monkeypatch.setattr(cli_module, "cli", report)
+    assert run(monkeypatch) == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def free_port() -> int:

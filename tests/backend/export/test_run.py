@@ -20,7 +20,7 @@ from backend.export.gather import Scope
 from backend.export.lines import LINES
 from backend.export.run import Export, Format, Plan, Report
 from backend.labelstudio.api import StoredPrediction
-from backend.values.errors import RequestError, SetupError
+from backend.values.errors import RequestError, WriteError
 from prompts.geometry import Size, polygon_mask
 from tests.backend.bulk.runs import drawn, same
 from tests.backend.export.projects import (
@@ -237,7 +237,7 @@ def disk_of(most_bytes: int) -> Iterator[None]:
 
 def test_a_disk_that_is_full_half_way_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
     double = every_shape(60)
-    with disk_of(20_000), pytest.raises(SetupError, match=r"cannot write .*make room.*the same command again: what was read"):
+    with disk_of(20_000), pytest.raises(WriteError, match=r"cannot write .*make room.*the same command again: what was read"):
         exported(double, tmp_path, Format.COCO)
     read = (tmp_path / LINES).read_bytes().count(b"\n") - 1
     assert 20 < read < 60

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
+from backend.stores import database as schema
 from backend.stores.database import Database
 from backend.values.errors import SetupError, StoreError
 
@@ -156,6 +157,18 @@ def test_a_folder_that_was_deleted_costs_what_was_kept_and_comes_back(file: Path
         add(database, 1)
     add(database, 1)
     assert numbers(database) == [1]
+
+
+def test_tables_that_cannot_be_made_are_not_said_to_be(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = open_at(file)
+    file.unlink()
+
+    def refuse(_: object) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(schema, "bring_up_to_date", refuse)
+    with pytest.raises(StoreError, match="was gone or old .* its tables cannot be made: Read-only file system"):
+        add(database, 1)
 
 
 def test_a_process_may_start_while_another_one_holds_the_database(file: Path, stranger: sqlite3.Connection) -> None:
