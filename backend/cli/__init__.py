@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from backend.cli.terminal import say_error
+from backend.cli.terminal import STOPPED, say_error
 from backend.values.errors import MaskloomError, SetupError
 
 _COMMANDS = {
@@ -31,6 +33,8 @@ _COMMANDS = {
     "memory": "memory:memory",
 }
 """Where each command is: a module of this package, and its function or its group of commands."""
+
+_STOPPED_IN_ORDER = {"prelabel", "export", "warm"}
 
 
 class Commands(TyperGroup):
@@ -58,10 +62,16 @@ cli = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)
 def _all() -> None: ...
 
 
+def _stop(*_: object) -> None:
+    raise SystemExit(STOPPED)
+
+
 def main() -> None:
     """The command ``maskloom``; errors of Maskloom become one line, and exit code 2 where settings or the machine are at fault,
     else 1: what the command asked for, another service, a full disk.
     """
+    if _STOPPED_IN_ORDER.intersection(sys.argv[1:2]):
+        signal.signal(signal.SIGTERM, _stop)  # while networks are imported; later the command does it
     try:
         cli()
     except MaskloomError as error:

@@ -25,14 +25,12 @@ from backend.bulk.run import BulkContext, Pipeline, Progress, Run, picture_of, p
 from backend.bulk.spec import JobSpec, Selection, resolve
 from backend.bulk.values import ItemResult, Target
 from backend.bulk.work import PipelineLimits, Worker, process
-from backend.cli.terminal import console, read_settings, say, say_error, say_progress, write_text
+from backend.cli.terminal import STOPPED, console, read_settings, say, say_error, say_progress, write_text
 from backend.labelstudio.project_options import PreannotationOptions
 from backend.stores.ledger import DONE, FAILED
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.settings import Settings
 
-STOPPED = 130
-"""The exit code after Ctrl-C."""
 TURN_S = 0.0005
 """So long a thread of a bulk run may keep the interpreter: the model's, which asks for it often, waits that long each time."""
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from backend.bulk.run import Progress
-from backend.cli.bulk import STOPPED, shown, stops_on_ctrl_c
-from backend.cli.terminal import read_settings, say
+from backend.cli.bulk import shown, stops_on_ctrl_c
+from backend.cli.terminal import STOPPED, read_settings, say
 from backend.export.gather import AnnotationFilter, Pick, Review, Scope
 from backend.export.run import Export, Format, Plan, Report
 from backend.labelstudio.api import LabelStudio

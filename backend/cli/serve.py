@@ -18,16 +18,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from backend import __version__
-from backend.cli.terminal import console, read_settings, say, write_text
+from backend.cli.terminal import STOPPED, console, read_settings, say, write_text
 from backend.engines.catalogue import ENGINES, Recipe, find_engine, find_refiner
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from backend.bulk.warm import Warmed
 
 DRAIN_S = 6
 """How long requests that are being answered may take when the server is told to end; Docker kills after ten seconds."""
+KEEP_ALIVE_S = 75
+"""How long a connection waits for the next request: longer than proxies and clients keep theirs, or they use a closed one."""
 SHOWN_FAILURES = 5
 
 
@@ -52,7 +56,16 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     say(f"Maskloom {__version__}, engine {parts.engine.version}, on http://{shown}:{port} (API at /docs)")
     app = create_app(parts, host=host, port=port, prewarm=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=DRAIN_S)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=DRAIN_S, timeout_keep_alive=KEEP_ALIVE_S
+    )
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            parts.service.ending.set()
+            super().handle_exit(sig, frame)
+
+    Server(config).run()
 
 
 def _checked(host: str, port: int) -> Settings:
@@ -191,7 +204,7 @@ def warm(
     """Encode every image of a project onto disk, where a server with the same settings finds them; what is there is kept."""
     from backend.assemble import label_studio, warmer
     from backend.bulk.run import Progress
-    from backend.cli.bulk import STOPPED, shown, stops_on_ctrl_c
+    from backend.cli.bulk import shown, stops_on_ctrl_c
 
     settings, stop, started = read_settings(url, token), threading.Event(), time.monotonic()
     with label_studio(settings) as studio, stops_on_ctrl_c(stop), shown(str) as watch:

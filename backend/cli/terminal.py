@@ -14,6 +14,8 @@ from backend.engines.catalogue import find_engine
 from backend.values.errors import MaskloomError, SetupError, WriteError
 from backend.values.settings import Settings
 
+STOPPED = 130
+"""The exit code after Ctrl-C or SIGTERM."""
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

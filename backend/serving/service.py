@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,12 +141,15 @@ class Service:
     hand_over: HandOver = lambda project, tasks, ready: False
     record: Record = lambda answered: None
     damage: Callable[[Answer], Answer] = lambda answer: answer
+    ending: threading.Event = field(default_factory=threading.Event)
+    """Set when the server is told to end: batches are cut."""
 
     def predict(self, body: Mapping[str, Any]) -> list[Answer]:
         """One answer for each task of a request, in order.
 
         A batch that outlasts the deadline is handed to a job, and the answer is empty, upon which Label Studio stores nothing.
-        Where no job can write to Label Studio, it gets the first answer alone, upon which it asks for each task by itself.
+        Where no job can write to Label Studio, or the server ends, it gets the first answer alone, upon which it asks for each
+        task by itself.
         Raises RequestError when the body has no tasks.
         """
         told = self.events.answer(body) if is_event(body) else None
@@ -157,7 +160,7 @@ class Service:
         answers: list[Answer] = []
         known: dict[str, Answer] = {}
         for task in tasks:
-            if answers and time.monotonic() - started > DEADLINE_S:
+            if answers and (self.ending.is_set() or time.monotonic() - started > DEADLINE_S):
                 return self._answer_later(tasks, answers)
             again = task.fingerprint() if len(tasks) > 1 and isinstance(task, PreannotationRequest) else ""
             answers.append(known.get(again) or self._answer(body, task))
@@ -180,7 +183,9 @@ class Service:
         return answer
 
     def _answer_later(self, tasks: Sequence[Request | MaskloomError], answers: list[Answer]) -> list[Answer]:
-        log.warning("answered %d of %d tasks within %.0f s", len(answers), len(tasks), DEADLINE_S)
+        log.warning("answered %d of %d tasks, then time was up", len(answers), len(tasks))
+        if self.ending.is_set():
+            return answers[:1]
         readable = [task for task in tasks if isinstance(task, PreannotationRequest)]
         made = ((task, answer) for task, answer in zip(tasks, answers, strict=False) if "result" in answer)
         whole = ((task, answer) for task, answer in made if not has_canaries(answer))

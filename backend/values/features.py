@@ -232,7 +232,8 @@ class EncodeQueue:
 
     @property
     def images_waiting(self) -> int:
-        return sum(len(request.images) for request in self._waiting)
+        with self._changed:  # whoever measures is no caller: requests come and go meanwhile
+            return sum(len(request.images) for request in self._waiting)
 
     def _take(self) -> list[_Request]:
         """The first request, and those after it as long as there is room."""

@@ -272,6 +272,12 @@ def test_a_batch_past_its_deadline_is_answered_with_its_first_answer_alone(
         assert [len(answer[0]["result"]) for answer in one_by_one] == [2, 3, 2]
 
 
+def test_a_batch_is_cut_when_the_server_ends(parts: Parts, client: TestClient) -> None:
+    tasks = [task(data_uri(two_shapes()), 1), task(data_uri(two_red_discs()), 2)]
+    parts.service.ending.set()
+    assert [len(answer["result"]) for answer in predict(client, body(*tasks))] == [2]
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
@@ -86,6 +87,29 @@ def test_what_comes_while_the_device_is_busy_is_the_next_batch_of_a_bounded_size
     release.join()
     assert [len(batch) for batch in encoder.batches] == [4, 4, 2]
     assert answers == {(value,): [value] for value in range(10)}
+
+
+def test_who_waits_can_be_counted_while_requests_come_and_go() -> None:
+    """Whoever scraped the metrics under load got an error: a queue must not change while it is counted."""
+    queue, counted, ended = EncodeQueue(Counting(), threading.Lock(), Batching(2, 0.0)), list[int](), threading.Event()
+
+    def count() -> None:
+        while not ended.is_set():
+            counted.append(queue.images_waiting)
+
+    watcher = threading.Thread(target=count)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        watcher.start()
+        for start in range(0, 400, 8):
+            ask_all(queue, *((value,) for value in range(start, start + 8)))
+    finally:
+        ended.set()
+        watcher.join()
+        sys.setswitchinterval(before)
+    assert counted
+    assert 0 <= min(counted) <= max(counted) <= 8
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -5,6 +5,10 @@ and what was asked is had as soon as the network is well again.
 from __future__ import annotations
 
 import io
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -39,6 +43,8 @@ from tests.backend.faulty_proxy import FaultyProxy, before
 from tests.backend.images.servers import Server
 
 BROKEN = ["cut", "reset", "half-open", "deaf"]
+CONFIG = """<View><Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="red"/></BrushLabels></View>"""
 SHORT = httpx.Timeout(0.5)
 
 
@@ -166,3 +172,33 @@ def test_a_deaf_host_keeps_an_annotator_no_longer_than_the_setting(picture: Serv
         proxy.fault, proxy.after = "deaf", 0
         with within(6), pytest.raises(RemoteError, match="image of task 7 cannot be had"):
             assemble.assemble(settings).media.load(f"{proxy.url}/a.png", "1", "7")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_end_cuts_its_batches_and_answers(picture: Server, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"MASKLOOM_ENGINE": "colour", "MASKLOOM_HOME": str(tmp_path), "MASKLOOM_READ_TIMEOUT_S": "1"}
+    command = [sys.executable, "-c", "from backend.cli import main; main()", "serve", "--port", str(port)]
+    with subprocess.Popen(command, env={**os.environ, **settings}) as server, before(picture.url) as proxy:
+        try:
+            proxy.fault = "deaf"
+            tasks = [{"id": number, "data": {"image": f"{proxy.url}/{number}.png"}} for number in range(20)]
+            asked = {"tasks": tasks, "project": "1.1", "label_config": CONFIG}
+            answer = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
+            until_up(answer)
+            threading.Timer(3, server.terminate).start()
+            with within(12):
+                assert len(answer.post("/predict", json=asked).json()["results"]) == 1
+        finally:
+            server.terminate()
+
+
+def until_up(client: httpx.Client) -> None:
+    while True:
+        try:
+            if client.get("/health").json()["model_loaded"]:
+                return
+        except httpx.ConnectError:
+            time.sleep(0.2)

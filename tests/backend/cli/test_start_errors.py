@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_what_cannot_be_written_is_no_wrong_setting(
     monkeypatch.setattr(cli_module, "cli", report)
     assert run(monkeypatch) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_who_is_told_to_end_before_the_command_has_begun_ends_as_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli_module, "cli", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        assert run(monkeypatch, "prelabel", "photos") == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def free_port() -> int:

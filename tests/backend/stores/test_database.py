@@ -167,7 +167,7 @@ def test_tables_that_cannot_be_made_are_not_said_to_be(file: Path, monkeypatch: 
         raise OSError("Read-only file system")
 
     monkeypatch.setattr(schema, "bring_up_to_date", refuse)
-    with pytest.raises(StoreError, match="was gone or old .* its tables cannot be made: Read-only file system"):
+    with pytest.raises(StoreError, match=r"was gone or old .* its tables cannot be made: Read-only file system"):
         add(database, 1)
 
 
