@@ -37,6 +37,8 @@ _TURNED = ("JPEG", "MPO", "PNG", "AVIF")
 LARGEST_PROFILE = 4 << 20
 _SHOWN = (b"tRNS", b"eXIf", b"iCCP")
 """The extras of a PNG that change what is seen."""
+_CLEAR = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
+"""How many bytes tRNS has with each colour type of a PNG that may have one (PNG specification, 11.3.2.1)."""
 _END = b"\xff\xd9"
 _NOISE = bytes(range(1, 120)) * 8
 """Bytes that a decoder which still waits for pixels takes for some."""
@@ -58,9 +60,10 @@ def plain_png(body: bytes) -> bytes:
     """A PNG without the chunks that nobody sees, such as texts, and without those whose checksum or content is wrong (PNG
     specification, 5.3: a decoder may leave out ancillary chunks); any other file as it is.
     """
-    if not body.startswith(PNG):
+    if not body.startswith(PNG) or len(body) < 33:
         return body
-    kept = [chunk for name, chunk in _chunks(body) if name[:1].isupper() or (name in _SHOWN and _is_sound(name, chunk))]
+    clear = _CLEAR.get(body[25], range(0))
+    kept = [chunk for name, chunk in _chunks(body) if name[:1].isupper() or (name in _SHOWN and _is_sound(name, chunk, clear))]
     return b"".join([PNG, *kept])
 
 
@@ -73,10 +76,12 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _is_sound(name: bytes, chunk: bytes) -> bool:
+def _is_sound(name: bytes, chunk: bytes, clear: range) -> bool:
     content, checksum = chunk[8:-4], chunk[-4:]
     if zlib.crc32(name + content).to_bytes(4, "big") != checksum:
         return False
+    if name == b"tRNS":
+        return len(content) in clear
     if name != b"iCCP":
         return True
     try:

@@ -61,7 +61,7 @@ def read_context(items: Sequence[Json], config: LabelConfig, task: Json) -> Cont
     """The prompts among a context's regions; the newest one decides on the image and the page.
 
     Raises:
-        RequestError: a prompt is on something that is no image, has a label that the config lacks, or no coordinates.
+        RequestError: a prompt is on something that is no image or has a label that the config lacks, or none has coordinates.
     """
     prompting = list(_prompting(items, config, task))
     if not prompting:
@@ -85,8 +85,9 @@ def _read_here(here: Sequence[Json], items: Sequence[Json], labels: ImageLabels,
     drawn = [item for item in here if _kind(item) != "textarea"]
     if role is None or role is Role.FOR:
         ambiguous = _ambiguous(drawn, labels, task)
-        marks = tuple(mark for item in drawn if item not in ambiguous and (mark := read_smart(item)) is not None)
-        return Context(labels, page, label, marks, tuple(map(read_box, ambiguous)), typed=typed)
+        marks = _readable_marks([item for item in drawn if item not in ambiguous])
+        boxes = tuple(read_box(item) for item in ambiguous if _readable(item) is not None)
+        return Context(labels, page, label, marks, boxes, typed=typed)
     regions = tuple(RegionMark.of(item, role, label) for item in drawn)
     if role in OF_REFERENCES:
         return Context(labels, page, label, references=regions, typed=typed)
@@ -110,8 +111,14 @@ def current_marks(task: Json, labels: ImageLabels, page: int) -> list[tuple[str 
     return found
 
 
+def _readable_marks(items: Sequence[Json]) -> tuple[Mark, ...]:
+    """The smart prompts among some regions. Raises RequestError when there are some and none can be read."""
+    found = tuple(mark for item in items if (mark := _readable(item)) is not None)
+    return found or tuple(mark for item in items if (mark := read_smart(item)) is not None)
+
+
 def _readable(item: Json) -> Mark | None:
-    """A smart prompt of a draft; None for an ordinary region, and for one that cannot be read, which costs itself alone."""
+    """A smart prompt; None for an ordinary region, and for one that cannot be read, which costs itself alone."""
     try:
         return read_smart(item)
     except RequestError:

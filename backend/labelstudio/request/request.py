@@ -144,26 +144,27 @@ class InteractionRequest(TaskRequest):
     most_points: int = 0
 
     def prompts(self, size: Size) -> PromptSet:
-        """The prompts in pixels of the upright image, without examples. Regions that cannot be read are left out while there
-        is anything else.
+        """The prompts in pixels of the upright image, without examples. Regions that cannot be read, and clicks and boxes
+        outside the image, are left out while there is anything else.
 
         Raises:
-            RequestError: a click or a box lies outside the image, or no region can be read.
+            RequestError: every click and box lies outside the image, and no region can be read.
         """
         marks = [self._prompt_of(mark, size) for mark in self.marks]
         regions, errors = prompts_of(self.regions, size) if self.regions else ([], [])
-        prompts = PromptSet((*marks, *regions, *self.typed.texts))
+        errors = [mark for mark in marks if isinstance(mark, RequestError)] + errors
+        inside = (mark for mark in marks if not isinstance(mark, RequestError))
+        prompts = PromptSet((*inside, *regions, *self.typed.texts))
         if errors and not len(prompts):
             raise RequestError(f"task {self.task_id}: {errors[0]}") from errors[0]
         return prompts
 
-    def _prompt_of(self, mark: Mark, size: Size) -> Prompt:
+    def _prompt_of(self, mark: Mark, size: Size) -> Prompt | RequestError:
         try:
             prompt = mark.prompt(size)
             PromptSet((prompt,)).check_against(size)
-        except PromptError as error:
-            where = f"the image of {size.width} x {size.height} pixels"
-            raise RequestError(f"task {self.task_id}: {mark} lies outside {where}") from error
+        except PromptError:
+            return RequestError(f"{mark} lies outside the image of {size.width} x {size.height} pixels")
         return prompt
 
     @property

@@ -59,6 +59,8 @@ EXTRAS = {
     "EXIF that is broken": chunk(b"eXIf", b"II*\0broken"),
     "a time that is cut short": chunk(b"tIME", b"1"),
     "a resolution that is cut short": chunk(b"pHYs", b"1"),
+    "a transparent colour that is cut short": chunk(b"tRNS", b"1"),
+    "transparent colours of a palette that it lacks": chunk(b"tRNS", b"1" * 50),
     "a private chunk": chunk(b"prVt", b"x" * 1000),
 }
 

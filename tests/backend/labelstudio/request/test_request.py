@@ -238,6 +238,16 @@ def test_a_prompt_without_usable_coordinates_costs_its_task(wrong: object) -> No
         assert len(str(entry)) < 150
 
 
+@pytest.mark.parametrize(
+    "wrong", [point(150, 50), box(0, -20, 5, 5), {**point(), "value": {}}, {**box(1, 1, 5, 5), "value": None}]
+)
+@pytest.mark.parametrize("is_newest", [True, False])
+def test_a_prompt_that_is_wrong_costs_itself_alone(wrong: dict[str, Any], is_newest: bool) -> None:
+    good, wrong = {**point(25, 50), "id": "good"}, {**wrong, "id": "wrong"}
+    items = [good, wrong] if is_newest else [wrong, good]
+    assert only_task(prompted(*items)).prompts(VGA).prompts == (PointPrompt((160.0, 240.0)),)
+
+
 def test_an_unknown_label_is_named_together_with_the_known_ones() -> None:
     entry = read_one(prompted(point(label="Bird")))
     assert isinstance(entry, RequestError)
