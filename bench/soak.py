@@ -140,7 +140,7 @@ def work(base: str, first: int, span: Span, seen: Seen) -> None:
 def watch(base: str, span: Span, seen: Seen) -> None:
     """The server's memory every five seconds."""
     while time.monotonic() < span.until:
-        lines = httpx.get(f"{base}/metrics", trust_env=False).text.splitlines()
+        lines = httpx.get(f"{base}/metrics", trust_env=False, timeout=60).text.splitlines()
         level = next(line for line in lines if line.startswith("maskloom_resident_bytes "))
         seen.memory.append((time.monotonic(), float(level.split()[1]) / 2**20))
         time.sleep(5)
@@ -166,7 +166,7 @@ def serve(environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
     base = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
-            if httpx.get(f"{base}/health", trust_env=False).json()["model_loaded"]:
+            if httpx.get(f"{base}/health", trust_env=False, timeout=60).json()["model_loaded"]:
                 return server, base
         except httpx.HTTPError:
             pass

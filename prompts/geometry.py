@@ -188,3 +188,22 @@ def outline_runs(points: FloatArray, size: Size) -> NDArray[np.int64] | None:
 def _reachable(points: FloatArray) -> FloatArray:
     """Points ``(N, 2)``, cut to a million pixels around the image, within which sums and squares stay exact enough."""
     return np.clip(np.asarray(points, np.float64).reshape(-1, 2), -1e6, 1e6)
+
+
+def check_length(counts: bytes | str, pixels: int) -> None:
+    """Raise ValueError unless COCO's compressed run lengths are for so many pixels: a decoder fills what they lack with
+    whatever is in memory.
+
+    A count has five bits in each letter, the last with its sign; from the fourth on it is the difference to the last but one.
+    """
+    letters = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(letters & 0x20 == 0)
+    lengths = np.diff(ends, prepend=-1)
+    if not len(ends) or ends[-1] != len(letters) - 1 or letters.min() < 0 or letters.max() > 63 or lengths.max() > 7:
+        raise ValueError("these are no run lengths")
+    place = 5 * (np.arange(len(letters)) - np.repeat(ends + 1 - lengths, lengths))
+    values = np.add.reduceat((letters & 0x1F) << place, ends + 1 - lengths)
+    values -= np.where(letters[ends] & 0x10, 1 << 5 * lengths, 0)
+    total = values[0] + values[1::2].cumsum().sum() + values[2::2].cumsum().sum()
+    if total != pixels:
+        raise ValueError(f"the run lengths are for {total:,} pixels, not for {pixels:,}")

@@ -97,7 +97,10 @@ class Recipe:
         path = weights or self.weights
         if path is None:
             return f"{self.name}-{'missing' if self.models else 1}"
-        return f"{self.name}-{fingerprint(path) if path.exists() else 'missing'}"
+        try:
+            return f"{self.name}-{fingerprint(path) if path.exists() else 'missing'}"
+        except OSError as error:
+            raise SetupError(f"the weights of the engine {self.name!r} at {path} cannot be read: {error}") from error
 
     def load(self, weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
         """Build the engine. Raises SetupError that says how to get its weights when there are none, or they do not fit."""

@@ -20,7 +20,7 @@ from backend.labelstudio.config import read_config
 from backend.labelstudio.shapes import DrawnRegion, read_regions
 from backend.labelstudio.video_answer import rank_film
 from backend.values.errors import ImageError, RemoteError, RequestError
-from prompts.geometry import BoolArray, Size
+from prompts.geometry import BoolArray, Size, check_length
 from prompts.kinds import Image
 
 log = logging.getLogger(__name__)
@@ -197,6 +197,8 @@ def _mask(segmentation: Any, size: Size) -> BoolArray:
         raise RequestError("annotation whose mask cannot be read") from error
     if mask.shape != (size.height, size.width):
         raise RequestError("annotation whose mask has another size than its image")
+    if not mask.any():
+        raise RequestError("annotation whose mask is empty")
     return mask
 
 
@@ -205,7 +207,8 @@ def _encoded(segmentation: Any, height: int, width: int) -> Any:
     if isinstance(segmentation, list):
         return coco.merge(coco.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
-        return coco.frPyObjects(segmentation, height, width)
+        segmentation = coco.frPyObjects(segmentation, height, width)
+    check_length(segmentation["counts"], height * width)
     return segmentation
 
 

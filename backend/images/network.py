@@ -41,6 +41,9 @@ class HostPolicy:
     """
 
     def __init__(self, allowed: Sequence[str], known: Iterable[httpx.URL] = ()) -> None:
+        """Raises SetupError for what is neither a name, an address nor a network, and so would allow nothing."""
+        if wrong := [entry for entry in allowed if "/" in entry and _network(entry) is None]:
+            raise SetupError(f"{HOSTS_SETTING} has hosts and networks such as 192.168.0.0/16, and {wrong[0]!r} is neither")
         self._names = [entry.lower() for entry in allowed if _network(entry) is None]
         self._networks = [network for network in map(_network, allowed) if network is not None]
         self._known = {(url.host, _port(url)) for url in known}

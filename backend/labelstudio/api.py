@@ -29,7 +29,9 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
     try:
         response = client.request(method, path, **options)
     except httpx.TimeoutException as error:
-        raise RemoteError(f"Label Studio did not answer {method} {client.base_url}{path.lstrip('/')} in time") from error
+        raise RemoteError(
+            f"Label Studio did not answer {method} {str(client.base_url).rstrip('/')}/{path.lstrip('/')} in time"
+        ) from error
     except httpx.RequestError as error:
         raise RemoteError(f"Label Studio cannot be reached at {client.base_url}: {error}; is it running?") from error
     except httpx.InvalidURL as error:

@@ -122,8 +122,8 @@ class Database:
         except StoreError as error:
             if self._is_aside:
                 raise SetupError(f"{error}: put a copy of it back, or start again to go on without what it held") from error
-            if self._file is None:
-                raise SetupError(f"{error}; see MASKLOOM_DATABASE") from error
+            if self._file is None or "unable to open" in str(error):
+                raise SetupError(f"{error}; see MASKLOOM_DATABASE and MASKLOOM_HOME") from error
         try:
             with self.writing() as connection:
                 schema.bring_up_to_date(connection)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from prompts.geometry import BoolArray, Size, mask_box, size_of
+from prompts.geometry import BoolArray, Size, check_length, mask_box, size_of
 
 _STRIP_PIXELS = 1 << 22
 """Of a window so many are looked through at once."""
@@ -91,6 +91,7 @@ class RunLengths:
     @classmethod
     def of_coco(cls, counts: bytes | str, size: Size) -> RunLengths:
         """The runs of COCO's compressed run lengths. Raises ValueError for what is none."""
+        check_length(counts, size.pixels)
         return cls.of(coco.decode({"size": [size.height, size.width], "counts": counts}).astype(np.bool_))
 
     def coco_counts(self) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MEBIBYTE = 1 << 20
@@ -15,6 +15,14 @@ MEBIBYTE = 1 << 20
 def _either(name: str, *familiar: str) -> AliasChoices:
     """Our own variable first, then those that users of Label Studio know."""
     return AliasChoices(f"MASKLOOM_{name}", *familiar)
+
+
+def _expanded(path: Path) -> Path:
+    """A path with the home folder in place of ``~``. Raises ValueError for the home of somebody who is not known here."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no home folder that {path} could be in; name the folder in full") from error
 
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -39,7 +47,9 @@ class Settings(BaseSettings):
         default="auto",
         description="In which numbers they encode images: auto (bfloat16 on a GPU, else float32), float32 or bfloat16.",
     )
-    home: Path = Field(default=Path("~/.cache/maskloom"), description="Folder for caches and stores; it can be deleted.")
+    home: Path = Field(
+        default=Path("~/.cache/maskloom"), validate_default=True, description="Folder for caches and stores; it can be deleted."
+    )
     database: str | None = Field(
         default=None, description="SQLAlchemy URL of the stores; by default a SQLite file in the home folder."
     )
@@ -59,6 +69,7 @@ class Settings(BaseSettings):
     prefetch_s: float = Field(
         default=2,
         ge=0,
+        le=3_600,
         description="The next task's image is encoded in the background while an annotator works on one, where encoding takes "
         "no longer than this (a click has to wait for it); 0 switches it off. Needs the address and token of Label Studio.",
     )
@@ -84,7 +95,9 @@ class Settings(BaseSettings):
         default=4096, ge=0, description="Disk space for fetched films, in MiB; the latest is kept anyway."
     )
     max_film_mib: int = Field(default=2048, ge=1, description="Largest video file that is read, in MiB.")
-    max_image_megapixels: float = Field(default=64, gt=0, description="Largest image that is decoded, in millions of pixels.")
+    max_image_megapixels: float = Field(
+        default=64, gt=0, le=10_000, description="Largest image that is decoded, in millions of pixels."
+    )
     bands: str = Field(
         default="",
         pattern=r"^(\s*[1-9]\d{0,2}\s*(,\s*[1-9]\d{0,2}\s*){2})?$",
@@ -133,7 +146,7 @@ class Settings(BaseSettings):
         description="The share of suggested regions of pre-annotations that lose a part on purpose, which tells whether people "
         "still look at them (`maskloom balance`); bulk runs never have any. 0 damages none.",
     )
-    session_hours: float = Field(default=24, gt=0, description="How long a round of prompting is remembered.")
+    session_hours: float = Field(default=24, gt=0, le=87_600, description="How long a round of prompting is remembered.")
     basic_auth_user: str | None = Field(
         default=None,
         validation_alias=_either("BASIC_AUTH_USER", "BASIC_AUTH_USER"),
@@ -157,6 +170,16 @@ class Settings(BaseSettings):
         "without it none are made. Needs the extra `telemetry`.",
     )
 
+    @field_validator("home", "weights", "ca_file")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else _expanded(path)
+
+    @field_validator("local_roots")
+    @classmethod
+    def _roots_at_home(cls, roots: str) -> str:
+        return ":".join(str(_expanded(Path(root))) for root in roots.split(":") if root)
+
     def as_json(self) -> str:
         """All of them, what is secret as well, for another process of this server."""
         values = {name: getattr(self, name) for name in Settings.model_fields}
@@ -165,11 +188,11 @@ class Settings(BaseSettings):
 
     @property
     def home_folder(self) -> Path:
-        return self.home.expanduser()
+        return self.home
 
     @property
     def allowed_roots(self) -> tuple[Path, ...]:
-        return tuple(Path(root).expanduser().resolve() for root in self.local_roots.split(":") if root)
+        return tuple(Path(root).resolve() for root in self.local_roots.split(":") if root)
 
     @property
     def shown_bands(self) -> tuple[int, ...]:

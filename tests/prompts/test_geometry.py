@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco
 
 from prompts.geometry import (
+    BoolArray,
     FloatArray,
     Size,
     bounding_box,
     box_mask,
+    check_length,
     clip_box,
     ellipse_outline,
     mask_box,
@@ -208,3 +211,19 @@ def test_an_outline_that_holds_no_pixel_or_winds_too_much_has_no_runs_of_its_own
     monkeypatch.setattr("prompts.geometry._CROSSINGS", 10)
     zigzag = np.array([[k % 2 * 50, k % 3 * 50] for k in range(60)], np.float64)
     assert outline_runs(zigzag, Size(50, 50)) is None
+
+
+@given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))), st.integers(1, 9))
+def test_the_run_lengths_of_a_mask_are_for_its_pixels_and_for_no_other_number(mask: BoolArray, other: int) -> None:
+    code = coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    check_length(code, mask.size)
+    check_length(code.decode("ascii"), mask.size)
+    for wrong in (mask.size + other, mask.size - other):
+        with pytest.raises(ValueError, match="the run lengths are for"):
+            check_length(code, wrong)
+
+
+@pytest.mark.parametrize("code", ["", "o", "!", "\x7f", "P" * 9])
+def test_what_is_no_run_length_is_refused(code: str) -> None:
+    with pytest.raises(ValueError, match="run lengths"):
+        check_length(code, 1)

@@ -171,6 +171,11 @@ def test_tables_that_cannot_be_made_are_not_said_to_be(file: Path, monkeypatch: 
         add(database, 1)
 
 
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="unable to open database file; see MASKLOOM_DATABASE"):
+        Database(f"sqlite:///{tmp_path}").create(TABLES)
+
+
 def test_a_process_may_start_while_another_one_holds_the_database(file: Path, stranger: sqlite3.Connection) -> None:
     database = open_at(file, wait_s=0.1)
     stranger.execute("ROLLBACK")
