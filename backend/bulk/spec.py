@@ -61,11 +61,11 @@ class FolderSource:
         if not self.root.is_dir():
             raise SetupError(f"there is no folder {self.root}; name a folder of images, or the number of a project")
         shown = [path for path in self.root.rglob("*") if self._is_shown(path)]
-        paths = sorted(path for path in shown if path.suffix.lower() in self.suffixes)
+        paths = sorted(path for path in shown if _kind(path) in self.suffixes)
         if not paths:
             both = ", ".join(sorted(SUFFIXES | FILM_SUFFIXES))
             raise SetupError(f"there are no images and no films in {self.root} ({both})")
-        if others := Counter(path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in self.suffixes):
+        if others := Counter(_kind(path) or path.name for path in shown if _kind(path) not in self.suffixes):
             told = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
             log.warning("%d files in %s are left out: %s", others.total(), self.root, told)
         for path in paths:
@@ -78,7 +78,7 @@ class FolderSource:
     @cached_property
     def _stems(self) -> Counter[str]:
         """How many images there are by their names without endings, looked at once."""
-        paths = (path for path in self.root.rglob("*") if path.suffix.lower() in self.suffixes and self._is_shown(path))
+        paths = (path for path in self.root.rglob("*") if _kind(path) in self.suffixes and self._is_shown(path))
         return Counter(str(PurePosixPath(self._key(path)).with_suffix("")) for path in paths)
 
     def _key(self, path: Path) -> str:
@@ -88,6 +88,12 @@ class FolderSource:
         hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
         own = self.made is not None and self.root in self.made.parents and path.is_relative_to(self.made)
         return not hidden and not own and path.is_file()
+
+
+def _kind(path: Path) -> str:
+    """The ending of a file; a name that is no UTF-8 cannot be stored, and so is of no kind."""
+    is_text = str(path).encode(errors="replace").decode() == str(path)
+    return path.suffix.lower() if is_text else "with a name that is no UTF-8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class _CocoFile:
     def read(cls, path: Path) -> _CocoFile:
         """Raises RequestError when it is no COCO file."""
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            body = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"{path} is no COCO file of instances: {type(error).__name__}: {error}") from error
         lists = [body.get(name) if isinstance(body, dict) else None for name in ("images", "categories", "annotations")]

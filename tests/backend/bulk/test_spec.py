@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -89,3 +91,11 @@ def test_a_folder_that_is_not_there_or_has_no_images_is_told(tmp_path: Path) -> 
         list(FolderSource(tmp_path).items())
     with pytest.raises(SetupError, match=r"there is no folder .*name a folder of images, or the number of a project"):
         list(FolderSource(tmp_path / "nowhere").items())
+
+
+def test_a_file_whose_name_cannot_be_stored_costs_itself_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert [item.key for item in FolderSource(tmp_path).items()] == ["a.png"]
+    assert "1 with a name that is no UTF-8" in caplog.text

@@ -203,5 +203,5 @@ def test_whoever_waits_for_a_host_goes_on_when_another_has_ended() -> None:
 
 @pytest.mark.parametrize("entry", ["http://photos.lan", "300.1.1.1/8", "10.0.0.0/99", "photos/a"])
 def test_what_could_allow_no_host_is_refused(entry: str) -> None:
-    with pytest.raises(SetupError, match="MASKLOOM_IMAGE_HOSTS has hosts and networks .* is neither"):
+    with pytest.raises(SetupError, match=r"MASKLOOM_IMAGE_HOSTS has hosts and networks .* is neither"):
         HostPolicy(("localhost", entry))
