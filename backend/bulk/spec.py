@@ -1,7 +1,4 @@
-"""How what is typed becomes a run: where its items come from, what is asked about them, and where the answers go.
-
-Items are the images of a folder, or the tasks of a Label Studio project.
-"""
+"""How what is typed becomes a run: its items (of a folder or a project), what is asked about them, where the answers go."""
 
 from __future__ import annotations
 
