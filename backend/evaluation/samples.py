@@ -206,6 +206,7 @@ def _encoded(segmentation: Any, height: int, width: int) -> Any:
     """COCO's compressed run lengths of a polygon list, of plain run lengths, or of what is compressed already."""
     if isinstance(segmentation, list):
         return coco.merge(coco.frPyObjects(segmentation, height, width))
+    height, width = segmentation["size"]
     if isinstance(segmentation["counts"], list):
         segmentation = coco.frPyObjects(segmentation, height, width)
     check_length(segmentation["counts"], height * width)
