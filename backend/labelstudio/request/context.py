@@ -85,9 +85,10 @@ def _read_here(here: Sequence[Json], items: Sequence[Json], labels: ImageLabels,
     drawn = [item for item in here if _kind(item) != "textarea"]
     if role is None or role is Role.FOR:
         ambiguous = _ambiguous(drawn, labels, task)
-        marks = _readable_marks([item for item in drawn if item not in ambiguous])
+        clear = [item for item in drawn if item not in ambiguous]
+        found = [mark for mark in map(_readable, clear) if mark] or [mark for mark in map(read_smart, clear) if mark]
         boxes = tuple(read_box(item) for item in ambiguous if _readable(item) is not None)
-        return Context(labels, page, label, marks, boxes, typed=typed)
+        return Context(labels, page, label, tuple(found), boxes, typed=typed)
     regions = tuple(RegionMark.of(item, role, label) for item in drawn)
     if role in OF_REFERENCES:
         return Context(labels, page, label, references=regions, typed=typed)
@@ -109,12 +110,6 @@ def current_marks(task: Json, labels: ImageLabels, page: int) -> list[tuple[str 
             mark = _readable(item)
             found += [(labels.value_of(label) if label else None, mark)] if mark is not None else []
     return found
-
-
-def _readable_marks(items: Sequence[Json]) -> tuple[Mark, ...]:
-    """The smart prompts among some regions. Raises RequestError when there are some and none can be read."""
-    found = tuple(mark for item in items if (mark := _readable(item)) is not None)
-    return found or tuple(mark for item in items if (mark := read_smart(item)) is not None)
 
 
 def _readable(item: Json) -> Mark | None:
