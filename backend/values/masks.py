@@ -78,6 +78,13 @@ class RunLengths:
         x0, y0, x1, y1 = self.box or (0, 0, 0, 0)
         return (slice(y0, y1), slice(x0, x1)), self._pixels(y0, y1)[:, x0:x1]
 
+    def with_room(self, room: int) -> tuple[tuple[int, int], BoolArray]:
+        """The window with so many pixels beside it, where the image has them: its corner ``(x, y)``, and the mask there."""
+        (rows, columns), window = self.window()
+        above, left = min(room, rows.start), min(room, columns.start)
+        below, right = min(room, self.size.height - rows.stop), min(room, self.size.width - columns.stop)
+        return (columns.start - left, rows.start - above), np.pad(window, ((above, below), (left, right)))
+
     def transposed(self) -> RunLengths:
         """The same mask with rows and columns exchanged: its runs go column by column."""
         (rows, columns), window = self.window()

@@ -45,17 +45,9 @@ def smooth(mask: BoolArray, pixels: float) -> BoolArray:
     return shrink(grow(opened, pixels), pixels) | opened if opened.any() else mask
 
 
-def with_room(runs: RunLengths, room: int) -> tuple[tuple[int, int], BoolArray]:
-    """The box around a mask with so many pixels beside it, where the image has them: its corner ``(x, y)``, and its pixels."""
-    (rows, columns), window = runs.window()
-    above, left = min(room, rows.start), min(room, columns.start)
-    below, right = min(room, runs.size.height - rows.stop), min(room, runs.size.width - columns.stop)
-    return (columns.start - left, rows.start - above), np.pad(window, ((above, below), (left, right)))
-
-
 def in_its_box(runs: RunLengths, room: int, change: Callable[[BoolArray], BoolArray]) -> RunLengths:
     """A mask after a change that reaches no farther than ``room`` pixels from it, at least one."""
-    corner, mask = with_room(runs, room)
+    corner, mask = runs.with_room(room)
     return RunLengths.placed(change(mask), corner, runs.size) if runs.area else runs
 
 

@@ -27,7 +27,6 @@ from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, ShapeValue, 
 from backend.labelstudio.tags import Role
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
-from backend.values.morphology import with_room
 from prompts.geometry import (
     BoolArray,
     FloatArray,
@@ -71,7 +70,7 @@ def rings_of(runs: RunLengths, most_points: int = MOST_POINTS) -> tuple[list[Flo
     if not runs.area:
         return [], ""
     size, tolerance = runs.size, max(TOLERANCE_PIXELS, TOLERANCE_SHARE * max(runs.size.height, runs.size.width))
-    corner, mask = with_room(runs, _ROOM)
+    corner, mask = runs.with_room(_ROOM)
     rings = [_ring(_simplify(part, tolerance, most_points)) for part in _parts(mask)]
     percents = [pixels_to_percent(np.clip(ring + corner, 0, (size.width, size.height)), size) for ring in rings]
     drawn = np.logical_or.reduce([polygon_mask(percent_to_pixels(ring, size) - corner, size_of(mask)) for ring in percents])
