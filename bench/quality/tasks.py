@@ -232,6 +232,8 @@ def video(annotator: Annotator, photos: Sequence[Photo], limit: int) -> Outcome:
                     )
             if method == "maskloom":
                 outcome.groups[name] = _mean([v for of in values.values() for v in of[method][1 - len(frames) :]])
+    if not sequences:
+        return outcome
     outcome.rows = {measure: _means(of) for measure, of in values.items()}
     outcome.rows["J&F"] = {method: (outcome.rows["J"][method] + outcome.rows["F"][method]) / 2 for method in outcome.rows["J"]}
     return outcome
