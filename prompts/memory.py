@@ -3,7 +3,7 @@ memories, thresholds, examples that look wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -219,23 +219,24 @@ def doubts(images: Sequence[ShownImage]) -> list[Doubt]:
     """The examples that look wrong, by what the other images of all labels show. A wrong one makes right ones of the label that
     it is of look wrong as well: the clearest are taken out, and the others are looked at anew.
     """
-    left, found = list(images), list[Doubt]()
-    while there := _doubts(left):
+    left, found, about = list(images), list[Doubt](), {label for image in images for label in image.inside}
+    while there := _doubts(left, about):
         least = CLEAR * max(each.other - each.own for each in there)
         clear = [each for each in there if each.other - each.own >= least]
         for each in clear:
             inside = {label: places for label, places in left[each.image].inside.items() if label != each.label}
             left[each.image] = replace(left[each.image], inside=inside)
         found += clear
+        about = {each.label for each in there}  # what was taken out makes no other label's examples look worse
     return sorted(found, key=lambda each: (each.label, each.image))
 
 
-def _doubts(images: Sequence[ShownImage]) -> list[Doubt]:
+def _doubts(images: Sequence[ShownImage], about: Collection[str]) -> list[Doubt]:
     labels = sorted({label for image in images for label in image.inside})
     most = max(LEAST_COMPARED, COMPARED * FEW_LABELS // max(len(labels), FEW_LABELS))
     shown = {label: _inside(label, range(len(images)), images, most) for label in labels}
     every = {label: torch.cat(places) for label, places in shown.items() if places}
-    return [doubt for label in every for doubt in _doubts_about(label, images, shown[label], every)]
+    return [doubt for label in every if label in about for doubt in _doubts_about(label, images, shown[label], every)]
 
 
 def _doubts_about(
