@@ -59,6 +59,8 @@ def segment(
 ) -> None:
     """Segment one photo and write the masks, without Label Studio."""
     settings = settings_with_engine()
+    if not photo.expanduser().exists():
+        raise RequestError(f"there is no file {photo}")
     from backend.assemble import engine_handle, image_files
 
     say_progress()

@@ -89,6 +89,14 @@ def test_a_home_that_is_a_file_is_named(
     assert str(tmp_path / "home") in capsys.readouterr().err
 
 
+def test_a_photo_that_is_not_there_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASKLOOM_HOME", str(tmp_path))
+    assert run(monkeypatch, "segment", str(tmp_path / "a.png"), "--text", "cat") == 1
+    assert f"there is no file {tmp_path / 'a.png'}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_cannot_be_written_is_no_wrong_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
