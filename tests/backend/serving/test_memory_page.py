@@ -92,6 +92,7 @@ def bank_of(parts: Parts) -> MemoryBank:
     return MemoryBank(Database(parts.settings.database_url))
 
 
+@pytest.mark.slow
 def test_every_region_is_shown_as_a_picture_with_its_verdict_and_weight(page: Page, project: str) -> None:
     page.get_by_role("link", name=project).click()
     assert page.locator("h1").inner_text() == f"Memory of project {project}"
@@ -103,6 +104,7 @@ def test_every_region_is_shown_as_a_picture_with_its_verdict_and_weight(page: Pa
     assert page.locator("figure").count() == 1
 
 
+@pytest.mark.slow
 def test_a_region_is_removed_and_restored_and_pinned(page: Page, parts: Parts, project: str) -> None:
     page.get_by_role("link", name=project).click()
     bank = bank_of(parts)
@@ -118,9 +120,11 @@ def test_a_region_is_removed_and_restored_and_pinned(page: Page, parts: Parts, p
     assert [each.is_pinned for each in bank.recall(project, "Ball", 9)] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_version_is_frozen_weighed_and_chosen_and_a_doubtful_region_is_named(page: Page, parts: Parts, project: str) -> None:
     page.get_by_role("link", name=project).click()
-    page.get_by_role("button", name="Freeze a version").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Freeze a version").click()
     snapshots = Snapshots(Database(parts.settings.database_url))
     until = time.monotonic() + 60
     while not any(each.report for each in snapshots.all(project)) and time.monotonic() < until:
@@ -135,6 +139,7 @@ def test_a_version_is_frozen_weighed_and_chosen_and_a_doubtful_region_is_named(p
     assert (snapshots.for_bulk(project) is not None) is not used
 
 
+@pytest.mark.slow
 def test_a_project_opts_out_and_in(page: Page, parts: Parts, project: str) -> None:
     page.get_by_role("link", name=project).click()
     page.get_by_role("button", name="Forget everything and remember nothing").click()
