@@ -34,8 +34,8 @@ from prompts.phrases import Vocabulary
 log = logging.getLogger(__name__)
 
 MOST_KEPT_BYTES = 128 << 20
-MOST_LISTS = 256
-"""Labels whose examples are held, of all projects."""
+MOST_LISTS, MOST_LISTED_BYTES = 256, 64 << 20
+"""Labels whose examples are held, of all projects, and what they and the images that they lie on may take."""
 MOST_WAITING = 1_000
 MOST_ASKED = 64
 """Projects of which is known what was asked last."""
@@ -91,6 +91,9 @@ class Learning:
         self._kept = kept
         self._known: OrderedDict[str, ShownImage] = OrderedDict()
         self._lists: OrderedDict[tuple[str, str], LabelExamples] = OrderedDict()
+        self._wants: SingleFlight[list[ExampleImage]] = SingleFlight(
+            Bounds(MOST_LISTED_BYTES, lambda images: sum(image.nbytes for image in images) + 1)
+        )
         self._asked: OrderedDict[str, Vocabulary] = OrderedDict()
         self._due: set[str] = set()
         self._complete: SingleFlight[Learnt] = SingleFlight(Bounds(MOST_KEPT_BYTES, lambda learnt: learnt.nbytes))
@@ -168,10 +171,13 @@ class Learning:
             for label in labels:
                 self._lists[project, label] = found[label]
                 self._lists.move_to_end((project, label))
-            while len(self._lists) > MOST_LISTS:
+            while sum(each.nbytes for each in self._lists.values()) > MOST_LISTED_BYTES or len(self._lists) > MOST_LISTS:
                 self._lists.popitem(last=False)
         told = [each for each in found.values() if each.accepted or each.rejected]
-        return images_of([found[label] for label in labels]) if told else []
+        if not told:
+            return []
+        key = repr((project, [(label, changes[label]) for label in labels]))
+        return self._wants.do(key, lambda: images_of([found[label] for label in labels]))
 
     def _shown(self, wanted: Sequence[ExampleImage], segmenter: Segmenter, patience_s: float) -> dict[str, ShownImage]:
         """What images show, as far as it is known in time."""

@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 MOST_CANDIDATES, MOST_IMAGES = 16, 8
 """Images of a label that are looked at, the newest, and those of them that are learnt from, the most different."""
 MOST_EXAMPLES = 64
-MOST_KNOWN, MOST_BESIDES = 4_096, 8
-"""Images whose regions are known together, and tasks without which memories are kept."""
+MOST_BESIDES = 8
+"""Tasks without which memories are kept."""
 MOST_LABELS = 100
 """Labels of one question that are learnt; the first ones."""
 
@@ -53,13 +53,18 @@ class ExampleSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LabelExamples:
     """The newest examples of a label, accepted and rejected ones, as they were after so many ``changes``."""
 
     changes: int
     accepted: Sequence[Example]
     rejected: Sequence[Example]
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Addresses count: they may hold the image itself."""
+        return sum(len(each.image_url) + each.runs.edges.nbytes for each in (*self.accepted, *self.rejected))
 
 
 def examples_of(bank: ExampleSource, project: str, label: str, changes: int) -> LabelExamples:
@@ -77,7 +82,7 @@ def images_of(labels: Iterable[LabelExamples]) -> list[ExampleImage]:
             chosen.update(dict.fromkeys(list(places)[:MOST_CANDIDATES]))
             for each in side:
                 by_image[each.task, each.image_url].append(each)
-    return [_image_of(tuple(by_image[place])) for place in chosen]
+    return [ExampleImage.of(by_image[place]) for place in chosen]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +97,10 @@ class ExampleImage:
     refused: Runs
     key: str
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.url) + sum(runs.edges.nbytes for _, runs in (*self.regions, *self.refused))
+
     @classmethod
     def of(cls, examples: Sequence[Example]) -> ExampleImage:
         """Examples that lie on one image; those of another size than the first are left out."""
@@ -105,12 +114,6 @@ class ExampleImage:
         said = (first.project, first.task, first.image_url, size, *(sorted(side) for side in sides.values()))
         digest.update(repr(said).encode(errors="surrogatepass"))
         return cls(first.project, first.task, first.image_url, size, regions, refused, digest.hexdigest())
-
-
-@lru_cache(MOST_KNOWN)
-def _image_of(examples: tuple[Example, ...]) -> ExampleImage:
-    """The image of the very same examples is made once."""
-    return ExampleImage.of(examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +137,7 @@ class Learnt:
 
     @property
     def nbytes(self) -> int:
-        return sum(shown.nbytes for _, shown in self.images)
+        return sum(image.nbytes + shown.nbytes for image, shown in self.images)
 
     def besides(self, task: str) -> tuple[LabelMemory, ...]:
         """The memories of labels, without what a task shows itself: nobody learns from the answer."""

@@ -48,7 +48,7 @@ def with_images(folder: Path) -> Path:
 class Annotator:
     """One annotator at one task, as the page speaks for them."""
 
-    def __init__(self, client: TestClient, image: Path, number: int = 1) -> None:
+    def __init__(self, client: TestClient, image: Path | str, number: int = 1) -> None:
         self.client, self.image, self.number = client, str(image), number
         self.drawn: list[dict[str, Any]] = []
         self.has_saved = True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from backend.assemble import Parts
+from backend.serving.learnt import ExampleImage
 from tests.backend.annotator import CONFIG, Annotator, click, found, typed
 
 
@@ -95,3 +99,22 @@ def test_everything_that_is_found_is_named_by_what_was_accepted(client: TestClie
     bare = click(30, 40)
     bare["value"].pop("keypointlabels")
     assert found(second.ask(bare)) == [("Box", "blue mirrored")]
+
+
+def test_images_that_are_kept_in_their_addresses_are_held_a_bounded_number_of_times(
+    client: TestClient, parts: Parts, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each submission made all images of its label anew, with their addresses, and all of them were held."""
+    url = "data:image/png;base64," + base64.b64encode((folder / "a.png").read_bytes()).decode()
+    monkeypatch.setattr("backend.serving.learning.MOST_LISTED_BYTES", 4 * len(url))
+    for number in range(1, 13):
+        ann = Annotator(client, url, number)
+        ann.ask(click(35, 45))
+        ann.submit()
+        parts.webhooks.wait()
+        preannotated(client, folder / "b.png", 100 + number)
+    gc.collect()
+    held = [each for each in gc.get_objects() if type(each) is ExampleImage and each.url == url]
+    assert parts.learning._wants.nbytes <= 4 * len(url)
+    assert sum(each.nbytes for each in parts.learning._lists.values()) <= 4 * len(url)
+    assert len(held) <= 12 * 13 / 2 / 2, "less than half of what each of twelve submissions made"
