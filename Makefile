@@ -58,6 +58,7 @@ sbom: .venv/for-run ## write what the package consists of, with versions and lic
 	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
 test-long: .venv/for-development ## every preset from a hub to an answer, a second engine on Ray, label-studio-ml, training (a quarter of an hour)
+	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest -m long
 
 coverage: .venv/for-development ## which lines the fast tests run

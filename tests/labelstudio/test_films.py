@@ -68,7 +68,11 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SOON = ("23.976 a second", "29.97 a second in a config of 24", "variable")
+"""Those that tell most; the others are looked at by the long tests."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOON else pytest.mark.long) for name in RECIPES])
 def test_the_page_shows_the_frames_that_the_table_of_times_says(
     name: str, page: FilmPage, label_studio: LabelStudio, tmp_path: Path
 ) -> None:
