@@ -47,7 +47,7 @@ def test_a_photo_at_full_size(
 def check_objects(network: SeemNetwork, pixels: PixelFeatures, arrays: Arrays, close: Callable[..., None]) -> None:
     said = network.predictor(pixels, Ask(objects=1))[-1]
     class_logits = network.predictor.class_logits(said.embedding, torch.from_numpy(arrays["class_text_emb"]))
-    close(class_logits, arrays["pred_logits"], 5e-5)
+    close(class_logits, arrays["pred_logits"], LOGITS)
     close(said.masks(pixels.mask_features)[::10, ::8, ::8], arrays["pred_masks_sub"], LOGITS)
 
 
