@@ -39,7 +39,7 @@ serve: $(PACKAGES) ## start the server alone, for a Label Studio of your own: EN
 	@$(if $(FETCHED),$(BIN)/maskloom fetch --take missing "$(ENGINE)")
 	@exec $(BIN)/maskloom serve --port $(BACKEND_PORT)
 
-test: test-fast test-slow ## run all tests: the fast ones, then those that are slow or need a real Label Studio and a browser
+test: test-fast test-slow ## run the fast tests, then those that are slow or need a real Label Studio and a browser
 
 test-fast: .venv/for-development ## run the tests that need no network, no Label Studio and no browser, on all cores
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(FAST)"
@@ -57,7 +57,7 @@ sbom: .venv/for-run ## write what the package consists of, with versions and lic
 	@$(BIN)/python -m pip install --quiet cyclonedx-bom
 	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
-test-long: .venv/for-development ## every preset from a hub to an answer, a second engine on Ray, label-studio-ml, training (a quarter of an hour)
+test-long: .venv/for-development ## what takes minutes: every preset from a hub to an answer, killed bulk runs, training (half an hour)
 	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest -m long
 

@@ -177,6 +177,7 @@ def test_label_studio_may_restart_in_the_middle(
     assert per_task(label_studio, project) == {1: COUNT}
 
 
+@pytest.mark.long
 def test_label_studio_that_stays_away_ends_the_run_which_can_be_resumed(
     restartable: Studio, label_studio: LabelStudio, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

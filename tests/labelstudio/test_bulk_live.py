@@ -80,6 +80,7 @@ def done(home: Path) -> int:
         return 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_killed_three_times_every_task_has_exactly_one_prediction_with_the_true_masks(
     studio: Studio, label_studio: LabelStudio, tmp_path: Path, pytestconfig: pytest.Config
@@ -183,6 +184,7 @@ def test_only_missing_sees_predictions_that_show_nothing(
     assert sorted(regions[third.id]) == [False, True]
 
 
+@pytest.mark.long
 def test_what_was_submitted_comes_out_the_same_in_every_format_and_again_after_an_import(
     studio: Studio, label_studio: LabelStudio, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

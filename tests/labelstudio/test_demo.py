@@ -152,6 +152,7 @@ def test_the_second_run_makes_nothing_twice_and_ends_by_sigterm(demo: Demo, runn
     assert_all_end(below)
 
 
+@pytest.mark.long
 @pytest.mark.studio
 def test_nothing_outlives_a_run_that_is_killed(demo: Demo, running: tuple[subprocess.Popen[str], str]) -> None:
     process, _ = running
