@@ -90,7 +90,7 @@ def actors_below(parent: int) -> list[int]:
     return [int(pid) for pid, _, argv in rows if int(pid) in family and argv.startswith("ray::") and "MapBatches" in argv]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_predict_what_one_process_predicts_also_when_one_of_them_is_killed(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", COUNT)
     alone = start(photos, tmp_path / "alone.json", tmp_path / "home of one")

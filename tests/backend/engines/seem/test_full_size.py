@@ -24,8 +24,8 @@ LOGITS = 2e-4
 Arrays = dict[str, np.ndarray]
 
 
-@pytest.mark.parametrize("name", ["focal-t", pytest.param("focal-l", marks=pytest.mark.long)])
-@pytest.mark.slow
+@pytest.mark.parametrize("name", ["focal-t", "focal-l"])
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_photo_at_full_size(
     name: str, give_weights: Callable[[torch.nn.Module], None], full_size: Callable[[str], Arrays], close: Callable[..., None]
