@@ -10,7 +10,7 @@ from typing import Any
 from backend.export.lines import LeftOut
 from backend.labelstudio.config import ImageLabels
 from backend.labelstudio.request.request import PreannotationRequest, TaskImage, read_predict
-from backend.labelstudio.shapes import mask_of, shape_of, size_of_item
+from backend.labelstudio.shapes import runs_of, shape_of, size_of_item
 from backend.labelstudio.shapes.base import Json, mappings, read_value, region_id
 from backend.labelstudio.verdicts import is_overlooked
 from backend.values.errors import RequestError
@@ -126,7 +126,7 @@ def _score(item: Json) -> float:
 
 def _runs(item: Json) -> RunLengths:
     size = size_of_item(item)
-    runs = RunLengths.of(mask_of(item, size))
+    runs = runs_of(item, size)
     if not runs.area:
         raise RequestError(f"it covers no pixel of its image of {size.width} x {size.height}: it is empty or lies outside")
     return runs

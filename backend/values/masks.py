@@ -71,12 +71,12 @@ class RunLengths:
 
     def decode(self) -> BoolArray:
         """The mask ``(H, W)``."""
-        return self._pixels(0, self.size.height)
+        return self.rows(0, self.size.height)
 
     def window(self) -> tuple[tuple[slice, slice], BoolArray]:
         """Where the box around the mask lies, as rows and columns, and the mask inside it; nothing of an empty one."""
         x0, y0, x1, y1 = self.box or (0, 0, 0, 0)
-        return (slice(y0, y1), slice(x0, x1)), self._pixels(y0, y1)[:, x0:x1]
+        return (slice(y0, y1), slice(x0, x1)), self.rows(y0, y1)[:, x0:x1]
 
     def with_room(self, room: int) -> tuple[tuple[int, int], BoolArray]:
         """The window with so many pixels beside it, where the image has them: its corner ``(x, y)``, and the mask there."""
@@ -105,10 +105,10 @@ class RunLengths:
         """COCO's compressed run lengths, which go column by column."""
         return _as_coco(self.transposed())["counts"].decode("ascii")
 
-    def _pixels(self, first: int, last: int) -> BoolArray:
-        """The rows from ``first`` to ``last``, exclusive, outside of which there must be no runs."""
+    def rows(self, first: int, last: int) -> BoolArray:
+        """The rows ``(last - first, W)`` of the mask."""
         start, end = first * self.size.width, last * self.size.width
-        bounds = np.concatenate([[start], self.edges, [end]]).astype(np.int64)
+        bounds = np.concatenate([[start], np.clip(self.edges, start, end), [end]]).astype(np.int64)
         counts = bounds[1:] - bounds[:-1]
         values = np.zeros(len(counts), np.bool_)
         values[1::2] = True

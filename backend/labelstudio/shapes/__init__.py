@@ -38,8 +38,8 @@ class Shape:
     ``read`` makes the mask ``(H, W)`` of a stored region's ``value``; ``write`` the values of a mask, none for an empty one;
     ``says`` what a drawn region means for the object at hand: a prompt, or the area that counts; without it that is what the
     region covers. A shape that ``covers`` nothing is a spot. The ``outline (N, 2)`` in pixels surrounds the mask of ``read``,
-    which then need not be drawn. All three raise RequestError for what cannot be read. What smart tools send besides
-    is read in ``marks``.
+    which then need not be drawn, and ``stored`` tells the mask of a value that holds it as runs or as good as that. All raise
+    RequestError for what cannot be read. What smart tools send besides is read in ``marks``.
     """
 
     read: Callable[[Json, Size], BoolArray]
@@ -48,6 +48,7 @@ class Shape:
     covers: bool = True
     within: Callable[[RunLengths, int], list[ShapeValue]] | None = None
     outline: Callable[[Json, Size], FloatArray] | None = None
+    stored: Callable[[Json, Size], RunLengths | None] | None = None
 
     def write_with(self, runs: RunLengths, most_points: int) -> list[ShapeValue]:
         """The values of a mask, with so many points at most where the shape has points; 0 for the usual number."""
@@ -60,7 +61,7 @@ class Shape:
 
 
 SHAPES: Mapping[str, Shape] = {
-    "brush": Shape(painted.read_brush, painted.write_brush),
+    "brush": Shape(painted.read_brush, painted.write_brush, stored=painted.kept_runs),
     "polygon": Shape(
         outlined.read_polygon,
         outlined.write_polygon,
@@ -68,7 +69,7 @@ SHAPES: Mapping[str, Shape] = {
         within=outlined.write_polygon,
         outline=outlined.outline_polygon,
     ),
-    "bitmask": Shape(painted.read_bitmask, painted.write_bitmask),
+    "bitmask": Shape(painted.read_bitmask, painted.write_bitmask, stored=painted.packed_runs),
     "vector": Shape(
         outlined.read_vector,
         outlined.write_vector,
@@ -140,13 +141,12 @@ def mask_of(item: Json, size: Size) -> BoolArray:
 
 def runs_of(item: Json, size: Size) -> RunLengths:
     """The mask of a region as runs. Raises RequestError when it cannot be read or is of another size."""
-    kind, value = region_kind(item), read_value(item)
-    outline = SHAPES[kind].outline
-    edges = None if outline is None else outline_runs(outline(value, size), size)
+    shape, value = SHAPES[region_kind(item)], read_value(item)
+    edges = None if shape.outline is None else outline_runs(shape.outline(value, size), size)
     if edges is not None:
         return RunLengths(size, edges.astype(np.uint32))
-    kept = painted.kept_runs(value, size) if kind == "brush" else None
-    return RunLengths.of(mask_of(item, size)) if kept is None else kept
+    stored = None if shape.stored is None else shape.stored(value, size)
+    return RunLengths.of(shape.read(value, size)) if stored is None else stored
 
 
 def area_prompt(mask: BoolArray, role: Role) -> Prompt | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from backend.labelstudio.shapes.base import FARTHEST_PERCENT, Json, ShapeValue, mappings, read_number
 from backend.values.errors import RequestError
-from backend.values.masks import RunLengths
+from backend.values.masks import RunLengths, united
 from prompts.geometry import BoolArray, FloatArray, Size, percent_to_pixels, stroke_mask
 
 _HEADER_BITS = 32 + 5 + 4 * 4
@@ -238,21 +240,69 @@ MOST_STRETCHED = 16_000_000
 fewer, is not decoded.
 """
 _HEAD = "data:image/png;base64,"
+_STRIP_BYTES = 1 << 20
+"""Of the lines of a bitmask so many are packed and unpacked at once."""
 
 
 def write_bitmask(runs: RunLengths) -> list[ShapeValue]:
     """A mask ``(H, W)`` as a PNG with one bit a pixel, 0 transparent and 1 opaque; nothing for an empty mask.
 
-    The page reads alpha alone; this is the smallest form that it draws.
+    The page reads alpha alone; this is the smallest form that it draws. Some lines are packed at a time: the pixels of an image
+    of any size need not be held.
     """
-    mask = runs.decode()
-    if not mask.any():
+    if not len(runs.edges):
         return []
-    picture = Image.fromarray(mask.astype(np.uint8))
-    picture.putpalette([0, 0, 0, 255, 255, 255])
-    out = io.BytesIO()
-    picture.save(out, "PNG", bits=1, transparency=0)
-    return [ShapeValue({"imageDataURL": _HEAD + base64.b64encode(out.getvalue()).decode()})]
+    press, body = zlib.compressobj(), bytearray()
+    for first, last in _strips(runs.size):
+        lines = np.packbits(runs.rows(first, last), axis=1)
+        body += press.compress(np.pad(lines, ((0, 0), (1, 0))).tobytes())  # a line begins with its filter, 0 for none
+    picture = _png_head(runs.size) + _chunk(b"IDAT", bytes(body + press.flush())) + _chunk(b"IEND", b"")
+    return [ShapeValue({"imageDataURL": _HEAD + base64.b64encode(picture).decode()})]
+
+
+def packed_runs(value: Json, size: Size) -> RunLengths | None:
+    """The mask of a bitmask that is as ``write_bitmask`` makes it, some lines at a time; None for others."""
+    head, length, parts = _png_head(size), _line_bytes(size), [RunLengths(size, np.zeros(0, np.uint32))]
+    try:
+        picture, unpack = (
+            base64.b64decode(str(value.get("imageDataURL")).removeprefix(_HEAD), validate=True),
+            zlib.decompressobj(),
+        )
+        if not picture.startswith(head):
+            return None
+        rest = picture[len(head) + 8 :]
+        for first, last in _strips(size):
+            lines = np.frombuffer(unpack.decompress(rest, (last - first) * length), np.uint8).reshape(last - first, length)
+            rest = unpack.unconsumed_tail
+            if lines[:, 0].any():
+                return None
+            if lines.any():
+                inside = np.unpackbits(lines[:, 1:], axis=1, count=size.width).astype(np.bool_)
+                parts.append(RunLengths.placed(inside, (0, first), size))
+    except (binascii.Error, ValueError, zlib.error):
+        return None
+    return united(parts)
+
+
+def _strips(size: Size) -> Iterator[tuple[int, int]]:
+    """The first and, exclusive, the last of some lines of a bitmask at a time."""
+    rows = max(1, _STRIP_BYTES // _line_bytes(size))
+    return ((first, min(first + rows, size.height)) for first in range(0, size.height, rows))
+
+
+def _line_bytes(size: Size) -> int:
+    return 1 + -(-size.width // 8)
+
+
+def _png_head(size: Size) -> bytes:
+    """What a bitmask begins with (PNG, 3rd edition, 11.2 and 11.3): one bit a pixel, black and transparent or white."""
+    kind = struct.pack(">IIBBBBB", size.width, size.height, 1, 3, 0, 0, 0)
+    palette = _chunk(b"PLTE", bytes([0, 0, 0, 255, 255, 255])) + _chunk(b"tRNS", b"\0")
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", kind) + palette
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def read_bitmask(value: Json, size: Size) -> BoolArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from shapely import Polygon
 
-from backend.labelstudio.shapes import marks, outlined, painted, read_number
+from backend.labelstudio.shapes import marks, outlined, painted, read_number, runs_of
 from backend.labelstudio.shapes import painted as rle
 from backend.values.errors import RequestError
 from backend.values.masks import RunLengths
@@ -84,6 +85,31 @@ def test_a_bitmask_is_opaque_exactly_where_the_mask_is(mask: BoolArray) -> None:
         assert picture.size == mask.shape[::-1]
         alpha = np.array(picture.convert("RGBA"))[..., 3]
     assert np.array_equal(alpha, mask * np.uint8(255))
+
+
+@given(filled_masks)
+def test_a_bitmask_is_unpacked_as_it_was_packed_and_one_of_others_is_left_to_its_reader(mask: BoolArray) -> None:
+    (shape,) = painted.write_bitmask(RunLengths.of(mask))
+    packed = painted.packed_runs(shape.value, size_of(mask))
+    assert packed is not None
+    assert np.array_equal(packed.edges, RunLengths.of(mask).edges)
+    assert painted.packed_runs(shape.value, Size(mask.shape[0] + 1, mask.shape[1])) is None
+    data = base64.b64decode(shape.value["imageDataURL"].partition(",")[2])
+    for broken in (data[:-30], b"", b"\x89PNG"):
+        url = "data:image/png;base64," + base64.b64encode(broken).decode()
+        assert painted.packed_runs({"imageDataURL": url}, size_of(mask)) is None
+
+
+def test_a_bitmask_of_a_giant_image_is_written_and_read_a_few_lines_at_a_time() -> None:
+    """Of 30,000 x 30,000 pixels a mask takes 900 MB."""
+    giant = Size(30_000, 30_000)
+    runs = RunLengths.placed(polygon_mask(ellipse_outline(20, 20, 15, 15, 0), Size(40, 40)), (29_900, 12_000), giant)
+    tracemalloc.start()
+    (shape,) = painted.write_bitmask(runs)
+    item = {"type": "bitmask", "value": shape.value}
+    assert np.array_equal(runs_of(item, giant).edges, runs.edges)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
 
 
 def test_a_bitmask_is_small() -> None:
