@@ -23,6 +23,8 @@ ifneq ($(ENGINE),)
 export MASKLOOM_ENGINE := $(ENGINE)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# tests start many processes that import the same: it is compiled once, also where containers ask for no byte code
+check test-fast test-slow test-long: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help run serve test test-fast test-slow test-long test-bulk test-lowest sbom coverage house check fix bench bench-quality train docs clean

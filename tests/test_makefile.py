@@ -104,6 +104,16 @@ def test_continuous_integration_does_what_a_developer_types() -> None:
     assert [line for line in lines if line.startswith("make")] == ["make check", "make test"]
 
 
+@pytest.mark.parametrize("target", ["check", "test-fast", "test-slow", "test-long"])
+def test_what_tests_import_is_compiled_once(target: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers ask Python for no byte code, and every process of the tests would compile all of it anew."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (checkout / ".venv" / "bin" / "python").write_text('#!/bin/sh\necho "byte code: ${PYTHONDONTWRITEBYTECODE:-wanted}"\n')
+    said = make(checkout, target).stdout
+    assert "byte code: wanted" in said
+    assert "byte code: 1" not in said
+
+
 def test_make_bench_runs_modules_that_exist(checkout: Path) -> None:
     modules = re.findall(r"-m\|(bench\.\w+)\|", make(checkout, "bench").stdout)
     assert modules

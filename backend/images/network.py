@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -176,8 +177,11 @@ class HostLimits:
                 self._changed.notify_all()
 
 
+@cache
 def _certificates(ca_file: Path | None) -> ssl.SSLContext:
-    """The certificates that are trusted everywhere (and those of ``SSL_CERT_FILE``), with those of a file of one's own."""
+    """The certificates that are trusted everywhere (and those of ``SSL_CERT_FILE``), with those of a file of one's own; read
+    once, as that takes longer than a whole request.
+    """
     try:
         context = httpx.create_ssl_context()
         if ca_file is not None:

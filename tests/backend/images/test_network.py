@@ -148,6 +148,13 @@ def test_a_file_of_certificates_that_cannot_be_read_is_named(tmp_path: Path) -> 
         Network(ca_file=tmp_path / "ca.pem")
 
 
+def test_the_certificates_are_read_once_for_all_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than a request to Label Studio, of which readiness and prefetching make a new client each."""
+    with Network():
+        monkeypatch.setattr(httpx, "create_ssl_context", lambda: pytest.fail("read again"))
+        Network().close()
+
+
 def test_a_slow_host_holds_up_its_own_images_alone(make_media: MakeMedia, server: Server, png: bytes) -> None:
     """Forty-five images that drip once held up every click for a minute: all threads waited for one host."""
     let_go = threading.Event()
