@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import sqlalchemy as sql
 
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 
 PICTURES_KEPT = 24
 
-_metadata = sql.MetaData()
 _pictures = sql.Table(
     "bulk_pictures",
-    _metadata,
+    all_tables,
     sql.Column("run", sql.Integer, primary_key=True),
     sql.Column("kind", sql.String(10), primary_key=True),
     sql.Column("key", sql.String(500), primary_key=True),
@@ -41,7 +40,7 @@ class Album:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(_metadata)
+        database.create(all_tables)
 
     def offer(self, run: int, kind: str, pictures: Iterable[Picture]) -> None:
         """Keep those of the old and the new pictures that have the lowest ranks; of one item the newest."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from backend.stores.database import Database
-from backend.stores.memory import metadata
+from backend.stores.database import Database, all_tables
 
 MOST_ANSWERS = 50_000
 """Answers that are known, the newest."""
@@ -27,7 +26,7 @@ FIRST_MONDAY_S = 4 * 86_400.0
 
 _answers = sql.Table(
     "answers",
-    metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("answer", sql.String(20), nullable=False),
     sql.Column("project", sql.String(300), nullable=False),
@@ -71,7 +70,7 @@ class Answers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(metadata)
+        database.create(all_tables)
 
     def keep(self, given: GivenAnswer) -> None:
         """Keep that an answer was given and, of a pre-annotation that is not too large, what it said."""

@@ -12,9 +12,8 @@ import sqlalchemy as sql
 
 from backend.stores.answers import FIRST_MONDAY_S, WEEK_S, Answers, week_number
 from backend.stores.canaries import canaries
-from backend.stores.canaries import metadata as canary_metadata
-from backend.stores.database import Database
-from backend.stores.memory import examples, metadata, submissions
+from backend.stores.database import Database, all_tables
+from backend.stores.memory import examples, submissions
 from backend.values.session import Verdict
 
 Z = 1.96
@@ -68,8 +67,7 @@ class Balance:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._answers = Answers(database)
-        database.create(metadata)
-        database.create(canary_metadata)
+        database.create(all_tables)
 
     def rows(self, project: str) -> list[BalanceRow]:
         """By label and week, the newest week first. The database adds up, so that the cost hardly grows with the memory."""

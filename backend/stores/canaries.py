@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlalchemy as sql
 
+from backend.stores.database import all_tables
 from backend.values.session import Submission
 
-metadata = sql.MetaData()
 canaries = sql.Table(
     "canaries",
-    metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("project", sql.String(300), nullable=False),
     sql.Column("annotation", sql.String(50), nullable=False),

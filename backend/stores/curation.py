@@ -13,7 +13,7 @@ import sqlalchemy as sql
 
 from backend.stores.answers import Answers
 from backend.stores.canaries import canaries
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 from backend.stores.memory import (
     PINNED,
     REMOVED,
@@ -22,7 +22,6 @@ from backend.stores.memory import (
     examples,
     forgotten,
     frozen,
-    metadata,
     note_change,
     projects,
     snapshots,
@@ -53,7 +52,7 @@ class Curation:
         self._database = database
         self._bank = MemoryBank(database)
         self._answers = Answers(database)
-        database.create(metadata)
+        database.create(all_tables)
 
     def projects(self) -> dict[str, int]:
         """Every project with how many regions are remembered; 0 for one that does not want to be remembered."""

@@ -16,7 +16,6 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
-from backend.stores import database as schema
 from backend.values.errors import SetupError, StoreError
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,8 @@ HEAD = "3"
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST_TABLES = frozenset({"examples", "rounds", "notes", "bulk_runs", "bulk_items", "bulk_pictures"})
 """What a database from before the first revision may have."""
+all_tables = sql.MetaData()
+"""The tables of every store that is imported: one transaction makes them all."""
 _metadata = sql.MetaData()
 _versions = sql.Table("alembic_version", _metadata, sql.Column("version_num", sql.String(32), primary_key=True))
 CLICK_WAIT_S = 0.5
@@ -91,6 +92,7 @@ class Database:
     def __init__(self, url: str, wait_s: float = PATIENT_WAIT_S) -> None:
         self._wait_s = wait_s
         self._tables: list[sql.MetaData] = []
+        self._made: set[str] = set()
         self._one_writes = threading.Lock()
         self._mending = threading.Lock()
         self._file: Path | None = None
@@ -111,25 +113,29 @@ class Database:
         self._engine.dispose()
 
     def create(self, tables: sql.MetaData) -> None:
-        """Make tables unless they are there, and bring those of an earlier Maskloom up to date. A file that is held by somebody
-        else gets them later, when they are missed. Raises SetupError for a file that is damaged, which has been put aside, and
-        for a server that does not answer: who starts is told, and does not find out later what is gone.
+        """Make tables unless they are there, which is looked up once, and bring those of an earlier Maskloom up to date. A file
+        that is held by somebody else gets them later, when they are missed. Raises SetupError for a file that is damaged, which
+        has been put aside, and for a server that does not answer: who starts is told, and does not find out later what is gone.
         """
+        if self._made.issuperset(tables.tables):
+            return
         self._tables.append(tables)
+        are_there = False
         try:
-            if self._has(tables):
-                return
+            are_there = self._has(tables)
         except StoreError as error:
             if self._is_aside:
                 raise SetupError(f"{error}: put a copy of it back, or start again to go on without what it held") from error
             if self._file is None or "unable to open" in str(error):
                 raise SetupError(f"{error}; see MASKLOOM_DATABASE and MASKLOOM_HOME") from error
-        try:
-            with self.writing() as connection:
-                schema.bring_up_to_date(connection)
-                tables.create_all(connection)
-        except StoreError as error:
-            log.warning("the tables of the stores cannot be made yet: %s", error)
+        self._made.update(tables.tables)
+        if not are_there:
+            try:
+                with self.writing() as connection:
+                    bring_up_to_date(connection)
+                    tables.create_all(connection)
+            except StoreError as error:
+                log.warning("the tables of the stores cannot be made yet: %s", error)
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
@@ -152,7 +158,7 @@ class Database:
         """Whether all tables are there as they are now, which can be told while somebody else writes."""
         with self.reading() as connection:
             known = sql.inspect(connection).get_table_names()
-            return set(tables.tables) <= set(known) and schema.is_newest(connection)
+            return set(tables.tables) <= set(known) and is_newest(connection)
 
     def _open_sqlite(self, url: sql.URL) -> sql.Engine:
         name = url.database
@@ -198,7 +204,7 @@ class Database:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
-                schema.bring_up_to_date(connection)
+                bring_up_to_date(connection)
                 for tables in self._tables:
                     tables.create_all(connection)
         except (sql.exc.SQLAlchemyError, StoreError, OSError) as error:

@@ -14,15 +14,14 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 
 PAGE = 500
 """Items that are read or written in one statement."""
 
-_metadata = sql.MetaData()
 _runs = sql.Table(
     "bulk_runs",
-    _metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("digest", sql.String(64), nullable=False, unique=True),
     sql.Column("source", sql.Text, nullable=False),
@@ -35,7 +34,7 @@ _runs = sql.Table(
 )
 _items = sql.Table(
     "bulk_items",
-    _metadata,
+    all_tables,
     sql.Column("run", sql.Integer, primary_key=True),
     sql.Column("key", sql.String(500), primary_key=True),
     sql.Column("place", sql.Integer, nullable=False),
@@ -109,7 +108,7 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(_metadata)
+        database.create(all_tables)
 
     def open(self, identity: RunIdentity) -> int:
         """The number of a run, made unless it is there. Nothing of it is asked for until ``ask`` is called."""

@@ -9,9 +9,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from backend.stores.canaries import metadata as canary_metadata
 from backend.stores.canaries import note_canaries
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
 from prompts.geometry import Size
@@ -25,10 +24,9 @@ LONGEST_LABEL = 300
 PINNED, REMOVED = "pinned", "removed"
 """What a person says about an example: it is always used first, or never."""
 
-metadata = sql.MetaData()
 examples = sql.Table(
     "examples",
-    metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("project", sql.String(300), nullable=False),
     sql.Column("task", sql.String(50), nullable=False),
@@ -54,7 +52,7 @@ examples = sql.Table(
 """Rows that a frozen snapshot holds stay when they are not current any more."""
 submissions = sql.Table(
     "submissions",
-    metadata,
+    all_tables,
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("annotation", sql.String(50), primary_key=True),
     sql.Column("task", sql.String(50), nullable=False),
@@ -65,7 +63,7 @@ submissions = sql.Table(
 )
 forgotten = sql.Table(
     "forgotten",
-    metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("project", sql.String(300), nullable=False),
     sql.Column("kind", sql.String(10), nullable=False),
@@ -75,7 +73,7 @@ forgotten = sql.Table(
 """Deleted ``annotation``s and ``task``s: what is told of them late is not taken. Label Studio uses no number twice."""
 projects = sql.Table(
     "memory_projects",
-    metadata,
+    all_tables,
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("changes", sql.Integer, nullable=False),
     sql.Column("is_off", sql.Boolean, nullable=False),
@@ -83,7 +81,7 @@ projects = sql.Table(
 )
 label_changes = sql.Table(
     "label_changes",
-    metadata,
+    all_tables,
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("label", sql.String(LONGEST_LABEL), primary_key=True),
     sql.Column("changes", sql.Integer, nullable=False),
@@ -91,7 +89,7 @@ label_changes = sql.Table(
 """The number of its project's change that was the last one of a label."""
 snapshots = sql.Table(
     "snapshots",
-    metadata,
+    all_tables,
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("n", sql.Integer, primary_key=True),
     sql.Column("made_at", sql.Float, nullable=False),
@@ -101,7 +99,7 @@ snapshots = sql.Table(
 )
 frozen = sql.Table(
     "snapshot_examples",
-    metadata,
+    all_tables,
     sql.Column("project", sql.String(300), primary_key=True),
     sql.Column("n", sql.Integer, primary_key=True),
     sql.Column("example", sql.Integer, primary_key=True),
@@ -136,8 +134,7 @@ class MemoryBank:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(metadata)
-        database.create(canary_metadata)
+        database.create(all_tables)
 
     def submit(self, told: Submission) -> bool:
         """Take what an annotation shows as all that it shows; False for an annotation that is known to be deleted or newer, and

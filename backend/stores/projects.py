@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sql
 
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 
 MOST_PROJECTS = 10_000
 LONGEST_NAME = 32
 _SESSION_LENGTH = 300
 """What a session is called has at most so many characters (see sessions)."""
 
-_metadata = sql.MetaData()
 _projects = sql.Table(
     "projects",
-    _metadata,
+    all_tables,
     sql.Column("key", sql.String(50), primary_key=True),
     sql.Column("name", sql.String(50), nullable=False),
     sql.Column("address", sql.Text, nullable=False),
@@ -84,7 +83,7 @@ class ProjectTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(_metadata)
+        database.create(all_tables)
 
     def rows(self) -> Sequence[ProjectRow]:
         """All of them, the one that was heard of last at the end."""

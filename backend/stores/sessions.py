@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sql
 
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 from backend.values.session import Round, SessionKey, prompt_digest
 from prompts.kinds import ObjectMemory, PromptSet
 
@@ -25,10 +25,9 @@ LONGEST_NAME = 300
 Note = Mapping[str, Any]
 """A prompt that was answered, as plain values with its ``id``."""
 
-_metadata = sql.MetaData()
 _rounds = sql.Table(
     "rounds",
-    _metadata,
+    all_tables,
     sql.Column("id", sql.Integer, primary_key=True),
     sql.Column("session", sql.String(LONGEST_NAME), nullable=False, index=True),
     sql.Column("made_at", sql.Float, nullable=False, index=True),
@@ -40,7 +39,7 @@ _rounds = sql.Table(
 
 _notes = sql.Table(
     "notes",
-    _metadata,
+    all_tables,
     sql.Column("session", sql.String(LONGEST_NAME), primary_key=True),
     sql.Column("made_at", sql.Float, nullable=False, index=True),
     sql.Column("said", sql.Text, nullable=False),
@@ -67,7 +66,7 @@ class SessionStore:
     def __init__(self, database: Database, keep_hours: float) -> None:
         self._database = database
         self._keep_s = keep_hours * 3600
-        database.create(_metadata)
+        database.create(all_tables)
 
     def remember(self, key: SessionKey, space: str, done: Round, notes: Notes | None = None) -> None:
         """Keep what was answered and what was prompted, both or nothing. Of rounds only those that drew one object and found

@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from backend.stores.database import Database
-from backend.stores.memory import PINNED, REMOVED, examples, frozen, metadata, projects, snapshots
+from backend.stores.database import Database, all_tables
+from backend.stores.memory import PINNED, REMOVED, examples, frozen, projects, snapshots
 from backend.values.errors import RequestError
 from backend.values.session import Example
 
@@ -43,7 +43,7 @@ class Snapshots:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.create(metadata)
+        database.create(all_tables)
 
     def freeze(self, project: str, least: Mapping[str, float] | None = None) -> Snapshot | None:
         """Freeze what a project's memory is now: a new version, or the last one where it is the same; None for an empty one.

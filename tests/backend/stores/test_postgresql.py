@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
-from backend.stores import memory
 from backend.stores.balance import Balance
 from backend.stores.curation import Curation
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 from backend.stores.ledger import Ledger
 from backend.stores.memory import PINNED, MemoryBank
 from backend.stores.sessions import SessionStore
@@ -68,7 +67,7 @@ def database(url: str) -> Iterator[Database]:
     MemoryBank(database)
     yield database
     with database.writing() as connection:
-        for table in reversed(memory.metadata.sorted_tables):
+        for table in reversed(all_tables.sorted_tables):
             connection.execute(sql.delete(table))
     database.close()
 

@@ -13,9 +13,8 @@ from alembic.script import ScriptDirectory
 from pycocotools import mask as coco
 
 from backend.stores import database as schema
-from backend.stores import memory
 from backend.stores.album import Album
-from backend.stores.database import Database
+from backend.stores.database import Database, all_tables
 from backend.stores.ledger import Ledger
 from backend.stores.memory import MemoryBank
 from backend.stores.sessions import SessionStore
@@ -80,6 +79,16 @@ def test_a_migrated_database_is_laid_out_as_a_new_one(old: Path, tmp_path: Path)
     assert layout(migrated) == layout(new)
 
 
+def test_one_transaction_makes_the_tables_of_all_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each store once made its own: a server began with forty transactions, each with a wait for the disk."""
+    begun: list[str] = []
+    for name in ("reading", "writing"):
+        begin = getattr(Database, name)
+        monkeypatch.setattr(Database, name, lambda self, name=name, begin=begin: begun.append(name) or begin(self))
+    all_stores(Database(f"sqlite:///{tmp_path / 'new.sqlite'}"))
+    assert begun == ["reading", "writing"]
+
+
 def test_the_newest_revision_is_the_one_that_new_databases_are_marked_with() -> None:
     config = Config()
     config.set_main_option("script_location", str(schema.MIGRATIONS))
@@ -89,7 +98,7 @@ def test_the_newest_revision_is_the_one_that_new_databases_are_marked_with() -> 
 def test_a_database_of_a_newer_maskloom_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     database = Database(url)
-    database.create(memory.metadata)
+    database.create(all_tables)
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
     before = layout(database)
