@@ -144,7 +144,8 @@ class Segmenter:
 
     def _answer(self, question: Question, held: Held) -> Round:
         if isinstance(question.image, LargeImage):
-            return answer_large(question, question.image, lambda part: self._answer_or_error(part, NOTHING), self._outstanding)
+            outstanding = self._outstanding if isinstance(self.engine.decoder, SeesAtAGlance) else None
+            return answer_large(question, question.image, lambda part: self._answer_or_error(part, NOTHING), outstanding)
         match question:
             case ForPrompts():
                 return Round(question.prompts, self._decode_prompts(question, held))

@@ -115,11 +115,15 @@ class Piece:
         same = (each for each in others if each.row.labels == self.row.labels and _shared(each.box, self.box))
         return any((mine & each.within(self.box)).sum() >= KNOWN * mine.sum() for each in same)
 
-    def settles(self, other: Piece) -> bool:
-        """Whether it takes the place of another piece of its name: its tile saw all of that, and it is the surer one."""
+    def settles(self, other: Piece, cut: Sequence[Piece]) -> bool:
+        """Whether it takes the place of another piece of its name that it is surer of: its tile saw all of that, or it lies in
+        that and its tile shows that it ends, as none of what is ``cut`` there goes on in the other piece.
+        """
+        if self.row.scores[0] < other.row.scores[0] or not other.is_of(self):
+            return False
         (x0, y0, x1, y1), (left, top, right, bottom) = other.box, self.tile.box
         saw_all = left <= x0 and top <= y0 and x1 <= right and y1 <= bottom
-        return saw_all and self.row.scores[0] >= other.row.scores[0] and other.is_of(self)
+        return saw_all or (self.is_known([other]) and not any(each.is_of(other) for each in cut))
 
     def is_of(self, other: Piece) -> bool:
         """Whether it has the name and some of the pixels of another piece."""
@@ -137,21 +141,25 @@ def pieces_of(tile: Tile, masks: MaskSet) -> list[Piece]:
     return [Piece(tile, masks[[row]]) for row in range(len(masks))]
 
 
-def settled(found: Sequence[Piece], closer: Sequence[Piece]) -> list[Piece]:
-    """What tiles and closer looks at parts of them gave: a closer look takes the place of what it saw all of and is surer of,
-    and adds what is not known.
+def settled(found: Sequence[Piece], closer: Sequence[Piece], size: Size) -> list[Piece]:
+    """What tiles and closer looks at parts of them gave: a closer look takes the place of what it saw all of, or the end of,
+    and is surer of, and adds what is not known. What it cuts itself it does not add.
     """
     by_place: dict[tuple[int, int], list[Piece]] = {}
+    cut: dict[Tile, list[Piece]] = {}
     for each in closer:
+        if each.is_cut(size):
+            cut.setdefault(each.tile, []).append(each)
+            continue
         for place in _cells(each.tile.box):
             by_place.setdefault(place, []).append(each)
 
     def near(piece: Piece) -> Iterator[Piece]:
         return (each for place in _cells(piece.box) for each in by_place.get(place, ()))
 
-    kept = [piece for piece in found if not any(each.settles(piece) for each in near(piece))]
+    kept = [piece for piece in found if not any(each.settles(piece, cut.get(each.tile, ())) for each in near(piece))]
     known = {id(each) for piece in kept for each in near(piece) if each.is_known([piece])}
-    return [*kept, *(each for each in closer if id(each) not in known)]
+    return [*kept, *(each for each in closer if id(each) not in known and each not in cut.get(each.tile, ()))]
 
 
 def _cells(box: PixelBox) -> Iterator[tuple[int, int]]:

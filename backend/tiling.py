@@ -18,7 +18,7 @@ import numpy as np
 from backend.images.limits import LargeImage
 from backend.tiles import Piece, Tile, pieces_of, settled, things_of, tiles_of, whole_things
 from backend.values.errors import MaskloomError, RequestError
-from backend.values.masks import Masks, RunLengths
+from backend.values.masks import Masks, MaskSet, RunLengths, best_first
 from backend.values.session import ForPrompts, Question, Round
 from prompts.geometry import BoolArray, FloatArray, PixelBox, Size, mask_box
 from prompts.kinds import (
@@ -42,8 +42,10 @@ TILE_OVERLAP = 128
 WINDOW = 1024
 """The side of a window around clicks; around a box it is larger, up to LARGEST_WINDOW pixels that are kept of it."""
 LARGEST_WINDOW = 2048
-SNAP = 256
-"""Windows begin at multiples of this, so that the next click nearby finds the same one encoded."""
+CLICKED = 256
+"""The side of the window around clicks that is looked at as well by engines that see small things only close by."""
+SNAPS = 4
+"""Windows begin at multiples of their least side by so many, so that the next click nearby finds the same one encoded."""
 FLAT = 3
 """A tile whose values differ by no more holds nothing that could be told apart."""
 FEW = 32
@@ -55,23 +57,40 @@ CLOSER = 160
 CLOSER_SNAP = 16
 MOST_CLOSER = 3
 """So many places of a tile are looked at closer."""
+NOWHERE: FloatArray = np.zeros((0, 2))
 Outstanding = Callable[[Question], FloatArray]
 Answer = Callable[[Question], Round | MaskloomError]
 
 
-def answer_large(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding) -> Round:
+def answer_large(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding | None) -> Round:
     """The round of a question about a large image, with ``answer`` for each window of it. Where places of a tile are
-    ``outstanding``, they are looked at closer.
+    ``outstanding``, and around clicks, it is looked closer; not at all by engines that have no need to, which is None.
 
     Raises the error of a window that cannot be answered, and RequestError for prompts that no window holds.
     """
-    if isinstance(question, ForPrompts) and question.prompts.drawn:
-        return _in_window(question, image, answer)
-    return _in_tiles(question, image, answer, outstanding)
+    if not isinstance(question, ForPrompts) or not question.prompts.drawn:
+        return _in_tiles(question, image, answer, outstanding)
+    drawn = question.prompts.drawn
+    found = _in_window(question, image, answer, *window_around(drawn, image.size))
+    box, step = window_around(drawn, image.size, CLICKED)
+    if outstanding is None or not all(isinstance(each, PointPrompt) for each in drawn) or box[2] - box[0] >= WINDOW:
+        return found
+    return replace(found, masks=_surer(found.masks, _in_window(question, image, answer, box, step).masks, Tile.of_box(box)))
 
 
-def _in_window(question: ForPrompts, image: LargeImage, answer: Answer) -> Round:
-    box, step = window_around(question.prompts.drawn, image.size)
+def _surer(found: MaskSet, closer: MaskSet, tile: Tile) -> MaskSet:
+    """As many of both as were found first, the surest, without those that end where the closer look does."""
+    whole = [row for row, runs in enumerate(closer.masks.runs) if not tile.cuts(runs.box or (0, 0, 0, 0), found.size)]
+    both = MaskSet.concatenate([_without_logits(closer[whole]), _without_logits(found)], found.size)
+    return both[best_first(both.scores)[: max(len(found), 1)]]
+
+
+def _without_logits(masks: MaskSet) -> MaskSet:
+    """Masks without their logits, which say nothing about a large image."""
+    return replace(masks, low_res_logits=np.zeros((len(masks), 1, 1), np.float16))
+
+
+def _in_window(question: ForPrompts, image: LargeImage, answer: Answer, box: PixelBox, step: int) -> Round:
     window = image.window(box, step)
     moved = PromptSet(tuple(_moved(prompt, box, step, image) for prompt in question.prompts.prompts))
     done = _checked(answer(replace(question, image=window, prompts=moved, memory=None)))
@@ -86,14 +105,18 @@ def _enlarged(mask: BoolArray, box: PixelBox, step: int) -> BoolArray:
     return mask.repeat(step, axis=0).repeat(step, axis=1)[: box[3] - box[1], : box[2] - box[0]]
 
 
-def window_around(prompts: Sequence[Prompt], size: Size) -> tuple[PixelBox, int]:
-    """The window that prompts are seen in, with room around them, and the step by which it is shrunk to be held."""
+def window_around(prompts: Sequence[Prompt], size: Size, least: int = 0) -> tuple[PixelBox, int]:
+    """The window that prompts are seen in, with room around them and ``least`` pixels a side (0: the usual number), and the
+    step by which it is shrunk to be held.
+    """
+    least = least or WINDOW
+    snap = least // SNAPS
     boxes = np.array([_extent(prompt) for prompt in prompts], np.float64)
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    side = np.maximum(WINDOW, np.ceil(2 * (high - low) / SNAP) * SNAP).astype(int)
+    side = np.maximum(least, np.ceil(2 * (high - low) / snap) * snap).astype(int)
     limits = np.array([size.width, size.height])
     side = np.minimum(side, limits)
-    start = np.round((np.floor(low + high) / 2 - side / 2) / SNAP).astype(int) * SNAP
+    start = np.round((np.floor(low + high) / 2 - side / 2) / snap).astype(int) * snap
     start = np.clip(start, 0, limits - side)
     x0, y0 = start.tolist()
     width, height = side.tolist()
@@ -150,7 +173,7 @@ def example_on(image: KeyedImage, runs: RunLengths, positive: bool = True) -> Re
     return ReferencePrompt(image.window((x0, y0, x1, y1), step), mask[::step, ::step], positive)
 
 
-def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding) -> Round:
+def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding: Outstanding | None) -> Round:
     """What every tile holds, as one."""
     if isinstance(question, ForPrompts):
         prompts = tuple(_shown_small(each) if isinstance(each, ReferencePrompt) else each for each in question.prompts.prompts)
@@ -161,19 +184,18 @@ def _in_tiles(question: Question, image: LargeImage, answer: Answer, outstanding
         if not is_flat(window.pixels):
             asked = replace(question, image=window)
             pieces += _pieces_of(tile, answer(asked))
-            for box in closer_windows(tile.box, outstanding(asked), image.size):
+            places = NOWHERE if outstanding is None else outstanding(asked)
+            for box in closer_windows(tile.box, places, image.size):
                 if box not in seen:
                     seen.add(box)
                     closer += _pieces_of(Tile.of_box(box), answer(replace(question, image=image.window(box))))
     asked_for = question.prompts if isinstance(question, ForPrompts) else PromptSet()
-    pieces = settled(pieces, [each for each in closer if not each.is_cut(image.size)])
-    return Round(asked_for, whole_things(things_of(pieces), image.size))
+    return Round(asked_for, whole_things(things_of(settled(pieces, closer, image.size)), image.size))
 
 
 def _pieces_of(tile: Tile, done: Round | MaskloomError) -> list[Piece]:
-    """What was found in a tile, without its logits, which say nothing about the whole."""
-    found = _checked(done).masks
-    return pieces_of(tile, replace(found, low_res_logits=np.zeros((len(found), 1, 1), np.float16)))
+    """What was found in a tile."""
+    return pieces_of(tile, _without_logits(_checked(done).masks))
 
 
 def closer_windows(tile: PixelBox, places: FloatArray, size: Size) -> list[PixelBox]:

@@ -133,13 +133,25 @@ COARSE, CLOSE = Tile(0, 0, Size(100, 200)), Tile(40, 10, Size(60, 60))
     [
         (piece(COARSE, 45, 40, 0.3), piece(CLOSE, 55, 20, 0.8), ["close"]),
         (piece(COARSE, 45, 40, 0.9), piece(CLOSE, 55, 20, 0.8), ["coarse"]),
-        (piece(COARSE, 30, 60, 0.3), piece(CLOSE, 55, 20, 0.8), ["coarse"]),
+        (piece(COARSE, 30, 60, 0.3), piece(CLOSE, 55, 20, 0.8), ["close"]),
         (piece(COARSE, 45, 10, 0.3), piece(CLOSE, 60, 20, 0.8), ["coarse", "close"]),
         (piece(COARSE, 45, 40, 0.3, "box"), piece(CLOSE, 55, 20, 0.8), ["coarse", "close"]),
     ],
-    ids=["the surer one", "surer as a whole", "seen in part alone", "another thing", "another name"],
+    ids=["the surer one", "surer as a whole", "one that ends in what goes on", "another thing", "another name"],
 )
 def test_a_closer_look_takes_the_place_of_what_it_saw_all_of(coarse: Piece, close: Piece, kept: list[str]) -> None:
-    """And adds what no tile knows, but not a part of a thing that a tile saw."""
+    """And of what it shows to be smaller, and adds what no tile knows."""
     names = {id(coarse): "coarse", id(close): "close"}
-    assert [names[id(each)] for each in settled([coarse], [close])] == kept
+    assert [names[id(each)] for each in settled([coarse], [close], WHOLE)] == kept
+
+
+def test_a_part_of_a_thing_that_goes_on_beyond_the_closer_look_does_not_take_its_place() -> None:
+    """Nor is what the closer look cuts added."""
+    coarse, part, rest = piece(COARSE, 30, 60, 0.3), piece(CLOSE, 55, 20, 0.8), piece(CLOSE, 80, 20, 0.5)
+    assert settled([coarse], [part, rest], WHOLE) == [coarse]
+    assert settled([], [part, rest], WHOLE) == [part]
+
+
+def test_a_thing_beside_one_that_was_looked_at_closer_stays() -> None:
+    beside, close = piece(COARSE, 74, 60, 0.3), piece(CLOSE, 55, 20, 0.8)
+    assert settled([beside], [close], WHOLE) == [beside, close]

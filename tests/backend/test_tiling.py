@@ -44,7 +44,8 @@ def dots() -> list[np.ndarray]:
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same as with the real sizes, four times smaller, so that it takes seconds."""
-    for name, value in {"TILE": TILE, "TILE_OVERLAP": TILE_OVERLAP, "WINDOW": 256, "LARGEST_WINDOW": 512, "SNAP": 64}.items():
+    small = {"TILE": TILE, "TILE_OVERLAP": TILE_OVERLAP, "WINDOW": 256, "LARGEST_WINDOW": 512, "CLICKED": 64}
+    for name, value in small.items():
         monkeypatch.setattr(f"backend.tiling.{name}", value)
 
 
@@ -165,6 +166,19 @@ def test_without_a_closer_look_small_things_would_be_missed(
 ) -> None:
     monkeypatch.setattr("backend.tiling.MOST_CLOSER", 0)
     assert len(asked(near_sighted, ForPrompts(image, PromptSet((TextPrompt("red"),))))) < len(PLACES)
+
+
+def test_a_click_is_looked_at_closer_where_small_things_are_overlooked(image: LargeImage, near_sighted: Segmenter) -> None:
+    for place in (0, 3, 4):
+        x, y = PLACES[place]
+        assert same(asked(near_sighted, ForPrompts(image, PromptSet((PointPrompt((x + 0.5, y + 0.5)),)))), dots()[place])
+
+
+def test_what_a_closer_look_at_a_click_cuts_is_not_taken_for_the_whole(
+    image: LargeImage, segmenter: Segmenter, near_sighted: Segmenter
+) -> None:
+    clicked = ForPrompts(image, PromptSet((PointPrompt((250.5, 395.5)),)))
+    assert asked(near_sighted, clicked).masks.areas == asked(segmenter, clicked).masks.areas == [2560]
 
 
 @given(st.integers(100, 3000), st.integers(100, 3000), st.data())
