@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.caches import Bounds, Codec, DiskCache, SingleFlight
-from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown
+from backend.images.address import Folders, Inline, LocalFile, Remote, Source, locate, read_file, shown, state_of
 from backend.images.decode import decode_image
 from backend.images.deep import Bands
 from backend.images.fetch import Fetched, Fetcher, Validators
 from backend.images.films import FilmFiles
-from backend.images.limits import MediaOptions, too_large
+from backend.images.limits import LargeImage, MediaOptions, too_large
 from backend.images.sites import Sites
-from backend.images.windows import open_large
+from backend.images.windows import HELD_BYTES, open_large
 from backend.telemetry import stage
 from backend.values.errors import ImageError, RemoteError, VideoError
-from prompts.kinds import Image, KeyedImage
+from prompts.kinds import KeyedImage
 
 
 def image_cache(folder: Path, most_bytes: int) -> DiskCache[Fetched]:
@@ -44,14 +44,15 @@ def _read(content: bytes) -> Fetched:
 
 
 class DecodedImages:
-    """Decoded images by the content of their files, at most ``most_bytes``, the least recently used ones forgotten first.
+    """Decoded images by the content of their files, and files on this machine by their state, at most ``most_bytes`` of both,
+    the least recently used ones forgotten first.
 
     The arrays are shared and cannot be written to.
     """
 
     def __init__(self, most_bytes: int, most_pixels: int, bands: Bands = ()) -> None:
         self._most_pixels, self._bands = most_pixels, bands
-        self._images: SingleFlight[Image] = SingleFlight(Bounds(most_bytes, lambda image: image.nbytes))
+        self._images: SingleFlight[KeyedImage] = SingleFlight(Bounds(most_bytes, _bytes_of))
 
     @property
     def nbytes(self) -> int:
@@ -60,13 +61,34 @@ class DecodedImages:
 
     def decode(self, body: bytes) -> KeyedImage:
         """The image of a file. Raises ImageError when it cannot be decoded."""
-        key = hashlib.blake2b(body, digest_size=20, salt=bytes(self._bands)[:16]).hexdigest()
-        return KeyedImage(self._images.do(key, lambda: self._decoded(body)), key)
+        key = self._key(body)
+        return self._images.do(key, lambda: self._decoded(body, key))
 
-    def _decoded(self, body: bytes) -> Image:
+    def open(self, path: Path, most_bytes: int) -> KeyedImage:
+        """The image of a file on this machine, which is looked into again only when it has changed; read in windows where it is
+        too large for anything else. Raises ImageError when it is missing, has more than ``most_bytes`` or cannot be decoded.
+        """
+        return self._images.do(state_of(path), lambda: self._opened(path, most_bytes))
+
+    def _opened(self, path: Path, most_bytes: int) -> KeyedImage:
+        large = open_large(path, self._most_pixels, self._bands)
+        if large is not None:
+            return large
+        body = read_file(path, most_bytes)
+        return self._decoded(body, self._key(body))
+
+    def _key(self, body: bytes) -> str:
+        return hashlib.blake2b(body, digest_size=20, salt=bytes(self._bands)[:16]).hexdigest()
+
+    def _decoded(self, body: bytes, key: str) -> KeyedImage:
         image = decode_image(body, self._most_pixels, self._bands)
         image.setflags(write=False)
-        return image
+        return KeyedImage(image, key)
+
+
+def _bytes_of(image: KeyedImage) -> int:
+    """What a decoded image takes, and one read in windows at most."""
+    return HELD_BYTES if isinstance(image, LargeImage) else image.pixels.nbytes
 
 
 T = TypeVar("T")
@@ -149,11 +171,9 @@ class Media:
         return locate(url, self._folders, partial(self._sites.of, project), task_id)
 
     def _open(self, source: Source) -> KeyedImage:
-        """An image read whole or, of a file on this machine that cannot be, in windows: then nothing else of it is read."""
+        """An image read whole or, of a file on this machine that cannot be, in windows."""
         if isinstance(source, LocalFile):
-            large = open_large(source.path, self._options.max_pixels, self._options.bands)
-            if large is not None:
-                return large
+            return self._decoded.open(source.path, self._options.max_bytes)
         return self._body(source, self._decoded.decode)
 
     def _body(self, source: Source, use: Callable[[bytes], T]) -> T:

@@ -58,6 +58,13 @@ class Folders:
         return None
 
 
+def state_of(path: Path) -> str:
+    """A file's place, number, size and time, which change with what is in it. Raises ImageError when it is missing."""
+    with _readable():
+        state = path.stat()
+    return f"{path}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
+
+
 def read_file(path: Path, most_bytes: int) -> bytes:
     """The bytes of a file. Raises ImageError when it is missing, no plain file, too large or not readable."""
     with _readable():

@@ -121,7 +121,8 @@ class Learning:
         if not project or not segmenter.can_learn:
             return NOTHING_LEARNT
         try:
-            wanted, least = self._wanted(project, vocabulary.labels[:MOST_LABELS]), self._least(project)
+            wanted = self._wanted(project, vocabulary.labels[:MOST_LABELS])
+            least = self._least(project) if wanted else {}
         except StoreError as error:
             log.warning("project %s is answered without what its annotations taught: %s", project, error)
             return NOTHING_LEARNT

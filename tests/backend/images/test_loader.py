@@ -308,6 +308,20 @@ def test_an_address_whose_image_changed_shows_the_new_one(make_media: MakeMedia,
         assert media.load(server.url + "/a.png", "1", "7").pixels.max() == value
 
 
+def test_a_file_here_is_read_once_until_it_changes(
+    make_media: MakeMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    whole = images.read_file
+    monkeypatch.setattr(images, "read_file", lambda path, most: (read.append(path), whole(path, most))[1])
+    media, path = make_media(local_roots=(tmp_path,)), tmp_path / "a.png"
+    for value in (7, 8):
+        path.write_bytes(file_of(value))
+        os.utime(path, ns=(value, value))
+        assert {media.load(str(path), "1", "7").pixels.max() for _ in range(3)} == {value}
+    assert len(read) == 2
+
+
 def test_threads_on_many_images_never_get_another_one() -> None:
     images = DecodedImages(3 * SIZE, 1000)
     files = [file_of(value) for value in range(8)]
