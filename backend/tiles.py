@@ -117,13 +117,17 @@ class Piece:
 
     def settles(self, other: Piece, cut: Sequence[Piece]) -> bool:
         """Whether it takes the place of another piece of its name that it is surer of: its tile saw all of that, or it lies in
-        that and its tile shows that it ends, as none of what is ``cut`` there goes on in the other piece.
+        that, as far as both tiles show it, and ends, as none of what is ``cut`` in its tile goes on in the other piece.
         """
         if self.row.scores[0] < other.row.scores[0] or not other.is_of(self):
             return False
         (x0, y0, x1, y1), (left, top, right, bottom) = other.box, self.tile.box
         saw_all = left <= x0 and top <= y0 and x1 <= right and y1 <= bottom
-        return saw_all or (self.is_known([other]) and not any(each.is_of(other) for each in cut))
+        if saw_all or (both := _shared(self.box, other.tile.box)) is None:
+            return saw_all
+        mine = self.within(both)
+        lies_in_it = (mine & other.within(both)).sum() >= KNOWN * mine.sum()
+        return bool(lies_in_it) and not any(each.is_of(other) for each in cut)
 
     def is_of(self, other: Piece) -> bool:
         """Whether it has the name and some of the pixels of another piece."""

@@ -152,6 +152,11 @@ def test_a_part_of_a_thing_that_goes_on_beyond_the_closer_look_does_not_take_its
     assert settled([], [part, rest], WHOLE) == [part]
 
 
+def test_what_a_seam_cuts_is_judged_by_what_its_tile_shows_of_the_thing() -> None:
+    cut, close = piece(Tile(0, 0, Size(100, 65)), 30, 60, 0.1), piece(CLOSE, 55, 20, 0.8)
+    assert settled([cut], [close], WHOLE) == [close]
+
+
 def test_a_thing_beside_one_that_was_looked_at_closer_stays() -> None:
     beside, close = piece(COARSE, 74, 60, 0.3), piece(CLOSE, 55, 20, 0.8)
     assert settled([beside], [close], WHOLE) == [beside, close]
