@@ -156,8 +156,8 @@ def _merged(found: MaskSet, label: str) -> BoolArray:
     return found[[row for row, each in enumerate(found.labels) if each == label]].masks.union()
 
 
-def photos_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Photo]]:
-    """The photos of each name that has enough, those on natural backgrounds first."""
+def photos_of(rows: Sequence[Row], names: Sequence[str], most: int = MOST_PHOTOS) -> dict[str, list[Photo]]:
+    """The photos of each name that has enough, ``most`` of each, those on natural backgrounds first."""
     found = {}
     for name in names:
         mine = sorted(
@@ -165,7 +165,7 @@ def photos_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Photo
             key=lambda row: (SOURCES.index(row.source), str(row.image)),
         )
         if len(mine) >= ENOUGH:
-            found[name] = load(mine[:MOST_PHOTOS], {})
+            found[name] = load(mine[:most], {})
     return found
 
 
@@ -300,8 +300,9 @@ def main(
     named = [row for row in rows if row.mask and row.source in SOURCES and len(set(row.names.values())) == 1]
     known = sorted({name for row in named for name in row.names.values()})
     is_wanted = is_reported if names == "reported" else is_chosen_by
-    told = photos_of(named, [name for name in known if is_wanted(name)])
-    seen = photos_of([row for row in named if row.split == "val"], [name for name in known if not is_held_out(name)])
+    most = max(MOST_PHOTOS, ROUNDS * photos)
+    told = photos_of(named, [name for name in known if is_wanted(name)], most)
+    seen = photos_of([row for row in named if row.split == "val"], [name for name in known if not is_held_out(name)], most)
     drawn = {name: found for name, found in seen.items() if all(photo.row.source in DRAWN for photo in found)}
     segmenter = segmenter_of(engine, state)
     print(f"{segmenter.engine.version}; held-out: {', '.join(told)}; taught: {', '.join(seen)}", flush=True)
