@@ -44,7 +44,7 @@ serve: $(PACKAGES) ## start the server alone, for a Label Studio of your own: EN
 test: test-fast test-slow ## run the fast tests, then those that are slow or need a real Label Studio and a browser
 
 test-fast: .venv/for-development ## run the tests that need no network, no Label Studio and no browser, on all cores
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(FAST)"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "$(FAST)"
 
 test-slow: .venv/for-development ## run the other tests: full-size models, several processes, a real Label Studio, a browser
 	$(BIN)/python tests/labelstudio/prepare.py
@@ -64,7 +64,7 @@ test-long: .venv/for-development ## what takes minutes: every preset from a hub 
 	$(BIN)/python -m pytest -m long
 
 coverage: .venv/for-development ## which lines the fast tests run
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered
 
 test-bulk: .venv/for-development ## a bulk run of 2,000 tasks in a real Label Studio, killed three times (a quarter of an hour)
 	$(BIN)/python tests/labelstudio/prepare.py
@@ -73,7 +73,7 @@ test-bulk: .venv/for-development ## a bulk run of 2,000 tasks in a real Label St
 check: .venv/for-development ## style, types, import rules, size of the code, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m bench.house --strict
 	$(BIN)/python -m pytest -q tests/docs tests/docker tests/test_makefile.py

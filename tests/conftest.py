@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -12,8 +13,17 @@ OTHERS = ("MASKLOOM_", "LABEL_STUDIO_", "BASIC_AUTH_", "LOCAL_FILES_")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read by torch when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+gc.disable()  # looking through what is being imported would take a third of the time
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: it is looked through no more, only what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -51,6 +51,23 @@ def folder_of(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return find
 
 
+@pytest.fixture(scope="module")
+def grounders() -> dict[str, Grounder]:
+    return {}
+
+
+@pytest.fixture
+def grounder_of(grounders: dict[str, Grounder], folder_of: Callable[[str], Path]) -> Callable[[str], Grounder]:
+    """Each is loaded once, and changed by nobody."""
+
+    def find(name: str) -> Grounder:
+        if name not in grounders:
+            grounders[name] = detectors.load_detector(folder_of(name), CPU)
+        return grounders[name]
+
+    return find
+
+
 def picture(height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8))
 
@@ -62,9 +79,9 @@ def detect(grounder: Grounder, pixels: torch.Tensor, phrases: list[str]) -> Boxe
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 7)])
 def test_boxes_lie_on_the_image_and_bear_the_phrases(
-    name: str, shape: tuple[int, int], folder_of: Callable[[str], Path]
+    name: str, shape: tuple[int, int], grounder_of: Callable[[str], Grounder]
 ) -> None:
-    found = detect(detectors.load_detector(folder_of(name), CPU), picture(*shape), PHRASES)
+    found = detect(grounder_of(name), picture(*shape), PHRASES)
     assert found.xyxy.shape == (len(found.scores), 4)
     assert len(found.phrases) == len(found.scores)
     assert set(found.phrases) <= set(PHRASES)
@@ -76,8 +93,10 @@ def test_boxes_lie_on_the_image_and_bear_the_phrases(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_no_phrases_are_no_boxes_and_the_same_question_has_the_same_answer(name: str, folder_of: Callable[[str], Path]) -> None:
-    grounder = detectors.load_detector(folder_of(name), CPU)
+def test_no_phrases_are_no_boxes_and_the_same_question_has_the_same_answer(
+    name: str, grounder_of: Callable[[str], Grounder]
+) -> None:
+    grounder = grounder_of(name)
     assert len(detect(grounder, picture(64, 64), []).scores) == 0
     first, second = (detect(grounder, picture(64, 64), PHRASES) for _ in range(2))
     assert np.array_equal(first.xyxy, second.xyxy)
@@ -170,8 +189,8 @@ def test_owlv2_s_boxes_are_relative_to_the_longer_side(folder_of: Callable[[str]
     assert np.allclose(detect(grounder, picture(60, 40), PHRASES).xyxy, [[24, 12, 36, 18]], atol=1e-4)
 
 
-def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str], Path]) -> None:
-    grounder = detectors.load_detector(folder_of("grounding_dino"), CPU)
+def test_the_tokens_of_a_text_belong_to_their_phrases(grounder_of: Callable[[str], Grounder]) -> None:
+    grounder = grounder_of("grounding_dino")
     read, owners = grounder._tokens(["Red cup", "dog"])  # type: ignore[attr-defined]
     words = grounder._tokenizer.convert_ids_to_tokens(read["input_ids"][0])  # type: ignore[attr-defined]
     spelt = ["".join(word.removeprefix("##") for word, mine in zip(words, owner, strict=True) if mine) for owner in owners]
@@ -179,9 +198,9 @@ def test_the_tokens_of_a_text_belong_to_their_phrases(folder_of: Callable[[str],
 
 
 @pytest.mark.parametrize("name", ["grounding_dino", "mm_grounding_dino"])
-def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, folder_of: Callable[[str], Path]) -> None:
+def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, grounder_of: Callable[[str], Grounder]) -> None:
     """The network of this test reads 64 tokens; a vocabulary that was longer failed, and so did a phrase without a token."""
-    grounder = detectors.load_detector(folder_of(name), CPU)
+    grounder = grounder_of(name)
     phrases = ["red cup", *(f"{letter}{letter}{letter}" for letter in "abcdefghijklmnopqrs"), "...", "x " * 70]
     texts = grounder._texts(phrases)  # type: ignore[attr-defined]
     assert [phrase for text in texts for phrase in text] == phrases
