@@ -149,3 +149,38 @@ def test_what_was_submitted_while_the_server_was_away_is_read_afterwards(
         done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120)
         assert "4 regions of 2 annotations of 2 tasks are remembered; 0 annotations" in done.stdout, done.stderr
     assert remembered(tmp_path) == {"zorp": 2, "blarg": 2}
+
+
+@pytest.mark.long
+def test_damaged_suggestions_that_are_submitted_as_they_are_teach_nothing_and_are_told_as_overlooked(
+    studio: Studio, label_studio: LabelStudio, tmp_path: Path, ann: Annotator
+) -> None:
+    picture_folder(studio.folder.photos / "canaries", 5)
+    made = label_studio.create_project("canaries", recommended_config(["red", "blue"]))
+    label_studio.serve_folder(made.id, studio.folder.photos / "canaries")
+    label_studio.import_tasks(made.id, [{"image": f"/data/local-files/?d=canaries/{k:04d}.png"} for k in range(5)])
+    database, damaged = Database(f"sqlite:///{tmp_path / 'maskloom.sqlite'}"), 0
+
+    def overlooked() -> int:
+        return sum(row.overlooked for key in Curation(database).projects() for row in Balance(database).rows(key))
+
+    with running_backend(tmp_path, MASKLOOM_ENGINE="colour", MASKLOOM_CANARIES="0.5", **reach(studio)) as url:
+        assert label_studio.attach_backend(made.id, url, "Maskloom").state == "CO"
+        for number, task in enumerate(tasks_of(label_studio, made)):
+            ann.open_task(made.id, task)
+            assert sorted(ann.labels_on_image()) == ["blue", "red"]
+            ann.page.get_by_role("button", name="Submit").click()
+            until(lambda task=task: len(label_studio.task(task).annotations) == 1)  # type: ignore[misc]
+            (annotation,) = label_studio.task(task).annotations
+            for region in read_regions(annotation["result"]):
+                truth = drawn(number).shapes[str(region.label)]
+                assert not (region.mask & ~truth).any()
+                damaged += int(region.mask.sum()) < int(truth.sum())
+        assert damaged, "by chance once in a thousand runs"
+        until(lambda: sum(remembered(tmp_path).values()) == 10 - damaged)
+        assert overlooked() == damaged
+
+    settings = {"MASKLOOM_HOME": str(tmp_path), **reach(studio)}
+    command = [str(MASKLOOM), "export", str(made.id), "--out", str(tmp_path / "coco")]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120)
+    assert f"{10 - damaged} regions" in done.stderr, done.stdout + done.stderr
