@@ -30,7 +30,7 @@ from backend.images.sites import is_loopback, read_base
 from backend.labelstudio.project_options import read_extra_params
 from backend.segmenter import Segmenter
 from backend.serving.memory_page import MemoryPage
-from backend.telemetry import ANSWER_KINDS, ANSWERS, STAGES, Moment, resident_bytes
+from backend.telemetry import ANSWER_KINDS, ANSWERS, STAGES, Moment, giving_memory_back, resident_bytes
 from backend.values.errors import MaskloomError, NotFoundError, RequestError, SetupError
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,8 @@ def create_app(parts: Parts, *, host: str = "127.0.0.1", port: int = 9090, prewa
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if prewarm:
             threading.Thread(target=parts.engine.try_loading, name="prewarm", daemon=True).start()
-        yield
+        with giving_memory_back():
+            yield
         parts.close()
         end_spans()
 

@@ -1,7 +1,9 @@
-"""What a running server measures of itself: how long the stages of an answer take, and what waits or is held at a moment."""
+"""What a running server measures of itself: how long the stages of an answer take, and what waits or is held at a moment; and the
+memory that it gives back."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from collections import Counter as Tally
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from time import perf_counter
 from typing import Any
 
@@ -97,3 +99,30 @@ def resident_bytes() -> float:
     except (OSError, IndexError, ValueError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+GIVEN_BACK_S = 30.0
+"""So often freed memory is given back: the allocator keeps what lies between blocks that are still used, for ever."""
+
+
+@contextmanager
+def giving_memory_back() -> Iterator[None]:
+    """Meanwhile what was freed goes back to the system now and then."""
+    ended = Event()
+
+    def work() -> None:
+        while not ended.wait(GIVEN_BACK_S):
+            give_memory_back()
+
+    Thread(target=work, name="giving memory back", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def give_memory_back() -> None:
+    """Every free page of the heap goes back to the system. Only glibc keeps them, and can be told; others are left alone."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -13,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend import door
+from backend import door, telemetry
 from backend.app import create_app
 from backend.assemble import Parts, assemble
-from backend.telemetry import ANSWER_KINDS, STAGES, TRACING, resident_bytes, stage
+from backend.telemetry import ANSWER_KINDS, STAGES, TRACING, give_memory_back, resident_bytes, stage
 from backend.values.errors import SetupError
 from backend.values.settings import Settings
 from tests.backend.pictures import two_shapes
@@ -39,6 +39,27 @@ def measured(client: TestClient) -> dict[tuple[str, str], float]:
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = (sample for family in families for sample in family.samples)
     return {(each.name, next(iter(each.labels.values()), "")): each.value for each in samples if "le" not in each.labels}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what is freed and can be told to give it back")
+def test_what_was_freed_between_blocks_that_are_used_is_given_back() -> None:
+    """Blocks of 100 kB, each with a small one behind it that stays: the heap cannot shrink by itself."""
+    pairs = [(bytearray(b"x") * 100_000, bytearray(b"x") * 2_000) for _ in range(1_000)]
+    used = resident_bytes()
+    stays = [small for _, small in pairs]
+    del pairs
+    assert used - resident_bytes() < 50e6
+    give_memory_back()
+    assert used - resident_bytes() > 90e6
+    assert len(stays) == 1_000
+
+
+def test_a_server_gives_memory_back_as_long_as_it_runs(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = threading.Semaphore(0)
+    monkeypatch.setattr(telemetry, "give_memory_back", given.release)
+    monkeypatch.setattr(telemetry, "GIVEN_BACK_S", 0.01)
+    with TestClient(create_app(parts)):
+        assert all(given.acquire(timeout=10) for _ in range(3))
 
 
 def test_the_stages_of_an_answer_are_measured(client: TestClient) -> None:
