@@ -214,12 +214,12 @@ STRETCHED, MOST_STRETCHED = 2, 32
 
 
 def factor_to(side: int, shape: Sequence[int]) -> float:
-    """The factor by which an image ``(H, W, ...)`` gets a long side of ``side``. A panorama gets a longer one: the area of an
-    image that is twice as long as wide, so that what it shows does not vanish.
+    """The factor by which an image ``(H, W, ...)`` gets a long side of ``side``. A panorama gets a longer one: its short side
+    stays half as long as ``side`` until it has twice the area of a square image, so that what it shows does not vanish.
     """
     short, long = sorted(shape[:2])
     ratio = min(max(long / short, STRETCHED), MOST_STRETCHED)
-    return side / long * math.sqrt(ratio / STRETCHED)
+    return side / long * min(ratio, math.sqrt(8 * ratio)) / STRETCHED
 
 
 STRIDE = 8

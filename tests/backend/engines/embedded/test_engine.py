@@ -192,6 +192,17 @@ def test_a_panorama_and_a_single_column_are_answered_at_their_own_size() -> None
         assert masks.size == size_of(image)
 
 
+@pytest.mark.parametrize(("width", "height"), [(8000, 700), (700, 8000)])
+def test_a_click_on_a_disc_of_a_panorama_finds_about_the_disc(width: int, height: int) -> None:
+    """A hundredth of the long side; what it covers on the canvas must not be a few pixels."""
+    x, y = width * 7 // 12, height * 7 // 12
+    shape = disc(height, width, x, y, 60)
+    (seen,) = engine().decoder.encode_images([paint({"disc": (shape, RED)}).image])
+    asked = PromptSet((PointPrompt((x, y)),))
+    with torch.inference_mode():
+        assert iou(engine().decoder.decode(seen, asked, engine().space.embed(asked, seen), None), shape) > 0.85
+
+
 def test_hundreds_of_phrases_are_asked_together_without_paying_for_their_square() -> None:
     words = [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("cat", "cup", "car", "tree", "dog")] * 20
     asked = [TextPrompt(f"{word} {k}") for k, word in enumerate(words)]
