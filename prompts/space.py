@@ -55,10 +55,16 @@ class FeatureMap(Protocol):
 
 def sample_points(mask: BoolArray, most: int = MAX_POINTS, seed: int = 0) -> FloatArray:
     """At most ``most`` pixel centres ``(N, 2)`` inside a mask, spread by a seeded shuffle; none for an empty mask."""
-    inside = np.flatnonzero(mask)
-    if len(inside) > most:
-        inside = np.sort(np.random.default_rng(seed).choice(inside, most, replace=False))
-    rows, columns = np.divmod(inside, mask.shape[1])
+    counts = np.count_nonzero(mask, axis=1)
+    total = int(counts.sum())
+    if total <= most:
+        rows, columns = np.nonzero(mask)
+    else:  # by row and place in it: eight bytes for every pixel of a large mask would be more than the mask
+        ranks = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+        ends = np.cumsum(counts)
+        rows = np.searchsorted(ends, ranks, side="right")
+        places = ranks - (ends - counts)[rows]
+        columns = np.concatenate([np.flatnonzero(mask[row])[places[rows == row]] for row in np.unique(rows)])
     return np.stack([columns, rows], axis=1) + 0.5
 
 

@@ -29,6 +29,8 @@ MOST_FOUND = 1000
 """Of all phrases together."""
 FULL_SIDE, SMALL_SIDE = 1 << 30, 64
 """Pixels of logits: a single object is remembered as it is."""
+STRIP_ROWS = 64
+"""Rows that are looked at together: in floats a large image takes many times its bytes."""
 Place: TypeAlias = tuple[slice, slice]
 """Rows and columns of a window of the image."""
 
@@ -224,7 +226,10 @@ def components_found(
 def found_in(features: ImageFeatures, place: Place, window: BoolArray, cosine: NDArray[np.float32], label: str | None) -> Found:
     """The pixels of a window ``(h, w)`` at a place of the image, with the cosines there ``(h, w)``."""
     rows, columns = place
-    mean = features.grid[:, rows, columns].flatten(1) @ torch.from_numpy(window).flatten().float()
+    mean, seen = torch.zeros(len(features.grid)), features.grid[:, rows, columns]
+    for first in range(0, window.shape[0], STRIP_ROWS):
+        strip = torch.from_numpy(window[first : first + STRIP_ROWS]).flatten().float()
+        mean += seen[:, first : first + STRIP_ROWS].flatten(1) @ strip
     embedding: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=0).numpy()
     runs = RunLengths.placed(window, (columns.start, rows.start), features.size)
     return Found(runs, float(np.clip(cosine.mean(where=window), 0, 1)), label, embedding)

@@ -27,6 +27,7 @@ from torch import Tensor
 from backend.engines.base import (
     FULL_SIDE,
     SMALL_SIDE,
+    STRIP_ROWS,
     Engine,
     Found,
     TrackedMask,
@@ -48,7 +49,6 @@ from prompts.memory import LabelMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4
-_STRIP_ROWS = 64
 
 
 def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
@@ -61,9 +61,9 @@ def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
 def _colours_of(image: Image) -> Tensor:
     """Every pixel's colour ``(4, H, W)``, made from strips: in floats an image takes four times its bytes."""
     grid = torch.empty(DIMENSIONS, *image.shape[:2])
-    for first in range(0, image.shape[0], _STRIP_ROWS):
-        strip = image[first : first + _STRIP_ROWS].transpose(2, 0, 1).astype(np.float32, order="C")
-        grid[:, first : first + _STRIP_ROWS] = embed_colours(torch.from_numpy(strip) / 255, 0)
+    for first in range(0, image.shape[0], STRIP_ROWS):
+        strip = image[first : first + STRIP_ROWS].transpose(2, 0, 1).astype(np.float32, order="C")
+        grid[:, first : first + STRIP_ROWS] = embed_colours(torch.from_numpy(strip) / 255, 0)
     return grid
 
 
@@ -233,7 +233,10 @@ def _cosine(features: ImageFeatures, query: Tensor) -> NDArray[np.float32]:
 
 
 def _similar(features: ImageFeatures, query: Tensor, threshold: float) -> BoolArray:
-    similar: BoolArray = _cosine(features, query) > threshold
+    similar = np.empty(features.grid.shape[1:], np.bool_)
+    for first in range(0, len(similar), STRIP_ROWS):
+        rows = slice(first, first + STRIP_ROWS)
+        similar[rows] = (torch.einsum("d,dhw->hw", query, features.grid[:, rows]) > threshold).numpy()
     return similar
 
 

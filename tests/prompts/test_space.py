@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import get_args
 
@@ -26,7 +27,7 @@ from prompts.kinds import (
     TextPrompt,
 )
 from prompts.phrases import LabelPhrases, Vocabulary
-from prompts.space import JointSpace, PromptTokens
+from prompts.space import MAX_POINTS, JointSpace, PromptTokens, sample_points
 
 SPACE = JointSpace("colour", ColourTextEncoder())
 RED, BLUE, LIME = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -185,3 +186,22 @@ def test_similarity_is_the_cosine_of_every_pair() -> None:
     for row, one in enumerate(left):
         for column, other in enumerate(right):
             assert similarity[row, column].item() == pytest.approx(torch.cosine_similarity(one, other, dim=0).item(), abs=1e-6)
+
+
+def test_points_of_a_mask_are_a_seeded_choice_of_its_pixels() -> None:
+    mask = np.random.default_rng(3).random((90, 70)) > 0.6
+    mask[10:20] = False
+    inside = np.flatnonzero(mask)
+    chosen = np.sort(np.random.default_rng(0).choice(inside, MAX_POINTS, replace=False))
+    assert np.array_equal(sample_points(mask), np.stack([chosen % 70, chosen // 70], axis=1) + 0.5)
+    few = np.flatnonzero(mask[:2])
+    assert np.array_equal(sample_points(mask[:2]), np.stack([few % 70, few // 70], axis=1) + 0.5)
+
+
+def test_points_of_a_large_mask_take_less_memory_than_the_mask() -> None:
+    mask = np.ones((3000, 4000), np.bool_)
+    tracemalloc.start()
+    assert len(sample_points(mask)) == MAX_POINTS
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < mask.nbytes

@@ -67,9 +67,9 @@ def test_labels_of_one_meaning_cost_what_one_costs() -> None:
     image = squares(8, 8, 40)
     one = decode(image, TextPrompt("red thing 0"))
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     many = decode(image, *(TextPrompt(f"red thing {number}") for number in range(1203)))
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
     assert len(many) == len(one) == 64
