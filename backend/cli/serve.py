@@ -42,6 +42,7 @@ def serve(
     """Start the server that Label Studio talks to."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host  # IPv6 as addresses of the web write it
     settings = _checked(host, port)
     import httpx
     import uvicorn

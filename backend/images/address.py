@@ -216,7 +216,7 @@ def _locate_path(address: str, folders: Folders, site: Site | None) -> Source:
 def _locate_on_web(address: str, folders: Folders, site: Site | None) -> Source:
     """Another host's address, or one of Label Studio, which may have named itself by a loopback address of its own."""
     url = _parse(address)
-    path = url.raw_path.decode("ascii")
+    path = "/" + url.raw_path.decode("ascii").lstrip("/")
     if site is None or not (site.owns(url) or (is_loopback(url) and path.startswith((_LOCAL_FILES, _UPLOADS)))):
         return Remote(url)
     return _locate_on_site(site.own_path(path), folders, site)

@@ -10,6 +10,7 @@ import binascii
 import ipaddress
 import json
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -42,7 +43,11 @@ class Site:
         return same_origin(url, self.base) or (self.alias is not None and same_origin(url, self.alias))
 
     def own_path(self, path: str) -> str:
-        """A path of this Label Studio without the prefix under which it is hosted, by its own name or by the one we use."""
+        """A path of this Label Studio without the prefix under which it is hosted, by its own name or by the one we use. Several
+        slashes are one, as servers in front of it take them.
+        """
+        plain, mark, query = path.partition("?")
+        path = _one_slash(plain) + mark + query
         for url in (self.base, self.alias):
             prefix = url.path.rstrip("/") if url else ""
             if prefix and path.startswith(prefix + "/"):
@@ -131,7 +136,11 @@ def read_base(address: str) -> httpx.URL | None:
         return None
     if url.scheme not in ("http", "https") or not url.host:
         return None
-    return url.copy_with(userinfo=b"", query=None, fragment=None)
+    return url.copy_with(userinfo=b"", query=None, fragment=None, path=_one_slash(url.path))
+
+
+def _one_slash(path: str) -> str:
+    return re.sub("/{2,}", "/", path)
 
 
 def read_token(text: str | None) -> str | None:

@@ -166,6 +166,7 @@ class Settings(BaseSettings):
 
     traces_url: str | None = Field(
         default=None,
+        pattern=r"^(https?://[^/\s:]\S*)?$",
         description="Where spans of requests and of their stages go, by OTLP over HTTP (`http://collector:4318/v1/traces`); "
         "without it none are made. Needs the extra `telemetry`.",
     )

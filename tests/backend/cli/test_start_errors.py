@@ -39,6 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
         ("MASKLOOM_LABEL_STUDIO_URL", "localhost:8080"),
         ("MASKLOOM_LABEL_STUDIO_TOKEN", "a secret of two words"),
         ("MASKLOOM_REFINE", "colour"),
+        ("MASKLOOM_TRACES_URL", "collector:4318"),
+        ("MASKLOOM_TRACES_URL", "http://:4318/v1/traces"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_in_one_line(
@@ -135,6 +137,15 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.listen()
         with pytest.raises(SetupError, match=f"cannot listen on 127.0.0.1 port {taken.getsockname()[1]}"):
             check_port("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_address_of_ipv6_may_stand_in_brackets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its port is taken, so that nothing is started: the message says where it would listen."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert run(monkeypatch, "serve", "--host", "[127.0.0.1]", "--port", str(taken.getsockname()[1])) == 2
+    assert "cannot listen on 127.0.0.1 port" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")

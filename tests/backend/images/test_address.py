@@ -99,6 +99,21 @@ def test_a_path_prefix_of_label_studio_is_kept_and_not_doubled() -> None:
 @pytest.mark.parametrize(
     "address",
     [
+        "https://example.org//labels/data/upload/1/a.png",
+        "https://example.org/labels//data/upload/1/a.png",
+        "/labels//data/upload/1/a.png",
+    ],
+)
+@pytest.mark.parametrize("alias", ["https://example.org/labels", "https://example.org//labels/"])
+def test_slashes_that_a_path_prefix_brought_along_are_one(address: str, alias: str) -> None:
+    found = locate(address, NOWHERE, lambda: site_at("http://inside:8080", alias=alias), None)
+    assert isinstance(found, Remote)
+    assert str(found.url) == "http://inside:8080/data/upload/1/a.png"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
         "http://studio:8080@evil.example/a.png",
         "http://studio:8081/a.png",
         "https://studio:8080/a.png",
