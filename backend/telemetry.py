@@ -1,5 +1,5 @@
-"""What a running server measures of itself: how long the stages of an answer take, and what waits or is held at a moment; and the
-memory that it gives back."""
+"""What a running server measures of itself: how long the stages of an answer take, and what waits or is held at a moment; and
+the memory that it gives back."""
 
 from __future__ import annotations
 

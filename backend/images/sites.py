@@ -43,8 +43,8 @@ class Site:
         return same_origin(url, self.base) or (self.alias is not None and same_origin(url, self.alias))
 
     def own_path(self, path: str) -> str:
-        """A path of this Label Studio without the prefix under which it is hosted, by its own name or by the one we use. Several
-        slashes are one, as servers in front of it take them.
+        """A path of this Label Studio without the prefix under which it is hosted, by its own name or by the one we use;
+        several slashes are one, as servers in front of it take them.
         """
         plain, mark, query = path.partition("?")
         path = _one_slash(plain) + mark + query

@@ -41,7 +41,9 @@ def measured(client: TestClient) -> dict[tuple[str, str], float]:
     return {(each.name, next(iter(each.labels.values()), "")): each.value for each in samples if "le" not in each.labels}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc keeps what is freed and can be told to give it back")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only glibc keeps what is freed and can be told to give it back"
+)
 def test_what_was_freed_between_blocks_that_are_used_is_given_back() -> None:
     """Blocks of 100 kB, each with a small one behind it that stays: the heap cannot shrink by itself."""
     pairs = [(bytearray(b"x") * 100_000, bytearray(b"x") * 2_000) for _ in range(1_000)]
