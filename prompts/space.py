@@ -65,7 +65,7 @@ def sample_points(mask: BoolArray, most: int = MAX_POINTS, seed: int = 0) -> Flo
         rows = np.searchsorted(ends, ranks, side="right")
         places = ranks - (ends - counts)[rows]
         columns = np.concatenate([np.flatnonzero(mask[row])[places[rows == row]] for row in np.unique(rows)])
-    return np.stack([columns, rows], axis=1) + 0.5
+    return np.asarray(np.stack([columns, rows], axis=1) + 0.5, np.float64)
 
 
 def visual_token(features: FeatureMap, mask: BoolArray) -> Tensor:
