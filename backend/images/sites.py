@@ -136,7 +136,8 @@ def read_base(address: str) -> httpx.URL | None:
         return None
     if url.scheme not in ("http", "https") or not url.host:
         return None
-    return url.copy_with(userinfo=b"", query=None, fragment=None, path=_one_slash(url.path))
+    base = url.copy_with(userinfo=b"", query=None, fragment=None)
+    return base.copy_with(path=_one_slash(base.path)) if "//" in base.path else base
 
 
 def _one_slash(path: str) -> str:
