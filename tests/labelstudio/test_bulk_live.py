@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +21,10 @@ from backend.demo.filling import recommended_config
 from backend.demo.label_studio import Studio
 from backend.labelstudio.api import LabelStudio, Prediction, Project
 from backend.labelstudio.shapes import read_regions
+from prompts.geometry import Size, polygon_mask
 from tests.backend.bulk.runs import drawn, picture_folder, same
-from tests.backend.export.projects import CONFIG, every_shape
-from tests.backend.export.test_run import assert_same_masks, read_coco, read_coco_of, read_yolo
+from tests.backend.export.projects import CONFIG, every_shape, region
+from tests.backend.export.test_run import Masks, assert_same_masks, read_coco, read_coco_of, read_yolo
 from tests.labelstudio.conftest import MASKLOOM, running_backend
 
 pytestmark = [pytest.mark.studio, pytest.mark.timeout(900)]
@@ -215,3 +216,109 @@ def test_what_was_submitted_comes_out_the_same_in_every_format_and_again_after_a
     me = studio.account.email
     run(studio, tmp_path, "export", str(second), "--out", "again", "--annotator", me, "--label", "blue", "--label", "red")
     assert_same_masks(read_coco(tmp_path / "again"), truth)
+
+
+LEAST = 200
+"""Tasks of a project on which each command is run."""
+LABELS, COLLEAGUE = ("red", "blue"), "colleague@example.com"
+
+
+def truth_of(count: int) -> Masks:
+    return {f"{k:04d}.png": [(label, drawn(k).shapes[label]) for label in LABELS] for k in range(count)}
+
+
+def ordered(found: Masks) -> Masks:
+    return {name: sorted(masks, key=lambda each: each[0]) for name, masks in found.items()}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_project_of_two_hundred_tasks_is_warmed_and_prelabelled_into_every_format(
+    studio: Studio, label_studio: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKLOOM_FEATURE_SPILL_MIB", "2048")
+    project, truth = make_project(studio, label_studio, LEAST), ordered(truth_of(LEAST))
+    number, tasks = str(project.id), [task.id for task in label_studio.list_tasks(project.id)]
+    assert "200 images encoded" in run(studio, tmp_path, "warm", number, "--report", "warm.json")
+    assert json.loads((tmp_path / "warm.json").read_text())["failures"] == {}
+    assert "200 were there already" in run(studio, tmp_path, "warm", number)
+
+    for to in ("predictions", "coco", "yolo", "png"):
+        said = run(studio, tmp_path, "prelabel", number, "--to", to, *(() if to == "predictions" else ("--out", to)))
+        assert "200 of 200 images done, 0 failed" in said
+    predicted = label_studio.tasks_with_predictions(project.id)
+    regions = {task.data["image"][-8:]: read_regions(task.predictions[0].result) for task in predicted}
+    assert_same_masks(ordered({name: [(each.label, each.mask) for each in found] for name, found in regions.items()}), truth)
+    (tmp_path / "coco").rename(tmp_path / "annotations.json")
+    found = read_coco(tmp_path)
+    assert_same_masks(ordered({Path(name).name: masks for name, masks in found.items()}), truth)
+    for task, (name, masks) in zip(tasks, truth.items(), strict=True):
+        rows = [line.split() for line in (tmp_path / "yolo" / f"{task}.txt").read_text().splitlines()]
+        rings = [(LABELS[int(row[0])], np.array(row[1:], float).reshape(-1, 2) * (64, 48)) for row in rows]
+        drawn_again = [(label, polygon_mask(ring, Size(48, 64))) for label, ring in rings]
+        assert_same_masks(ordered({name: drawn_again}), {name: masks})
+        with Image.open(tmp_path / "png" / f"{task}.png") as picture:
+            numbers = np.asarray(picture)
+        assert all(same(numbers == LABELS.index(label) + 1, mask) for label, mask in masks)
+
+
+def submitted_by_two(studio: Studio, label_studio: LabelStudio) -> Project:
+    """A project whose masks were submitted by its two people in turn, every fifth in 2020."""
+    project = label_studio.create_project("filtered", CONFIG)
+    label_studio.serve_folder(project.id, picture_folder(studio.folder.photos / "drawn", LEAST))
+    label_studio.call("POST", "/api/users/", json={"email": COLLEAGUE, "username": "colleague", "password": "a long one 1"})
+    people = (studio.account.email, COLLEAGUE)
+    tasks = [
+        {
+            "data": {"image": f"/data/local-files/?d=drawn/{name}"},
+            "annotations": [
+                {
+                    "result": [region(f"{name}{label}", label, mask) for label, mask in masks],
+                    "completed_by": {"email": people[place % 2]},
+                }
+            ],
+        }
+        for place, (name, masks) in enumerate(truth_of(LEAST).items())
+    ]
+    label_studio.call("POST", f"/api/projects/{project.id}/import", json=tasks)
+    old = [(task.id,) for task in list(label_studio.list_tasks(project.id))[::5]]
+    with sqlite3.connect(studio.folder.data / "label_studio.sqlite3", timeout=60) as database:
+        database.executemany("UPDATE task_completion SET updated_at = '2020-05-01 10:00:00' WHERE task_id = ?", old)
+    return project
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_every_filter_of_an_export_takes_what_it_says(studio: Studio, label_studio: LabelStudio, tmp_path: Path) -> None:
+    project, truth = submitted_by_two(studio, label_studio), truth_of(LEAST)
+    fiftieth = list(label_studio.list_tasks(project.id))[50].id
+    first = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": fiftieth}
+    filters = {"conjunction": "and", "items": [first]}
+    view = label_studio.call("POST", "/api/dm/views/", json={"project": project.id, "data": {"title": "a", "filters": filters}})
+
+    def exported(*filters: str, to: str = "coco") -> Path:
+        folder = tmp_path / f"{to}{len(list(tmp_path.iterdir()))}"
+        run(studio, tmp_path, "export", str(project.id), "--to", to, "--out", str(folder), *filters)
+        return folder
+
+    def chosen(keep: Callable[[int], bool], *labels: str) -> Masks:
+        kept = {name: masks for name, masks in truth.items() if keep(int(name[:4]))}
+        return {name: [each for each in masks if each[0] in (labels or LABELS)] for name, masks in kept.items()}
+
+    in_view = ("--view", str(view["id"]))
+    assert_same_masks(read_coco(exported(*in_view)), chosen(lambda k: k < 50))
+    assert_same_masks(read_coco(exported("--since", "2021-01-01")), chosen(lambda k: k % 5 > 0))
+    assert_same_masks(read_yolo(exported("--until", "2021-01-01", to="yolo")), chosen(lambda k: k % 5 == 0))
+    assert_same_masks(read_coco(exported("--annotator", COLLEAGUE)), chosen(lambda k: k % 2 == 1))
+    assert_same_masks(read_coco(exported("--label", "blue")), chosen(lambda k: True, "blue"))
+    assert_same_masks(read_coco(exported("--review", "unreviewed")), truth)
+    refused = exported("--review", "accepted")
+    assert read_coco(refused) == {}
+    told = json.loads((refused / "report.json").read_text())
+    assert "its review state is unreviewed" in json.dumps(told)
+    all_of_them = (*in_view, "--since", "2021-01-01", "--annotator", COLLEAGUE, "--label", "red")
+    folder, few = exported(*all_of_them, to="semantic"), chosen(lambda k: k < 50 and k % 5 > 0 and k % 2 == 1, "red")
+    assert {path.name for path in (folder / "masks").iterdir()} == few.keys()
+    for name, ((_, mask),) in few.items():
+        with Image.open(folder / "masks" / name) as picture:
+            assert same(np.asarray(picture) > 0, mask)
