@@ -43,7 +43,9 @@ WINDOW = 1024
 """The side of a window around clicks; around a box it is larger, up to LARGEST_WINDOW pixels that are kept of it."""
 LARGEST_WINDOW = 2048
 CLICKED = 256
-"""The side of the window around clicks that is looked at as well by engines that see small things only close by."""
+"""The side of the window around clicks that is looked at first by engines that see small things only close by."""
+SURE = 0.6
+"""The score from which on that is the answer, where it shows a whole thing."""
 SNAPS = 4
 """Windows begin at multiples of their least side by so many, so that the next click nearby finds the same one encoded."""
 FLAT = 3
@@ -71,18 +73,23 @@ def answer_large(question: Question, image: LargeImage, answer: Answer, outstand
     if not isinstance(question, ForPrompts) or not question.prompts.drawn:
         return _in_tiles(question, image, answer, outstanding)
     drawn = question.prompts.drawn
-    found = _in_window(question, image, answer, *window_around(drawn, image.size))
-    box, step = window_around(drawn, image.size, CLICKED)
-    if outstanding is None or not all(isinstance(each, PointPrompt) for each in drawn) or box[2] - box[0] >= WINDOW:
-        return found
-    return replace(found, masks=_surer(found.masks, _in_window(question, image, answer, box, step).masks, Tile.of_box(box)))
+    are_clicks = all(isinstance(each, PointPrompt) for each in drawn)
+    box, _ = window_around(drawn, image.size, CLICKED)
+    if outstanding is not None and are_clicks and max(box[2] - box[0], box[3] - box[1]) <= CLICKED:
+        return _around_clicks(question, image, answer, box)
+    return _in_window(question, image, answer, *window_around(drawn, image.size))
 
 
-def _surer(found: MaskSet, closer: MaskSet, tile: Tile) -> MaskSet:
-    """As many of both as were found first, the surest, without those that end where the closer look does."""
-    whole = [row for row, runs in enumerate(closer.masks.runs) if not tile.cuts(runs.box or (0, 0, 0, 0), found.size)]
-    both = MaskSet.concatenate([_without_logits(closer[whole]), _without_logits(found)], found.size)
-    return both[best_first(both.scores)[: max(len(found), 1)]]
+def _around_clicks(question: ForPrompts, image: LargeImage, answer: Answer, box: PixelBox) -> Round:
+    """What is whole in a box around clicks; where that is not sure, the surest of that and of what the usual window shows."""
+    near, tile = _in_window(question, image, answer, box, 1), Tile.of_box(box)
+    boxes = [runs.box or (0, 0, 0, 0) for runs in near.masks.masks.runs]
+    whole = near.masks[[row for row, each in enumerate(boxes) if not tile.cuts(each, image.size)]]
+    if question.alternatives == 1 and whole.scores.max(initial=0) >= SURE:
+        return replace(near, masks=whole)
+    found = _in_window(question, image, answer, *window_around(question.prompts.drawn, image.size)).masks
+    both = MaskSet.concatenate([_without_logits(whole), _without_logits(found)], image.size)
+    return replace(near, masks=both[best_first(both.scores)[: max(len(found), 1)]])
 
 
 def _without_logits(masks: MaskSet) -> MaskSet:

@@ -174,6 +174,16 @@ def test_a_click_is_looked_at_closer_where_small_things_are_overlooked(image: La
         assert same(asked(near_sighted, ForPrompts(image, PromptSet((PointPrompt((x + 0.5, y + 0.5)),)))), dots()[place])
 
 
+def test_a_click_on_what_is_surely_whole_close_by_reads_no_more(image: LargeImage, near_sighted: Segmenter) -> None:
+    seen: list[int] = []
+    read = LargeImage(
+        "read", image.size, lambda box, step: seen.append(box[2] - box[0]) or image.window(box, step).pixels.copy()
+    )
+    for point in ((PLACES[3][0] + 0.5, PLACES[3][1] + 0.5), (250.5, 395.5)):
+        asked(near_sighted, ForPrompts(read, PromptSet((PointPrompt(point),))))
+    assert seen == [64, 64, 256]
+
+
 def test_what_a_closer_look_at_a_click_cuts_is_not_taken_for_the_whole(
     image: LargeImage, segmenter: Segmenter, near_sighted: Segmenter
 ) -> None:
