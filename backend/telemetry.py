@@ -101,7 +101,7 @@ def resident_bytes() -> float:
         return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
-GIVEN_BACK_S = 30.0
+GIVEN_BACK_S = 10.0
 """So often freed memory is given back: the allocator keeps what lies between blocks that are still used, for ever."""
 
 
