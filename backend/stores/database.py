@@ -139,8 +139,10 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
-        """A connection that only reads. Raises StoreError."""
-        with self._explaining(), self._engine.begin() as connection:
+        """A connection that only reads, and commits nothing: SQLite now and then refuses that, for statements in progress. Raises
+        StoreError.
+        """
+        with self._explaining(), self._engine.connect() if self._file is not None else self._engine.begin() as connection:
             yield connection
 
     @contextmanager

@@ -71,6 +71,15 @@ def test_who_writes_waits_no_longer_than_was_said_and_for_no_longer_than_needed(
     assert numbers(database) == [1]
 
 
+def test_who_only_reads_commits_nothing(file: Path) -> None:
+    """SQLite refuses a commit now and then, for statements in progress, which cost a click what annotations had taught."""
+    database = open_at(file)
+    add(database, 1)
+    with database.reading() as connection:
+        connection.execute(sql.insert(NUMBERS), {"n": 2})
+    assert numbers(database) == [1]
+
+
 def test_a_block_that_fails_leaves_nothing(file: Path) -> None:
     database = open_at(file)
 
