@@ -139,9 +139,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sql.Connection]:
-        """A connection that only reads, and commits nothing: SQLite now and then refuses that, for statements in progress. Raises
-        StoreError.
-        """
+        """A connection that only reads and commits nothing, which SQLite now and then refuses. Raises StoreError."""
         with self._explaining(), self._engine.connect() if self._file is not None else self._engine.begin() as connection:
             yield connection
 
