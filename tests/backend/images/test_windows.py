@@ -126,6 +126,21 @@ def test_libvips_reads_windows_of_what_tifffile_cannot(tmp_path: Path, name: str
         assert np.abs(seen - pixels[y0:y1:step, x0:x1:step]).mean() < (3 if "jpeg" in name else 1e-9)
 
 
+@pytest.mark.parametrize("levels", ["pages", "below the first page"])
+@pytest.mark.parametrize("compression", ["deflate", "jpeg"])
+def test_of_a_pyramid_the_full_size_is_read(tmp_path: Path, levels: str, compression: str) -> None:
+    pixels = cv2.resize(picture()[:20, :30], (WIDTH, HEIGHT))
+    path, below = tmp_path / "a.tif", levels != "pages"
+    image = pyvips.Image.new_from_array(pixels).copy(interpretation="srgb")
+    image.tiffsave(str(path), tile=True, pyramid=True, subifd=below, tile_width=128, tile_height=128, compression=compression)
+    large = open_large(path, 1000)
+    assert large is not None
+    assert (large.size.width, large.size.height) == (WIDTH, HEIGHT)
+    for (x0, y0, x1, y1), step in zip(BOXES, (1, 1, 3, 2), strict=True):
+        seen = large.window((x0, y0, x1, y1), step).pixels.astype(int)
+        assert np.abs(seen - pixels[y0:y1:step, x0:x1:step]).mean() < (4 if compression == "jpeg" else 1e-9)
+
+
 def test_libvips_shows_sixteen_bits_and_bands_as_tifffile_does(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.tif", picture(5, np.uint16))
     box = (40, 30, 300, 200)
