@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import cv2
@@ -18,7 +18,17 @@ from backend.telemetry import turn
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, FloatArray, Size
-from prompts.kinds import Image, ObjectMemory, PromptSet
+from prompts.kinds import (
+    BoxPrompt,
+    Image,
+    MaskPrompt,
+    ObjectMemory,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ScribblePrompt,
+)
 from prompts.memory import LabelMemory
 from prompts.space import JointSpace, PromptTokens
 
@@ -263,3 +273,38 @@ def mask_set(size: Size, found: Sequence[Found], side: int) -> MaskSet:
         low_res_logits=logits,
         embeddings=np.stack([each.embedding for each in found]),
     )
+
+
+def shrunk(prompts: PromptSet, step: int) -> PromptSet:
+    """The same prompts on an image of which every ``step``-th pixel is looked at, along both sides."""
+    return PromptSet(tuple(_shrunk(prompt, step) for prompt in prompts.prompts))
+
+
+def _shrunk(prompt: Prompt, step: int) -> Prompt:
+    match prompt:
+        case PointPrompt(xy=(x, y)):
+            return replace(prompt, xy=(x / step, y / step))
+        case BoxPrompt(xyxy=(x0, y0, x1, y1)):
+            return BoxPrompt((x0 / step, y0 / step, x1 / step, y1 / step))
+        case PolygonPrompt():
+            return PolygonPrompt(prompt.points / step)
+        case ScribblePrompt() | MaskPrompt():
+            down, across = (np.arange(0, extent, step) for extent in prompt.mask.shape)
+            touched = np.logical_or.reduceat(np.logical_or.reduceat(prompt.mask, down, axis=0), across, axis=1)
+            return replace(prompt, mask=touched)
+        case _:
+            return prompt
+
+
+def enlarged(found: MaskSet, size: Size, step: int) -> MaskSet:
+    """What was found where every ``step``-th pixel was looked at, as masks of the whole image."""
+    if step == 1:
+        return found
+    return replace(found, masks=Masks(size, tuple(_enlarged(each, size, step) for each in found.masks.runs)))
+
+
+def _enlarged(runs: RunLengths, size: Size, step: int) -> RunLengths:
+    (rows, columns), window = runs.window()
+    x, y = step * columns.start, step * rows.start
+    large = window.repeat(step, axis=0).repeat(step, axis=1)[: size.height - y, : size.width - x]
+    return RunLengths.placed(large, (x, y), size)

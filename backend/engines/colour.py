@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,20 +35,24 @@ from backend.engines.base import (
     components,
     components_found,
     distinct,
+    enlarged,
     found_in,
     mask_set,
     outside_negatives,
+    shrunk,
 )
 from backend.engines.catalogue import ANYWHERE, Placement
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
 from prompts.examples import near
-from prompts.geometry import BoolArray, box_mask, size_of
+from prompts.geometry import BoolArray, Size, box_mask, size_of
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, ObjectMemory, PointPrompt, PromptError, PromptSet
 from prompts.memory import LabelMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4
+MOST_PIXELS = 1 << 24
+"""Of an image with more, every second pixel is looked at along both sides, or every third: a pixel takes sixteen bytes."""
 
 
 def embed_colours(rgb: Tensor, dim: int = -1) -> Tensor:
@@ -65,6 +69,17 @@ def _colours_of(image: Image) -> Tensor:
         strip = image[first : first + STRIP_ROWS].transpose(2, 0, 1).astype(np.float32, order="C")
         grid[:, first : first + STRIP_ROWS] = embed_colours(torch.from_numpy(strip) / 255, 0)
     return grid
+
+
+def _step_of(features: ImageFeatures) -> int:
+    """Of how many pixels along a side one was looked at."""
+    height, width = features.grid.shape[1:]
+    return max(math.ceil(features.size.height / height), math.ceil(features.size.width / width))
+
+
+def _as_seen(features: ImageFeatures) -> ImageFeatures:
+    """Features of the pixels that were looked at alone."""
+    return replace(features, size=Size(features.grid.shape[1], features.grid.shape[2]))
 
 
 class ColourTextEncoder:
@@ -92,17 +107,26 @@ SPACE = JointSpace("colour", ColourTextEncoder())
 
 def build(weights: Path | None, placement: Placement = ANYWHERE) -> Engine:
     """The colour engine; it has no weights, and computes on the CPU."""
-    decoder = ColourDecoder()
-    return Engine("colour", "colour-1", SPACE, decoder, ColourTracker(decoder))
+    return Engine("colour", "colour-1", SPACE, ColourDecoder(), ColourTracker())
 
 
 class ColourDecoder:
     """Connected pixels of one colour (see MaskDecoder)."""
 
     def encode_images(self, images: Sequence[Image]) -> list[ImageFeatures]:
-        return [ImageFeatures(size_of(image), _colours_of(image)) for image in images]
+        steps = [math.ceil(math.sqrt(size_of(image).pixels / MOST_PIXELS)) for image in images]
+        return [ImageFeatures(size_of(each), _colours_of(each[::k, ::k])) for each, k in zip(images, steps, strict=True)]
 
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
+        step, seen = _step_of(features), _as_seen(features)
+        if step > 1:
+            prompts = shrunk(prompts, step)
+            tokens = SPACE.embed(prompts, seen, [there for _, there in tokens.references])
+        return enlarged(self._decode(seen, prompts, tokens, memory), features.size, step)
+
+    def _decode(
+        self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None
+    ) -> MaskSet:
         if prompts.drawn and (memory is not None or prompts.region(features.size).any()):
             return self._decode_drawn(features, prompts, tokens, memory)
         return outside_negatives(self._decode_said(features, tokens), prompts)
@@ -122,11 +146,14 @@ class ColourDecoder:
 
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
         """What is connected with the click, and all that has its colour (see OffersAlternatives)."""
+        step, size, features = _step_of(features), features.size, _as_seen(features)
+        prompts = shrunk(prompts, step)
         tokens = SPACE.embed(prompts, features)
         (query,) = tokens.of(prompts.of(PointPrompt)[0])
         whole = _whole(features, _similar(features, query, SAME_COLOUR), query, None)
         connected = self._decode_drawn(features, prompts, tokens, None)
-        return MaskSet.concatenate([connected, mask_set(features.size, [whole], FULL_SIDE)], features.size)
+        both = MaskSet.concatenate([connected, mask_set(features.size, [whole], FULL_SIDE)], features.size)
+        return enlarged(both, size, step)
 
     def places_of(self, features: ImageFeatures) -> Tensor:
         """Every pixel's colour (see LearnsLabels)."""
@@ -134,13 +161,14 @@ class ColourDecoder:
 
     def decode_labels(self, features: ImageFeatures, tokens: PromptTokens, memories: Sequence[LabelMemory]) -> MaskSet:
         """The colours that examples showed, unless something else showed them better (see LearnsLabels)."""
+        step, size, features = _step_of(features), features.size, _as_seen(features)
         taught = {phrase for memory in memories for phrase in memory.phrases}
         rows = [self._decode_said(features, tokens, taught)]
         for memory, mask in zip(memories, _shown_before(features, memories), strict=True):
             if mask.any():
                 cosine = _cosine(features, visual_token(features, mask)[0])
                 rows.append(mask_set(features.size, list(components_found(features, mask, cosine, memory.label)), SMALL_SIDE))
-        return MaskSet.concatenate(rows, features.size)
+        return enlarged(MaskSet.concatenate(rows, features.size), size, step)
 
     def _decode_said(self, features: ImageFeatures, tokens: PromptTokens, besides: Collection[str] = ()) -> MaskSet:
         """What is said and shown, but for some phrases. What means the colour of a phrase before it finds the same, and is not
@@ -257,23 +285,19 @@ class _Seen:
 class ColourTracker:
     """Starts sessions that follow by colour and place (see Tracker)."""
 
-    def __init__(self, decoder: ColourDecoder) -> None:
-        self._decoder = decoder
-
     def start(self, direction: Literal[1, -1]) -> TrackingSession:
-        return ColourSession(self._decoder)
+        return ColourSession()
 
 
 class ColourSession:
     """Each object is the part of its colour that lies nearest to where it would have moved (see TrackingSession)."""
 
-    def __init__(self, decoder: ColourDecoder) -> None:
-        self._decoder = decoder
+    def __init__(self) -> None:
         self._objects: dict[int, _Seen] = {}
 
     def follow(self, frame: int, image: Image) -> dict[int, TrackedMask]:
         """See TrackingSession. Where no part has an object's colour, or another object has it, it is hidden."""
-        (features,) = self._decoder.encode_images([image])
+        features = ImageFeatures(size_of(image), _colours_of(image))
         taken = np.zeros(image.shape[:2], np.bool_)
         found = {}
         for number, seen in self._objects.items():
@@ -287,7 +311,7 @@ class ColourSession:
 
     def prompt(self, frame: int, image: Image, object_id: int, prompts: PromptSet) -> TrackedMask:
         """See TrackingSession."""
-        (features,), drawn = self._decoder.encode_images([image]), PromptSet(prompts.drawn)
+        features, drawn = ImageFeatures(size_of(image), _colours_of(image)), PromptSet(prompts.drawn)
         outlines = PromptSet(prompts.of(MaskPrompt))
         before = self._objects.get(object_id)
         if len(outlines) == len(drawn) and len(outlines):

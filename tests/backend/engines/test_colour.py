@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageColor
 
+from backend.engines import colour
 from backend.engines.base import MOST_FOUND, SMALL_SIDE
 from backend.engines.colour import SPACE, ColourDecoder, ColourTextEncoder, embed_colours
 from backend.values.masks import MaskSet
-from prompts.kinds import BoxPrompt, Prompt, PromptSet, TextPrompt
+from prompts.kinds import (
+    BoxPrompt,
+    MaskPrompt,
+    ObjectMemory,
+    PointPrompt,
+    PolygonPrompt,
+    Prompt,
+    PromptSet,
+    ScribblePrompt,
+    TextPrompt,
+)
 
 channel = st.floats(0, 1, width=32)
 
@@ -60,6 +71,51 @@ def test_the_colours_of_an_image_do_not_depend_on_the_strips_they_are_made_in() 
     image = np.random.default_rng(0).integers(0, 256, (150, 7, 3), np.uint8)
     (features,) = ColourDecoder().encode_images([image])
     assert torch.allclose(features.grid, embed_colours(torch.from_numpy(image) / 255).permute(2, 0, 1))
+
+
+SECOND = np.zeros((39, 39), np.bool_)
+SECOND[15, 14:16] = True
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        (PointPrompt((15.5, 15.5)),),
+        (PointPrompt((15.5, 15.5)), PointPrompt((35.5, 35.5)), PointPrompt((25.5, 25.5), positive=False)),
+        (BoxPrompt((12, 12, 18, 18)), BoxPrompt((22, 22, 29, 29))),
+        (PolygonPrompt(np.array([[11.0, 11], [19, 11], [15, 19]])),),
+        (ScribblePrompt(SECOND),),
+        (MaskPrompt(SECOND), PointPrompt((35.5, 35.5))),
+        (TextPrompt("red"),),
+        (TextPrompt("red"), PointPrompt((15.5, 15.5), positive=False)),
+    ],
+    ids=str,
+)
+def test_every_second_pixel_of_an_image_that_is_too_large_tells_what_all_tell(
+    prompts: tuple[Prompt, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The squares begin and end at even pixels; the image does not."""
+    image, decoder = squares(4, 4)[:39, :39], ColourDecoder()
+    whole = decode(image, *prompts)
+    monkeypatch.setattr(colour, "MOST_PIXELS", 400)
+    (features,) = decoder.encode_images([image])
+    assert features.grid.shape == (4, 20, 20)
+    found = decode(image, *prompts)
+    assert np.array_equal(found.masks.decode(), whole.masks.decode())
+    assert found.labels == whole.labels
+    if len(found) == 1:
+        asked = PromptSet((PointPrompt((5.5, 5.5)),))
+        again = decoder.decode(features, asked, SPACE.embed(asked, features), ObjectMemory(found.low_res_logits[0], "colour-1"))
+        assert again.masks[0].sum() == found.masks[0].sum() + 36
+
+
+def test_what_a_click_may_mean_on_an_image_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, asked = squares(4, 4)[:39, :39], PromptSet((PointPrompt((15.5, 15.5)),))
+    monkeypatch.setattr(colour, "MOST_PIXELS", 400)
+    (features,) = ColourDecoder().encode_images([image])
+    one, all_of_it = ColourDecoder().decode_alternatives(features, asked).masks
+    assert one.sum() == 36
+    assert np.array_equal(all_of_it, (image == (255, 0, 0)).all(axis=2))
 
 
 def test_labels_of_one_meaning_cost_what_one_costs() -> None:
