@@ -51,7 +51,7 @@ from prompts.memory import LabelMemory, owner_of
 from prompts.space import JointSpace, PromptTokens, visual_token
 
 DIMENSIONS = 4
-MOST_PIXELS = 1 << 24
+MOST_PIXELS = 1 << 23
 """Of an image with more, every second pixel is looked at along both sides, or every third: a pixel takes sixteen bytes."""
 
 

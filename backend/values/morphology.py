@@ -5,6 +5,7 @@ Of masks that are kept as runs only the box around them is worked on, however la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from backend.values.masks import RunLengths
 from prompts.geometry import BoolArray
+
+_STRIP_PIXELS = 1 << 21
 
 
 def fill_holes(mask: BoolArray) -> BoolArray:
@@ -25,24 +28,47 @@ def fill_holes(mask: BoolArray) -> BoolArray:
 
 def grow(mask: BoolArray, pixels: float) -> BoolArray:
     """Every pixel ``(H, W)`` whose centre is at most so many pixels from the centre of one of the mask."""
-    near: BoolArray = _distance(~mask) <= pixels
-    return near if mask.any() else mask
+    return _in_strips(mask, _reach(pixels), lambda strip: _grown(strip, pixels))
 
 
 def shrink(mask: BoolArray, pixels: float) -> BoolArray:
     """Every pixel ``(H, W)`` of the mask that is farther than so many pixels from all outside it; the image's edge is no
     outside.
     """
-    far: BoolArray = _distance(mask) > pixels
-    return far if not mask.all() else mask
+    return _in_strips(mask, _reach(pixels), lambda strip: _shrunk(strip, pixels))
 
 
 def smooth(mask: BoolArray, pixels: float) -> BoolArray:
     """A mask ``(H, W)`` opened and then closed by a disc of so many pixels (Serra, "Image Analysis and Mathematical
     Morphology", 1982); one that would vanish stays as it is.
     """
-    opened = grow(shrink(mask, pixels), pixels) & mask
-    return shrink(grow(opened, pixels), pixels) | opened if opened.any() else mask
+    room = 2 * _reach(pixels)
+    opened = _in_strips(mask, room, lambda strip: _grown(_shrunk(strip, pixels), pixels) & strip)
+    if not opened.any():
+        return mask
+    return _in_strips(opened, room, lambda strip: _shrunk(_grown(strip, pixels), pixels) | strip)
+
+
+def _reach(pixels: float) -> int:
+    return math.ceil(pixels) + 1
+
+
+def _in_strips(mask: BoolArray, room: int, change: Callable[[BoolArray], BoolArray]) -> BoolArray:
+    """A mask after a change for which so many rows around matter, some rows at a time: distances take four bytes a pixel."""
+    changed, rows = np.empty(mask.shape, np.bool_), max(_STRIP_PIXELS // max(1, mask.shape[1]), 4 * room)
+    for first in range(0, len(mask), rows):
+        top = max(0, first - room)
+        changed[first : first + rows] = change(mask[top : first + rows + room])[first - top : first - top + rows]
+    return changed
+
+
+def _grown(mask: BoolArray, pixels: float) -> BoolArray:
+    return ~_shrunk(~mask, pixels)
+
+
+def _shrunk(mask: BoolArray, pixels: float) -> BoolArray:
+    """Where the nearest pixel that is not of the mask is farther; nowhere is one that the array does not hold."""
+    return mask if mask.all() else np.asarray(_distance(mask) > pixels)
 
 
 def in_its_box(runs: RunLengths, room: int, change: Callable[[BoolArray], BoolArray]) -> RunLengths:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
+import cv2
 import numpy as np
 import pytest
 import shapely
@@ -9,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from backend.values import morphology
 from backend.values.masks import RunLengths
 from backend.values.morphology import fill_holes, grow, in_its_box, parts_of, shrink, smooth, smooth_runs, without
 from tests.backend.pictures import disc, square
@@ -41,6 +46,28 @@ def test_grow_is_the_union_of_all_shifts_within_the_radius(mask: np.ndarray, rad
 @given(MASKS, RADII)
 def test_shrink_is_grow_of_what_is_outside(mask: np.ndarray, radius: float) -> None:
     assert np.array_equal(shrink(mask, radius), ~shifted_union(~mask, radius))
+
+
+@pytest.mark.parametrize("change", [grow, shrink, smooth])
+@pytest.mark.parametrize("radius", [1.0, 1.5, 3.0])
+def test_a_mask_in_strips_is_changed_as_a_whole_one(
+    change: Callable[[np.ndarray, float], np.ndarray], radius: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(4)
+    masks = [cv2.blur(chance.random((150, 20)), (width, width)) > 0.5 for width in (2, 3, 5)]
+    whole = [change(mask, radius) for mask in [*masks, np.zeros((150, 20), np.bool_), np.ones((150, 20), np.bool_)]]
+    monkeypatch.setattr(morphology, "_STRIP_PIXELS", 1)
+    for mask, expected in zip([*masks, np.zeros((150, 20), np.bool_), np.ones((150, 20), np.bool_)], whole, strict=True):
+        assert np.array_equal(change(mask, radius), expected)
+
+
+def test_a_large_mask_is_smoothed_in_little_more_memory_than_it_takes() -> None:
+    mask = disc(3000, 4000, 2000, 1500, 1400)
+    tracemalloc.start()
+    smooth(mask, 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * mask.nbytes
 
 
 @pytest.mark.parametrize("radius", [2, 5, 9])
@@ -79,8 +106,8 @@ def test_parts_are_disjoint_connected_make_up_the_mask_and_come_the_largest_firs
     assert all(not (grow(one, 1.5) & other).any() for one in parts for other in parts if one is not other)
 
 
-@given(st.tuples(*[MASKS] * 2).filter(lambda two: two[0].shape == two[1].shape), RADII)
-def test_in_the_box_around_a_mask_everything_is_as_on_the_whole_image(two: tuple[np.ndarray, ...], radius: float) -> None:
+@given(arrays(np.bool_, st.tuples(st.just(2), st.integers(1, 14), st.integers(1, 14))), RADII)
+def test_in_the_box_around_a_mask_everything_is_as_on_the_whole_image(two: np.ndarray, radius: float) -> None:
     mask, other = two
     runs, taken = RunLengths.of(mask), RunLengths.of(other)
     assert np.array_equal(in_its_box(runs, int(radius) + 1, lambda part: grow(part, radius)).decode(), grow(mask, radius))
