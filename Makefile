@@ -48,7 +48,7 @@ test-fast: .venv/for-development ## run the tests that need no network, no Label
 
 test-slow: .venv/for-development ## run the other tests: full-size models, several processes, a real Label Studio, a browser
 	$(BIN)/python tests/labelstudio/prepare.py
-	$(BIN)/python -m pytest -m "(slow or studio) and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "(slow or studio) and not long"
 
 test-lowest: .venv/for-development ## run the tests of the web part with the lowest versions of it that the package allows
 	$(BIN)/python -m pip install --quiet --upgrade --target .lowest $$($(BIN)/python tests/lowest.py)

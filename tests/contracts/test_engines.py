@@ -73,9 +73,15 @@ def engine(name: str) -> Engine:
         return recipe.load(tiny_bundles.write_bundle(name, Path(folder)), Placement("cpu", "float32"))
 
 
+@functools.cache
+def segmenter_of(name: str) -> Segmenter:
+    """An engine with a cache in which every image stays, as in a server: what must not depend on it is asked of another one."""
+    return Segmenter(engine(name), FeatureCache(1 << 28))
+
+
 @pytest.fixture(params=NAMES)
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
-    return Segmenter(engine(request.param), FeatureCache(1 << 28))
+    return segmenter_of(request.param)
 
 
 def ask(segmenter: Segmenter, *prompts: Prompt, memory: ObjectMemory | None = None) -> MaskSet:

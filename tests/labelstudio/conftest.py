@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import socket
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from backend.demo.filling import recommended_config
 from backend.demo.label_studio import REQUIREMENT, Studio, StudioFolder, wait_until_up
@@ -19,18 +23,22 @@ from backend.demo.supervised_process import Child, Program
 from backend.labelstudio.api import LabelStudio, Project
 from tests.labelstudio.annotator import Annotator
 from tests.labelstudio.pictures import save
-from tests.labelstudio.prepare import CHROMIUMS, find_chromium, shared_folder
+from tests.labelstudio.prepare import shared_folder
 from tests.labelstudio.table import table
 
 MASKLOOM = Path(sys.executable).with_name("maskloom")
 SHARED = shared_folder()
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+UNUSED = SHARED.venv / "unused-data"
+"""The database that the first Label Studio made, for those after it; it goes when another version is installed."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port at which nobody listens, below those that the kernel gives away: whoever is to listen there begins much later."""
+    while True:
+        port = secrets.choice(range(10_000, 32_768))
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 def borrow_label_studio(root: Path) -> StudioFolder:
@@ -44,10 +52,28 @@ def borrow_label_studio(root: Path) -> StudioFolder:
     return folder
 
 
+def keep_database(studio: Studio) -> None:
+    """Keep the database and the account of a Label Studio that nobody has used yet beside its program."""
+    made, name = Path(tempfile.mkdtemp(dir=SHARED.venv)), "label_studio.sqlite3"
+    shutil.copy(studio.folder.data / "account.json", made)
+    with closing(sqlite3.connect(studio.folder.data / name)) as its, closing(sqlite3.connect(made / name)) as copied:
+        its.backup(copied)
+    try:
+        made.rename(UNUSED)
+    except OSError:  # somebody else has just done so
+        shutil.rmtree(made)
+
+
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with Studio(borrow_label_studio(tmp_path_factory.mktemp("studio")), free_port()) as started:
+    """A Label Studio with nothing in it. The first of all takes a minute to make its database, which test_demo tests."""
+    folder = borrow_label_studio(tmp_path_factory.mktemp("studio"))
+    if UNUSED.is_dir():
+        shutil.copytree(UNUSED, folder.data)
+    with Studio(folder, free_port()) as started:
         started.wait_until_ready()
+        if not UNUSED.is_dir():
+            keep_database(started)
         yield started
 
 
@@ -82,28 +108,22 @@ def default_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def ann(browser: Browser, studio: Studio) -> Iterator[Annotator]:
-    """A logged-in annotator whose browser reaches nothing but Label Studio."""
+@contextmanager
+def logged_in(browser: Browser, studio: Studio) -> Iterator[Annotator]:
+    """An annotator whose browser remembers nothing from before."""
     context = browser.new_context(viewport={"width": 1500, "height": 950})
-    own = (studio.url, "data:", "blob:")
-    context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(own) else route.abort())
     context.set_default_timeout(60_000)
     annotator = Annotator(context.new_page(), studio)
     annotator.log_in()
     yield annotator
     context.close()
+
+
+@pytest.fixture(scope="module")
+def ann(browser: Browser, studio: Studio) -> Iterator[Annotator]:
+    """One annotator for all tests of a file: each new one fetches all of the page anew."""
+    with logged_in(browser, studio) as annotator:
+        yield annotator
 
 
 @pytest.fixture(scope="session")

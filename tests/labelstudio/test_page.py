@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from backend.demo.filling import find_examples
 from backend.demo.label_studio import Studio
 from backend.labelstudio.api import LabelStudio
-from tests.labelstudio.conftest import new_project
+from tests.labelstudio.conftest import logged_in, new_project
 from tests.labelstudio.editor import Editor
 from tests.labelstudio.oracle import decode, iou
 from tests.labelstudio.pictures import BLUE_CENTRE, DISC_CENTRE, GREEN_CENTRE, save, three_shapes, upload_files
@@ -24,15 +24,9 @@ GREEN_IN_PICTURE = (0, 128, 0)
 
 @pytest.fixture
 def editor(browser: Browser, studio: Studio) -> Iterator[Editor]:
-    """A logged-in annotator, whose browser reaches nothing but Label Studio."""
-    context = browser.new_context(viewport={"width": 1500, "height": 950})
-    own = (studio.url, "data:", "blob:")
-    context.route("**/*", lambda route: route.continue_() if route.request.url.startswith(own) else route.abort())
-    context.set_default_timeout(60_000)
-    editor = Editor(context.new_page(), studio)
-    editor.log_in()
-    yield editor
-    context.close()
+    """Who has never been here, so that the page has no tool selected."""
+    with logged_in(browser, studio) as annotator:
+        yield annotator
 
 
 def stored_by_hand(label_studio: LabelStudio, task_id: int) -> dict[str, Any]:

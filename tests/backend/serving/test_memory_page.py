@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pydantic import SecretStr
 
 from backend.app import create_app
@@ -24,19 +24,7 @@ from backend.stores.snapshots import Snapshots
 from backend.values.settings import Settings
 from tests.backend.annotator import Annotator, click, with_images
 from tests.backend.stores.test_memory import CAT, told
-from tests.labelstudio.conftest import FLAGS, free_port
-from tests.labelstudio.prepare import CHROMIUMS, find_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip(f"none of {', '.join(CHROMIUMS)} is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
+from tests.labelstudio.conftest import free_port
 
 
 @contextmanager
