@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,14 @@ class Annotator(Editor):
             self.page.mouse.click(*self.on_screen(*point))
             self.page.wait_for_timeout(150)
 
-    def until_saved(self) -> None:
-        """Wait until the page has stored what was drawn as a draft, which it does within some seconds."""
+    def until_saved(self, act: Callable[[], object] = lambda: None) -> None:
+        """Do something and wait until the page has stored what is drawn as a draft: within some seconds, or at once."""
 
         def saves(response: Response) -> bool:
             return "/drafts" in response.url and response.request.method in ("POST", "PATCH")
 
         with self.page.expect_response(saves):
-            pass
+            act()
         self.page.wait_for_timeout(300)
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> list[dict[str, Any]]:

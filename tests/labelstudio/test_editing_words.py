@@ -38,8 +38,7 @@ def test_five_words_change_what_is_shown_and_then_what_was_accepted(
     assert iou(mask_of(grown), grow(shape("large"), 4)) == 1
     (undone,) = ann.say("undo")
     assert iou(mask_of(undone), shape("large")) == 1
-    ann.accept()
-    ann.until_saved()
+    ann.until_saved(ann.accept)
 
     (shrunk,) = ann.say("shrink 6")
     (before,) = [each for each in ann.on_page() if each["type"] == "brushlabels"]
