@@ -18,7 +18,7 @@ PRODUCT_SIDE = 256
 WHOLE = ("coco_mini", "coco_person", "bsds_objects", "weizmann_horses")
 """Sources whose masks hold one whole object each."""
 PLAIN = ("caltech101_plain", "grocery_iconic", "ikea_products")
-"""Sources of single things on an empty background: only their objects are shown, on other photos."""
+"""Sources of single things on an empty background: the encoder is shown their objects alone, on other photos."""
 LEAST_LIFTED = 0.015
 MOST_LIFTED = 4
 ZOOM = (0.9, 1.8)

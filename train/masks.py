@@ -29,6 +29,8 @@ WEIGHTS = {
 PASTED = 0.12
 """How often a photo with things pasted on it is drawn: as many are made before training as there are things."""
 PASTED_SIDE = 384
+EMPTY = 0.15
+"""How often a photo of one thing on an empty background is drawn: without any, a click on such a thing finds a part of it."""
 
 
 class Views:
@@ -36,14 +38,16 @@ class Views:
 
     def __init__(self, photos: Sequence[Photo], seed: int) -> None:
         self._dice, self._later = (np.random.default_rng([seed, stream]) for stream in range(2))
-        shown = [p for p in photos if p.row.mask and p.row.source not in (CUTOUTS, *PLAIN) and p.regions]
+        masked = [p for p in photos if p.row.mask and p.row.source != CUTOUTS and p.regions]
+        shown = [p for p in masked if p.row.source not in PLAIN]
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in shown])
         pasted = with_things(shown, photos, np.random.default_rng(0))
-        share = PASTED if pasted else 0.0
-        self._photos = [*shown, *pasted]
-        self._chance = np.concatenate(
-            [(1 - share) * weights / weights.sum(), np.full(len(pasted), share / max(len(pasted), 1))]
-        )
+        empty = [p for p in masked if p.row.source in PLAIN]
+        others = [(some, share) for some, share in ((pasted, PASTED), (empty, EMPTY)) if some]
+        self._photos = [*shown, *pasted, *empty]
+        rest = 1 - sum(share for _, share in others)
+        chances = (np.full(len(some), share / len(some)) for some, share in others)
+        self._chance = np.concatenate([rest * weights / weights.sum(), *chances])
 
     def draw(self) -> View:
         """A view of a random object with a first prompt."""

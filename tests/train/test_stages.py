@@ -124,6 +124,17 @@ def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
     assert again.maps[PREVIOUS].max() > 0
 
 
+def test_some_views_show_one_thing_on_an_empty_background() -> None:
+    """About three of twenty; the others are of all other photos."""
+    bare = [
+        replace(each, row=replace(each.row, source="grocery_iconic", image=Path(f"bare{k}.jpg")))
+        for k, each in enumerate(PHOTOS)
+    ]
+    views = masks.Views([*PHOTOS, *bare], seed=0)
+    drawn = [views.draw().source for _ in range(200)]
+    assert 10 <= sum(source is not None and source.row.image.name.startswith("bare") for source in drawn) <= 60
+
+
 def test_a_perfect_mask_has_no_overlap_loss_and_full_iou() -> None:
     target = torch.zeros(1, 8, 8)
     target[:, 2:6, 2:6] = 1
