@@ -33,7 +33,7 @@ from backend.engines.embedded.from_memory import (
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, factor_to, fold_batch_norm
-from backend.engines.embedded.places import DIM, encoded_by, find_everything, resized
+from backend.engines.embedded.places import DIM, encoded_by, find_everything, once_each, resized
 from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
@@ -266,7 +266,7 @@ class EmbeddedDecoder:
         return sharp if extent_of(drawing) is not None else replace(sharp, quality=self._calibration.of_marks(sharp.quality))
 
     def _decode_everything(self, canvas: Canvas) -> MaskSet:
-        found = [sharpen(answer, canvas, NOT_DRAWN) for answer in find_everything(self._views, canvas)]
+        found = once_each([sharpen(answer, canvas, NOT_DRAWN) for answer in find_everything(self._views, canvas)])
         return to_masks(found, [None] * len(found), canvas)
 
     def find(self, canvas: Canvas, logits: Tensor, vectors: Tensor, shown: Sequence[bool] = ()) -> list[Found]:

@@ -323,12 +323,17 @@ def find_everything(decoder: ViewDecoder, canvas: Canvas) -> list[Answer]:
     first = grow(decoder, canvas, seeds)
     both = [*first, *grow_again(decoder, canvas, first)]
     answers = [answer for answer in both if answer.quality >= LEAST_QUALITY and (answer.logits > 0).any()]
-    answers.sort(key=lambda answer: -answer.quality)
+    return once_each(answers)
+
+
+def once_each(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers, best first, of those that cover the same the best."""
     if len(answers) < 2:
-        return answers
-    iou, _ = overlaps(Masks.of_stack(np.stack([answer.logits[::4, ::4] > 0 for answer in answers])))
+        return list(answers)
+    best = sorted(answers, key=lambda answer: -answer.quality)
+    iou, _ = overlaps(Masks.of_stack(np.stack([answer.logits[::4, ::4] > 0 for answer in best])))
     kept: list[int] = []
-    for k in range(len(answers)):
+    for k in range(len(best)):
         if all(iou[k, j] < REPEATED for j in kept):
             kept.append(k)
-    return [answers[k] for k in kept]
+    return [best[k] for k in kept]
