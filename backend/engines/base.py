@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, assert_never, runtime_checkable
 
 import cv2
 import numpy as np
@@ -27,7 +27,9 @@ from prompts.kinds import (
     PolygonPrompt,
     Prompt,
     PromptSet,
+    ReferencePrompt,
     ScribblePrompt,
+    TextPrompt,
 )
 from prompts.memory import LabelMemory
 from prompts.space import JointSpace, PromptTokens
@@ -292,8 +294,10 @@ def _shrunk(prompt: Prompt, step: int) -> Prompt:
             down, across = (np.arange(0, extent, step) for extent in prompt.mask.shape)
             touched = np.logical_or.reduceat(np.logical_or.reduceat(prompt.mask, down, axis=0), across, axis=1)
             return replace(prompt, mask=touched)
-        case _:
+        case TextPrompt() | ReferencePrompt():
             return prompt
+        case _:
+            assert_never(prompt)
 
 
 def enlarged(found: MaskSet, size: Size, step: int) -> MaskSet:

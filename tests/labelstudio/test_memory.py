@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +165,16 @@ def test_damaged_suggestions_that_are_submitted_as_they_are_teach_nothing_and_ar
     def overlooked() -> int:
         return sum(row.overlooked for key in Curation(database).projects() for row in Balance(database).rows(key))
 
+    def is_submitted(task: int) -> bool:
+        return len(label_studio.task(task).annotations) == 1
+
     with running_backend(tmp_path, MASKLOOM_ENGINE="colour", MASKLOOM_CANARIES="0.5", **reach(studio)) as url:
         assert label_studio.attach_backend(made.id, url, "Maskloom").state == "CO"
         for number, task in enumerate(tasks_of(label_studio, made)):
             ann.open_task(made.id, task)
             assert sorted(ann.labels_on_image()) == ["blue", "red"]
             ann.page.get_by_role("button", name="Submit").click()
-            until(lambda task=task: len(label_studio.task(task).annotations) == 1)  # type: ignore[misc]
+            until(partial(is_submitted, task))
             (annotation,) = label_studio.task(task).annotations
             for region in read_regions(annotation["result"]):
                 truth = drawn(number).shapes[str(region.label)]

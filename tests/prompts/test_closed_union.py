@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 MATCHES = {  # the functions that tell kinds of prompt apart
     "prompts/kinds.py": ("_is_positive", "_cover", "_anchor"),
     "prompts/space.py": ("drawn_points", "of"),
+    "backend/engines/base.py": ("_shrunk",),
     "backend/engines/embedded/from_drawing.py": ("_scaled",),
 }
 LASSO = """
