@@ -24,10 +24,10 @@ export MASKLOOM_ENGINE := $(ENGINE)
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # tests start many processes that import the same: it is compiled once, also where containers ask for no byte code
-check test-fast test-slow test-long: export PYTHONDONTWRITEBYTECODE :=
+check test-fast test-slow test-long test-search: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-fast test-slow test-long test-bulk test-lowest sbom coverage house check fix bench bench-quality train docs clean
+.PHONY: help run serve test test-fast test-slow test-long test-bulk test-search test-lowest sbom coverage house check fix bench bench-quality train docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ sbom: .venv/for-run ## write what the package consists of, with versions and lic
 test-long: .venv/for-development ## what takes minutes: every preset from a hub to an answer, killed bulk runs, training (half an hour)
 	$(BIN)/python tests/labelstudio/prepare.py
 	$(BIN)/python -m pytest -m long
+
+test-search: .venv/for-development ## look for inputs that break a property: new ones each time, a thousand of each
+	$(BIN)/python -m pytest -n auto -m "$(FAST)" --hypothesis-profile search $$(grep -rl hypothesis tests --include 'test_*.py')
 
 coverage: .venv/for-development ## which lines the fast tests run
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "$(FAST)" --cov=prompts --cov=backend --cov-report=term:skip-covered

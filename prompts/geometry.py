@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
-from shapely import LineString, Point
 
 PixelBox = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels, the far sides exclusive."""
@@ -119,10 +119,13 @@ def polygon_mask(points: FloatArray, size: Size) -> BoolArray:
 
 
 def stroke_mask(points: FloatArray, width: float, size: Size) -> BoolArray:
-    """The mask ``(H, W)`` of a round brush of ``width`` pixels, at least one, moved along ``(N, 2)``."""
+    """The mask ``(H, W)`` of a round brush of ``width`` pixels, at least one, moved along ``(N, 2)``.
+
+    Each segment is swept by itself: GEOS leaves gaps where a path that crosses itself is buffered as a whole.
+    """
     path = _reachable(points)
-    line = LineString(path) if len(path) > 1 else Point(path[0])
-    swept = line.buffer(max(width, 1.0) / 2)
+    steps = shapely.linestrings(np.stack([path[:-1], path[1:]], axis=1)) if len(path) > 1 else shapely.points(path)
+    swept = shapely.union_all(shapely.buffer(steps, max(width, 1.0) / 2))
     pieces = getattr(swept, "geoms", [swept])
     rings = [np.asarray(ring.coords) for piece in pieces for ring in (piece.exterior, *piece.interiors)]
     return _fill_or_trace(rings, path, size)

@@ -29,8 +29,11 @@ OTHERS = ("MASKLOOM_", "LABEL_STUDIO_", "BASIC_AUTH_", "LOCAL_FILES_")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; read by torch when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("any machine", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+SLOW_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", SLOW_MACHINE, max_examples=50, derandomize=True)
+settings.register_profile("search", SLOW_MACHINE, max_examples=1000, print_blob=True)
+settings.load_profile("same")
+"""What a change did not touch fails no property by chance; `make test-search` (`--hypothesis-profile search`) looks for more."""
 
 
 gc.disable()  # looking through what is being imported would take a third of the time

@@ -165,6 +165,12 @@ def test_a_stroke_covers_the_pixels_within_half_its_width(path: FloatArray, widt
         assert not mask[distance > width / 2 + 1e-6].any(), "a brush paints no farther than its radius"
 
 
+def test_a_stroke_that_crosses_itself_leaves_no_gap() -> None:
+    """GEOS 3.14 leaves the second pixel out where it buffers this path as a whole."""
+    path = np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]], np.float64)
+    assert stroke_mask(path, 2, Size(2, 1)).all()
+
+
 def test_a_stroke_around_something_leaves_it_free() -> None:
     mask = stroke_mask(np.array([[10, 10], [30, 10], [30, 30], [10, 30], [10, 10]], np.float64), 4, Size(40, 40))
     assert mask[10, 20]
