@@ -140,11 +140,11 @@ def _add_label_studio_routes(app: FastAPI, parts: Parts) -> None:
 
     @app.post("/setup", response_model=None)
     def setup(body: SetupBody) -> dict[str, str] | RedirectResponse:
-        """Remember how to reach the project's Label Studio, and what its extra parameters ask for. Loads the model only when an
-        earlier attempt failed; one that cannot answer is refused, so that Label Studio does not show it as connected.
+        """Remember where the project's Label Studio is, its labels and extra parameters. Loads the model only when an earlier
+        attempt failed; one that cannot answer is refused, so that Label Studio does not show it as connected.
         """
-        options = read_extra_params(body.extra_params)
-        parts.options.register(parts.projects.register(body.project, body.hostname, body.access_token), options)
+        options, told = read_extra_params(body.extra_params), (body.project, body.hostname, body.access_token, body.schema_)
+        parts.options.register(parts.projects.register(*told), options)
         base = read_base(body.hostname or "")
         if base is not None and is_loopback(base) and not hinted.is_set():
             hinted.set()

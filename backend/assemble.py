@@ -181,7 +181,8 @@ def teacher(settings: Settings, images: ImageSource) -> Callable[[FrozenMemory |
 
 def gate(settings: Settings, engine: EngineHandle, images: ImageSource) -> Gate:
     """What weighs versions of memories."""
-    return Gate(engine.segmenter, images, partial(Teaching, images=images, places=places_of_examples(settings)))
+    known = ProjectTable(Database(settings.database_url)).vocabulary
+    return Gate(engine.segmenter, images, partial(Teaching, images=images, places=places_of_examples(settings)), known)
 
 
 def places_of_examples(settings: Settings) -> DiskCache[ShownImage]:
@@ -328,5 +329,6 @@ def project_key(settings: Settings, project: Project) -> str:
     """The key of a project of the Label Studio of the settings, as the server has it."""
     projects = Projects(ProjectTable(Database(settings.database_url)), lambda *_: None, settings.label_studio_url)
     key = projects.key(project.name)
+    projects.name_labels(key, project.label_config)
     projects.close(CLOSING_S)
     return key

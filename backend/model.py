@@ -23,7 +23,7 @@ class MaskloomModel(LabelStudioMLBase):  # type: ignore[misc]
         """One prediction for each task. Raises RequestError when ``tasks`` is no list."""
         parts = _parts()
         announced = (getattr(self, name, None) or None for name in ("project_id", "hostname", "access_token"))
-        project = parts.projects.register(*announced)
+        project = parts.projects.register(*announced, self.label_config)
         body = {"tasks": tasks, "project": project, "label_config": self.label_config, "params": {"context": context}}
         return parts.service.predict(body)
 

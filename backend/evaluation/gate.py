@@ -26,7 +26,7 @@ from backend.values.masks import Masks, MaskSet, overlaps
 from backend.values.session import Example, ForNames
 from prompts.kinds import PromptError
 from prompts.memory import Doubt
-from prompts.phrases import Vocabulary
+from prompts.phrases import LabelPhrases, Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,14 @@ Tasks = Mapping[tuple[str, str], Sequence[Example]]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Weighs versions of memories on the images of a project with an engine."""
+    """Weighs versions of memories on the images of a project with an engine; ``known`` tells what the labels of a project are
+    called.
+    """
 
     segmenter: Callable[[], Segmenter]
     images: ImageSource
     teacher: Callable[[FrozenMemory], Teaching]
+    known: Callable[[str], Vocabulary]
 
     def weigh(self, memory: FrozenMemory, before: FrozenMemory | None) -> dict[str, Any]:
         """What was measured of a version and of the one before (None: without any), as plain values; ``is_no_worse`` sums up,
@@ -76,7 +79,7 @@ class Gate:
 
         A version that cannot be weighed, as nothing else than one task is known, is no worse.
         """
-        tasks, vocabulary = newest_tasks(memory, MOST_TASKS), vocabulary_of(memory)
+        tasks, vocabulary = newest_tasks(memory, MOST_TASKS), self.vocabulary_of(memory)
         teaching = self.teacher(memory)
         now = self.tally(tasks, vocabulary, teaching)
         then = self.tally(tasks, vocabulary, self.teacher(before) if before is not None else teach_nothing)
@@ -94,9 +97,15 @@ class Gate:
             "doubtful": self.doubtful(memory, teaching),
         }
 
+    def vocabulary_of(self, memory: FrozenMemory) -> Vocabulary:
+        """All labels of a memory with the phrases that the project has for them: they compete, as they do on the page."""
+        known = {entry.label: entry for entry in self.known(memory.project).entries}
+        labels = sorted({str(each.label) for each in memory.examples})
+        return Vocabulary(tuple(known.get(label) or LabelPhrases.of(label) for label in labels))
+
     def doubtful(self, memory: FrozenMemory, teaching: Teaching) -> list[dict[str, str]]:
         """The regions of a memory that nothing is learnt from, as plain values."""
-        doubts = teaching.doubts(vocabulary_of(memory), self.segmenter())
+        doubts = teaching.doubts(self.vocabulary_of(memory), self.segmenter())
         return [each for image, doubt in doubts for each in _doubtful(memory, image, doubt)]
 
     def tally(self, tasks: Tasks, vocabulary: Vocabulary, teach: Teach) -> Tally:
@@ -119,11 +128,6 @@ class Gate:
                 continue
             if not isinstance(done, MaskloomError) and done.masks.size == shown[0].runs.size:
                 yield shown, done.masks
-
-
-def vocabulary_of(memory: FrozenMemory) -> Vocabulary:
-    """All labels of a memory: they compete, as they do on the page."""
-    return Vocabulary.from_names(sorted({str(each.label) for each in memory.examples}))
 
 
 @dataclass(frozen=True, slots=True)

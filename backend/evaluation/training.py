@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.evaluation.gate import FOUND_IOU, SLACK, Gate, Tasks, newest_tasks, right_ious, vocabulary_of
+from backend.evaluation.gate import FOUND_IOU, SLACK, Gate, Tasks, newest_tasks, right_ious
 from backend.serving.versions import NEWEST, Memories
 from backend.stores.snapshots import FrozenMemory, Snapshot
 from backend.values.errors import RequestError
@@ -75,7 +75,7 @@ class Training:
     def _suggestions(self, tasks: Tasks, memory: FrozenMemory, watch: Callable[[int], None]) -> list[Suggestion]:
         """What is suggested for tasks, each without what it teaches itself."""
         told = []
-        answers = self.gate.answers(tasks, vocabulary_of(memory), self.gate.teacher(memory))
+        answers = self.gate.answers(tasks, self.gate.vocabulary_of(memory), self.gate.teacher(memory))
         for number, (shown, found) in enumerate(answers):
             best = right_ious(shown, found).max(axis=0) if len(found) else np.zeros(0)
             told += [
@@ -87,7 +87,7 @@ class Training:
 
     def _compared(self, tasks: Tasks, memory: FrozenMemory, least: dict[str, float]) -> dict[str, Any]:
         """What is found of held-back tasks with what was fitted and without."""
-        vocabulary, teaching = vocabulary_of(memory), self.gate.teacher(memory)
+        vocabulary, teaching = self.gate.vocabulary_of(memory), self.gate.teacher(memory)
         then = self.gate.tally(tasks, vocabulary, teaching)
         now = self.gate.tally(tasks, vocabulary, self.gate.teacher(memory.with_least(least))) if least else then
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -10,11 +11,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from backend.background import Worker
 from backend.images.sites import is_loopback, read_base, read_token
+from backend.labelstudio.config import read_config
 from backend.stores.projects import MOST_PROJECTS, ProjectRow, ProjectTable, project_key, short_name, token_proof
-from backend.values.errors import RequestError, StoreError
+from backend.values.errors import ConfigError, RequestError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +48,12 @@ class Projects:
         self._rows: OrderedDict[str, ProjectRow] = OrderedDict()
         self._announced_at: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._writer: Worker[ProjectRow] = Worker("projects", table.put, MOST_WAITING)
+        self._writer: Worker[Callable[[], None]] = Worker("projects", lambda write: write(), MOST_WAITING)
         self._restore()
 
-    def register(self, project: object, hostname: str | None, token: str | None) -> str:
-        """The key of a project that was announced in ``/setup``; its images are had from there from now on.
+    def register(self, project: object, hostname: str | None, token: str | None, config: str | None = None) -> str:
+        """The key of a project that was announced in ``/setup``; its images are had from there from now on, and its labels are
+        what its labelling config says.
 
         Raises RequestError when another Label Studio has announced the same project a while ago.
         """
@@ -61,7 +65,13 @@ class Projects:
             self._announced_at[row.key] = time.monotonic()
             self._keep(row)
         self._announce(row.key, hostname, token)
+        self.name_labels(row.key, config or "")
         return row.key
+
+    def name_labels(self, key: str, config: str) -> None:
+        """Remember the labels of a project by its labelling config; one that cannot be read changes nothing."""
+        with contextlib.suppress(ConfigError):
+            self._writer.offer(partial(self._table.put_vocabulary, key, read_config(config).vocabulary))
 
     def key(self, project: object) -> str:
         """The key of a project that a request names: of several with the same name the one that was announced last."""
@@ -133,7 +143,7 @@ class Projects:
             self._announced_at.pop(oldest, None)
         is_known = before is not None and replace(before, seen_at=row.seen_at) == row and row.seen_at - before.seen_at < FRESH_S
         if not is_known:
-            self._writer.offer(row)
+            self._writer.offer(partial(self._table.put, row))
 
 
 def _moved(known: ProjectRow, name: str, address: str, proof: str) -> ProjectRow:

@@ -27,6 +27,7 @@ from backend.stores.memory import (
     snapshots,
     submissions,
 )
+from backend.stores.projects import vocabularies
 from backend.values.errors import NotFoundError, RequestError
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict
@@ -125,7 +126,7 @@ class Curation:
         """Forget everything about a project, its versions and answers as well, and remember nothing from now on."""
         with self._database.writing() as connection:
             note_change(connection, project, set(connection.scalars(sql.select(examples.c.label).where(_here(project)))))
-            for table in (frozen, snapshots, examples, submissions, forgotten, canaries):
+            for table in (frozen, snapshots, examples, submissions, forgotten, canaries, vocabularies):
                 connection.execute(sql.delete(table).where(table.c.project == project))
             here = projects.c.project == project
             connection.execute(sql.update(projects).where(here).values(is_off=True, bulk_snapshot=None))

@@ -1,14 +1,18 @@
-"""Projects as the stores know them: the key of each, its Label Studio, and what earlier releases kept under its number."""
+"""Projects as the stores know them: the key of each, its Label Studio, the phrases of its labels, and what earlier releases
+kept under its number.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sql
 
 from backend.stores.database import Database, all_tables
+from prompts.phrases import LabelPhrases, Vocabulary
 
 MOST_PROJECTS = 10_000
 LONGEST_NAME = 32
@@ -24,6 +28,14 @@ _projects = sql.Table(
     sql.Column("proof", sql.String(40), nullable=False),
     sql.Column("seen_at", sql.Float, nullable=False),
 )
+vocabularies = sql.Table(
+    "vocabularies",
+    all_tables,
+    sql.Column("project", sql.String(50), primary_key=True),
+    sql.Column("entries", sql.Text, nullable=False),
+)
+"""The labels of projects with the phrases that their labelling configs give them, as JSON."""
+_remembered = sql.table("memory_projects", sql.column("project"), sql.column("is_off"))
 _examples = sql.table("examples", sql.column("project"), sql.column("made_at"))
 _SESSIONS = tuple(sql.table(name, sql.column("session"), sql.column("made_at")) for name in ("rounds", "notes"))
 
@@ -102,6 +114,26 @@ class ProjectTable:
             connection.execute(sql.delete(_projects).where(_projects.c.key.not_in(kept)))
             if row.made_at is not None:
                 _adopt(connection, row, row.made_at)
+
+    def vocabulary(self, key: str) -> Vocabulary:
+        """The labels of a project with all their phrases, as its labelling config was when it was last told; none if it never
+        was.
+        """
+        with self._database.reading() as connection:
+            known = connection.execute(sql.select(vocabularies.c.entries).where(vocabularies.c.project == key)).scalar()
+        entries = json.loads(known) if known else {}
+        return Vocabulary(tuple(LabelPhrases(label, tuple(phrases)) for label, phrases in entries.items()))
+
+    def put_vocabulary(self, key: str, vocabulary: Vocabulary) -> None:
+        """Keep the labels of a project that wants to be remembered, in place of those before."""
+        if vocabulary == self.vocabulary(key):
+            return
+        entries = json.dumps({entry.label: entry.phrases for entry in vocabulary.entries})
+        is_off = sql.select(_remembered.c.is_off).where(_remembered.c.project == key)
+        with self._database.writing() as connection:
+            connection.execute(sql.delete(vocabularies).where(vocabularies.c.project == key))
+            if not connection.execute(is_off).scalar():
+                connection.execute(sql.insert(vocabularies), {"project": key, "entries": entries})
 
 
 def _adopt(connection: sql.Connection, row: ProjectRow, since: float) -> None:

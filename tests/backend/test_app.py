@@ -22,6 +22,8 @@ from backend.assemble import Parts, assemble
 from backend.labelstudio.shapes import painted as rle
 from backend.serving import service
 from backend.serving.preannotate import Preannotator
+from backend.stores.database import Database
+from backend.stores.projects import ProjectTable
 from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import Picture, two_red_discs, two_shapes
@@ -101,6 +103,16 @@ def test_health_setup_and_versions_answer_without_loading_the_model(client: Test
         assert client.post("/setup", json={**setup, "extra_params": extra}).json() == {"model_version": parts.engine.version}
     assert client.get("/versions").json() == {"versions": [parts.engine.version]}
     assert not parts.engine.is_loaded
+
+
+def test_setup_tells_what_the_labels_of_a_project_are_called(client: TestClient, parts: Parts) -> None:
+    table = ProjectTable(Database(parts.settings.database_url))
+    for schema in (CONFIG, "<View>", None):
+        assert client.post("/setup", json={"project": "1.17", "schema": schema}).status_code == 200
+        parts.projects.wait()
+        known = table.vocabulary(parts.projects.key("1.17"))
+        assert [(each.label, each.phrases) for each in known.entries] == [("Ball", ("ball", "red")), ("Box", ("box", "blue"))]
+    assert not len(table.vocabulary("2@1"))
 
 
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"unknown": 1}])

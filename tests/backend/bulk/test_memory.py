@@ -159,6 +159,15 @@ def test_a_version_that_finds_as_much_is_used_from_then_on_and_can_be_taken_back
     assert prelabel(double, tmp_path) == "colour-1+memory@1"
 
 
+def test_a_version_is_weighed_by_all_the_names_that_a_project_gives_its_labels(double: StudioDouble, tmp_path: Path) -> None:
+    """Words that the engine knows find one of the two labels without any memory, as they do on the page."""
+    double.config = CONFIG.replace('"zorp"', '"zorp" predicted_values="red"')
+    accepted_on(double, tmp_path, 1, 2, 3)
+    prelabel(double, tmp_path)
+    (frozen,) = stores(tmp_path)[1].all(KEY)
+    assert (frozen.report["regions"], frozen.report["iou"], frozen.report["iou_before"]) == (6, 1.0, 0.5)
+
+
 def test_who_only_tells_what_would_be_done_freezes_nothing(double: StudioDouble, tmp_path: Path) -> None:
     accepted_on(double, tmp_path, 1, 2)
     found = parts_of(double, tmp_path).memories

@@ -12,9 +12,11 @@ from backend.stores.answers import Answers
 from backend.stores.curation import Curation
 from backend.stores.database import Database
 from backend.stores.memory import PINNED, REMOVED, MemoryBank
+from backend.stores.projects import ProjectTable
 from backend.stores.snapshots import Snapshots
 from backend.values.errors import RequestError
 from backend.values.session import Verdict
+from prompts.phrases import Vocabulary
 from tests.backend.stores.test_balance import Kind, given
 from tests.backend.stores.test_memory import CAT, regions, told
 
@@ -66,7 +68,11 @@ def test_a_project_that_opts_out_is_forgotten_and_not_remembered_until_it_opts_i
     Snapshots(database).freeze("1")
     Answers(database).keep(given("7", Kind.PREANNOTATION, "", 1.0))
     bank.submit(replace(told("70", 1.0, replace(CAT, project="2")), project="2"))
+    table, words = ProjectTable(database), Vocabulary.from_names(["Cat"])
+    table.put_vocabulary("1", words)
     curation.switch_off("1")
+    table.put_vocabulary("1", words)
+    assert not len(table.vocabulary("1"))
     assert curation.is_off("1")
     assert not bank.submit(told("50", 50.0, CAT))
     assert (bank.recall("1", "Cat", 9), bank.recall("1", "Cat", 9, snapshot=1), Snapshots(database).all("1")) == ([], [], [])
