@@ -22,8 +22,8 @@ class MaskloomModel(LabelStudioMLBase):  # type: ignore[misc]
     def predict(self, tasks: Sequence[dict[str, Any]], context: dict[str, Any] | None = None, **_: Any) -> list[dict[str, Any]]:
         """One prediction for each task. Raises RequestError when ``tasks`` is no list."""
         parts = _parts()
-        announced = (getattr(self, name, None) or None for name in ("project_id", "hostname", "access_token"))
-        project = parts.projects.register(*announced, self.label_config)
+        named, hostname, token = (getattr(self, name, None) or None for name in ("project_id", "hostname", "access_token"))
+        project = parts.projects.register(named, hostname, token, self.label_config)
         body = {"tasks": tasks, "project": project, "label_config": self.label_config, "params": {"context": context}}
         return parts.service.predict(body)
 

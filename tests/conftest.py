@@ -33,7 +33,7 @@ SLOW_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 settings.register_profile("same", SLOW_MACHINE, max_examples=50, derandomize=True)
 settings.register_profile("search", SLOW_MACHINE, max_examples=1000, print_blob=True)
 settings.load_profile("same")
-"""What a change did not touch fails no property by chance; `make test-search` (`--hypothesis-profile search`) looks for more."""
+"""What a change did not touch fails no property by chance; `make test-search` (profile `search`) looks for more."""
 
 
 gc.disable()  # looking through what is being imported would take a third of the time
