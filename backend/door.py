@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -9,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -34,6 +35,13 @@ MOST_DEPTH = 64
 """Lists and objects, quotation marks, and lists within lists of a body: parsed, each takes up to fifty times its bytes."""
 MOST_HELD_BYTES = 256 * MEBIBYTE
 """Of the bodies of all requests that are being read or answered."""
+BODY_IDLE_S = 30.0
+"""How long a body may pause before its request is refused."""
+DRAINED_BYTES = 1024 * MEBIBYTE
+DRAIN_IDLE_S, DRAIN_S = 5.0, 30.0
+"""What is read and thrown away of a refused body after the answer, and how long one pause and all of it may take: a connection
+that closes on unread bytes is reset, and most callers read no answer before they have sent everything (RFC 9112, section 9.6).
+"""
 RETRY_AFTER_S = 2
 MOST_ANSWERING = 512
 """Requests to ``/predict`` that are being answered or wait for it."""
@@ -122,16 +130,19 @@ class Door:
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         held: list[int] = []
+        arriving = _Arriving(scope, receive)
         try:
             self._check_caller(scope)
-            body = await self._read(scope, receive, held)
+            body = await self._read(scope["path"], arriving, held)
             _check_shape(scope["path"], body)
             with self._place(scope["path"]):
                 await self._app(scope, _replayed(body, receive), send)
-        except _Refused as refused:
-            await _answer(refused, send)
+            return
+        except _Refused as error:
+            refused = error.with_traceback(None)  # whose frames hold what was read
         finally:
             self.held -= sum(held)
+        await _answer(refused, arriving, send)
 
     @contextmanager
     def _place(self, path: str) -> Iterator[None]:
@@ -173,27 +184,55 @@ class Door:
         given = (asked.encode(), headers.get(b"x-maskloom-secret", b""))
         return any(secrets.compare_digest(each, secret.encode()) for each in given)
 
-    async def _read(self, scope: Scope, receive: Receive, held: list[int]) -> bytes:
+    async def _read(self, path: str, arriving: _Arriving, held: list[int]) -> bytes:
         """The whole body; ``held`` gets the bytes that it takes of what all bodies may take. Raises _Refused."""
-        most = MOST_BODY_BYTES.get(scope["path"], MOST_OTHER_BYTES)
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > most:
-            raise _too_large(scope["path"], most)
+        most = MOST_BODY_BYTES.get(path, MOST_OTHER_BYTES)
+        if arriving.announced > most:
+            raise _too_large(path, most)
         pieces: list[bytes] = []
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Refused(400, "the request ended before its body")
-            piece = message.get("body", b"")
+        while not arriving.is_over:
+            try:
+                piece = await asyncio.wait_for(arriving.next(), BODY_IDLE_S)
+            except TimeoutError as error:
+                raise _Refused(408, f"the body of {path} paused for {BODY_IDLE_S:g} seconds") from error
             if sum(held) + len(piece) > most:
-                raise _too_large(scope["path"], most)
+                raise _too_large(path, most)
             if self.held + len(piece) > MOST_HELD_BYTES:
                 raise _Refused(503, "too many large requests at once", **_LATER)
             self.held += len(piece)
             held.append(len(piece))
             pieces.append(piece)
-            if not message.get("more_body"):
-                return b"".join(pieces)
+        if arriving.is_gone:
+            raise _Refused(400, "the request ended before its body")
+        return b"".join(pieces)
+
+
+class _Arriving:
+    """The body of a request, piece by piece; ``announced`` is its length in bytes, or 0 where that is not told. It ``is_over``
+    when nothing more comes: that was all, or the caller ``is_gone``.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        self.announced = int(length) if length.isdigit() else 0
+        self.has_body = self.announced > 0 or b"transfer-encoding" in headers
+        self.is_over = self.is_gone = False
+        self._receive = receive
+
+    async def next(self) -> bytes:
+        message = await self._receive()
+        self.is_gone = message["type"] == "http.disconnect"
+        self.is_over = self.is_gone or not message.get("more_body")
+        return bytes(message.get("body", b""))
+
+    async def throw_away(self) -> None:
+        """Read what is left, within bounds of bytes and time."""
+        read = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while not self.is_over and read < DRAINED_BYTES:
+                    read += len(await asyncio.wait_for(self.next(), DRAIN_IDLE_S))
 
 
 def collect_spans(url: str) -> Callable[[], None]:
@@ -240,14 +279,19 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _answer(refused: _Refused, send: Send) -> None:
+async def _answer(refused: _Refused, arriving: _Arriving, send: Send) -> None:
+    """Refuse a request. What is left of its body is read after the answer was sent and before the connection closes."""
     body = json.dumps({"error": str(refused)}).encode("ascii")
     headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
-    if refused.status == 413:
+    is_left = arriving.has_body and not arriving.is_over
+    if is_left:
         headers["connection"] = "close"
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": is_left})
+    if is_left:
+        await arriving.throw_away()
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _too_large(path: str, most: int) -> _Refused:
