@@ -7,8 +7,8 @@ surroundings (after Cover & Hart 1967; Zhang et al. 2023, "Personalize Segment A
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -74,6 +74,10 @@ class ShownImage:
     refused: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     meant: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def showing(self, labels: Collection[str]) -> ShownImage:
+        """The same with what is inside the regions of some labels alone."""
+        return replace(self, inside={label: places for label, places in self.inside.items() if label in labels})
 
     @property
     def nbytes(self) -> int:

@@ -99,8 +99,8 @@ def learn(entries: Sequence[LabelPhrases], images: Sequence[ShownImage], space: 
         if trusted:
             shown = _shown(entry.label, trusted, images, most)
             threshold = threshold_of(entry.label, trusted, images)
-            mine = [images[k] for k in trusted]
-            facts = (threshold, usual_of(entry.label, mine), 0.0, meant_by(entry.label, mine))
+            counted = [image for k, image in enumerate(images) if (k, entry.label) not in strange]
+            facts = (threshold, usual_of(entry.label, counted), 0.0, meant_by(entry.label, [images[k] for k in trusted]))
             found.append(LabelMemory(entry.label, entry.phrases, shown, len(trusted), space, *facts))
     return tuple(found)
 
@@ -313,24 +313,20 @@ def threshold_of(label: str, trusted: Sequence[int], images: Sequence[ShownImage
 def _interval(accepted: NDArray[np.float32], rejected: NDArray[np.float32]) -> tuple[float, float, float]:
     """The best cut, and the 5th and the 95th percentile of those of resampled regions."""
     dice = np.random.default_rng(0)
-    cuts = [best_cut(dice.choice(accepted, len(accepted)), dice.choice(rejected, len(rejected))) for _ in range(RESAMPLED)]
-    low, high = np.percentile(np.array(cuts, np.float64), (5, 95))
-    return float(best_cut(accepted, rejected) or 0.0), float(low), float(high)
+    drawn = [side[dice.integers(len(side), size=(RESAMPLED, len(side)))] for side in (accepted, rejected)]
+    low, high = np.percentile(best_cuts(*drawn), (5, 95))
+    return float(best_cuts(accepted[None], rejected[None])[0]), float(low), float(high)
 
 
-def best_cut(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float | None:
-    """The threshold at or above which lie the most values of ``inside (N,)`` and the fewest of ``outside (M,)``, each counted
-    as a share of its own (the largest balanced accuracy, Brodersen et al. 2010); the middle of the gap, or the least value of
-    ``inside`` where there is nothing outside. None without values inside.
+def best_cuts(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> NDArray[np.float32]:
+    """For each of R rows the threshold ``(R,)`` at or above which lie the most values of ``inside (R, N)`` and the fewest of
+    ``outside (R, M)``, each counted as a share of its own (the largest balanced accuracy, Brodersen et al. 2010); the middle of
+    the gap. Neither side may be empty.
     """
-    if not len(inside):
-        return None
-    if not len(outside):
-        return float(inside.min())
-    values = np.unique(np.concatenate([inside, outside]))
-    cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
-    balance = (inside >= cuts[:, None]).mean(axis=1) - (outside >= cuts[:, None]).mean(axis=1)
-    return float(cuts[int(balance.argmax())])
+    values = np.sort(np.concatenate([inside, outside], axis=1), axis=1)
+    cuts = np.concatenate([values[:, :1], (values[:, 1:] + values[:, :-1]) / 2], axis=1)
+    within, beyond = ((side[:, None] >= cuts[..., None]).mean(axis=2) for side in (inside, outside))
+    return np.asarray(cuts[np.arange(len(cuts)), (within - beyond).argmax(axis=1)], np.float32)
 
 
 def owner_of(objects: Sequence[PromptSet], before: BoolArray) -> int | None:

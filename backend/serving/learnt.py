@@ -164,10 +164,16 @@ class Learnt:
         return self._memories(shown for _, shown in self.images)
 
     def _memories(self, images: Iterable[ShownImage]) -> tuple[LabelMemory, ...]:
-        shown = list(images)
-        chosen = sorted({k for entry in self.labels for k in diverse(entry.label, shown, MOST_IMAGES)})
+        """Of each label from so many images at most, whatever else these show: what is compared with each other grows with the
+        square of what is known.
+        """
+        shown, chosen = list(images), defaultdict[int, list[str]](list)
+        for entry in self.labels:
+            for k in diverse(entry.label, shown, MOST_IMAGES):
+                chosen[k].append(entry.label)
         refusing = [k for k, image in enumerate(shown) if image.refused and k not in chosen]
-        known, least = learn(self.labels, [shown[k] for k in (*chosen, *refusing)], self.space), dict(self.least)
+        used = [shown[k].showing(chosen[k]) for k in (*sorted(chosen), *refusing)]
+        known, least = learn(self.labels, used, self.space), dict(self.least)
         return tuple(replace(memory, least=least.get(memory.label, 0.0)) for memory in known)
 
 

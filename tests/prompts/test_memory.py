@@ -17,7 +17,7 @@ from prompts.memory import (
     FEWEST_REJECTED,
     Usual,
     asked_for,
-    best_cut,
+    best_cuts,
     diverse,
     doubts,
     learn,
@@ -49,11 +49,18 @@ def test_where_nothing_is_drawn_on_it_nobody_owns_it_but_a_single_object_does() 
 
 @pytest.mark.parametrize(
     ("inside", "outside", "cut"),
-    [([0.9, 0.8], [0.2, 0.4], 0.6), ([0.9, 0.8, 0.1], [0.2, 0.4], 0.6), ([0.9, 0.7], [], 0.7), ([], [0.3], None)],
+    [([0.9, 0.8], [0.2, 0.4], 0.6), ([0.9, 0.8, 0.1], [0.2, 0.4], 0.6), ([0.9, 0.7], [0.8], 0.85), ([0.5], [0.5], 0.5)],
 )
-def test_the_best_cut_lies_in_the_middle_of_the_gap(inside: list[float], outside: list[float], cut: float | None) -> None:
-    found = best_cut(np.array(inside, np.float32), np.array(outside, np.float32))
-    assert found == (None if cut is None else pytest.approx(cut))
+def test_the_best_cut_lies_in_the_middle_of_the_gap(inside: list[float], outside: list[float], cut: float) -> None:
+    assert best_cuts(np.float32([inside]), np.float32([outside])) == pytest.approx([cut])
+
+
+def test_the_best_cuts_of_rows_are_those_of_each_row_by_trying_all() -> None:
+    dice = np.random.default_rng(0)
+    inside, outside = (dice.normal(mean, 1, (50, count)).astype(np.float32).round(1) for mean, count in ((1, 9), (0, 7)))
+    for within, beyond, cut in zip(inside, outside, best_cuts(inside, outside), strict=True):
+        balances = {each: (within >= each).mean() - (beyond >= each).mean() for each in (*within, *beyond)}
+        assert (within >= cut).mean() - (beyond >= cut).mean() == pytest.approx(max(balances.values()))
 
 
 RED, GREEN, BLUE, GREY = torch.nn.functional.normalize(torch.eye(4) + 0.02, dim=1)

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from backend.assemble import Parts
+from backend.serving.learnt import MOST_IMAGES, ExampleImage, Learnt
+from prompts.examples import ShownImage
+from prompts.geometry import Size
+from prompts.memory import Usual
+from prompts.phrases import Vocabulary
 from tests.backend.annotator import CONFIG, Annotator, click, found, typed
 
 
@@ -78,6 +84,17 @@ def test_what_examples_showed_is_kept_for_the_next_process(folder: Path, client:
     there = preannotated(client, folder / "b.png", 2)
     assert len(there) == 2
     assert list((folder / "home" / "examples").glob("*.places"))
+
+
+def test_each_label_is_learnt_from_a_bounded_number_of_images_whatever_else_they_show() -> None:
+    """Fourteen images show both labels: the eight that differ most in balls are not the eight that differ most in boxes."""
+    dice = torch.Generator().manual_seed(0)
+    places = torch.nn.functional.normalize(torch.randn(14, 3, 20, 16, generator=dice) + 2, dim=3).half()
+    shown = [ShownImage({"ball": ball, "box": box}, grey, counts={"ball": 1, "box": 1}) for ball, box, grey in places]
+    images = [ExampleImage("1", str(k), f"{k}.png", Size(8, 8), (), (), str(k)) for k in range(len(shown))]
+    memories = Learnt(Vocabulary.from_names(["ball", "box"]).entries, tuple(zip(images, shown, strict=True))).besides("")
+    assert [each.images for each in memories] == [MOST_IMAGES, MOST_IMAGES]
+    assert [each.usual for each in memories] == [Usual(1, 2)] * 2
 
 
 def test_the_bare_label_typed_finds_what_was_accepted_under_it(client: TestClient, parts: Parts, folder: Path) -> None:
