@@ -34,6 +34,8 @@ from prompts.phrases import Vocabulary
 log = logging.getLogger(__name__)
 
 MOST_KEPT_BYTES = 128 << 20
+WANTED_S = 300.0
+"""So long what an image shows is held that no answer wanted meanwhile; it is on disk as well."""
 MOST_LISTS, MOST_LISTED_BYTES = 256, 64 << 20
 """Labels whose examples are held, of all projects, and what they and the images that they lie on may take."""
 MOST_WAITING = 1_000
@@ -89,7 +91,8 @@ class Learning:
         self._least = least
         self._images = images
         self._kept = kept
-        self._known: OrderedDict[str, ShownImage] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, ShownImage]] = OrderedDict()
+        self._known_bytes = 0
         self._lists: OrderedDict[tuple[str, str], LabelExamples] = OrderedDict()
         self._wants: SingleFlight[list[ExampleImage]] = SingleFlight(
             Bounds(MOST_LISTED_BYTES, lambda images: sum(image.nbytes for image in images) + 1)
@@ -195,19 +198,26 @@ class Learning:
 
     def _recalled(self, key: str) -> ShownImage | None:
         with self._changed:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        shown = self._kept.get(key)
+            _, known = self._known.get(key, (0.0, None))
+        shown = self._kept.get(key) if known is None else known
         if shown is not None:
             self._keep(key, shown)
         return shown
 
     def _keep(self, key: str, shown: ShownImage) -> None:
+        """Hold what somebody wants now, and give up what nobody wanted for a while, or there is no room for."""
+        now = time.monotonic()
         with self._changed:
-            self._known[key] = shown
-            while sum(each.nbytes for each in self._known.values()) > MOST_KEPT_BYTES and len(self._known) > 1:
-                self._known.popitem(last=False)
+            _, before = self._known.pop(key, (0.0, None))
+            self._known[key] = now, shown
+            if before is not shown:
+                self._known_bytes += shown.nbytes - (0 if before is None else before.nbytes)
+            while len(self._known) > 1:
+                oldest, (wanted_at, left) = next(iter(self._known.items()))
+                if now - wanted_at < WANTED_S and self._known_bytes <= MOST_KEPT_BYTES:
+                    break
+                del self._known[oldest]
+                self._known_bytes -= left.nbytes
 
     def _begin(self, image: ExampleImage, segmenter: Segmenter) -> None:
         """Learn an image in the background, unless somebody does, or it could not be read a while ago."""

@@ -19,7 +19,7 @@ from backend.serving.learnt import MOST_IMAGES
 from backend.serving.versions import Memories
 from backend.stores.balance import Balance, BalanceRow
 from backend.stores.curation import Curation, Remembered
-from backend.stores.memory import PINNED, REMOVED
+from backend.stores.rows import PINNED, REMOVED
 from backend.stores.snapshots import Snapshot, Snapshots
 from backend.values.errors import MaskloomError, RequestError
 from backend.values.session import Example, Verdict

@@ -15,10 +15,7 @@ from backend.stores.answers import Answers
 from backend.stores.canaries import canaries
 from backend.stores.database import Database, all_tables
 from backend.stores.memory import (
-    PINNED,
-    REMOVED,
     MemoryBank,
-    example_of,
     examples,
     forgotten,
     frozen,
@@ -28,6 +25,7 @@ from backend.stores.memory import (
     submissions,
 )
 from backend.stores.projects import vocabularies
+from backend.stores.rows import PINNED, REMOVED, example_of
 from backend.values.errors import NotFoundError, RequestError
 from backend.values.masks import RunLengths
 from backend.values.session import Example, Submission, Verdict

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from backend.values.errors import SetupError, StoreError
 
 log = logging.getLogger(__name__)
-HEAD = "3"
+HEAD = "4"
 """The revision that this Maskloom reads and writes; databases from before the first one have none."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 FIRST_TABLES = frozenset({"examples", "rounds", "notes", "bulk_runs", "bulk_items", "bulk_pictures"})

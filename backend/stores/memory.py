@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sql
 
 from backend.stores.canaries import note_canaries
 from backend.stores.database import Database, all_tables
-from backend.values.masks import RunLengths
+from backend.stores.rows import LONGEST_LABEL, PINNED, KnownExamples, content_of, example_of, row_of
 from backend.values.session import Example, Submission, Verdict
-from prompts.geometry import Size
 
 MOST_EXAMPLES = 200_000
 """Regions that are kept, the newest."""
-MOST_DECODED = 4_096
 MOST_FORGOTTEN = 200_000
 """Deleted annotations and tasks of which is known that they are deleted."""
-LONGEST_LABEL = 300
-PINNED, REMOVED = "pinned", "removed"
-"""What a person says about an example: it is always used first, or never."""
 
 examples = sql.Table(
     "examples",
@@ -45,7 +38,8 @@ examples = sql.Table(
     sql.Column("is_current", sql.Boolean, nullable=False, server_default=sql.true()),
     sql.Column("mark", sql.String(10), nullable=False, server_default=""),
     sql.Column("thumbnail", sql.LargeBinary, nullable=True),
-    sql.Index("examples_by_label", "project", "label", "mark", "made_at", "id", "verdict", "is_current"),
+    sql.Column("stamp", sql.BigInteger, nullable=False, server_default="0"),
+    sql.Index("examples_by_label", "project", "label", "mark", "made_at", "id", "verdict", "is_current", "stamp"),
     sql.Index("examples_by_annotation", "project", "annotation"),
     sql.Index("examples_by_task", "project", "task"),
 )
@@ -109,21 +103,6 @@ frozen = sql.Table(
 """Which rows of ``examples`` a snapshot holds. Rows are never changed but for their mark; a snapshot that loses one because it
 was deleted in Label Studio is withdrawn.
 """
-_CONTENT = (
-    "region",
-    "label",
-    "image_url",
-    "task",
-    "height",
-    "width",
-    "runs",
-    "verdict",
-    "annotator",
-    "engine",
-    "iou",
-    "made_at",
-)
-"""The columns by which rows of one annotation are the same."""
 
 
 class MemoryBank:
@@ -134,6 +113,7 @@ class MemoryBank:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known = KnownExamples()
         database.create(all_tables)
 
     def submit(self, told: Submission) -> bool:
@@ -231,24 +211,26 @@ class MemoryBank:
             return [example_of(row, bool(row.is_pinned)) for row in rows]
 
     def _newest(self, which: sql.ColumnElement[bool], order: Sequence[sql.ColumnElement[Any]], most: int) -> list[Example]:
-        """Pinned ones first. Which ones they are is told by the index alone; then these rows are read, and no others."""
-        chosen: list[int] = []
+        """Pinned ones first. Which ones they are is told by the index alone; then those that are not known yet are read."""
+        chosen: list[Any] = []
         with self._database.reading() as connection:
             for mark in (PINNED, ""):
-                query = sql.select(examples.c.id).where(which, examples.c.mark == mark).order_by(*order)
-                chosen += connection.scalars(query.limit(most - len(chosen)))
-            rows = {row.id: row for row in connection.execute(sql.select(examples).where(examples.c.id.in_(chosen)))}
-        return [example_of(rows[number], rows[number].mark == PINNED) for number in chosen]
+                told = sql.select(examples.c.id, examples.c.mark, examples.c.stamp)
+                query = told.where(which, examples.c.mark == mark).order_by(*order)
+                chosen += connection.execute(query.limit(most - len(chosen)))
+            return self._known.read(
+                chosen, lambda numbers: connection.execute(sql.select(examples).where(examples.c.id.in_(numbers)))
+            )
 
     def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: Iterable[Example]) -> None:
         """Rows that say the same stay as they are; the mark of a region stays when the region is drawn anew."""
         here = _current(project) & (examples.c.annotation == annotation)
         known = list(connection.execute(sql.select(examples).where(here)))
         shown = list(shown)
-        rows = [_row(example) for example in shown]
+        rows = [row_of(example) for example in shown]
         told = [example.made_at for example in shown]
         when = [row.made_at if made_at else 0.0 for row, made_at in zip(known, told, strict=False)]
-        if (when, [_content(row._mapping) for row in known]) == (told, [_content(row) for row in rows]):
+        if (when, [content_of(row._mapping) for row in known]) == (told, [content_of(row) for row in rows]):
             return
         marks = {(row.region, row.verdict == Verdict.REJECTED): row.mark for row in known}
         _retire(connection, here)
@@ -263,32 +245,6 @@ class MemoryBank:
         task = (forgotten.c.kind == "task") & (forgotten.c.name == told.task)
         query = sql.select(forgotten.c.id).where(forgotten.c.project == told.project, annotation | task).limit(1)
         return connection.execute(query).first() is not None
-
-
-def example_of(row: Any, is_pinned: bool = False) -> Example:
-    """The example of a row of ``examples``."""
-    runs = _decoded(row.runs, row.height, row.width)
-    origin = (row.project, row.task, row.annotation, row.region, row.image_url, row.label)
-    return Example(*origin, runs, Verdict(row.verdict), row.annotator, row.engine, row.made_at, row.iou, is_pinned)
-
-
-@lru_cache(MOST_DECODED)
-def _decoded(counts: bytes, height: int, width: int) -> RunLengths:
-    """Runs as they are used; those of a label are asked for again whenever one more has come."""
-    return RunLengths.of_coco(counts, Size(height, width))
-
-
-def _row(example: Example) -> dict[str, Any]:
-    origin = ("project", "task", "annotation", "region", "image_url", "annotator", "engine", "iou")
-    names = {name: getattr(example, name) for name in origin}
-    label = None if example.label is None else example.label[:LONGEST_LABEL]
-    size, code = example.runs.size, example.runs.coco_counts().encode("ascii")
-    facts = {"verdict": str(example.verdict), "made_at": example.made_at or time.time(), "mark": PINNED * example.is_pinned}
-    return {**names, **facts, "label": label, "height": size.height, "width": size.width, "runs": code}
-
-
-def _content(row: Any) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _CONTENT)
 
 
 def _current(project: str) -> sql.ColumnElement[bool]:

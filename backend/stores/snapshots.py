@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sql
 
 from backend.stores.database import Database, all_tables
-from backend.stores.memory import PINNED, REMOVED, examples, frozen, projects, snapshots
+from backend.stores.memory import examples, frozen, projects, snapshots
+from backend.stores.rows import PINNED, REMOVED
 from backend.values.errors import RequestError
 from backend.values.session import Example
 

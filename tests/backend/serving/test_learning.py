@@ -134,3 +134,23 @@ def test_images_that_are_kept_in_their_addresses_are_held_a_bounded_number_of_ti
     kept = [each.result for each in parts.learning._complete._kept.values()]
     assert any(image.url == url for learnt in kept for image, _ in learnt.images)
     assert all(each.nbytes > sum(len(image.url) + shown.nbytes for image, shown in each.images) for each in kept if each.images)
+
+
+def test_what_an_image_shows_is_held_while_answers_want_it_and_on_disk_for_longer(
+    client: TestClient, parts: Parts, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (x, label) in enumerate([(35, "Ball"), (130, "Box")], 1):
+        (folder / f"{number}.png").write_bytes((folder / "a.png").read_bytes())
+        ann = Annotator(client, folder / f"{number}.png", number)
+        ann.drawn = ann.ask(click(x, 40, label))
+        ann.submit()
+        parts.webhooks.wait()
+    learning = parts.learning
+    there = found(preannotated(client, folder / "b.png", 3))
+    assert {label for label, _ in there} == {"Ball", "Box"}
+    assert len(learning._known) >= 2
+    assert learning._known_bytes == sum(shown.nbytes for _, shown in learning._known.values())
+    monkeypatch.setattr("backend.serving.learning.WANTED_S", 0.0)
+    assert found(preannotated(client, folder / "b.png", 4)) == there
+    assert len(learning._known) == 1
+    assert learning._known_bytes == sum(shown.nbytes for _, shown in learning._known.values())

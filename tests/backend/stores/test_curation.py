@@ -11,8 +11,9 @@ import pytest
 from backend.stores.answers import Answers
 from backend.stores.curation import Curation
 from backend.stores.database import Database
-from backend.stores.memory import PINNED, REMOVED, MemoryBank
+from backend.stores.memory import MemoryBank
 from backend.stores.projects import ProjectTable
+from backend.stores.rows import PINNED, REMOVED
 from backend.stores.snapshots import Snapshots
 from backend.values.errors import RequestError
 from backend.values.session import Verdict

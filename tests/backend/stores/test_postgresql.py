@@ -17,7 +17,8 @@ from backend.stores.balance import Balance
 from backend.stores.curation import Curation
 from backend.stores.database import Database, all_tables
 from backend.stores.ledger import Ledger
-from backend.stores.memory import PINNED, MemoryBank
+from backend.stores.memory import MemoryBank
+from backend.stores.rows import PINNED
 from backend.stores.sessions import SessionStore
 from backend.stores.snapshots import Snapshots
 from backend.values.session import Verdict
