@@ -65,10 +65,14 @@ class DecodedImages:
         return self._images.do(key, lambda: self._decoded(body, key))
 
     def open(self, path: Path, most_bytes: int) -> KeyedImage:
-        """The image of a file on this machine, which is looked into again only when it has changed; read in windows where it is
-        too large for anything else. Raises ImageError when it is missing, has more than ``most_bytes`` or cannot be decoded.
+        """The image of a file on this machine, which is looked into again only when it has changed, or has just done so; read
+        in windows where it is too large for anything else. Raises ImageError when it is missing, has more than ``most_bytes``
+        or cannot be decoded.
         """
-        return self._images.do(state_of(path), lambda: self._opened(path, most_bytes))
+        state = state_of(path)
+        if state is None:
+            return open_large(path, self._most_pixels, self._bands) or self.decode(read_file(path, most_bytes))
+        return self._images.do(state, lambda: self._opened(path, most_bytes))
 
     def _opened(self, path: Path, most_bytes: int) -> KeyedImage:
         large = open_large(path, self._most_pixels, self._bands)

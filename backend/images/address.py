@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,11 +59,20 @@ class Folders:
         return None
 
 
-def state_of(path: Path) -> str:
-    """A file's place, number, size and time, which change with what is in it. Raises ImageError when it is missing."""
+SETTLED_S = 2.5
+"""So long after a change a file may change once more at the same time: clocks of file systems tick every few milliseconds, that
+of FAT every two seconds.
+"""
+
+
+def state_of(path: Path) -> str | None:
+    """A file's place, number, size and times, which change with what is in it; None while the last change is so fresh that the
+    next one need not show. Raises ImageError when it is missing.
+    """
     with _readable():
         state = path.stat()
-    return f"{path}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
+    is_settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_S * 1e9
+    return f"{path}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}:{state.st_ctime_ns}" if is_settled else None
 
 
 def read_file(path: Path, most_bytes: int) -> bytes:

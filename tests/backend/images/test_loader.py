@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend import images
-from backend.images import DecodedImages, _Newest, image_cache
+from backend.images import DecodedImages, _Newest, address, image_cache
 from backend.images.fetch import Fetched, Validators
 from backend.values.errors import ImageError
 from tests.backend.images.conftest import MakeMedia
@@ -314,12 +314,40 @@ def test_a_file_here_is_read_once_until_it_changes(
     read: list[Path] = []
     whole = images.read_file
     monkeypatch.setattr(images, "read_file", lambda path, most: (read.append(path), whole(path, most))[1])
+    monkeypatch.setattr(address, "SETTLED_S", 0)
     media, path = make_media(local_roots=(tmp_path,)), tmp_path / "a.png"
     for value in (7, 8):
         path.write_bytes(file_of(value))
         os.utime(path, ns=(value, value))
         assert {media.load(str(path), "1", "7").pixels.max() for _ in range(3)} == {value}
     assert len(read) == 2
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_file_here_that_is_written_again_at_once_shows_what_is_in_it_now(
+    make_media: MakeMedia, tmp_path: Path, is_kept: bool
+) -> None:
+    """As many bytes within one tick of the clock, or with the time of before, as ``cp -p`` and archives keep it."""
+    media, path = make_media(local_roots=(tmp_path,)), tmp_path / "a.bmp"
+    bodies = [io.BytesIO() for _ in range(50)]
+    for value, body in enumerate(bodies):
+        Image.new("RGB", (10, 10), (value,) * 3).save(body, "BMP")
+    for value, body in enumerate(bodies):
+        path.write_bytes(body.getvalue())
+        if is_kept:
+            os.utime(path, (1e9, 1e9))
+        assert media.load(str(path), "1", "7").pixels.max() == value
+
+
+def test_what_a_file_is_known_by_is_not_told_while_its_next_change_may_look_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(file_of(7))
+    os.utime(path, (1e9, 1e9))
+    assert address.state_of(path) is None, "its time can be set, that of the last change cannot"
+    monkeypatch.setattr(address.time, "time_ns", lambda: path.stat().st_ctime_ns + 3 * 10**9)
+    assert address.state_of(path) is not None
 
 
 def test_threads_on_many_images_never_get_another_one() -> None:
