@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,13 +243,16 @@ def walk_numbers(folder: Path) -> Iterator[Number]:
     """A photo is opened and then clicked on, over HTTP, with the embedded engine, which another photo has warmed up."""
     from backend.app import create_app
     from backend.assemble import assemble
+    from backend.images.address import SETTLED_S
     from backend.values.settings import Settings
 
     client = TestClient(create_app(assemble(Settings(engine="embedded", home=folder / "home", local_roots=str(folder)))))
     requests: dict[str, dict[str, Any] | None] = {"pre-annotation": None, "click": {"result": [click()]}}
-    for number in (1, 2):
-        image = folder / f"{number}.png"
+    images = [folder / f"{number}.png" for number in (1, 2)]
+    for number, image in enumerate(images):
         Image.fromarray(photo(number)).save(image)
+    time.sleep(SETTLED_S)  # or they are looked into with every request, as they have just been written
+    for image in images:
         walks = {what: walk(client, image, context) for what, context in requests.items()}
     for (what, walked), (most, reached) in zip(walks.items(), ((None, 0), (28, 40)), strict=True):
         yield Number(f"files that an embedded {what} crosses", len(walked.files), most, reached)
