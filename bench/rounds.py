@@ -59,21 +59,32 @@ class Task:
     void: BoolArray
 
 
+DONE = KEPT, CORRECTED, CLICKED, RENAMED, DELETED = "kept", "corrected by clicks", "clicked from nothing", "renamed", "deleted"
+"""What is done about suggestions, and about objects that have none."""
+
+
 @dataclass(slots=True)
 class Tally:
-    """What one round cost: interactions and seconds of the engine, over objects, of which some were accepted untouched."""
+    """What one round cost: how often each thing was ``done``, its interactions, and how often it was given up."""
 
     objects: int = 0
-    interactions: int = 0
-    untouched: int = 0
-    deleted: int = 0
+    done: dict[str, list[int]] = field(default_factory=dict)
     seconds: float = 0.0
     ious: list[float] = field(default_factory=list)
 
+    def count(self, what: str, interactions: int, given_up: int = 0, often: int = 1) -> None:
+        """Something was done so often."""
+        self.done[what] = [a + b for a, b in zip(self.of(what), (often, interactions, given_up), strict=True)]
+
+    def of(self, what: str) -> tuple[int, ...]:
+        """How often something was done, the interactions that it took, and how often it was given up."""
+        return tuple(self.done.get(what, [0, 0, 0]))
+
     def add(self, other: Tally) -> None:
-        self.objects, self.interactions = self.objects + other.objects, self.interactions + other.interactions
-        self.untouched, self.deleted = self.untouched + other.untouched, self.deleted + other.deleted
-        self.seconds, self.ious = self.seconds + other.seconds, self.ious + other.ious
+        self.objects, self.seconds = self.objects + other.objects, self.seconds + other.seconds
+        self.ious += other.ious
+        for what, (often, interactions, given_up) in other.done.items():
+            self.count(what, interactions, given_up, often)
 
 
 class Annotator:
@@ -104,33 +115,36 @@ class Annotator:
         regions = _regions(found)
         best = _suggestion_of(task, regions)
         wrong = [region for k, region in enumerate(regions) if k != best]
-        tally.interactions, tally.deleted = tally.interactions + len(wrong), tally.deleted + len(wrong)
+        tally.count(DELETED, len(wrong), often=len(wrong))
         if task.label is not None:
             label, start = regions[best] if best is not None else (task.label, None)
             quality = iou(start, task.truth, task.void) if start is not None else 0.0
-            is_renamed = label != task.label
-            tally.objects, tally.interactions = tally.objects + 1, tally.interactions + is_renamed
-            tally.untouched += quality > UNTOUCHED and not is_renamed
+            tally.objects += 1
             tally.ious.append(iou(_merged(found, task.label), task.truth, task.void))
-            tally.interactions += 0 if quality > UNTOUCHED else self._clicks(task, start, learnt)
-            wrong += [regions[best]] if best is not None and is_renamed else []
+            if label != task.label:
+                tally.count(RENAMED, 1)
+                wrong.append((label, regions[best or 0][1]))
+            if quality <= UNTOUCHED:
+                tally.count(CLICKED if start is None else CORRECTED, *self._clicks(task, start, learnt))
+            elif label == task.label:
+                tally.count(KEPT, 0)
         return [(label, mask) for label, mask in wrong if label is not None]
 
-    def _clicks(self, task: Task, start: BoolArray | None, learnt: tuple[LabelMemory, ...]) -> int:
-        """The clicks until a mask is good, from a suggestion or from nothing."""
+    def _clicks(self, task: Task, start: BoolArray | None, learnt: tuple[LabelMemory, ...]) -> tuple[int, bool]:
+        """The clicks until a mask is good, from a suggestion or from nothing, and whether it was given up."""
         mask = start if start is not None else np.zeros_like(task.truth)
         drawn: list[MaskPrompt | PointPrompt] = [MaskPrompt(start)] if start is not None else []
         memory, version = None, self._segmenter.engine.version
         for count in range(MOST_CLICKS):
             click = next_click(mask, task.truth, task.void)
             if click is None or iou(mask, task.truth, task.void) > UNTOUCHED:
-                return count
+                return count, False
             drawn.append(PointPrompt(click[0], click[1]))
             question = ForPrompts(task.image, PromptSet(tuple(drawn)), self._vocabulary, task.label, memory, learnt=learnt)
             found = answer(self._segmenter, question)
             if len(found):
                 mask, memory = np.asarray(found.masks[0]), ObjectMemory(found.low_res_logits[0], version)
-        return MOST_CLICKS
+        return MOST_CLICKS, iou(mask, task.truth, task.void) <= UNTOUCHED
 
 
 def answer(segmenter: Segmenter, question: Question) -> MaskSet:
@@ -160,10 +174,8 @@ def photos_of(rows: Sequence[Row], names: Sequence[str], most: int = MOST_PHOTOS
     """The photos of each name that has enough, ``most`` of each, those on natural backgrounds first."""
     found = {}
     for name in names:
-        mine = sorted(
-            (row for row in rows if set(row.names.values()) == {name}),
-            key=lambda row: (SOURCES.index(row.source), str(row.image)),
-        )
+        mine = [row for row in rows if set(row.names.values()) == {name}]
+        mine.sort(key=lambda row: (SOURCES.index(row.source), str(row.image)))
         if len(mine) >= ENOUGH:
             found[name] = load(mine[:most], {})
     return found
@@ -235,13 +247,14 @@ class Rounds:
     def measure(self, segmenter: Segmenter, groups: Iterable[Group], state: Path) -> list[str]:
         """What each round costs with and without a memory; what was measured before is read from ``state``."""
         tallies = {learns: [Tally() for _ in range(ROUNDS)] for learns in (False, True)}
+        later = {learns: Tally() for learns in tallies}
         for group in groups:
             for learns, rounds in tallies.items():
                 done = self._work(segmenter, group, learns, state)
-                for tally, more in zip(rounds, done, strict=True):
+                for tally, more in zip((*rounds, *[later[learns]] * (ROUNDS - 1)), (*done, *done[1:]), strict=True):
                     tally.add(more)
-        pairs = zip(tallies[False], tallies[True], strict=True)
-        return [f"round {number + 1}: {_compared(off, on)}" for number, (off, on) in enumerate(pairs)]
+        told = [f"round {k + 1}: {_compared(tallies[False][k], tallies[True][k])}" for k in range(ROUNDS)]
+        return [*told, *_spent(later[False], later[True])]
 
     def _work(self, segmenter: Segmenter, group: Group, learns: bool, state: Path) -> list[Tally]:
         """The rounds of one group, each of which is kept when all are done."""
@@ -260,14 +273,22 @@ class Rounds:
 
 def _compared(off: Tally, on: Tally) -> str:
     """A round without and with a memory, in words."""
-    change = _per(on.interactions, on) / max(_per(off.interactions, off), 1e-6) - 1
+    cost, now = (_per(sum(tally.of(what)[1] for what in DONE), tally) for tally in (off, on))
+    kept, deleted = ([_per(tally.of(what)[0], tally) for tally in (off, on)] for what in (KEPT, DELETED))
     return (
-        f"{on.objects} objects; interactions per object {_per(off.interactions, off):.2f} without memory, "
-        f"{_per(on.interactions, on):.2f} with it ({change:+.0%}); accepted untouched {_per(off.untouched, off):.0%}, "
-        f"{_per(on.untouched, on):.0%}; deleted {_per(off.deleted, off):.2f}, {_per(on.deleted, on):.2f}; "
+        f"{on.objects} objects; interactions per object {cost:.2f} without memory, {now:.2f} with it "
+        f"({now / max(cost, 1e-6) - 1:+.0%}); accepted untouched {kept[0]:.0%}, {kept[1]:.0%}; "
+        f"deleted {deleted[0]:.2f}, {deleted[1]:.2f}; "
         f"IoU {_mean(off.ious):.3f}, {_mean(on.ious):.3f}; seconds of the engine "
         f"{_per(off.seconds, off):.2f}, {_per(on.seconds, on):.2f}"
     )
+
+
+def _spent(off: Tally, on: Tally) -> Iterator[str]:
+    """Where interactions went without and with a memory, in a line for each thing that was done."""
+    yield f"from round 2 on, {on.objects} objects; without and with memory: how many, interactions, given up"
+    for what in DONE:
+        yield f"  {what:20} {'   '.join(''.join(f'{number:6}' for number in each.of(what)) for each in (off, on))}"
 
 
 def _per(number: float, tally: Tally) -> float:
