@@ -184,6 +184,7 @@ def test_the_same_click_again_is_answered_under_new_ids(ann: Annotator) -> None:
     assert first["id"] != again["id"]
 
 
+@pytest.mark.slow
 def test_a_failure_is_no_empty_answer_and_is_not_kept(client: TestClient, folder: Path) -> None:
     """Label Studio stores nothing of a failure, and asks again; an empty prediction it would have kept for good."""
     late = folder / "late.png"

@@ -115,6 +115,7 @@ def test_setup_tells_what_the_labels_of_a_project_are_called(client: TestClient,
     assert not len(table.vocabulary("2@1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [None, {}, {"result": []}, {"unknown": 1}])
 def test_predict_works_before_setup_and_finds_what_the_labels_name(client: TestClient, context: Any) -> None:
     (prediction,) = predict(client, body(task(data_uri(two_shapes())), context=context))
@@ -209,6 +210,7 @@ def test_a_one_pixel_image_is_an_image(client: TestClient) -> None:
     assert masks_of(answer)["Ball"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["<View><Image", "", "no xml", "<View></View>", None, 7])
 def test_a_config_that_cannot_be_used_costs_the_answers_and_not_the_server(client: TestClient, config: Any) -> None:
     response = client.post("/predict", json={**body(task(data_uri(two_shapes()))), "label_config": config})
@@ -290,6 +292,7 @@ def test_a_batch_is_cut_when_the_server_ends(parts: Parts, client: TestClient) -
     assert [len(answer["result"]) for answer in predict(client, body(*tasks))] == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "event",
     [

@@ -56,6 +56,7 @@ def test_the_webhook_of_an_annotation_comes_without_the_login_and_is_received(tm
         assert client.post("/webhook", json=captured("events/annotation_without_login")).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hostname", ["http://[", "http://[::1", "http://x:99999999", "http://x/\\ud800", "\\ud800", "no address", ""]
 )
@@ -64,6 +65,7 @@ def test_a_hostname_that_is_no_address_is_left_out(client: TestClient, hostname:
     assert client.post("/setup", content=content, headers={"content-type": "application/json"}).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
@@ -113,6 +115,7 @@ def secured(tmp_path: Path, **more: Any) -> TestClient:
     return TestClient(create_app(assemble(Settings(engine="colour", home=tmp_path, **wanted))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 def test_a_password_is_known_in_both_encodings_and_under_any_spelling_of_the_scheme(
@@ -135,6 +138,7 @@ def test_what_the_caller_calls_the_host_opens_no_path(tmp_path: Path) -> None:
             assert client.get(path).status_code in (401, 404)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/engine", "/jobs", "/jobs/1"])
 def test_administration_is_closed_where_others_can_reach_the_server_without_a_login(parts: Parts, path: str) -> None:
     for host in ("0.0.0.0", "::", "10.0.0.7", "example.org"):
@@ -165,6 +169,7 @@ def test_a_webhook_that_does_not_know_the_secret_is_not_heard(tmp_path: Path) ->
         assert client.post("/predict", json=body()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "mebibytes"), [("/predict", 65), ("/webhook", 17), ("/setup", 2), ("/engine", 2)])
 def test_a_body_beyond_its_bound_is_refused_before_it_is_held(client: TestClient, path: str, mebibytes: int) -> None:
     read = 0

@@ -20,7 +20,10 @@ from tests.backend.engines import tiny_bundles
 from tests.backend.pictures import Picture, two_red_discs, two_shapes
 from tests.backend.test_app import body, key_point, predict, task
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torchvision 0.28, when it is imported
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torchvision 0.28, when it is imported
+]
 
 
 class Asked:

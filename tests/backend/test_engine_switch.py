@@ -80,6 +80,7 @@ def test_an_engine_that_cannot_be_loaded_leaves_the_old_one(tmp_path: Path) -> N
     assert parts.engine.version == "colour-1"
 
 
+@pytest.mark.slow
 def test_requests_during_a_switch_are_answered_under_the_version_that_answered(tmp_path: Path) -> None:
     parts = assemble(settings(tmp_path))
     image, versions = task(data_uri(two_shapes())), set()

@@ -74,6 +74,7 @@ def picture() -> Iterator[Server]:
     server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 50, 50_000])
 @pytest.mark.parametrize("fault", BROKEN)
 def test_an_image_over_a_broken_connection_is_a_sentence_in_time_and_comes_when_it_is_whole(
@@ -100,6 +101,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_studio, "FIRST_PAUSE_S", 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", BROKEN)
 def test_label_studio_behind_a_broken_connection_is_a_sentence_in_time(fault: str) -> None:
@@ -153,6 +155,7 @@ def fetch(proxy: FaultyProxy, folder: Path) -> None:
     download.fetch(ENGINE, folder, download.Hub(proxy.url), lambda _: None, download.pins_of(ENGINE, folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_hub_behind_a_broken_connection_is_a_sentence_in_time_and_fetching_goes_on(
     fault: str, hub: HubDouble, tmp_path: Path

@@ -81,6 +81,7 @@ def test_a_job_may_have_a_limit_and_may_do_anew_what_is_done(client: TestClient,
     assert not before & {each["id"] for each in double.predictions}
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_ends_and_the_same_order_does_the_rest(client: TestClient, double: StudioDouble) -> None:
     double.with_tasks(100).gate.clear()
     job = client.post("/jobs", json={"project": 1}).json()["id"]
@@ -105,6 +106,7 @@ def test_a_job_that_is_cancelled_before_its_turn_never_begins(client: TestClient
     assert [each["task"] for each in double.predictions] == [2]
 
 
+@pytest.mark.slow
 def test_a_job_keeps_its_engine_when_the_server_switches_and_the_next_one_has_the_new(
     double: StudioDouble, tmp_path: Path
 ) -> None:
@@ -224,6 +226,7 @@ def wait_for_the_end(job: Job) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_running_job_is_known_and_can_be_stopped_however_many_come_after_it(double: StudioDouble, tmp_path: Path) -> None:
     jobs = assemble(settings_for(double.with_tasks(100), tmp_path)).jobs
     double.gate.clear()

@@ -282,6 +282,7 @@ def test_an_engine_that_breaks_costs_only_the_question(segmenter: Segmenter, mon
     assert "ZeroDivisionError" in str(answer)
 
 
+@pytest.mark.slow
 def test_eight_threads_on_sixteen_images_get_no_answer_for_the_wrong_image() -> None:
     """Predictors that hold "the current image" mix up their users; here 800 answers are compared with their truths."""
     segmenter = Segmenter(colour.build(None), FeatureCache(120 * 80 * 16 * 5))

@@ -32,6 +32,7 @@ def imitated_bfloat16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 CLICKS = ["encode one image", "bare decoder", "second click", "plain transformers call", "16 boxes", "everything"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "more"), [("sam2-mini", []), ("sam3-mini", ["one phrase"])])
 def test_everything_that_is_measured_of_a_network_runs_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, name: str, more: list[str]

@@ -12,7 +12,10 @@ from backend.engines.sam.detectors import fit
 from bench.preprocessing import OURS, picture, processors
 from prompts.geometry import Size
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torchvision 0.28, when it is imported
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torchvision 0.28, when it is imported
+]
 EQUAL = [part for part in OURS if not part.startswith("OWLv2")]
 Processor = Callable[[np.ndarray], torch.Tensor]
 

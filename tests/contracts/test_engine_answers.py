@@ -132,7 +132,7 @@ def seem(name: str, folder: Path) -> Engine:
     return replace(release, config=SEEM_CONFIGS[backbone], limits=limits).build(folder / "seem.pt", CPU)
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=tiny_bundles.by_speed(sorted(ENGINES)))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -79,7 +79,7 @@ def segmenter_of(name: str) -> Segmenter:
     return Segmenter(engine(name), FeatureCache(1 << 28))
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=tiny_bundles.by_speed(NAMES))
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
     return segmenter_of(request.param)
 

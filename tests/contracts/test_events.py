@@ -196,6 +196,7 @@ def test_a_text_finds_each_thing_of_its_name_on_the_frame_and_a_track_follows_th
     assert (refused["type"], refused["value"]["error"]) == ("track_error", "nothing of blue is found on frame 1")
 
 
+@pytest.mark.slow
 def test_a_session_whose_masks_nobody_takes_waits_with_few_of_them(page: Page, parts: Parts, monkeypatch: Any) -> None:
     monkeypatch.setattr("backend.serving.protocol.MOST_WAITING_BYTES", 1000)
     session = page.follows("blue", 12)["value"]["session_id"]
@@ -238,6 +239,7 @@ def test_what_cannot_be_tracked_is_an_error_in_its_answer(page: Page, tmp_path: 
     assert page.sends(event="no such event") == {}
 
 
+@pytest.mark.slow
 def test_eight_sessions_at_once_get_no_frame_of_another(page: Page, parts: Parts) -> None:
     names = [("red", 0), ("blue", 20)] * (MOST_RUNNING // 2)
 
@@ -252,6 +254,7 @@ def test_eight_sessions_at_once_get_no_frame_of_another(page: Page, parts: Parts
                 assert (shown & there).sum() / (shown | there).sum() > 0.85  # edges of the film's colours are blurred
 
 
+@pytest.mark.slow
 def test_one_session_too_many_is_busy(page: Page, parts: Parts) -> None:
     """The device is held by somebody else, so that no session comes on."""
     segmenter = parts.engine.segmenter()
@@ -356,6 +359,7 @@ class Sessions(RuleBasedStateMachine):
             desk.sends(event="release")
 
 
+@pytest.mark.slow
 def test_whatever_is_done_to_sessions_each_gives_its_own_frames_once_and_in_order(
     page: Page, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,17 +14,17 @@ from prompts.examples import Examples, together
 from prompts.kinds import KeyedImage, PromptSet, TextPrompt
 from prompts.memory import LabelMemory
 from prompts.phrases import Vocabulary
+from tests.backend.engines.tiny_bundles import by_speed
 from tests.backend.pictures import two_red_discs, two_shapes
 from tests.contracts.test_engines import NAMES, engine
 
 HERE, THERE = two_shapes(), two_red_discs()
-LEARNING = NAMES
 BLICKET, DAX = "blicket", "dax"
 DRAW_NOTHING = {"sam2-tiny", "sam-base", "sam-hq-base"}
 """Engines whose small networks, which were never trained, draw nothing where DINO's patches point."""
 
 
-@pytest.fixture(params=LEARNING, scope="module")
+@pytest.fixture(params=by_speed(NAMES), scope="module")
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
     made = Segmenter(engine(request.param), FeatureCache(1 << 28))
     assert isinstance(made.engine.decoder, LearnsLabels)

@@ -157,6 +157,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(SHAPES)), st.dictionaries(st.sampled_from(KEYS), anything))
 def test_any_value_is_a_mask_of_the_image_or_refused(name: str, value: dict[str, object]) -> None:
     try:

@@ -20,6 +20,7 @@ from backend.video.finding import find_all
 from prompts.geometry import size_of
 from prompts.kinds import Image, KeyedImage, MaskPrompt, PointPrompt, Prompt, PromptError, PromptSet
 from prompts.phrases import LabelPhrases, Vocabulary
+from tests.backend.engines.tiny_bundles import by_speed
 from tests.backend.pictures import square
 from tests.backend.video.films import Recipe, write_film
 from tests.contracts.test_engines import DRAWN, HERE, engine
@@ -30,7 +31,7 @@ HERE_SIZE = size_of(HERE.image)
 BLUE, RED = MaskPrompt(HERE.shapes["blue square"]), MaskPrompt(HERE.shapes["red disc"])
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=by_speed(NAMES))
 def tracker(request: pytest.FixtureRequest) -> Tracker:
     found = engine(request.param).tracker
     assert found is not None
@@ -55,6 +56,7 @@ def followed(
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN)
 def test_everything_that_can_be_drawn_starts_a_track(tracker: Tracker, kind: str) -> None:
     session, (first, second, *_) = tracker.start(1), film()
@@ -76,6 +78,7 @@ def test_nothing_is_followed_before_something_is_drawn_and_what_it_is_not_starts
     assert session.follow(1, film()[1]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", [1, -1])
 def test_an_object_that_comes_later_leaves_the_earlier_one_where_it_was(tracker: Tracker, direction: Literal[1, -1]) -> None:
     alone = followed(tracker, direction, {0: {1: BLUE}})
@@ -86,6 +89,7 @@ def test_an_object_that_comes_later_leaves_the_earlier_one_where_it_was(tracker:
         assert np.logical_xor(one[1].mask, other[1].mask).mean() < 0.005
 
 
+@pytest.mark.slow
 def test_a_mask_on_a_later_frame_is_the_answer_there_and_changes_nothing_before(tracker: Tracker) -> None:
     corrected = MaskPrompt(square(80, 120, 30, 40, 20))
     plain, mended = followed(tracker, 1, {0: {1: BLUE}}), followed(tracker, 1, {0: {1: BLUE}, 2: {1: corrected}})
@@ -96,7 +100,7 @@ def test_a_mask_on_a_later_frame_is_the_answer_there_and_changes_nothing_before(
     assert not shown.any() or np.logical_xor(shown, corrected.mask).mean() < 0.05
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", by_speed(NAMES))
 def test_names_are_looked_for_in_a_film_and_what_is_found_is_followed(name: str, tmp_path: Path) -> None:
     segmenter = Segmenter(engine(name), FeatureCache(1 << 28))
     opened = open_film(write_film(tmp_path / "a.mkv", film(), Recipe(codec="ffv1", rate=Fraction(4))))

@@ -25,6 +25,7 @@ def plan(folder: Path, seconds: float) -> Plan:
     return Plan(folder, "line", seconds / 60, 0.05, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_a_network_learns_and_its_log_shows_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Linear(1, 1)
@@ -48,6 +49,7 @@ def test_a_budget_that_is_used_up_is_not_spent_again(tmp_path: Path) -> None:
     assert torch.equal(other.weight, saved["model"]["weight"])
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_step_that_follows(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
     fit(network, plan(tmp_path, 1), lambda _: line(network))

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from backend.engines.embedded.checkpoint import read_checkpoint, write
@@ -50,6 +51,7 @@ def test_a_batch_marks_what_is_present_absent_and_unknown() -> None:
     assert set(batch.region_name.tolist()) <= {0}
 
 
+@pytest.mark.slow
 def test_the_encoder_s_loss_falls_on_the_photos_it_sees() -> None:
     torch.manual_seed(0)
     batches, network = encoder.Batches(PHOTOS, NAMES, seed=0), PlaceEncoder()
@@ -172,6 +174,7 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
     assert torch.equal(some[kept], grids[kept])
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
     trained = replace(read_checkpoint(SHIPPED), sketches=None)
     before = trained.views.quality[-1].weight.clone()

@@ -55,6 +55,7 @@ def test_a_folder_of_clips_is_one_import_with_boxes_through_every_clip(clips: Pa
             assert shown[0] * 96 / 100 == pytest.approx(4 + 2 * k, abs=1.5)
 
 
+@pytest.mark.slow
 def test_a_run_tells_on_which_frame_of_a_clip_it_is(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,6 +24,8 @@ from tests.backend.bulk.runs import drawn, job_of, pipeline, run_of, same
 from tests.backend.bulk.studio_double import StudioDouble, running
 from tests.backend.bulk.test_studio import parts_of
 
+pytestmark = pytest.mark.slow
+
 CONFIG = (
     '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
     '<Label value="zorp"/><Label value="blarg"/></BrushLabels></View>'

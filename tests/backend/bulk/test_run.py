@@ -110,6 +110,7 @@ def test_a_repaired_image_is_tried_again_and_nothing_else(tmp_path: Path) -> Non
     assert (progress.worked, progress.done, progress.failed) == (1, 4, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_after", [1, 17, 30])
 def test_a_run_that_dies_while_it_writes_goes_on_and_writes_everything_once(tmp_path: Path, dies_after: int) -> None:
     photos = picture_folder(tmp_path / "photos", 40)
@@ -149,6 +150,7 @@ def test_a_limit_is_kept_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
     assert run_of(context, job).work(pipeline(context, job)).worked == 5
 
 
+@pytest.mark.slow
 def test_a_stop_ends_a_run_cleanly_with_nothing_in_doubt(tmp_path: Path) -> None:
     photos = picture_folder(tmp_path / "photos", 120)
     context = context_for(photos, tmp_path / "home")
@@ -207,6 +209,7 @@ def test_a_full_disk_under_the_ledger_is_told_in_plain_words(tmp_path: Path) -> 
         run_of(context, job).work(pipeline(context, job))
 
 
+@pytest.mark.slow
 def test_many_images_are_never_in_memory_at_once(tmp_path: Path) -> None:
     """Back-pressure: a target that is slow holds up the loading of images."""
     photos = picture_folder(tmp_path / "photos", 60)

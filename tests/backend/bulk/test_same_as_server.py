@@ -114,6 +114,7 @@ def attach(double: StudioDouble, extra_params: Any) -> None:
     double.backends = [{"id": 1, "url": "http://127.0.0.1:9090", "state": "CO", "extra_params": extra_params}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_gives_the_same_prediction_and_another_one_than_none(
     double: StudioDouble, tmp_path: Path, choice: str

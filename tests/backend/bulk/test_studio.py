@@ -66,6 +66,7 @@ def test_every_task_gets_one_prediction_with_the_true_masks(double: StudioDouble
         assert all(same(regions[label], truth[label]) for label in truth)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_and_force_replaces(double: StudioDouble, tmp_path: Path) -> None:
     prelabel(double, tmp_path)
     before = [each["id"] for each in double.predictions]
@@ -76,6 +77,7 @@ def test_the_same_command_again_does_nothing_and_force_replaces(double: StudioDo
     assert not {each["id"] for each in double.predictions} & set(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [429, 503, 500, "drop"])
 def test_a_passing_failure_costs_time_and_makes_no_duplicate(double: StudioDouble, tmp_path: Path, fault: int | str) -> None:
     """A connection that ends after Label Studio stored the predictions, but before it said so, is looked into."""
@@ -84,6 +86,7 @@ def test_a_passing_failure_costs_time_and_makes_no_duplicate(double: StudioDoubl
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_question_what_arrived_is_no_answer_to_it(double: StudioDouble, tmp_path: Path) -> None:
     """Stored, but the connection ended; then Label Studio was too busy to say so. Sent once more, they would be there twice."""
     double.faults, double.busy = ["drop"], [429]
@@ -91,6 +94,7 @@ def test_a_refusal_of_the_question_what_arrived_is_no_answer_to_it(double: Studi
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [[429], [503, 503]])
 def test_a_passing_failure_while_old_predictions_are_replaced_costs_time_alone(
     double: StudioDouble, tmp_path: Path, busy: list[int]
@@ -116,6 +120,7 @@ def test_a_deleted_task_costs_that_task_alone_and_says_why(double: StudioDouble,
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction_and_doubles_none(
     double: StudioDouble, tmp_path: Path
 ) -> None:
@@ -142,6 +147,7 @@ def test_a_disk_that_fills_up_under_the_ledger_in_the_middle_costs_no_prediction
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 def test_label_studio_may_restart_in_the_middle(double: StudioDouble, tmp_path: Path) -> None:
     context = parts_of(double, tmp_path)
     job = job_of(context, JobSpec("1"))
@@ -167,6 +173,7 @@ def test_label_studio_may_restart_in_the_middle(double: StudioDouble, tmp_path: 
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_label_studio_that_stays_away_ends_the_run_with_what_to_do(
     double: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +232,7 @@ def test_only_missing_leaves_out_tasks_that_have_a_prediction(double: StudioDoub
     assert set(double.per_task().values()) == {1}
 
 
+@pytest.mark.slow
 def test_only_missing_sees_what_earlier_releases_stored_of_tasks_that_failed(double: StudioDouble, tmp_path: Path) -> None:
     """An empty prediction of the very version, which is replaced; a second one beside regions is none."""
     ours = {"model_version": "colour-1", "score": 0.0, "result": []}
@@ -251,6 +259,7 @@ def test_only_missing_holds_after_a_run_over_all_tasks_was_stopped(double: Studi
     assert sorted(ours) == [1, *range(11, 21)]
 
 
+@pytest.mark.slow
 def test_an_earlier_order_again_has_the_last_word(double: StudioDouble, tmp_path: Path) -> None:
     """The ledger knows that its answers were replaced by those of the order between."""
     prelabel(double, tmp_path)
@@ -262,6 +271,7 @@ def test_an_earlier_order_again_has_the_last_word(double: StudioDouble, tmp_path
     assert before == {each["id"] for each in double.predictions if each["task"] not in (3, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["server", "another order"])
 def test_a_prediction_of_this_version_is_replaced_whoever_made_it_and_others_stay(
     double: StudioDouble, tmp_path: Path, other: str
@@ -277,6 +287,7 @@ def test_a_prediction_of_this_version_is_replaced_whoever_made_it_and_others_sta
     assert before & {each["id"] for each in double.predictions} == {902}
 
 
+@pytest.mark.slow
 def test_force_keeps_the_old_prediction_of_an_image_that_cannot_be_read_now(double: StudioDouble, tmp_path: Path) -> None:
     prelabel(double, tmp_path)
     whole = double.tasks[5]

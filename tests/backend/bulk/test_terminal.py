@@ -41,6 +41,7 @@ def options(tmp_path: Path) -> RunOptions:
     return RunOptions(dry_run=False, sample=0, resume=False, batch=4, workers=0, ray=None, report=tmp_path / "run.html")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_what_is_there_and_the_same_command_does_the_rest(
     spec: JobSpec, options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_sample_and_a_dry_run_write_nothing_but_a_page(
         run_job(spec, replace(options, resume=True), Settings())
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_makes_the_command_fail(spec: JobSpec, options: RunOptions) -> None:
     (Path(spec.source) / "0007.png").write_bytes(b"no image")
     with pytest.raises(typer.Exit) as ended:

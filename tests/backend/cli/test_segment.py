@@ -109,6 +109,7 @@ def test_an_overlay_that_cannot_be_written_is_explained(photo: Path, tmp_path: P
         run(photo, PhotoPrompts(points=("85,40",))).write_overlay(tmp_path / "masks.txt")
 
 
+@pytest.mark.slow
 def test_the_command_says_how_far_it_is_with_an_image_too_large_to_be_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_setting_that_cannot_be_is_named_in_one_line(
 SLOW = {"torch", "transformers", "sqlalchemy", "fastapi"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "name", "value"),
     [

@@ -68,6 +68,7 @@ def test_a_phrase_is_found_and_followed_under_its_name(clip: Path, tmp_path: Pat
     assert "1  red  on 5 of 12 frames" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "stroke", "outline", "mask", "reference"])
 def test_an_object_is_told_in_every_way_on_a_frame_in_the_middle(kind: str, clip: Path, tmp_path: Path) -> None:
     frame, out = open_film(clip).frame(6), tmp_path / "out"

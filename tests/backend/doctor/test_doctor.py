@@ -96,10 +96,12 @@ def test_a_whole_installation_has_nothing_to_do(told: Told) -> None:
     assert told() == []
 
 
+@pytest.mark.slow
 def test_a_whole_bundle_has_nothing_to_do(told: Told, bundle: Path) -> None:
     assert told() == []
 
 
+@pytest.mark.slow
 def test_no_extra(told: Told, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = errors.importlib.util.find_spec
     monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
@@ -115,6 +117,7 @@ def test_no_weights(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no such folder: run 'maskloom fetch sam2-tiny'" in line
 
 
+@pytest.mark.slow
 def test_half_a_bundle(told: Told, bundle: Path) -> None:
     (bundle / "clip" / "open_clip_model.safetensors").unlink()
     (line,) = told()
@@ -125,12 +128,14 @@ def test_half_a_bundle(told: Told, bundle: Path) -> None:
     assert "without clip: run" in line
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_loaded(told: Told, bundle: Path) -> None:
     (bundle / "decoder" / "model.safetensors").write_bytes(b"not weights")
     (line,) = told()
     assert f"the weights in {bundle / 'decoder'} cannot be loaded" in line
 
 
+@pytest.mark.slow
 def test_wrong_revision(home: Path, bundle: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
@@ -191,6 +196,7 @@ def test_locked_database(told: Told, home: Path) -> None:
     assert line.startswith("database: somebody else holds the database")
 
 
+@pytest.mark.slow
 def test_port_busy(told: Told, port: int) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
@@ -242,6 +248,7 @@ def test_readyz_names_no_folders_to_strangers(home: Path) -> None:
         assert "text" not in {name for line in client.get("/readyz").json()["findings"] for name in line}
 
 
+@pytest.mark.slow
 def test_attaching_a_server_whose_engine_cannot_answer_fails_and_says_why(home: Path) -> None:
     """Label Studio shows the status and the address of a setup that failed, so that the address says what is wrong."""
     with serve(home, engine="sam2-tiny") as client:

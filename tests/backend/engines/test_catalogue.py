@@ -43,6 +43,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         find_engine("colour").load(tmp_path / "gone.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("seem-")])
 def test_every_seem_engine_refuses_a_file_that_is_no_checkpoint(name: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"

@@ -78,6 +78,7 @@ def answer(engine: Engine, *prompts: Any) -> Round:
     return done
 
 
+@pytest.mark.slow
 def test_a_full_device_means_smaller_chunks_then_the_cpu_and_the_same_masks(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_full_device_means_smaller_chunks_then_the_cpu_and_the_same_masks(
     assert "Full: out of memory on the device meta; going on with the CPU, which is slower" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_image_that_does_not_fit_is_encoded_on_the_cpu_and_so_are_those_after_it(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_dino_whose_device_is_full_goes_on_with_the_cpu(tmp_path: Path, monkey
     assert full.moved == [CPU]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_sam3_whose_device_is_full_finds_words_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = find_engine("sam3").load(tiny_bundles.write_bundle("sam3", tmp_path), Placement("cpu", "float32"))

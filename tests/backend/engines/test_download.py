@@ -60,6 +60,7 @@ def test_only_files_that_are_read_are_fetched(hub: HubDouble, tmp_path: Path) ->
     ]
 
 
+@pytest.mark.slow
 def test_a_broken_connection_is_gone_on_with_within_a_run(hub: HubDouble, tmp_path: Path) -> None:
     hub.break_after = 500_000
     with pytest.raises(RemoteError, match=r"us/sam was not fetched; run the command again to go on"):

@@ -22,7 +22,10 @@ from tests.backend.engines import tiny_bundles, tiny_detectors
 CPU = Placement("cpu", "float32")
 OF_MODELS = sorted(name for name, recipe in ENGINES.items() if recipe.models and not name.startswith("seem-"))
 """SEEM's engines read one checkpoint of a layout of its own, and no configuration that could ask for anything."""
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torchvision 0.28, when it is imported
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torchvision 0.28, when it is imported
+]
 
 
 @pytest.fixture

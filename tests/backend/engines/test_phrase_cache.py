@@ -51,6 +51,7 @@ def test_a_restarted_engine_finds_the_vectors_of_its_names(bundle: Path, tmp_pat
     assert len(read) == 2
 
 
+@pytest.mark.slow
 def test_another_encoder_s_vectors_are_not_taken(bundle: Path, tmp_path: Path, read: list[str]) -> None:
     first = engine_in(bundle, tmp_path / "kept").space.embed_vocabulary(NAMES)
     other = tiny_bundles.write_bundle("sam-base", tmp_path / "other")

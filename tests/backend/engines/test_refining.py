@@ -58,6 +58,7 @@ def settings(home: Path, **others: Any) -> Settings:
     return Settings(**{"engine": "colour", "refine": "sam-base", "home": home, "device": "cpu", **others})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edgetam-cpu", "sam-base"])
 def test_a_click_over_http_is_answered_with_the_refined_mask_under_both_versions(
     home: Path, watched: list[tuple[int, int]], name: str

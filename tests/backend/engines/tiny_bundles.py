@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import pytest
 
 from backend.engines.catalogue import find_engine
 from tests.backend.engines import tiny_detectors, tiny_models
@@ -24,6 +26,12 @@ GROUNDERS: dict[str, Callable[[Path], Path]] = {
 }
 FAMILIES = ("edgetam-cpu", "sam2-tiny", "sam-base", "sam-hq-base", "sam3")
 """One engine for each family of decoders."""
+LIGHT = ("colour", "embedded")
+
+
+def by_speed(names: Iterable[str]) -> list[object]:
+    """Names of engines as parameters of a test, which is slow with published networks, however tiny."""
+    return [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def write_bundle(name: str, folder: Path) -> Path:

@@ -27,6 +27,8 @@ from backend.values.settings import Settings
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import disc, square
 
+pytestmark = pytest.mark.slow
+
 KEY, TASKS = "1@1", 18
 RED = np.array([180.0, 60.0, 60.0])
 AROUND = [np.array((a, b, c)) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]

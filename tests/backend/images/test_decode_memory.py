@@ -35,6 +35,7 @@ def cost_above_the_image(path: Path) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_large_transparent_picture_costs_what_pillow_takes_and_a_strip(tmp_path: Path) -> None:
     """Of 24 megapixels a file of 100 kB once took 1.1 GB, because its alpha was laid over white as one array of floats."""
     Image.new("RGBA", (3000, 2000), (255, 32, 32, 128)).save(tmp_path / "a.png")
@@ -42,6 +43,7 @@ def test_a_large_transparent_picture_costs_what_pillow_takes_and_a_strip(tmp_pat
     assert cost_above_the_image(tmp_path / "a.png") < 6_000_000 * 4 + (40 << 20)
 
 
+@pytest.mark.slow
 def test_a_tiff_of_many_bands_is_read_strip_by_strip_and_only_the_bands_that_are_shown(tmp_path: Path) -> None:
     """Of 250 bands of floats, 125 MB that 200 kB hold, three are shown."""
     values = np.zeros((250, 250, 250))

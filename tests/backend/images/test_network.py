@@ -155,6 +155,7 @@ def test_the_certificates_are_read_once_for_all_ways(monkeypatch: pytest.MonkeyP
         Network().close()
 
 
+@pytest.mark.slow
 def test_a_slow_host_holds_up_its_own_images_alone(make_media: MakeMedia, server: Server, png: bytes) -> None:
     """Forty-five images that drip once held up every click for a minute: all threads waited for one host."""
     let_go = threading.Event()

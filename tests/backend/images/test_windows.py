@@ -53,6 +53,7 @@ def test_a_window_is_the_part_of_the_whole_in_every_layout(tmp_path: Path, layou
     assert np.array_equal(reader.read(box, 3), pixels[y0:y1:3, x0:x1:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_sixteen_bits_and_many_bands_are_shown_about_as_they_are_when_they_are_read_whole(tmp_path: Path, layout: str) -> None:
     for name, pixels in (("deep", picture(3, np.uint16)), ("many", picture(6))):
@@ -71,6 +72,7 @@ def test_the_bands_can_be_chosen(tmp_path: Path) -> None:
         assert np.array_equal(reader.read((10, 20, 300, 400)), pixels[20:400, 10:300][..., [4, 2, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_same_bands_are_shown_of_a_file_that_is_read_whole(tmp_path: Path, layout: str) -> None:
     for kind in (np.uint8, np.uint16):

@@ -252,6 +252,7 @@ def test_a_prediction_is_plain_json() -> None:
     assert json.loads(json.dumps(prediction, allow_nan=False)) == prediction
 
 
+@pytest.mark.slow
 def test_label_studio_s_own_check_accepts_every_form_of_prediction(tmp_path: Path) -> None:
     python = STUDIO.venv / "bin" / "python"
     if not python.is_file():

@@ -20,6 +20,8 @@ from backend.values.settings import Settings
 from prompts.geometry import Size
 from tests.backend.pictures import BLUE, RED, disc, paint, square
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path("docs/how-to/configs")
 NAMES = sorted(file.stem for file in FOLDER.glob("*.xml"))
 SIZE = Size(90, 160)

@@ -207,6 +207,7 @@ def test_a_thing_on_a_giant_image_is_edited_in_its_box_and_written_as_every_shap
     assert all(float(value.note.split()[-1]) > 0.95 for (value,) in written if value.note)
 
 
+@pytest.mark.slow
 @given(PAIR)
 def test_edits_that_should_be_idempotent_are(drawn: tuple[np.ndarray, ...]) -> None:
     before = pieces(*drawn[:2], scores=(0.9, 0.4))

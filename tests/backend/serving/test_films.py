@@ -144,6 +144,7 @@ def test_a_drawn_box_is_followed_both_ways_and_keeps_its_id_and_what_was_drawn(c
     check_shown(sequence, "red")
 
 
+@pytest.mark.slow
 def test_a_correction_follows_the_rest_anew_and_leaves_what_came_before_to_the_letter(client: TestClient, film: Path) -> None:
     """From frame 21 on the annotator says that it is the blue one: the page changes or sets one keyframe and nothing else."""
     (first,) = ask(client, film, [drawn("red", 0)])["result"]
@@ -162,6 +163,7 @@ def test_a_correction_follows_the_rest_anew_and_leaves_what_came_before_to_the_l
     check_shown(after, "red", range(14))
 
 
+@pytest.mark.slow
 def test_tracks_that_nobody_touched_and_that_the_page_sends_along_are_left_alone(client: TestClient, film: Path) -> None:
     found = {each["value"]["labels"][0]: each for each in ask(client, film)["result"]}
 
@@ -247,6 +249,7 @@ def test_timeline_labels_tell_where_a_name_is_present(client: TestClient, film: 
     assert {(each["from_name"], each["type"]) for each in result} == {("when", "timelinelabels")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [

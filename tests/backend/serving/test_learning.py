@@ -116,6 +116,7 @@ def test_everything_that_is_found_is_named_by_what_was_accepted(client: TestClie
     assert found(second.ask(bare)) == [("Box", "blue mirrored")]
 
 
+@pytest.mark.slow
 def test_images_that_are_kept_in_their_addresses_are_held_a_bounded_number_of_times(
     client: TestClient, parts: Parts, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_label_studio_is_asked_once_for_each_task_for_the_first_one_after_it_wit
     ]
 
 
+@pytest.mark.slow
 def test_after_the_last_task_nothing_is_encoded(server: Server, tmp_path: Path, images: list[str]) -> None:
     says_next(server)
     parts = parts_for(server, tmp_path)
@@ -98,6 +99,7 @@ def test_after_the_last_task_nothing_is_encoded(server: Server, tmp_path: Path, 
     assert encoded(parts) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [({"detail": "no"}, 403), ({"nothing": 1}, 200), ("rubbish", 200)])
 def test_a_label_studio_that_does_not_tell_harms_nothing(
     server: Server, tmp_path: Path, images: list[str], answer: tuple[Any, int]

@@ -112,6 +112,7 @@ def storm(told: list[bytes], lot: random.Random, number: int) -> list[bytes]:
     return events
 
 
+@pytest.mark.slow
 def test_after_a_storm_of_events_the_bank_is_what_the_annotations_say(
     studio: StudioDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,7 @@ def test_after_a_storm_of_events_the_bank_is_what_the_annotations_say(
     assert {row[10] for row in rows(told)} == {"accepted", "corrected", "missed", "rejected", "drawn"}
 
 
+@pytest.mark.slow
 def test_reading_anew_twice_changes_nothing_and_forgets_what_is_gone(studio: StudioDouble, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     history(studio, random.Random(6), 40)

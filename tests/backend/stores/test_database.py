@@ -93,6 +93,7 @@ def test_a_block_that_fails_leaves_nothing(file: Path) -> None:
     assert numbers(database) == []
 
 
+@pytest.mark.slow
 def test_threads_that_read_and_then_write_lose_nothing(file: Path) -> None:
     """A transaction that begins with reading is refused at once where another one has written since, whatever it may wait."""
     database = open_at(file, wait_s=30)

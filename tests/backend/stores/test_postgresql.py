@@ -25,6 +25,8 @@ from backend.values.session import Verdict
 from tests.backend.stores.test_memory import CAT, regions, told
 from tests.labelstudio.conftest import free_port
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("psycopg")
 
 

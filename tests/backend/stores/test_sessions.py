@@ -145,6 +145,7 @@ def test_what_another_request_noted_meanwhile_stays(store: SessionStore) -> None
     assert store.noted([KEY]) == [{"id": "b"}, {"id": "a"}]
 
 
+@pytest.mark.slow
 def test_notes_of_many_threads_are_all_there(store: SessionStore) -> None:
     def work(first: int) -> None:
         for number in range(first, 80, 8):

@@ -61,6 +61,7 @@ def test_a_mask_in_strips_is_changed_as_a_whole_one(
         assert np.array_equal(change(mask, radius), expected)
 
 
+@pytest.mark.slow
 def test_a_large_mask_is_smoothed_in_little_more_memory_than_it_takes() -> None:
     mask = disc(3000, 4000, 2000, 1500, 1400)
     tracemalloc.start()

@@ -32,6 +32,7 @@ FILMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILMS)
 def test_every_frame_is_the_one_that_was_painted(name: str, tmp_path: Path) -> None:
     film = open_film(numbered_film(tmp_path / name, COUNT, FILMS[name]))
@@ -192,6 +193,7 @@ def test_frames_that_a_film_does_not_have_are_refused(tmp_path: Path) -> None:
         list(film.frames(3, 8))
 
 
+@pytest.mark.slow
 def test_an_hour_is_read_in_little_memory_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """3600 frames of 36 KiB are 130 MB; four megabytes hold a few."""
     film: Film = open_film(numbered_film(tmp_path / "a.mkv", 3600, Recipe(rate=Fraction(1), keyframe_every=100)))

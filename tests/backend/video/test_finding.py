@@ -19,6 +19,8 @@ from prompts.geometry import Size
 from prompts.kinds import Image
 from tests.backend.video.films import Recipe, write_film
 
+pytestmark = pytest.mark.slow
+
 COUNT = 110
 RED, BLUE = (220, 30, 30), (30, 40, 220)
 

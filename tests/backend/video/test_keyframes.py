@@ -62,6 +62,7 @@ SHAPES: dict[str, Callable[[int], BoolArray]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_player_shows_every_frame_from_an_eighth_of_them(name: str) -> None:
     masks = [SHAPES[name](k) for k in range(COUNT)]

@@ -18,6 +18,8 @@ from backend.video.tracks import FrameMask, Track, Tracks
 from prompts.geometry import BoolArray
 from tests.backend.video.test_keyframes import SIZE, bar, disc
 
+pytestmark = pytest.mark.slow
+
 COUNT = 96
 CONFIG = '<View><Video name="v" value="$v"/><VideoVectorLabels name="r" toName="v" closable="true"><Label value="cup"/>'
 XML = CONFIG + "</VideoVectorLabels></View>"

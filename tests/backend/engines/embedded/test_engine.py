@@ -166,6 +166,7 @@ def test_a_reference_and_a_memory_ask_for_that_one_object() -> None:
     assert len(decode(ReferencePrompt(KeyedImage.of(PICTURE.image), DISC), memory=memory, references=1)) == 1
 
 
+@pytest.mark.slow
 def test_without_any_prompt_the_things_of_the_image_are_found_without_labels() -> None:
     found = decode()
     assert set(found.labels) <= {None}
@@ -181,6 +182,7 @@ def test_a_string_that_is_no_word_is_nowhere() -> None:
     assert len(decode(TextPrompt("wxqzkf"))) == 0
 
 
+@pytest.mark.slow
 def test_a_panorama_and_a_single_column_are_answered_at_their_own_size() -> None:
     wide = np.tile(PICTURE.image[:, :160], (1, 12, 1))[:120]
     for image in (wide, PICTURE.image[:, :1]):
@@ -192,6 +194,7 @@ def test_a_panorama_and_a_single_column_are_answered_at_their_own_size() -> None
         assert masks.size == size_of(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(8000, 700), (700, 8000)])
 def test_a_click_on_a_disc_of_a_panorama_finds_about_the_disc(width: int, height: int) -> None:
     """A hundredth of the long side; what it covers on the canvas must not be a few pixels."""
@@ -203,6 +206,7 @@ def test_a_click_on_a_disc_of_a_panorama_finds_about_the_disc(width: int, height
         assert iou(engine().decoder.decode(seen, asked, engine().space.embed(asked, seen), None), shape) > 0.85
 
 
+@pytest.mark.slow
 def test_hundreds_of_phrases_are_asked_together_without_paying_for_their_square() -> None:
     words = [f"{colour} {thing}" for colour in ("red", "green", "old") for thing in ("cat", "cup", "car", "tree", "dog")] * 20
     asked = [TextPrompt(f"{word} {k}") for k, word in enumerate(words)]

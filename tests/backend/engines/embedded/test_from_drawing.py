@@ -90,6 +90,7 @@ def test_of_the_looks_at_three_scales_only_the_one_that_was_judged_best_is_follo
     assert found.quality == pytest.approx(float(torch.sigmoid(torch.tensor(0.5))))
 
 
+@pytest.mark.slow
 def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first() -> None:
     engine = build(None)
     (features,) = engine.decoder.encode_images([PICTURE.image])
@@ -238,6 +239,7 @@ def iou(a: BoolArray, b: BoolArray) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "least"), [(6000, 300, 0.95), (4000, 40, 0.85), (8000, 100, 0.85), (40, 4000, 0.85), (300, 6000, 0.95)]
 )

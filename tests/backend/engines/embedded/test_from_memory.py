@@ -63,6 +63,7 @@ def iou(masks: MaskSet, there: BoolArray) -> float:
     return float((mine & there).sum() / (mine | there).sum())
 
 
+@pytest.mark.slow
 def test_a_word_without_a_meaning_is_found_by_its_examples(segmenter: Segmenter) -> None:
     image, mask = coins()
     shown = segmenter.show(KeyedImage.of(half(image, 0)), [(COIN, half(mask, 0))])

@@ -14,6 +14,8 @@ from prompts.examples import Examples
 from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PromptError, PromptSet
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 120, 192
 
 

@@ -32,6 +32,7 @@ def rounding(tensor: torch.Tensor) -> float:
     return float(tensor.abs().max()) / 254 if tensor.ndim > 1 else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn_apart", [False, True])
 def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path, drawn_apart: bool) -> None:
     torch.manual_seed(1)
@@ -47,6 +48,7 @@ def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path, dra
             torch.testing.assert_close(theirs.state_dict()[name].to(tensor), tensor, rtol=1e-3, atol=1e-3 + rounding(tensor))
 
 
+@pytest.mark.slow
 def test_other_weights_have_another_version(tmp_path: Path) -> None:
     write(tmp_path / "w.safetensors", fresh())
     assert build(tmp_path / "w.safetensors").version != build(None).version

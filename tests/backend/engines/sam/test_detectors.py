@@ -76,6 +76,7 @@ def detect(grounder: Grounder, pixels: torch.Tensor, phrases: list[str]) -> Boxe
     return grounder.detect({"pixels": pixels}, Size(pixels.shape[0], pixels.shape[1]), phrases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("shape", [(64, 64), (30, 90), (1, 7)])
 def test_boxes_lie_on_the_image_and_bear_the_phrases(
@@ -109,6 +110,7 @@ def best(result: dict[str, Any]) -> tuple[list[float], float]:
     return result["boxes"][row].tolist(), float(result["scores"][row])
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_omdet_finds_what_its_processor_finds(folder_of: Callable[[str], Path]) -> None:
     import transformers as hf
@@ -197,6 +199,7 @@ def test_the_tokens_of_a_text_belong_to_their_phrases(grounder_of: Callable[[str
     assert spelt == ["redcup", "dog"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grounding_dino", "mm_grounding_dino"])
 def test_more_phrases_than_fit_into_one_text_are_read_in_several(name: str, grounder_of: Callable[[str], Grounder]) -> None:
     """The network of this test reads 64 tokens; a vocabulary that was longer failed, and so did a phrase without a token."""

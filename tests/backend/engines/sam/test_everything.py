@@ -91,6 +91,7 @@ def test_holes_that_are_too_small_for_the_project_are_filled_in_the_answer(least
     assert bool(mask[75, 75]) is is_filled
 
 
+@pytest.mark.slow
 def test_a_bundle_says_how_everything_is_looked_for(tmp_path: Path) -> None:
     bundle = tiny_bundles.write_bundle("sam2-tiny", tmp_path)
     engine, placement = find_engine("sam2-tiny"), Placement("cpu", "float32")

@@ -96,6 +96,7 @@ def assert_same(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> None:
     torch.testing.assert_close(ours[1], theirs[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_click_has_the_same_three_candidates(
     network: PromptableNetwork, reference: Reference, shape: tuple[int, int]

@@ -102,6 +102,7 @@ def assert_same(found: Any, theirs: Any) -> None:
     torch.testing.assert_close(found.scores, scores, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_phrase_has_the_same_masks_and_scores(
     network: Sam3Network, detector: Any, processor: Any, shape: tuple[int, int]
@@ -110,6 +111,7 @@ def test_a_phrase_has_the_same_masks_and_scores(
     assert_same(network.find(encode(network, image), "red cup"), expected(detector, processor, image, text="red cup"))
 
 
+@pytest.mark.slow
 def test_exemplars_of_both_signs_have_the_same_masks(network: Sam3Network, detector: Any, processor: Any) -> None:
     image, boxes, labels = picture((48, 90)), [[5.0, 5, 40, 30], [50.0, 10, 88, 47]], [1, 0]
     ours = network.find(encode(network, image), EXEMPLARS_ALONE, exemplars_of(boxes, labels, (48, 90)))
@@ -157,6 +159,7 @@ def test_a_canvas_holds_the_reference_with_context_on_the_left_and_the_target_on
     assert (right - left) / (bottom - top) == pytest.approx(2)
 
 
+@pytest.mark.slow
 def test_regions_of_the_image_itself_are_exemplars_of_their_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They never were: the image and its own region came as two objects out of the cache, and were taken for two images."""
     engine = find_engine("sam3").load(tiny_bundles.write_bundle("sam3", tmp_path), Placement("cpu", "float32"))
@@ -194,6 +197,7 @@ def lite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.write_sam3_lite_text(tmp_path_factory.mktemp("lite"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lite_text_has_the_masks_and_scores_of_transformers_in_the_frame_of_the_click_decoder(
     lite_folder: Path, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]

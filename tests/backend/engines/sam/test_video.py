@@ -18,6 +18,8 @@ from prompts.geometry import BoolArray
 from prompts.kinds import BoxPrompt, Image, MaskPrompt, PointPrompt, PolygonPrompt, PromptError, PromptSet, ScribblePrompt
 from tests.backend.engines import tiny_models
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 48, 80
 CPU = Placement("cpu", "float32")
 

@@ -75,6 +75,7 @@ PROMPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_the_command_line_answers_every_kind_of_prompt(
     kind: str, weights: Path, files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

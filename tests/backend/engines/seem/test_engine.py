@@ -50,6 +50,7 @@ def drawings(image: Image) -> dict[str, Prompt]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["click", "box", "scribble", "polygon", "mask"])
 def test_every_drawing_gets_one_mask_of_the_images_size(engine: Engine, photo: Image, ask: Ask, kind: str) -> None:
     found = ask(engine, photo, drawings(photo)[kind])
@@ -94,6 +95,7 @@ def test_the_same_question_gets_the_same_answer(engine: Engine, photo: Image, as
     np.testing.assert_array_equal(first.masks, second.masks)
 
 
+@pytest.mark.slow
 def test_text_returns_every_instance_that_is_sure_enough_and_each_once(engine: Engine, photo: Image, ask: Ask) -> None:
     found = [ask(engine, photo, TextPrompt(phrase)) for phrase in ("dog", "a red umbrella", "sky", "person", "window", "grass")]
     assert any(len(answer) for answer in found)
@@ -132,6 +134,7 @@ def test_instances_are_the_sure_ones_without_duplicates_best_first() -> None:
     torch.testing.assert_close(found.embedding, torch.eye(4)[[1, 2]])
 
 
+@pytest.mark.slow
 def test_a_negative_click_removes_the_instance_under_it(engine: Engine, photo: Image, ask: Ask) -> None:
     for phrase in ("dog", "a red umbrella", "sky", "person", "window", "grass"):
         found = ask(engine, photo, TextPrompt(phrase))
@@ -153,6 +156,7 @@ def test_a_negative_phrase_competes(engine_of: Callable[[str], Engine], photo: I
     assert found[phrase].scores.max() > (again.scores.max() if len(again) else 0)
 
 
+@pytest.mark.slow
 def test_a_region_of_another_image_finds_what_looks_like_it(engine: Engine, photo: Image, other_photo: Image, ask: Ask) -> None:
     reference = ReferencePrompt(KeyedImage.of(other_photo), region(other_photo, slice(10, 60), slice(10, 60)))
     found = ask(engine, photo, reference)

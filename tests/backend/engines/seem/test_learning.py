@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from backend.engines.base import Engine, LearnsLabels
 from backend.segmenter import Segmenter
@@ -12,6 +13,8 @@ from backend.values.session import ForEverything, ForNames, Question, Round
 from prompts.kinds import KeyedImage
 from prompts.memory import LabelMemory, learn, margins_of
 from prompts.phrases import Vocabulary
+
+pytestmark = pytest.mark.slow
 
 BLICKET = "blicket"
 

@@ -69,6 +69,7 @@ def best_masks(recording: Recording, said: Prediction, tokens: VisualTokens, ima
     return torch.stack(masks)
 
 
+@pytest.mark.slow
 def test_the_backbone_and_the_pixel_decoder(recording: Recording) -> None:
     maps = recording.network.backbone(recording.padded(recording["imageA_uint8_chw"]))
     for level, image in enumerate(maps, start=2):

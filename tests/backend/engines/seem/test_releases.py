@@ -37,6 +37,7 @@ def config(tiny_configs: dict[str, SeemConfig]) -> SeemConfig:
     return tiny_configs["focaldw"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_back_the_same(network: SeemNetwork, config: SeemConfig, tmp_path: Path) -> None:
     save_checkpoint(network, tmp_path / "seem.pt")
     again = empty_network(config)
@@ -50,6 +51,7 @@ def test_an_older_file_format_is_read_as_well(network: SeemNetwork, config: Seem
     load_weights(empty_network(config), read_checkpoint(tmp_path / "old.pt"), "old.pt")
 
 
+@pytest.mark.slow
 def test_what_training_programs_save_around_a_network_is_taken_off(
     network: SeemNetwork, config: SeemConfig, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_bitmask_is_unpacked_as_it_was_packed_and_one_of_others_is_left_to_its
         assert painted.packed_runs({"imageDataURL": url}, size_of(mask)) is None
 
 
+@pytest.mark.slow
 def test_a_bitmask_of_a_giant_image_is_written_and_read_a_few_lines_at_a_time() -> None:
     """Of 30,000 x 30,000 pixels a mask takes 900 MB."""
     giant = Size(30_000, 30_000)
