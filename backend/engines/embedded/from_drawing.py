@@ -201,6 +201,8 @@ def _resized(mask: BoolArray, size: Size) -> BoolArray:
 
 
 OUTLINE_MARGIN = 1.3
+FINE_SIDE = 192
+"""Pixels of the view that an outline is found in, at most: a larger thing is looked at closer than the decoder sees it."""
 SURE = 2.9
 """Logits beyond this, a chance of 0.95, are not put to the question."""
 MARK = 8.0
@@ -228,9 +230,10 @@ def sharpen(answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
     if found is None:
         return answer
     window = around(found, OUTLINE_MARGIN)
-    logits = np.asarray(look(answer.logits, window, SIDE, outside=FAR), np.float32)
+    side = min(max(window.length, SIDE), FINE_SIDE)
+    logits = np.asarray(look(answer.logits, window, side, outside=FAR), np.float32)
     marks = drawing.maps(window)[[network.POSITIVE, network.NEGATIVE]] > MARKED
-    settled = _settled(np.asarray(look(canvas.pixels, window, SIDE), np.uint8), logits, marks)
+    settled = _settled(np.asarray(look(canvas.pixels, window, side), np.uint8), logits, marks)
     if settled is None or _iou(settled, logits > 0) < AGREES:
         return answer
     soft = cv2.GaussianBlur(settled.astype(np.float32), (0, 0), 1.0) * 2 - 1
@@ -254,7 +257,7 @@ def _settled(image: Image, logits: NDArray[np.float32], marks: BoolArray) -> Boo
     pixels to tell its colours.
     """
     logits = logits.copy()
-    wanted, refused = (cv2.resize(mark.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) > 0 for mark in marks)
+    wanted, refused = (cv2.resize(mark.astype(np.uint8), logits.shape, interpolation=cv2.INTER_NEAREST) > 0 for mark in marks)
     logits[wanted], logits[refused] = MARK, -MARK
     inside = int((logits > 0).sum())
     if min(inside, logits.size - inside) < FEWEST:
@@ -267,10 +270,11 @@ def _settled(image: Image, logits: NDArray[np.float32], marks: BoolArray) -> Boo
 
 def _colour_odds(image: Image, chance: NDArray[np.float32]) -> NDArray[np.float32]:
     """The log odds ``(H, W)`` that a pixel of its colour is inside, where ``chance (H, W)`` says what is."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    least, most = lab.min(axis=(0, 1)), lab.max(axis=(0, 1))
-    bins = ((lab - least) * ((BINS - 0.01) / (most - least + 1))).astype(np.intp)
-    place = np.ravel_multi_index(tuple(np.moveaxis(bins, 2, 0)), (BINS,) * 3)
+    place = np.zeros(chance.shape, np.intp)
+    for channel in cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB)):
+        least, most = np.float32(channel.min()), np.float32(channel.max())
+        bins = (np.arange(256, dtype=np.float32) - least) * ((BINS - 0.01) / (most - least + 1))
+        place = place * BINS + bins.astype(np.intp)[channel]
     within, beyond = (_histogram(place, weight) for weight in (chance, 1 - chance))
     odds = np.log((within + RARE) / (beyond + RARE)).clip(-MOST_ODDS, MOST_ODDS)
     return np.asarray(odds[place], np.float32)
@@ -287,22 +291,26 @@ def _histogram(place: NDArray[np.intp], weight: NDArray[np.float32]) -> NDArray[
 
 def guided(soft: NDArray[np.float32], guide: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map ``(H, W)`` that follows the edges of a colour image ``(H, W, 3)``: the guided filter (He et al. 2013, 3.5)."""
-    colour, value = _mean(guide), _mean(soft)
-    rows, columns = (0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2)
-    spread = _mean(guide[..., rows] * guide[..., columns]) - colour[..., rows] * colour[..., columns]
-    matrix = spread[..., (0, 1, 2, 1, 3, 4, 2, 4, 5)].reshape(*soft.shape, 3, 3) + EVEN * np.eye(3, dtype=np.float32)
-    along = _mean(guide * soft[..., None]) - colour * value[..., None]
-    slope = solved(matrix, along)
-    level = value - (slope * colour).sum(axis=2)
-    return np.asarray((_mean(slope) * guide).sum(axis=2) + _mean(level), np.float32)
+    colours, value = [np.asarray(each, np.float32) for each in cv2.split(guide)], _mean(soft)
+    means = [_mean(each) for each in colours]
+    pairs = [(k, j) for k in range(3) for j in range(k, 3)]
+    spread = [_mean(colours[k] * colours[j]) - means[k] * means[j] + EVEN * np.float32(k == j) for k, j in pairs]
+    along = [_mean(each * soft) - middle * value for each, middle in zip(colours, means, strict=True)]
+    slopes = solved(np.stack(spread), np.stack(along))
+    level = value - sum(slope * middle for slope, middle in zip(slopes, means, strict=True))
+    followed = [_mean(slope) * each for slope, each in zip(slopes, colours, strict=True)]
+    return np.asarray(sum(followed, _mean(level)), np.float32)
 
 
-def solved(matrix: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What symmetric matrices ``(..., 3, 3)`` take to ``wanted (..., 3)``, by Cramer's rule, which is quicker than a solver."""
-    first, second, third = np.moveaxis(matrix, -1, 0)
-    minors = np.stack([np.cross(second, third), np.cross(third, first), np.cross(first, second)], axis=-2)
-    size = (first * minors[..., 0, :]).sum(axis=-1, keepdims=True)
-    return np.asarray((minors * wanted[..., None, :]).sum(axis=-1) / size, np.float32)
+def solved(upper: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What symmetric 3 x 3 matrices, row by row from their diagonals on, ``(6, ...)``, take to ``wanted (3, ...)``, by Cramer's
+    rule, which is quicker than a solver.
+    """
+    (a, b, c, d, e, f), (x, y, z) = upper, wanted
+    aa, ab, ac = d * f - e * e, c * e - b * f, b * e - c * d
+    bb, bc, cc = a * f - c * c, b * c - a * e, a * d - b * b
+    found = np.stack([aa * x + ab * y + ac * z, ab * x + bb * y + bc * z, ac * x + bc * y + cc * z])
+    return np.asarray(found / (a * aa + b * ab + c * ac), np.float32)
 
 
 def _mean(array: NDArray[np.float32]) -> NDArray[np.float32]:
