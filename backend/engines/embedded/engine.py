@@ -33,7 +33,7 @@ from backend.engines.embedded.from_memory import (
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
 from backend.engines.embedded.network import ImageEncoder, factor_to, fold_batch_norm
-from backend.engines.embedded.places import DIM, encoded_by, find_everything, once_each, resized
+from backend.engines.embedded.places import DIM, encoded_by, encoded_shape, find_everything, once_each, resized
 from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
@@ -87,7 +87,6 @@ PEAK, OUTSTANDING = 5, 4.0
 """The cells around a peak that are lower, and how far it is above the median of an image, in median deviations."""
 FEWEST_SHOWN = 2
 """Images of a label from which on its examples say how far a thing reaches that is drawn."""
-_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +219,17 @@ class EmbeddedDecoder:
     def decode_drawn_label(
         self, features: ImageFeatures, tokens: PromptTokens, like: LabelMemory, memory: ObjectMemory | None
     ) -> MaskSet:
-        """What is drawn, helped by what looks like the examples of its label; see DrawsLabels."""
+        """What is drawn, helped by what looks like the examples of its label; see DrawsLabels. Marks alone are answered without
+        that help as well, and the answer is the better one: what misled a suggestion would mislead the click that replaces it.
+        """
         canvas, calibration = Canvas.of(features), self._calibration
         alike = Compared.of(features.grid.float(), [like]).margins() * calibration.reference_scale + calibration.reference_bias
         previous = chance_of(memory_on(canvas, memory.low_res_logits)) if memory is not None else None
-        return self.decode_drawn(canvas, tokens.prompts, alike if like.images >= FEWEST_SHOWN else None, previous)
+        helps: list[Tensor | None] = [alike if like.images >= FEWEST_SHOWN else None]
+        if helps[0] is not None and extent_of(draw_on(canvas, tokens.prompts, previous, None)) is None:
+            helps.append(None)
+        found = [self.decode_drawn(canvas, tokens.prompts, each, previous) for each in helps]
+        return max(found, key=lambda each: float(each.scores.max(initial=0.0)))
 
     @torch.inference_mode()
     def decode_alternatives(self, features: ImageFeatures, prompts: PromptSet) -> MaskSet:
@@ -315,7 +320,7 @@ class EmbeddedDecoder:
 
 def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:
     """The vectors ``(D, h, w)`` that the decoder of drawings was trained with."""
-    small = torch.from_numpy(resized(image, *_sketched_shape(image))).to(next(encoder.parameters()).device)
+    small = torch.from_numpy(resized(image, *encoded_shape(image, SKETCHED_SIDE))).to(next(encoder.parameters()).device)
     batch = small.permute(2, 0, 1)[None].float() / 255
     found: Tensor = encoder.embed(encoder(batch.contiguous(memory_format=torch.channels_last)))[0]
     return found
@@ -331,13 +336,6 @@ def _on_canvas(logits: Tensor, canvas: Canvas) -> NDArray[np.float32]:
     chance = chance_of(logits.float().cpu().numpy())
     wide = (canvas.size.width, canvas.size.height)
     return np.asarray(cv2.resize(chance, wide, interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def _sketched_shape(image: Image) -> tuple[int, int]:
-    """Height and width, multiples of 32, with the long side at 384."""
-    factor = factor_to(SKETCHED_SIDE, image.shape)
-    height, width = (max(_STEP, round(extent * factor / _STEP) * _STEP) for extent in image.shape[:2])
-    return height, width
 
 
 def _canvas_pixels(image: Image) -> Image:

@@ -257,9 +257,9 @@ def encoded_by(
     return [tuple(each[0].float() for each in maps) for maps in found]
 
 
-def encoded_shape(image: Image) -> tuple[int, int]:
-    """Height and width, multiples of 32, with the long side at 512, or longer; see ``factor_to``."""
-    factor = factor_to(ENCODED_SIDE, image.shape)
+def encoded_shape(image: Image, side: int = ENCODED_SIDE) -> tuple[int, int]:
+    """Height and width, multiples of 32, with the long side at ``side``, or longer; see ``factor_to``."""
+    factor = factor_to(side, image.shape)
     height, width = (max(_STEP, round(extent * factor / _STEP) * _STEP) for extent in image.shape[:2])
     return height, width
 

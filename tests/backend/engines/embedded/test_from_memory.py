@@ -21,10 +21,10 @@ from backend.segmenter import Segmenter
 from backend.serving.learnt import PLACES as PLACES_OF_EXAMPLES
 from backend.values.features import FeatureCache, ImageFeatures
 from backend.values.masks import MaskSet
-from backend.values.session import ForNames, Round
+from backend.values.session import ForNames, ForPrompts, Round
 from prompts.examples import Examples, together
 from prompts.geometry import BoolArray, Size
-from prompts.kinds import Image, KeyedImage
+from prompts.kinds import Image, KeyedImage, PointPrompt, PromptSet
 from prompts.memory import Compared, LabelMemory, learn
 from prompts.phrases import Vocabulary
 from tests.backend.pictures import disc
@@ -91,6 +91,22 @@ def found_at(mask: BoolArray) -> Found:
 
 def chance(mask: BoolArray) -> NDArray[np.float32]:
     return np.where(mask, 0.95, 0.05).astype(np.float32)
+
+
+def test_a_click_is_not_led_astray_by_examples_that_show_what_is_around_it(segmenter: Segmenter) -> None:
+    """The felt under the coins was accepted as coins twice: clicks on coins are answered as if nobody had shown anything."""
+    image, coin = coins()
+    felt = [(KeyedImage.of(turned(half(image, 0))), turned(~half(coin, 0))) for turned in (np.array, np.fliplr)]
+    shown = [segmenter.show(each, [(COIN, region)]) for each, region in felt]
+    learnt = learn(Vocabulary.from_names([COIN]).entries, shown, segmenter.engine.version)
+    _, _, stats, middles = cv2.connectedComponentsWithStats(half(coin, 1).astype(np.uint8))
+    for k in np.argsort(-stats[1:, cv2.CC_STAT_AREA])[:3] + 1:
+        click = PromptSet((PointPrompt((float(middles[k][0]), float(middles[k][1]))),))
+        question = ForPrompts(KeyedImage.of(half(image, 1)), click, Vocabulary(), COIN)
+        plain, misled = segmenter.segment([question, replace(question, learnt=learnt)])
+        assert isinstance(plain, Round)
+        assert isinstance(misled, Round)
+        assert np.array_equal(plain.masks.masks[0], misled.masks.masks[0])
 
 
 def test_a_part_becomes_the_whole_thing_that_looks_like_the_examples() -> None:
