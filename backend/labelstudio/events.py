@@ -166,19 +166,25 @@ def _task_of(annotation: Json, tasks: list[Json]) -> Json:
 
 
 def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example) -> Iterator[Example]:
+    """One of each region: Label Studio stores an accepted mask a second time under a tag whose label was still selected."""
     found = task.get("data")
     data = found if isinstance(found, Mapping) else {}
     config, left = config.for_task(data), MOST_PIXELS_TOGETHER
+    read: set[str] = set()
+    failed: list[tuple[str, RequestError]] = []
     for mark in (mark for image in config.images for mark in examples_of(annotation, config.labels_of(image))):
         try:
             url = _address(mark.item, config, data)
-            if url and covers_pixels(mark.item):
+            if url and covers_pixels(mark.item) and mark.id not in read:
                 left -= size_of_item(mark.item).pixels
                 if left < 0:
                     raise RequestError("with those before it, it is about more pixels than one annotation may be")
                 yield from _example(mark, url, blank)
+                read |= {mark.id} - {""}
         except RequestError as error:
-            log.warning("annotation %s: a region is not remembered: %s", blank.annotation, error)
+            failed.append((mark.id, error))
+    for error in (error for name, error in failed if name not in read):
+        log.warning("annotation %s: a region is not remembered: %s", blank.annotation, error)
 
 
 def _example(mark: RegionMark, url: str, blank: Example) -> Iterator[Example]:

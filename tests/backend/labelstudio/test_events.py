@@ -136,6 +136,19 @@ def test_a_broken_region_costs_only_itself_and_a_skipped_task_shows_nothing() ->
     assert found.examples == ()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_mask_that_was_accepted_while_a_label_was_selected_is_one_example_and_no_complaint(
+    order: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Label Studio stores it a second time, as a rectangle or a point that holds run lengths."""
+    mask = region("Brush", "Cat", {**STROKE, "format": "rle"}, "a")
+    again = region("Rectangle", "Cat", {**STROKE, "format": "rle"}, "a")
+    assert [each.region for each in created(*[mask, again][::order]).examples] == ["a"]
+    assert "not remembered" not in caplog.text
+    assert created(again).examples == ()
+    assert "not remembered" in caplog.text
+
+
 @given(st.sampled_from(NAMES), st.data())
 def test_whatever_is_wrong_with_an_event_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
     body = event(name)
