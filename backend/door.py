@@ -112,7 +112,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, arriving = time.perf_counter(), 0, _Arriving(scope, receive)
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -123,20 +123,23 @@ class Door:
         path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
         try:
             with TRACING.span(f"{scope['method']} {path}"):
-                await self._let_in(scope, receive, watched)
+                await self._let_in(scope, arriving, watched)
+        except asyncio.CancelledError:  # the server ends, and has waited for this answer as long as it may
+            arriving.is_over = True
+            if not status:
+                await _answer(_Refused(503, "the server is ending", **_LATER), arriving, watched)
         finally:
-            self._requests.labels(path, str(status)).inc()
+            self._requests.labels(path, str(status or 500)).inc()
             self._seconds.labels(path).observe(time.perf_counter() - started)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _let_in(self, scope: Scope, arriving: _Arriving, send: Send) -> None:
         held: list[int] = []
-        arriving = _Arriving(scope, receive)
         try:
             self._check_caller(scope)
             body = await self._read(scope["path"], arriving, held)
             _check_shape(scope["path"], body)
             with self._place(scope["path"]):
-                await self._app(scope, _replayed(body, receive), send)
+                await self._app(scope, _replayed(body, arriving.receive), send)
             return
         except _Refused as error:
             refused = error.with_traceback(None)  # whose frames hold what was read
@@ -218,10 +221,10 @@ class _Arriving:
         self.announced = int(length) if length.isdigit() else 0
         self.has_body = self.announced > 0 or b"transfer-encoding" in headers
         self.is_over = self.is_gone = False
-        self._receive = receive
+        self.receive = receive
 
     async def next(self) -> bytes:
-        message = await self._receive()
+        message = await self.receive()
         self.is_gone = message["type"] == "http.disconnect"
         self.is_over = self.is_gone or not message.get("more_body")
         return bytes(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""Bodies that are refused, over a real connection: the caller reads why, whichever way it sends, and holds nobody up."""
+"""Refusals over a real connection: the caller reads why, whichever way it sends, and holds nobody up."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 
 from backend import door
 from backend.app import create_app
-from backend.assemble import assemble
+from backend.assemble import Parts, assemble
 from backend.values.settings import MEBIBYTE, Settings
 
 BOUNDS = {"/predict": 64, "/webhook": 16, "/setup": 1, "/jobs": 1, "/engine": 1, "/memory/act": 1}
@@ -22,16 +25,24 @@ BOUNDS = {"/predict": 64, "/webhook": 16, "/setup": 1, "/jobs": 1, "/engine": 1,
 CHUNK = b"%x\r\n" % MEBIBYTE + b"a" * MEBIBYTE + b"\r\n"
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    settings = Settings(engine="colour", home=tmp_path_factory.mktemp("home"))
+@contextmanager
+def serving(parts: Parts) -> Iterator[tuple[uvicorn.Server, int]]:
+    """A server, and its port."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(assemble(settings)), log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(create_app(parts), log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
+    try:
+        yield server, listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with serving(assemble(Settings(engine="colour", home=tmp_path_factory.mktemp("home")))) as (_, port):
+        yield port
 
 
 def head(path: str, *headers: str) -> bytes:
@@ -165,3 +176,25 @@ def test_a_refusal_without_a_body_left_keeps_the_connection(port: int) -> None:
         assert (refused.status, refused.getheader("connection")) == (400, None)
         assert b"nested deeper" in refused.read()
     client.close()
+
+
+def test_a_caller_who_waits_when_the_server_ends_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts, begun, end = assemble(Settings(engine="colour", home=tmp_path)), threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> list[Any]:
+        begun.set()
+        end.wait(20)
+        return []
+
+    monkeypatch.setattr(type(parts.service), "predict", wait)
+    with serving(parts) as (server, port), opened(port) as connection:
+        connection.sendall(head("/predict", "Content-Length: 12") + b'{"tasks":[]}')
+        assert begun.wait(20)
+        server.should_exit = True
+        answer = connection.recv(65536)
+        end.set()
+    assert status_and_error(answer) == (503, "the server is ending")
+    assert b"retry-after" in answer
+    assert "Traceback" not in caplog.text
