@@ -183,8 +183,8 @@ def _examples(annotation: Json, task: Json, config: LabelConfig, blank: Example)
                 read |= {mark.id} - {""}
         except RequestError as error:
             failed.append((mark.id, error))
-    for error in (error for name, error in failed if name not in read):
-        log.warning("annotation %s: a region is not remembered: %s", blank.annotation, error)
+    for reason in (reason for name, reason in failed if name not in read):
+        log.warning("annotation %s: a region is not remembered: %s", blank.annotation, reason)
 
 
 def _example(mark: RegionMark, url: str, blank: Example) -> Iterator[Example]:
