@@ -19,7 +19,7 @@ from prompts.phrases import LabelPhrases
 FEWEST_ACCEPTED, FEWEST_REJECTED = 5, 5
 """Regions of either kind from which on a label has a threshold of its own."""
 FEWEST_COUNTED = 3
-"""Images of a label from which on it is known how many regions are usual."""
+"""Images, of a label and of all, from which on it is known how many regions are usual."""
 FEWEST_TO_DOUBT = 3
 """Images of a label from which on one of them can be told to be unlike the others."""
 COMPARED, LEAST_COMPARED, FEW_LABELS = 48, 24, 5
@@ -106,13 +106,14 @@ def learn(entries: Sequence[LabelPhrases], images: Sequence[ShownImage], space: 
 
 
 def usual_of(label: str, images: Sequence[ShownImage]) -> Usual | None:
-    """How many regions are usual on images that show a label; None where fewer images have been counted than it takes to
-    tell.
+    """How many regions are usual on images; None where fewer have been counted than it takes to tell. Of a label that fewer
+    images show as many are as of all.
     """
-    counted = [image.counts for image in images if label in image.counts]
-    if len(counted) < FEWEST_COUNTED:
+    every = [image.counts for image in images if image.counts]
+    if len(every) < FEWEST_COUNTED:
         return None
-    return Usual(max(counts[label] for counts in counted), max(sum(counts.values()) for counts in counted))
+    mine, most = [counts[label] for counts in every if label in counts], max(sum(counts.values()) for counts in every)
+    return Usual(max(mine) if len(mine) >= FEWEST_COUNTED else most, most)
 
 
 def _shown(label: str, trusted: Sequence[int], images: Sequence[ShownImage], most: int) -> Examples:

@@ -155,7 +155,8 @@ def test_a_region_looks_like_the_label_whose_examples_it_resembles() -> None:
 def test_how_many_regions_are_usual_is_known_after_some_images() -> None:
     counts = ({"ball": 2}, {"ball": 1, "box": 2}, {"ball": 1})
     shown = [replace(image(k, ball=RED, box=BLUE), counts=each) for k, each in enumerate(counts)]
-    assert [memory.usual for memory in learn(ENTRIES, shown, "e")] == [Usual(2, 3), None]
+    told = [memory.usual for memory in learn(ENTRIES, shown, "e")]
+    assert told == [Usual(2, 3), Usual(3, 3)], "of boxes, which one image has, as many as of all"
     assert len(shown) == FEWEST_COUNTED
     assert learn(ENTRIES, shown[1:], "e")[0].usual is None
     places = torch.nn.functional.normalize(torch.ones(4, 8, 8), dim=0)
