@@ -65,7 +65,7 @@ def main(
         found = replace(found, encoder=trained)
     if "masks" in only:
         views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
-        found = replace(found, views=views, sketches=None)
+        found = replace(found, views=views, drawn=None)
     classifier = Classifier(*from_pretrained(pretrained), class_vectors)
     found = replace(found, names=taught_names(seen_names(names, photos), class_vectors), classifier=classifier.eval())
     shown = [photo for photo in photos if photo.row.source != CUTOUTS]
@@ -125,7 +125,7 @@ def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> 
     scale, bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
     seen = calibrate.Seen(EmbeddedDecoder(trained))
     start = replace(trained.calibration, text_scale=scale, text_bias=bias)
-    if trained.sketches is None:  # first: what is judged is evidence for what words find
+    if trained.drawn is None:  # first: what is judged is evidence for what words find
         start = calibrate.calibrate_quality(seen, scores, held_out, start)
     fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text.eval(), held_out), start)
     if strange:

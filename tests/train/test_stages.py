@@ -176,7 +176,7 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
 
 @pytest.mark.slow
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
-    trained = replace(read_checkpoint(SHIPPED), sketches=None)
+    trained = replace(read_checkpoint(SHIPPED), drawn=None)
     before = trained.views.quality[-1].weight.clone()
     finished = finish(replace(trained, calibration=unfitted()), PHOTOS, [asked_as(each, "zebra") for each in PHOTOS])
     fitted = asdict(finished.calibration)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backend.engines.embedded.evidence import Calibration
-from backend.engines.embedded.network import ImageEncoder, ViewDecoder
+from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
 from backend.engines.embedded.places import DIM, Classifier, PlaceEncoder
 from prompts.encoders.embedded import TextTower
@@ -24,18 +24,11 @@ _READ_ONLY, _LARGE, _SCALE = ("text.table", "classifier."), 4096, ".scale"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sketches:
-    """The networks of drawings: an encoder without a backbone, and the decoder that was trained on its vectors."""
-
-    encoder: ImageEncoder
-    views: ViewDecoder
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
-    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are read by networks of their own
-    where there are ``sketches``. The ``classifier`` is the backbone as it was before training.
+    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are answered by a decoder of their own
+    where there is one, ``drawn``, else by ``views``, by which words find. The ``classifier`` is the backbone as it was before
+    training.
     """
 
     encoder: PlaceEncoder
@@ -44,7 +37,7 @@ class Checkpoint:
     names: Tensor
     places: Tensor
     calibration: Calibration
-    sketches: Sketches | None = None
+    drawn: ViewDecoder | None = None
     classifier: Classifier | None = None
 
     @classmethod
@@ -56,7 +49,7 @@ class Checkpoint:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names in the file."""
-        own = {} if self.sketches is None else {"sketches": self.sketches.encoder, "sketched": self.sketches.views}
+        own = {} if self.drawn is None else {"drawn": self.drawn}
         known = {} if self.classifier is None else {"classifier": self.classifier}
         return {"encoder": self.encoder, "views": self.views, "text": self.text, **own, **known}
 
@@ -67,11 +60,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         fitted = json.loads(file.metadata()["calibration"])
         calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    sketches = Sketches(ImageEncoder(), ViewDecoder()) if any(name.startswith("sketches.") for name in tensors) else None
-    views = ViewDecoder(CONTEXT_CHANNELS if any(name.startswith("views.context.") for name in tensors) else 0)
+    drawn = ViewDecoder(CONTEXT_CHANNELS) if any(name.startswith("drawn.") for name in tensors) else None
     classifier = Classifier() if "classifier.vectors" in tensors else None
     vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
-    found = replace(Checkpoint.fresh(calibration), views=views, sketches=sketches, classifier=classifier, **vectors)
+    found = replace(Checkpoint.fresh(calibration), drawn=drawn, classifier=classifier, **vectors)
     for name, network in found.networks.items():
         network.load_state_dict(_part(tensors, name, network))
     return found

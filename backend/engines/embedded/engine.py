@@ -32,9 +32,9 @@ from backend.engines.embedded.from_memory import (
     worth_of_words,
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
-from backend.engines.embedded.network import ImageEncoder, factor_to, fold_batch_norm
-from backend.engines.embedded.places import DIM, encoded_by, encoded_shape, find_everything, once_each, resized
-from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, SKETCHED, Answer, Canvas, chance_of, memory_on, to_masks
+from backend.engines.embedded.network import factor_to, fold_batch_norm
+from backend.engines.embedded.places import DIM, encoded_by, find_everything, once_each, resized
+from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
@@ -76,7 +76,6 @@ def read(path: Path) -> Loaded:
     return Loaded(decoder, found.text.eval(), found.calibration, f"embedded-{digest}")
 
 
-SKETCHED_SIDE = 384
 CANVAS_SIDE = 1024
 SHOWN = Least(0.15, 0.15, 0.15)
 """The least score of what a reference finds: whoever shows an object expects to find it, so less than a phrase needs."""
@@ -102,9 +101,8 @@ class EmbeddedDecoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._encoder = checkpoint.encoder
-        self._sketches = checkpoint.sketches
         self._views = checkpoint.views
-        self._drawn = checkpoint.sketches.views if checkpoint.sketches else checkpoint.views
+        self._drawn = checkpoint.drawn or checkpoint.views
         self._calibration = checkpoint.calibration
         self._classifier = checkpoint.classifier
         nothing = torch.zeros(0, DIM)
@@ -124,8 +122,6 @@ class EmbeddedDecoder:
         tensors = {CONTEXT: context, REGIONS: regions, "pixels": torch.from_numpy(_canvas_pixels(image))}
         if mixtures:
             tensors[CLASSED] = mixtures[0][0]
-        if self._sketches is not None:
-            tensors[SKETCHED] = _sketch(self._sketches.encoder, image)
         return ImageFeatures(size_of(image), grid, tensors)
 
     @torch.inference_mode()
@@ -316,14 +312,6 @@ class EmbeddedDecoder:
         kept = [there[k] for k in best_of([each for each, _ in there], [score for _, score in there], vectors)]
         answers = [replace(sharpen(each.answer, canvas, NOT_DRAWN), quality=score) for each, score in kept]
         return to_masks(answers, [wanted[each.which].label for each, _ in kept], canvas)
-
-
-def _sketch(encoder: ImageEncoder, image: Image) -> Tensor:
-    """The vectors ``(D, h, w)`` that the decoder of drawings was trained with."""
-    small = torch.from_numpy(resized(image, *encoded_shape(image, SKETCHED_SIDE))).to(next(encoder.parameters()).device)
-    batch = small.permute(2, 0, 1)[None].float() / 255
-    found: Tensor = encoder.embed(encoder(batch.contiguous(memory_format=torch.channels_last)))[0]
-    return found
 
 
 def _at_least_its_peak(answer: Answer) -> Answer:

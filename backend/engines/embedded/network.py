@@ -1,4 +1,4 @@
-"""The networks for what is drawn: prompt features of a view, the encoder of an image, and the decoder that answers one view.
+"""The networks for what is drawn: prompt features of a view, and the decoder that answers one view.
 
 Prompt features are what the image itself says about a prompt: every pixel's vote, by likeness to the prompt's own pixels. A
 kernel estimate of foreground against background (Nadaraya 1964, Watson 1964) in the manner of GrabCut (Rother et al. 2004):
@@ -220,48 +220,6 @@ def factor_to(side: int, shape: Sequence[int]) -> float:
     short, long = sorted(shape[:2])
     ratio = min(max(long / short, STRETCHED), MOST_STRETCHED)
     return side / long * min(ratio, math.sqrt(8 * ratio)) / STRETCHED
-
-
-STRIDE = 8
-ENCODER_WIDTHS = (24, 32, 64, 128, 192)
-PYRAMID = 96
-DIM = 128
-
-
-class ImageEncoder(nn.Module):
-    """RGB ``(N, 3, H, W)`` in 0..1, sides divisible by 32, to features ``(N, 96, H/8, W/8)``; see ``embed`` for the grid."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        w = ENCODER_WIDTHS
-        self.stem = nn.Sequential(Conv(3, w[0], 2), stage(w[0], w[1], 1))
-        self.eighth = stage(w[1], w[2], 2)
-        self.sixteenth = stage(w[2], w[3], 3)
-        self.coarse = nn.Sequential(stage(w[3], w[4], 1), Surroundings(w[4]), Residual(w[4]))
-        self.lateral = nn.ModuleList(nn.Conv2d(width, PYRAMID, 1) for width in w[2:])
-        self.smooth = nn.Sequential(Conv(PYRAMID, PYRAMID), Residual(PYRAMID))
-        self.head = nn.Conv2d(PYRAMID, DIM, 1)
-        self.text_scale = nn.Parameter(torch.tensor(math.log(16.0)))
-        self.text_bias = nn.Parameter(torch.tensor(-6.0))
-
-    def forward(self, image: Tensor) -> Tensor:
-        eighth = self.eighth(self.stem(image * 4 - 2))
-        sixteenth = self.sixteenth(eighth)
-        levels = [lateral(x) for lateral, x in zip(self.lateral, (eighth, sixteenth, self.coarse(sixteenth)), strict=True)]
-        merged = levels[2]
-        for finer in (levels[1], levels[0]):
-            merged = finer + nn.functional.interpolate(merged, size=finer.shape[2:], mode="bilinear")
-        smooth: Tensor = self.smooth(merged)
-        return smooth
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Unit vectors of the joint space ``(N, 128, h, w)`` at every place of the features."""
-        return nn.functional.normalize(self.head(features), dim=1)
-
-    def text_logits(self, grid: Tensor, text: Tensor) -> Tensor:
-        """How much every place of ``grid (N, D, h, w)`` looks like each of ``text (N, K, D)``: logits ``(N, K, h, w)``."""
-        similarity = torch.einsum("ndhw,nkd->nkhw", grid, text)
-        return similarity * self.text_scale.exp() + self.text_bias
 
 
 DECODER_WIDTHS = (24, 48, 80, 128)

@@ -21,7 +21,7 @@ from torch import Tensor
 from backend.engines.base import TrackedMask, TrackingSession
 from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.from_drawing import Drawing, sharpen
-from backend.engines.embedded.views import FAR, SKETCHED, Answer, Canvas, chance_of, to_masks
+from backend.engines.embedded.views import FAR, Answer, Canvas, chance_of, to_masks
 from prompts.examples import Examples, example_of
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptError, PromptSet
@@ -179,21 +179,16 @@ def _moved(chance: Map, flow: Map) -> Map:
     return np.asarray(cv2.remap(chance, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
-def _looks(canvas: Canvas) -> Tensor:
-    """How places look ``(D, h, w)``, as the decoder of drawings sees them where it has an encoder of its own."""
-    return canvas.features.tensors.get(SKETCHED, canvas.features.grid)
-
-
 def _cells(canvas: Canvas, chance: Map) -> tuple[Tensor, Tensor]:
     """A frame's vectors ``(P, D)``, one for each cell of the grid, and the chance ``(P,)`` that each is the object."""
-    grid = _looks(canvas)
+    grid = canvas.features.grid
     share = cv2.resize(chance, (grid.shape[2], grid.shape[1]), interpolation=cv2.INTER_AREA)
     return grid.flatten(1).T.float(), torch.from_numpy(np.asarray(share, np.float32)).flatten().to(grid.device)
 
 
 def _votes(canvas: Canvas, remembered: list[tuple[Tensor, Tensor]]) -> Map:
     """The chance ``(H, W)`` that a place is the object, by the remembered places that look most like it."""
-    grid = _looks(canvas)
+    grid = canvas.features.grid
     keys, chances = (torch.cat(parts) for parts in zip(*remembered, strict=True))
     nearest, which = (grid.flatten(1).T.float() @ keys.T).topk(min(VOTERS, len(keys)), dim=1)
     weights = torch.softmax(nearest * SHARPNESS, dim=1)

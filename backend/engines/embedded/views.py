@@ -149,9 +149,9 @@ def drawn_shapes(prompts: PromptSet, size: Size) -> dict[str, BoolArray]:
 
 FAR = -12.0
 """The logit of places that no window looked at."""
-CONTEXT, REGIONS, SKETCHED, CLASSED = "context", "regions", "sketched", "classed"
-"""What the features of an image hold beside its grid: the backbone's features, the map that regions are named from, the vectors
-of the encoder that the decoder of drawings was trained with, and what the classifier sees.
+CONTEXT, REGIONS, CLASSED = "context", "regions", "classed"
+"""What the features of an image hold beside its grid: the backbone's features, the map that regions are named from, and what
+the classifier sees.
 """
 MEMORY_SIDE = 256
 """Long side of the low-resolution logits, in cells; more for a panorama."""
@@ -207,10 +207,8 @@ def decode_views(decoder: ViewDecoder, canvas: Canvas, windows: Sequence[Window]
 
 
 def _seen_by(decoder: ViewDecoder, features: ImageFeatures) -> list[Tensor]:
-    """The joint-space vectors and the backbone's features that a decoder was trained with, as far as there are any."""
-    if decoder.context is not None:
-        return [features.grid, features.tensors[CONTEXT]]
-    return [features.tensors[SKETCHED]] if SKETCHED in features.tensors else []
+    """The joint-space vectors and the backbone's features, if a decoder was made for them."""
+    return [] if decoder.context is None else [features.grid, features.tensors[CONTEXT]]
 
 
 def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_SIDE) -> Tensor:
