@@ -57,6 +57,7 @@ OWN_FILES = {
         "backend/serving/versions.py",
         "backend/stores/answers.py",
         "backend/stores/balance.py",
+        "backend/stores/canaries.py",
         "backend/stores/curation.py",
         "backend/stores/migrations/**/*.py",
         "backend/stores/snapshots.py",

@@ -68,7 +68,7 @@ def event(action: str, double: StudioDouble, found: dict[str, Any]) -> bytes:
 
 def rows(url: str) -> list[tuple[Any, ...]]:
     """Everything that is remembered, whatever the order in which it came."""
-    kept = [column for column in memory.examples.c if column.name not in ("id", "mark", "thumbnail")]
+    kept = [column for column in memory.examples.c if column.name not in ("id", "mark", "stamp", "thumbnail")]
     with Database(url).reading() as connection:
         return sorted(map(tuple, connection.execute(sql.select(*kept))), key=repr)
 
