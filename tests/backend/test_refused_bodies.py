@@ -58,6 +58,16 @@ def read_to_end(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer with its whole body, whose connection may stay open."""
+    answer = b""
+    while (body := answer.partition(b"\r\n\r\n")[2]) == b"" or not body.endswith(b"}"):
+        piece = connection.recv(65536)
+        assert piece, f"the connection closed after {answer!r}"
+        answer += piece
+    return answer
+
+
 def is_cut_off(connection: socket.socket, piece: bytes, times: int, pause_s: float = 0.0) -> bool:
     """Whether the server closes while a piece is sent again and again."""
     try:
@@ -98,7 +108,7 @@ def test_so_is_a_caller_that_never_said_how_much_would_come(port: int, path: str
 def test_a_caller_that_asks_first_is_not_told_to_go_on(port: int, path: str) -> None:
     with opened(port) as connection:
         connection.sendall(head(path, f"Content-Length: {100 * MEBIBYTE}", "Expect: 100-continue"))
-        answer = connection.recv(65536)
+        answer = read_answer(connection)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b"connection: close" in answer
 
@@ -193,7 +203,7 @@ def test_a_caller_who_waits_when_the_server_ends_is_told_so(
         connection.sendall(head("/predict", "Content-Length: 12") + b'{"tasks":[]}')
         assert begun.wait(20)
         server.should_exit = True
-        answer = connection.recv(65536)
+        answer = read_answer(connection)
         end.set()
     assert status_and_error(answer) == (503, "the server is ending")
     assert b"retry-after" in answer
