@@ -231,11 +231,10 @@ class _Arriving:
 
     async def throw_away(self) -> None:
         """Read what is left, within bounds of bytes and time."""
-        read = 0
+        read, end = 0, time.monotonic() + DRAIN_S
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while not self.is_over and read < DRAINED_BYTES:
-                    read += len(await asyncio.wait_for(self.next(), DRAIN_IDLE_S))
+            while not self.is_over and read < DRAINED_BYTES and (left := end - time.monotonic()) > 0:
+                read += len(await asyncio.wait_for(self.next(), min(DRAIN_IDLE_S, left)))
 
 
 def collect_spans(url: str) -> Callable[[], None]:
