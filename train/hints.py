@@ -21,7 +21,7 @@ NAMED = 0.3
 """The share of clicks and boxes that come with the object's name."""
 MEANT = 0.6
 """The share of earlier answers that are the places that look like the object's name."""
-MOST_SEEN = 5000
+MOST_SEEN = 4200
 """Photos whose features are kept, about 1.5 MB each."""
 UNSEEN = 0.3
 """The share of views without joint-space vectors, and of those without features: on photos that the encoder was trained on they

@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import Backbone, close_look
+from backend.engines.embedded.views import as_images, looked_at, shrunk
 from train.crops import LARGE, PLAIN, SMALL, cut, paste, products, recolour
 from train.data import CUTOUTS, VOID, Photo
 from train.hints import Hints
@@ -31,6 +34,12 @@ PASTED = 0.12
 PASTED_SIDE = 384
 EMPTY = 0.15
 """How often a photo of one thing on an empty background is drawn: without any, a click on such a thing finds a part of it."""
+AROUND = 0.15
+"""How often what surrounds things is drawn: without any, a box or a click on a road or a wall finds things on it."""
+SURROUNDED = ("imagenet_samples", "caltech101_natural", "coco_mini", "coco_person", "ccp_clothing", "imagenet_grabcut")
+SEGMENTED_SIDE = 256
+LEAST_AROUND, MOST_AROUND, MOST_TAKEN = 0.06, 0.7, 0.3
+"""How much of a photo a segment of what surrounds things covers, and how much of it things with masks may take."""
 
 
 class Views:
@@ -43,8 +52,10 @@ class Views:
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in shown])
         pasted = with_things(shown, photos, np.random.default_rng(0))
         empty = [p for p in masked if p.row.source in PLAIN]
-        others = [(some, share) for some, share in ((pasted, PASTED), (empty, EMPTY)) if some]
-        self._photos = [*shown, *pasted, *empty]
+        wide = [p for p in photos if p.row.source in SURROUNDED]
+        around = [found for found in map(surroundings, wide) if found is not None]
+        others = [(some, share) for some, share in ((pasted, PASTED), (empty, EMPTY), (around, AROUND)) if some]
+        self._photos = [*shown, *(photo for some, _ in others for photo in some)]
         rest = 1 - sum(share for _, share in others)
         chances = (np.full(len(some), share / len(some)) for some, share in others)
         self._chance = np.concatenate([rest * weights / weights.sum(), *chances])
@@ -94,6 +105,23 @@ def _with_thing(photo: Photo, thing: Photo, share: tuple[float, float], number: 
     return replace(photo, row=replace(photo.row, image=image, names=names, kind="instance"), image=crop.image, ids=ids)
 
 
+def surroundings(photo: Photo) -> Photo | None:
+    """A photo whose objects are what surrounds things, without names: sky, grass, road and walls, which hardly a mask shows.
+    They are segments of one look (Felzenszwalb & Huttenlocher 2004) that reach the photo's rim, less the things that have
+    masks; None where there is none.
+    """
+    height, width = photo.ids.shape
+    factor = SEGMENTED_SIDE / max(height, width)
+    small = cv2.resize(photo.image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    segments = felzenszwalb(cv2.bilateralFilter(small, 9, 30, 9), scale=400, sigma=1.0, min_size=150)
+    ids, taken = np.zeros(photo.ids.shape, np.uint8), photo.ids > 0
+    for number, key in enumerate(np.unique(np.concatenate([segments[[0, -1]].ravel(), segments[:, [0, -1]].ravel()])), start=1):
+        mask = cv2.resize((segments == key).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+        if LEAST_AROUND <= mask.mean() <= MOST_AROUND and (mask & taken).sum() <= MOST_TAKEN * mask.sum():
+            ids[mask & ~taken] = number
+    return replace(photo, row=replace(photo.row, names={}, kind="instance"), ids=ids) if ids.any() else None
+
+
 def one_object(photo: Photo, dice: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
     """A random object and its mask id: an instance, or a connected piece of a class; large ones are drawn more often."""
     counts = np.bincount(photo.ids.ravel(), minlength=256)
@@ -128,19 +156,22 @@ def loss_of(logits: Tensor, quality: Tensor, target: Tensor, known: Tensor, shar
 
 
 def as_tensors(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Images ``(N, 3, 96, 96)`` in 0..1, maps, targets, known pixels and shares."""
-    images = torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2).float() / 255
+    """Images ``(N, 3, 192, 192)`` in 0..255, maps, targets, known pixels and shares."""
+    images = as_images([view.image for view in views], torch.device("cpu"))
     maps = torch.from_numpy(np.stack([view.maps for view in views]))
     target = torch.from_numpy(np.stack([view.target for view in views])).float()
     known = torch.from_numpy(np.stack([view.known for view in views])).float()
     share = torch.tensor([view.share for view in views])
-    return images.contiguous(memory_format=torch.channels_last), maps, target, known, share
+    return images, maps, target, known, share
 
 
-def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan) -> ViewDecoder:
-    """The mask decoder after training it, or going on with it, as planned."""
+def train(
+    photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan, backbone: Backbone | None = None
+) -> ViewDecoder:
+    """The mask decoder after training it, or going on with it, as planned; it looks at views through ``backbone``, if any."""
     decoder = start.to(plan.device, memory_format=torch.channels_last)  # a quarter quicker on a CPU
     views = Views(photos, seed=int(torch.randint(1 << 30, ())))
+    look = None if backbone is None else close_look(backbone.to(plan.device).eval())
     going: list[View] = []
 
     def step(take: Callable[[], View]) -> tuple[Tensor, Parts]:
@@ -149,8 +180,9 @@ def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan)
         hints.say(batch, grids)
         grids, contexts = (hints.some(batch, maps).to(plan.device) for maps in (grids, contexts))
         images, maps, target, known, share = (tensor.to(plan.device) for tensor in as_tensors(batch))
+        close = [] if look is None else looked_at(look, images)
         with mixed_precision(plan.device):
-            logits, quality = decoder(images, maps, grids, contexts)
+            logits, quality = decoder(shrunk(images), maps, grids, contexts, close)
         parts = loss_of(logits.float(), quality.float(), target, known, share)
         chances = torch.sigmoid(logits.detach().float()).cpu().numpy()
         kept = [views.correct(view, chance) for view, chance in zip(batch, chances, strict=True) if views.again(view)]

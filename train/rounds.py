@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backend.engines.embedded.from_drawing import SCALES
 from backend.engines.embedded.network import BOX, MAP_SIDE, MAPS, NEGATIVE, POSITIVE, PREVIOUS, ROUGH
-from backend.engines.embedded.views import SIDE, Window, around, box_map, click_map, look, near
+from backend.engines.embedded.views import CLOSE_SIDE, SIDE, Window, around, box_map, click_map, look, near
 from prompts.geometry import Size, mask_box
 from train.data import Photo
 
@@ -24,7 +24,7 @@ CHANCES = (0.34, 0.32, 0.06, 0.06, 0.22)
 
 @dataclass(slots=True)
 class View:
-    """One training view: ``image (96, 96, 3)`` uint8, the object ``target`` and what is ``known (96, 96)`` bool, its
+    """One training view: ``image (192, 192, 3)`` uint8, the object ``target`` and what is ``known (96, 96)`` bool, its
     prompt ``maps (6, 48, 48)``, the window, which share of the object's area lies inside the window, and the kind of its first
     prompt. ``source`` and ``name`` are the photo and the object's name, where there is one of them.
     """
@@ -60,7 +60,7 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
     if click:
         x, y = window.to_view(np.array([click]))[0].tolist()
         _click(maps, POSITIVE, (x, y))
-    return View(np.asarray(look(image, window), np.uint8), seen, known, maps, window, share, kind)
+    return View(np.asarray(look(image, window, CLOSE_SIDE), np.uint8), seen, known, maps, window, share, kind)
 
 
 def _rows(window: Window, mask: NDArray[np.bool_]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.engines.embedded.network import NEGATIVE, POSITIVE, SAID
-from backend.engines.embedded.views import SIDE
+from backend.engines.embedded.views import CLOSE_SIDE, SIDE
 from tests.backend.pictures import disc, square
 from train.rounds import correct, distort, largest_error, make_view
 
@@ -20,7 +20,7 @@ NO_VOID = np.zeros((200, 300), np.bool_)
 @given(st.integers(0, 10_000))
 def test_every_view_shows_part_of_the_object_and_one_kind_of_prompt(seed: int) -> None:
     view = make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed))
-    assert view.image.shape == (SIDE, SIDE, 3)
+    assert view.image.shape == (CLOSE_SIDE, CLOSE_SIDE, 3)
     assert view.target.any()
     assert 0 < view.share <= 1
     drawn = view.maps.max(axis=(1, 2)) > 0.1

@@ -14,7 +14,7 @@ from backend.engines.embedded.engine import SHIPPED, read
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
 from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder
-from backend.engines.embedded.views import SIDE
+from backend.engines.embedded.views import SIDE, shrunk
 from tests.backend.pictures import disc
 from train import encoder, masks
 from train.__main__ import finish
@@ -117,7 +117,9 @@ def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
     batch = [views.draw() for _ in range(4)]
     images, maps, target, known, share = masks.as_tensors(batch)
     with torch.inference_mode():
-        logits, quality = network(images, maps, None, torch.zeros(4, CONTEXT, VOTE_SIDE, VOTE_SIDE))
+        logits, quality = network(
+            shrunk(images), maps, *(torch.zeros(4, width, VOTE_SIDE, VOTE_SIDE) for width in (DIM, CONTEXT))
+        )
     assert logits.shape == target.shape == known.shape == (4, SIDE, SIDE)
     parts = masks.loss_of(logits, quality, target, known, share)
     assert all(torch.isfinite(part) for part in parts.values())
@@ -135,6 +137,26 @@ def test_some_views_show_one_thing_on_an_empty_background() -> None:
     views = masks.Views([*PHOTOS, *bare], seed=0)
     drawn = [views.draw().source for _ in range(200)]
     assert 10 <= sum(source is not None and source.row.image.name.startswith("bare") for source in drawn) <= 60
+
+
+def test_what_surrounds_a_thing_is_found_to_its_edge_and_has_no_name() -> None:
+    """The sky and the meadow behind a ball; the void corner is no part of either."""
+    shown = photo(0)
+    ball, sky = shown.ids == 1, np.arange(200)[:, None] < np.full(260, 110)
+    image = np.where(sky[:, :, None], (90, 140, 230), (60, 120, 40)).astype(np.uint8)
+    image[ball] = shown.image[ball]
+    around = masks.surroundings(replace(shown, image=image))
+    assert around is not None
+    assert not around.row.names
+    assert not around.ids[shown.ids > 0].any()
+    for half in (sky, ~sky):
+        whole = half & (shown.ids == 0)
+        found = around.ids == np.bincount(around.ids[whole]).argmax()
+        assert (found & whole).sum() > 0.95 * (found | whole).sum()
+
+
+def test_a_photo_that_is_one_surface_has_nothing_around_things() -> None:
+    assert masks.surroundings(replace(photo(0), image=np.full((200, 260, 3), 90, np.uint8))) is None
 
 
 def test_a_perfect_mask_has_no_overlap_loss_and_full_iou() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import CLOSE, DIM, Classifier, PlaceEncoder
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
-from backend.engines.embedded.places import DIM, Classifier, PlaceEncoder
 from prompts.encoders.embedded import TextTower
 
 _NAMES, _PLACES = "names", "places"
@@ -54,13 +54,20 @@ class Checkpoint:
         return {"encoder": self.encoder, "views": self.views, "text": self.text, **own, **known}
 
 
+def drawn_decoder() -> ViewDecoder:
+    """A decoder of drawings that has learnt nothing; it looks at each view through the classifier's backbone."""
+    return ViewDecoder(CONTEXT_CHANNELS, CLOSE)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint as it was trained. Raises what reading a file that is none raises."""
     with safe_open(path, "pt") as file:
         fitted = json.loads(file.metadata()["calibration"])
         calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    drawn = ViewDecoder(CONTEXT_CHANNELS) if any(name.startswith("drawn.") for name in tensors) else None
+    drawn = drawn_decoder() if any(name.startswith("drawn.close.") for name in tensors) else None
+    if drawn is None and any(name.startswith("drawn.") for name in tensors):
+        drawn = ViewDecoder(CONTEXT_CHANNELS)
     classifier = Classifier() if "classifier.vectors" in tensors else None
     vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
     found = replace(Checkpoint.fresh(calibration), drawn=drawn, classifier=classifier, **vectors)

@@ -33,8 +33,8 @@ from backend.engines.embedded.from_memory import (
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
 from backend.engines.embedded.network import factor_to, fold_batch_norm
-from backend.engines.embedded.places import DIM, encoded_by, find_everything, once_each, resized
-from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, chance_of, memory_on, to_masks
+from backend.engines.embedded.places import DIM, close_look, encoded_by, find_everything, once_each, resized
+from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, Reader, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
 from backend.values.masks import MaskSet
@@ -101,8 +101,8 @@ class EmbeddedDecoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._encoder = checkpoint.encoder
-        self._views = checkpoint.views
-        self._drawn = checkpoint.drawn or checkpoint.views
+        self._views = Reader(checkpoint.views)
+        self._drawn = reader_of_drawings(checkpoint)
         self._calibration = checkpoint.calibration
         self._classifier = checkpoint.classifier
         nothing = torch.zeros(0, DIM)
@@ -312,6 +312,14 @@ class EmbeddedDecoder:
         kept = [there[k] for k in best_of([each for each, _ in there], [score for _, score in there], vectors)]
         answers = [replace(sharpen(each.answer, canvas, NOT_DRAWN), quality=score) for each, score in kept]
         return to_masks(answers, [wanted[each.which].label for each, _ in kept], canvas)
+
+
+def reader_of_drawings(checkpoint: Checkpoint) -> Reader:
+    """What answers drawings: the decoder of their own with the backbone as published, or else the one of words."""
+    if checkpoint.drawn is None:
+        return Reader(checkpoint.views)
+    looks = checkpoint.drawn.close is not None and checkpoint.classifier is not None
+    return Reader(checkpoint.drawn, close_look(checkpoint.classifier.backbone) if looks and checkpoint.classifier else None)
 
 
 def _at_least_its_peak(answer: Answer) -> Answer:

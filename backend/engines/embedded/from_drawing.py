@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.engines.embedded import network
-from backend.engines.embedded.network import STRETCHED, ViewDecoder
+from backend.engines.embedded.network import STRETCHED
 from backend.engines.embedded.views import (
     SIDE,
     Answer,
     Canvas,
+    Reader,
     Window,
     around,
     chance_of,
@@ -82,21 +83,21 @@ def draw_on(
     return Drawing(drawn, drawn_shapes(drawn, canvas.size), previous, said)
 
 
-def decode_object(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Answer | None:
+def decode_object(reader: Reader, canvas: Canvas, drawing: Drawing) -> Answer | None:
     """The mask of one object; None when nothing positive was said about it."""
-    return next(readings(decoder, canvas, drawing), None)
+    return next(readings(reader, canvas, drawing), None)
 
 
-def readings(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing) -> Iterator[Answer]:
+def readings(reader: Reader, canvas: Canvas, drawing: Drawing) -> Iterator[Answer]:
     """What a drawing may mean, the likeliest first: one mask where it tells how large the object is, else one for each scale
     that was tried, each looked at again in a window that fits it; none when nothing positive was said.
     """
     windows = first_windows(canvas, drawing)
     if not windows:
         return
-    answers = decode_views(decoder, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
+    answers = decode_views(reader, canvas, windows, np.stack([drawing.maps(window) for window in windows]))
     for answer in sorted(answers, key=lambda answer: -answer.quality):
-        settled = look_again(decoder, canvas, drawing, answer) if len(windows) > 1 else answer
+        settled = look_again(reader, canvas, drawing, answer) if len(windows) > 1 else answer
         yield _kept_inside(settled, drawing) if len(drawing.prompts.boxes) else settled
 
 
@@ -114,14 +115,14 @@ def _kept_inside(answer: Answer, drawing: Drawing) -> Answer:
     return Answer(np.where(outside, np.minimum(answer.logits, -4), answer.logits).astype(np.float32), answer.quality)
 
 
-def look_again(decoder: ViewDecoder, canvas: Canvas, drawing: Drawing, found: Answer) -> Answer:
+def look_again(reader: Reader, canvas: Canvas, drawing: Drawing, found: Answer) -> Answer:
     """An answer refined in a window that fits it; one that finds nothing there stays as it was."""
     box = found.box()
     if box is None:
         return found
     window = around(_with_points(box, drawing), MARGIN)
     closer = replace(drawing, previous=chance_of(found.logits)).maps(window)
-    (refined,) = decode_views(decoder, canvas, [window], closer[None])
+    (refined,) = decode_views(reader, canvas, [window], closer[None])
     return refined if (refined.logits > 0).any() else found
 
 

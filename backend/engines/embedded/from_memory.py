@@ -16,8 +16,7 @@ from torch import Tensor
 from backend.engines.embedded.evidence import Calibration, logit
 from backend.engines.embedded.from_drawing import Drawing, decode_object
 from backend.engines.embedded.from_text import Found, above_usual, cover, meaning, shares_of, text_logits
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import CLASSED, REGIONS, Canvas
+from backend.engines.embedded.views import CLASSED, REGIONS, Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, mask_box
 from prompts.kinds import PointPrompt, PromptSet
@@ -104,7 +103,7 @@ def renamed(compared: Compared, found: Sequence[Found], wholes: Tensor, strange:
     return named
 
 
-def redrawn(decoder: ViewDecoder, canvas: Canvas, found: Found, chance: NDArray[np.float32]) -> Found:
+def redrawn(reader: Reader, canvas: Canvas, found: Found, chance: NDArray[np.float32]) -> Found:
     """A region as a click in its middle finds it, where ``chance (H, W)`` says what looks like the examples: what began as a
     part of a thing becomes all of it. A thing that is small beside the image stays as it is, as clicks are looked at from
     afar; so does one of which the click finds something else.
@@ -114,7 +113,7 @@ def redrawn(decoder: ViewDecoder, canvas: Canvas, found: Found, chance: NDArray[
     if box is None or max(box[2] - box[0], box[3] - box[1]) < LARGE * max(mask.shape):
         return found
     click = PromptSet((PointPrompt(_middle(mask)),))
-    answer = decode_object(decoder, canvas, Drawing(click, {}, None, chance))
+    answer = decode_object(reader, canvas, Drawing(click, {}, None, chance))
     if answer is None:
         return found
     again = answer.logits > 0

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from backend.engines.embedded import network
 from backend.engines.embedded.evidence import Calibration, Classed, Evidence, instances
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, around, chance_of, decode_views, look
+from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, Reader, around, chance_of, decode_views, look
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.examples import Examples, example_of, likeness, together
@@ -205,12 +204,12 @@ def _witnessed(mixtures: Tensor, vector: Tensor, like: Tensor) -> Tensor:
     return ((fine / alike.max().clamp(min=1e-6) - WITNESSED) / (1 - WITNESSED) * SURE).to(like)
 
 
-def find_all(decoder: ViewDecoder, canvas: Canvas, claims: Claims, taught: Taught) -> list[Found]:
+def find_all(reader: Reader, canvas: Canvas, claims: Claims, taught: Taught) -> list[Found]:
     """Every region that is claimed, with what speaks for it; ``taught`` is what else a region may be."""
     vectors = claims.vectors
     pieces = [(which, seed, presence) for which, each in enumerate(claims.logits) for seed, presence in instances(each)]
     pieces = sorted(pieces, key=lambda piece: -piece[2])[:MOST_TOGETHER]
-    answers = grow(decoder, canvas, [seed for _, seed, _ in pieces])
+    answers = grow(reader, canvas, [seed for _, seed, _ in pieces])
     kept = [k for k, answer in enumerate(answers) if (answer.logits > 0).any()]
     if not kept:
         return []
@@ -248,19 +247,19 @@ def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:
     return [bool(near) for near in (vectors @ names.to(vectors).T).amax(dim=1) >= FAMILIAR]
 
 
-def grow(decoder: ViewDecoder, canvas: Canvas, seeds: Sequence[NDArray[np.float32]]) -> list[Answer]:
+def grow(reader: Reader, canvas: Canvas, seeds: Sequence[NDArray[np.float32]]) -> list[Answer]:
     """The masks that places, given as logits ``(h, w)``, grow to, in order."""
-    return _in_windows(decoder, canvas, (_on_canvas(seed, canvas) for seed in seeds), MARGIN)
+    return _in_windows(reader, canvas, (_on_canvas(seed, canvas) for seed in seeds), MARGIN)
 
 
-def grow_again(decoder: ViewDecoder, canvas: Canvas, answers: Sequence[Answer]) -> list[Answer]:
+def grow_again(reader: Reader, canvas: Canvas, answers: Sequence[Answer]) -> list[Answer]:
     """What answers become when each is looked at in a window that fits it; those that are empty are left out."""
     boxes = ((answer.box(), answer) for answer in answers)
-    return _in_windows(decoder, canvas, ((box, chance_of(each.logits)) for box, each in boxes if box is not None), ROOM)
+    return _in_windows(reader, canvas, ((box, chance_of(each.logits)) for box, each in boxes if box is not None), ROOM)
 
 
 def _in_windows(
-    decoder: ViewDecoder, canvas: Canvas, parts: Iterator[tuple[Box, NDArray[np.float32]]], margin: float
+    reader: Reader, canvas: Canvas, parts: Iterator[tuple[Box, NDArray[np.float32]]], margin: float
 ) -> list[Answer]:
     """One answer for each box in canvas pixels and the chance ``(H, W)`` of what is meant there."""
     grown: list[Answer] = []
@@ -270,7 +269,7 @@ def _in_windows(
             windows.append(around(box, margin, least=32))
             maps.append(np.zeros((network.MAPS, network.MAP_SIDE, network.MAP_SIDE), np.float32))
             maps[-1][network.PREVIOUS] = look(chance, windows[-1], network.MAP_SIDE, outside=0)
-        grown += decode_views(decoder, canvas, windows, np.stack(maps))
+        grown += decode_views(reader, canvas, windows, np.stack(maps))
     return grown
 
 

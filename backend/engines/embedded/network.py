@@ -31,19 +31,16 @@ FLAGS = 4
 CHANNELS = MAPS + VOTES + FLAGS
 
 
-def gather(image: Tensor, maps: Tensor, grid: Tensor | None) -> Tensor:
+def gather(image: Tensor, maps: Tensor, grid: Tensor) -> Tensor:
     """All evidence ``(N, 16, 48, 48)`` for views ``image (N, 3, 96, 96)`` in 0..1 with prompt maps ``(N, 6, 48, 48)``.
 
     ``grid (N, D, 24, 24)`` are joint-space vectors under each view, zero where unknown: a view that has none gets no votes
-    from them; None when no view has any.
+    from them.
     """
     small = F.avg_pool2d(image, image.shape[-1] // MAP_SIDE)
     prior = _prior(maps)
     votes = [_votes(features, prior, maps) for features in _likenesses(small, grid)]
-    if grid is None:
-        votes.append(torch.zeros_like(votes[0]))
-    else:
-        votes[-1] = votes[-1] * grid.abs().amax(dim=(1, 2, 3)).gt(0).to(maps)[:, None, None, None]
+    votes[-1] = votes[-1] * grid.abs().amax(dim=(1, 2, 3)).gt(0).to(maps)[:, None, None, None]
     flags = maps[:, [POSITIVE, BOX, PREVIOUS, SAID]].amax(dim=(2, 3), keepdim=True).gt(0.1).to(maps)
     return torch.cat([maps, *votes, flags.expand(-1, -1, MAP_SIDE, MAP_SIDE)], dim=1)
 
@@ -64,7 +61,7 @@ def _near_clicks(clicks: Tensor) -> Tensor:
     return grown / grown.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6)
 
 
-def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
+def _likenesses(small: Tensor, grid: Tensor) -> list[Tensor]:
     """Feature maps ``(N, F, 48, 48)``, the last one ``(N, F, 24, 24)``, in which likeness is ``exp(-distance² / 2)``."""
     red, green, blue = small.unbind(dim=1)
     colour = torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
@@ -73,9 +70,8 @@ def _likenesses(small: Tensor, grid: Tensor | None) -> list[Tensor]:
     rough = (blurred(colour[:, :1] ** 2) - around[:, :1] ** 2).clamp(min=0).sqrt()
     look = torch.cat([colour, around, rough], dim=1) / (0.5 * spread + 0.02)
     where = _places(small)
-    found = [look, torch.cat([look * 0.8, where / 0.2], dim=1)]
-    if grid is not None:
-        found.append(torch.cat([smoothed(grid) * 4, _places(grid) / 0.5], dim=1))
+    joint = torch.cat([smoothed(grid) * 4, _places(grid) / 0.5], dim=1)
+    found = [look, torch.cat([look * 0.8, where / 0.2], dim=1), joint]
     return [features.contiguous(memory_format=torch.channels_last) for features in found]
 
 
@@ -225,16 +221,36 @@ def factor_to(side: int, shape: Sequence[int]) -> float:
 DECODER_WIDTHS = (24, 48, 80, 128)
 
 
+class Close(nn.Module):
+    """What the pretrained backbone sees in a view itself, its maps ``(N, width, ...)``, finest first, added up."""
+
+    def __init__(self, widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, 96, 1) for width in widths)
+        norm = nn.BatchNorm2d(outputs)
+        nn.init.zeros_(norm.weight)
+        self.read = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(96, outputs, 3, 1, 1, bias=False), norm)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        *finer, last = (lateral(each) for lateral, each in zip(self.lateral, maps, strict=True))
+        for each in reversed(finer):
+            last = each + F.interpolate(last, size=each.shape[2:], mode="bilinear")
+        read: Tensor = self.read(last)
+        return read
+
+
 class ViewDecoder(nn.Module):
-    """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)``, joint-space vectors ``(N, D, 24, 24)`` or None, and the
-    backbone's features under the view ``(N, context, 24, 24)`` where it was made for them, to logits ``(N, 96, 96)`` and the
-    logit ``(N,)`` of the IoU that the mask will have with the object.
+    """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)``, joint-space vectors ``(N, D, 24, 24)``, the encoder's
+    features of the image under the view ``(N, context, 24, 24)``, and the backbone's maps of the view itself where it was made
+    for them, ``close`` channels each, to logits ``(N, 96, 96)`` and the logit ``(N,)`` of the IoU that the mask will have with
+    the object.
     """
 
-    def __init__(self, context: int = 0) -> None:
+    def __init__(self, context: int, close: Sequence[int] = ()) -> None:
         super().__init__()
         a, b, c, d = DECODER_WIDTHS
-        self.context = nn.Sequential(nn.Conv2d(context, 96, 1), nn.ReLU(inplace=True), Conv(96, b)) if context else None
+        self.context = nn.Sequential(nn.Conv2d(context, 96, 1), nn.ReLU(inplace=True), Conv(96, b))
+        self.close = Close(close, b) if close else None
         self.stem = Conv(3, 16, 2)
         self.halved = nn.Sequential(Conv(16 + CHANNELS, a), Residual(a))
         self.quarter, self.eighth = stage(a, b, 2), stage(b, c, 2)
@@ -244,13 +260,15 @@ class ViewDecoder(nn.Module):
         self.mask = nn.Sequential(Conv(a, a), nn.Conv2d(a, 4, 1), nn.PixelShuffle(2))
         self.quality = nn.Sequential(nn.Linear(d + 2 * a + 4, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             seen = gather(image, maps, grid)
         half = self.halved(torch.cat([self.stem(image * 4 - 2), seen], dim=1))
-        quarter = self.quarter(half)
-        if self.context is not None and context is not None:
-            quarter = quarter + self.context(context)
+        quarter = self.quarter(half) + self.context(context)
+        if self.close is not None:
+            quarter = quarter + self.close(close)
         eighth = self.eighth(quarter)
         coarse = self.coarse(eighth)
         x = coarse

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from backend.engines.device import has_bfloat16
 from backend.engines.embedded.evidence import FAINT
 from backend.engines.embedded.from_text import grow, grow_again
-from backend.engines.embedded.network import Conv, Residual, ViewDecoder, factor_to
-from backend.engines.embedded.views import Answer, Canvas
+from backend.engines.embedded.network import Conv, Residual, factor_to
+from backend.engines.embedded.views import Answer, Canvas, Reader
 from backend.values.masks import Masks, overlaps
 from prompts.kinds import Image
 
@@ -154,6 +154,11 @@ def from_pretrained(weights: Mapping[str, Tensor]) -> tuple[Backbone, nn.Linear]
     return backbone, classifier
 
 
+def close_look(backbone: Backbone) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What a decoder of drawings sees of views: the backbone's maps at strides 8, 16 and 32."""
+    return lambda images: backbone(images)[1:4]
+
+
 STRIDE = 8
 ENCODED_SIDE = 512
 _STEP = 32
@@ -162,6 +167,8 @@ WIDTHS = (48, 120, 352, HEAD)
 PYRAMID = 128
 CONTEXT = PYRAMID + WIDTHS[0]
 """Channels of a place's features: those of the pyramid and those of the backbone's third stage."""
+CLOSE = WIDTHS[:3]
+"""Channels of the maps that the backbone as published makes of a view."""
 
 
 class PlaceEncoder(nn.Module):
@@ -317,11 +324,11 @@ def _evenness(grid: Tensor) -> NDArray[np.float32]:
     return np.asarray((grid * around).sum(dim=0).numpy(), np.float32)
 
 
-def find_everything(decoder: ViewDecoder, canvas: Canvas) -> list[Answer]:
+def find_everything(reader: Reader, canvas: Canvas) -> list[Answer]:
     """The things of an image, best first, none of them twice."""
     seeds = proposals(canvas.features.grid.float().cpu())
-    first = grow(decoder, canvas, seeds)
-    both = [*first, *grow_again(decoder, canvas, first)]
+    first = grow(reader, canvas, seeds)
+    both = [*first, *grow_again(reader, canvas, first)]
     answers = [answer for answer in both if answer.quality >= LEAST_QUALITY and (answer.logits > 0).any()]
     return once_each(answers)
 

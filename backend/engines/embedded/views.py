@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from backend.engines.device import has_bfloat16
 from backend.engines.embedded import network
 from backend.engines.embedded.network import VOTE_SIDE, ViewDecoder, factor_to
 from backend.values.features import ImageFeatures
@@ -19,8 +20,8 @@ from backend.values.masks import Masks, MaskSet, RunLengths
 from prompts.geometry import BoolArray, Size, mask_box, size_of
 from prompts.kinds import Image, MaskPrompt, PolygonPrompt, PromptSet, ScribblePrompt
 
-SIDE = 96
-"""Pixels of a view: whatever the window covers, the mask decoder sees it at this size."""
+SIDE, CLOSE_SIDE = 96, 192
+"""Pixels of a view: whatever the window covers, the mask decoder sees it at the first size, the backbone at the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,24 +192,55 @@ class Answer:
         return mask_box(inside)
 
 
-def decode_views(decoder: ViewDecoder, canvas: Canvas, windows: Sequence[Window], maps: NDArray[np.float32]) -> list[Answer]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A mask decoder, and the backbone through which it looks at each view itself, where it was made for that."""
+
+    decoder: ViewDecoder
+    backbone: Callable[[Tensor], Sequence[Tensor]] | None = None
+
+    def read(self, views: Sequence[Image], maps: NDArray[np.float32], grid: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits and the judged quality of views ``(S, S, 3)`` of ``side`` pixels; see ViewDecoder."""
+        device = next(self.decoder.parameters()).device
+        images = as_images(views, device)
+        close = [] if self.backbone is None else looked_at(self.backbone, images)
+        logits, quality = self.decoder(shrunk(images), torch.from_numpy(maps).to(device), grid, context, close)
+        return logits.float(), quality.float()
+
+    @property
+    def side(self) -> int:
+        """Pixels of the views that are read."""
+        return SIDE if self.backbone is None else CLOSE_SIDE
+
+
+def as_images(views: Sequence[Image], device: torch.device) -> Tensor:
+    """Views ``(S, S, 3)`` as one tensor ``(N, 3, S, S)`` in 0..255."""
+    images = torch.from_numpy(np.stack(views)).to(device).permute(0, 3, 1, 2).float()
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Images ``(N, 3, S, S)`` in 0..255 as a decoder of views reads them, of 96 pixels and in 0..1."""
+    return F.avg_pool2d(images, images.shape[-1] // SIDE) / 255
+
+
+def looked_at(backbone: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> list[Tensor]:
+    """What the backbone makes of images ``(N, 3, S, S)`` in 0..255 that a decoder of views reads."""
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
+        return [each.float() for each in backbone(images)]
+
+
+def decode_views(reader: Reader, canvas: Canvas, windows: Sequence[Window], maps: NDArray[np.float32]) -> list[Answer]:
     """One answer for each window with its prompt maps ``(N, 6, 48, 48)``."""
-    device = next(decoder.parameters()).device
-    views = np.stack([look(canvas.pixels, window) for window in windows])
-    images = torch.from_numpy(views).to(device).permute(0, 3, 1, 2).float() / 255
-    images = images.contiguous(memory_format=torch.channels_last)
-    seen: list[Tensor | None] = [under(each, canvas.size, windows) for each in _seen_by(decoder, canvas.features)]
-    logits, quality = decoder(images, torch.from_numpy(maps).to(device), *(seen or [None]))
+    views = [np.asarray(look(canvas.pixels, window, reader.side), np.uint8) for window in windows]
+    seen = (canvas.features.grid, canvas.features.tensors[CONTEXT])
+    grid, context = (under(each, canvas.size, windows) for each in seen)
+    logits, quality = reader.read(views, maps, grid, context)
     judged = torch.sigmoid(quality).tolist()
     return [
         Answer(put_back(view, window, canvas.size, FAR), share)
-        for view, window, share in zip(logits.float().cpu().numpy(), windows, judged, strict=True)
+        for view, window, share in zip(logits.cpu().numpy(), windows, judged, strict=True)
     ]
-
-
-def _seen_by(decoder: ViewDecoder, features: ImageFeatures) -> list[Tensor]:
-    """The joint-space vectors and the backbone's features, if a decoder was made for them."""
-    return [] if decoder.context is None else [features.grid, features.tensors[CONTEXT]]
 
 
 def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_SIDE) -> Tensor:

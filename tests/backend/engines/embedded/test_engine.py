@@ -13,8 +13,7 @@ from backend.engines.base import Engine, SeesAtAGlance
 from backend.engines.embedded import build, from_text, views
 from backend.engines.embedded.evidence import Classed, Evidence
 from backend.engines.embedded.from_text import Found
-from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import Answer, Canvas, Window, around
+from backend.engines.embedded.views import Answer, Canvas, Reader, Window, around
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, MaskSet, overlaps
 from prompts.geometry import size_of
@@ -82,8 +81,8 @@ def test_without_a_word_things_are_looked_at_again_where_they_are_and_none_is_fo
     windows: list[Window] = []
     answers: list[Answer] = []
 
-    def decode_views(decoder: ViewDecoder, canvas: Canvas, some: list[Window], maps: NDArray[np.float32]) -> list[Answer]:
-        found = views.decode_views(decoder, canvas, some, maps)
+    def decode_views(reader: Reader, canvas: Canvas, some: list[Window], maps: NDArray[np.float32]) -> list[Answer]:
+        found = views.decode_views(reader, canvas, some, maps)
         windows.extend(some)
         answers.extend(found)
         return found

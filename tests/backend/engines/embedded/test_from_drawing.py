@@ -7,6 +7,7 @@ pixels a factor that is right for one side was a hundred pixels off on the other
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,8 @@ from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, guided, sharpen, solved
 from backend.engines.embedded.network import ViewDecoder
-from backend.engines.embedded.views import Answer, Canvas
+from backend.engines.embedded.places import CONTEXT as CHANNELS
+from backend.engines.embedded.views import CONTEXT, Answer, Canvas, Reader
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
 from prompts.geometry import BoolArray, Size
@@ -38,10 +40,12 @@ class Judging(ViewDecoder):
     """Finds the middle half of every view, and judges the views of each call as it is told."""
 
     def __init__(self, *judged: list[float]) -> None:
-        super().__init__()
+        super().__init__(CHANNELS)
         self._judged = list(judged)
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         middle = torch.full((len(image), 96, 96), -4.0)
         middle[:, 24:72, 24:72] = 4
         return middle, torch.tensor(self._judged.pop(0))
@@ -50,10 +54,13 @@ class Judging(ViewDecoder):
 class Filling(ViewDecoder):
     """Finds the whole of every view."""
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         return torch.full((len(image), 96, 96), 4.0), torch.zeros(len(image))
 
 
+SEEN = {CONTEXT: torch.zeros(4, 8, 8)}
 BOX = (100.0, 400.0, 200.0, 500.0)
 
 
@@ -69,8 +76,8 @@ BOX = (100.0, 400.0, 200.0, 500.0)
 def test_an_answer_stays_in_the_drawn_box_unless_something_was_clicked_outside(
     clicks: tuple[PointPrompt, ...], stays: bool
 ) -> None:
-    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8)), np.zeros((640, 640, 3), np.uint8))
-    found = decode_object(Filling(), canvas, draw_on(canvas, PromptSet((BoxPrompt(BOX), *clicks)), None, None))
+    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), SEEN), np.zeros((640, 640, 3), np.uint8))
+    found = decode_object(Reader(Filling(CHANNELS)), canvas, draw_on(canvas, PromptSet((BoxPrompt(BOX), *clicks)), None, None))
     assert found is not None
     x0, y0, x1, y1 = found.box() or (0, 0, 0, 0)
     reached = max(BOX[0] - x0, BOX[1] - y0, x1 - BOX[2], y1 - BOX[3])
@@ -80,8 +87,8 @@ def test_an_answer_stays_in_the_drawn_box_unless_something_was_clicked_outside(
 
 @pytest.mark.parametrize(("judged", "side"), [([2.0, 1.0, 0.0], 320), ([0.0, 2.0, 1.0], 160), ([0.0, 1.0, 2.0], 80)])
 def test_of_the_looks_at_three_scales_only_the_one_that_was_judged_best_is_followed(judged: list[float], side: int) -> None:
-    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8)), np.zeros((640, 640, 3), np.uint8))
-    looking = Judging(judged, [0.5])
+    canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), SEEN), np.zeros((640, 640, 3), np.uint8))
+    looking = Reader(Judging(judged, [0.5]))
     found = decode_object(looking, canvas, draw_on(canvas, PromptSet((PointPrompt((320, 320)),)), None, None))
     assert found is not None
     box = found.box()
@@ -107,7 +114,8 @@ def test_one_click_is_answered_with_its_readings_the_decoder_s_own_answer_first(
 
 
 def test_a_click_is_scored_lower_than_a_box_that_was_judged_alike_where_clicks_reach_less() -> None:
-    canvas = ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), {"pixels": torch.zeros(640, 640, 3, dtype=torch.uint8)})
+    pixels = torch.zeros(640, 640, 3, dtype=torch.uint8)
+    canvas = ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), {"pixels": pixels, **SEEN})
     nothing: Any = SimpleNamespace(
         phrases=(),
         references=(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -16,7 +17,8 @@ from backend.engines.embedded.evidence import Classed, Evidence
 from backend.engines.embedded.from_memory import alike_as_wholes, redrawn, renamed
 from backend.engines.embedded.from_text import Found
 from backend.engines.embedded.network import SAID, ViewDecoder
-from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas
+from backend.engines.embedded.places import CONTEXT as CHANNELS
+from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, Reader
 from backend.segmenter import Segmenter
 from backend.serving.learnt import PLACES as PLACES_OF_EXAMPLES
 from backend.values.features import FeatureCache, ImageFeatures
@@ -76,13 +78,18 @@ def test_a_word_without_a_meaning_is_found_by_its_examples(segmenter: Segmenter)
 class Believing(ViewDecoder):
     """Finds what it is told, in every view."""
 
-    def forward(self, image: Tensor, maps: Tensor, grid: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
         said = torch.nn.functional.interpolate(maps[:, SAID][:, None], size=(96, 96), mode="bilinear")[:, 0]
         return said * 8 - 4, torch.ones(len(image))
 
 
+BELIEVING = Reader(Believing(CHANNELS))
 WHOLE, PART = disc(240, 240, 120, 120, 60), disc(240, 240, 100, 120, 38)
-CANVAS = Canvas(ImageFeatures(Size(240, 240), torch.zeros(4, 8, 8)), np.zeros((240, 240, 3), np.uint8))
+CANVAS = Canvas(
+    ImageFeatures(Size(240, 240), torch.zeros(4, 8, 8), {CONTEXT: torch.zeros(4, 8, 8)}), np.zeros((240, 240, 3), np.uint8)
+)
 
 
 def found_at(mask: BoolArray) -> Found:
@@ -110,7 +117,7 @@ def test_a_click_is_not_led_astray_by_examples_that_show_what_is_around_it(segme
 
 
 def test_a_part_becomes_the_whole_thing_that_looks_like_the_examples() -> None:
-    again = redrawn(Believing(), CANVAS, found_at(PART), chance(WHOLE))
+    again = redrawn(BELIEVING, CANVAS, found_at(PART), chance(WHOLE))
     mask = again.answer.logits > 0
     assert (mask & WHOLE).sum() / (mask | WHOLE).sum() > 0.9
     assert again.evidence.quality == again.answer.quality != 0.4
@@ -120,8 +127,8 @@ def test_a_region_stays_where_a_click_finds_something_else_or_it_is_small() -> N
     """Clicks are looked at from afar, where a small thing is a few pixels."""
     elsewhere, small = disc(240, 240, 40, 40, 20) | disc(240, 240, 190, 190, 40), disc(240, 240, 120, 120, 15)
     part, speck = found_at(PART), found_at(small)
-    assert redrawn(Believing(), CANVAS, part, chance(elsewhere)) is part
-    assert redrawn(Believing(), CANVAS, speck, chance(small)) is speck
+    assert redrawn(BELIEVING, CANVAS, part, chance(elsewhere)) is part
+    assert redrawn(BELIEVING, CANVAS, speck, chance(small)) is speck
 
 
 AXES = torch.eye(4)

@@ -1,4 +1,4 @@
-"""Prompt features: the image's own pixels vote for what looks like the prompt."""
+"""Prompt features: the image's own pixels vote for what looks like the prompt; and what else a decoder of drawings sees."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from backend.engines.embedded import network
-from backend.engines.embedded.views import SIDE, Window, area_map, box_map, click_map
+from backend.engines.embedded.checkpoint import drawn_decoder
+from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import CONTEXT as CHANNELS
+from backend.engines.embedded.places import Backbone, close_look
+from backend.engines.embedded.views import CLOSE_SIDE, SIDE, Reader, Window, area_map, box_map, click_map
 
 VOTES = slice(network.MAPS, network.MAPS + network.VOTES)
+NOTHING = torch.zeros(1, 8, 24, 24)
+"""Joint-space vectors of a view of which nothing is known."""
 
 
 def red_square_on_green() -> torch.Tensor:
@@ -27,14 +33,14 @@ def maps(**drawn: np.ndarray) -> torch.Tensor:
 
 
 def test_the_pixels_of_a_loose_box_that_look_like_its_surroundings_vote_against() -> None:
-    seen = network.gather(red_square_on_green(), maps(BOX=box_map(np.array([15.0, 15, 81, 81]))), None)
+    seen = network.gather(red_square_on_green(), maps(BOX=box_map(np.array([15.0, 15, 81, 81]))), NOTHING)
     last_colour_vote = seen[0, VOTES][1]
     assert last_colour_vote[24, 24] > 0.9
     assert last_colour_vote[10, 10] < 0.3
 
 
 def test_a_click_is_voted_for_by_everything_of_its_colour() -> None:
-    seen = network.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))), None)
+    seen = network.gather(red_square_on_green(), maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))), NOTHING)
     first_colour_vote = seen[0, VOTES][0]
     assert first_colour_vote[15, 15] > 0.7
     assert first_colour_vote[5, 5] < 0.3
@@ -42,9 +48,9 @@ def test_a_click_is_voted_for_by_everything_of_its_colour() -> None:
 
 def test_a_negative_click_takes_votes_away_from_its_colour() -> None:
     box = box_map(np.array([0.0, 0, SIDE, SIDE]))
-    without = network.gather(red_square_on_green(), maps(BOX=box), None)[0, VOTES][0]
+    without = network.gather(red_square_on_green(), maps(BOX=box), NOTHING)[0, VOTES][0]
     refused = click_map(np.array([[8.0, 8.0]]))
-    with_it = network.gather(red_square_on_green(), maps(BOX=box, NEGATIVE=refused), None)[0, VOTES][0]
+    with_it = network.gather(red_square_on_green(), maps(BOX=box, NEGATIVE=refused), NOTHING)[0, VOTES][0]
     assert with_it[5, 40] < without[5, 40] - 0.2
     assert with_it[24, 24] > with_it[5, 40]
 
@@ -57,11 +63,11 @@ def test_joint_space_vectors_vote_only_where_there_are_any() -> None:
     drawn = maps(POSITIVE=click_map(np.array([[48.0, 48.0]])))
     seen = network.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, grid)[0, VOTES][4]
     assert seen[24, 24] > seen[4, 4]
-    assert network.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, None)[0, VOTES][4:].abs().max() == 0
+    assert network.gather(torch.full((1, 3, SIDE, SIDE), 0.5), drawn, NOTHING)[0, VOTES][4:].abs().max() == 0
 
 
 def test_evidence_has_no_gap_for_an_empty_prompt() -> None:
-    seen = network.gather(red_square_on_green(), maps(), None)
+    seen = network.gather(red_square_on_green(), maps(), NOTHING)
     assert seen.shape == (1, network.CHANNELS, network.MAP_SIDE, network.MAP_SIDE)
     assert torch.isfinite(seen).all()
 
@@ -88,3 +94,22 @@ def test_vectors_are_smoothed_as_doubling_bilinearly_and_halving_by_areas_would(
 def test_the_mean_of_the_places_around_leaves_out_what_is_off_the_map() -> None:
     drawn = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network.blurred(drawn), F.avg_pool2d(drawn, 5, 1, 2, count_include_pad=False))
+
+
+def test_a_decoder_that_begins_to_look_at_views_through_the_backbone_answers_as_before() -> None:
+    torch.manual_seed(0)
+    before, after = ViewDecoder(CHANNELS).eval(), drawn_decoder().eval()
+    after.load_state_dict(before.state_dict(), strict=False)
+    views = [np.random.default_rng(0).integers(0, 255, (CLOSE_SIDE, CLOSE_SIDE, 3), np.uint8)]
+    drawn = maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))).numpy()
+    seen = (torch.randn(1, 8, 24, 24), torch.randn(1, CHANNELS, 24, 24))
+    look = close_look(Backbone().eval())
+    with torch.inference_mode():
+        small = [np.asarray(view.reshape(SIDE, 2, SIDE, 2, 3).mean(axis=(1, 3))) for view in views]
+        plain = before(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(drawn), *seen)
+        closer = Reader(after, look).read(views, drawn, *seen)
+        assert after.close is not None
+        after.close.read[-1].weight.fill_(1.0)
+        moved = Reader(after, look).read(views, drawn, *seen)
+    torch.testing.assert_close(closer, plain)
+    assert not torch.allclose(moved[0], closer[0], atol=1e-3), "once it has learnt, it hears what the backbone sees"
