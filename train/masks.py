@@ -34,7 +34,7 @@ PASTED = 0.12
 PASTED_SIDE = 384
 EMPTY = 0.15
 """How often a photo of one thing on an empty background is drawn: without any, a click on such a thing finds a part of it."""
-AROUND = 0.15
+AROUND = 0.07
 """How often what surrounds things is drawn: without any, a box or a click on a road or a wall finds things on it."""
 SURROUNDED = ("imagenet_samples", "caltech101_natural", "coco_mini", "coco_person", "ccp_clothing", "imagenet_grabcut")
 SEGMENTED_SIDE = 256

@@ -19,6 +19,8 @@ Maps = NDArray[np.float32]
 KINDS = ("click", "box", "rough", "scribble", "previous")
 NEAR, FAR = 1.8, 2.4
 """The most that a window is as long as the object; an earlier answer may be a part of it."""
+AT_THE_RIM = 1.5
+"""Pixels of a view within which an object ends where its photo does."""
 CHANCES = (0.34, 0.32, 0.06, 0.06, 0.22)
 
 
@@ -56,7 +58,7 @@ def make_view(image: NDArray[np.uint8], target: NDArray[np.bool_], void: NDArray
         seen = np.zeros_like(seen)
         seen[SIDE // 2, SIDE // 2] = True
     maps = np.zeros((MAPS, MAP_SIDE, MAP_SIDE), np.float32)
-    _draw(kind, maps, seen, dice)
+    _draw(kind, maps, seen, window.to_view(np.array([(0, 0), target.shape[::-1]], np.float64)).ravel(), dice)
     if click:
         x, y = window.to_view(np.array([click]))[0].tolist()
         _click(maps, POSITIVE, (x, y))
@@ -87,10 +89,10 @@ def _around_object(target: NDArray[np.bool_], farthest: float, dice: Dice) -> Wi
     return around((low[0], low[1], high[0], high[1]), float(dice.uniform(1.15, farthest)))
 
 
-def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
-    """Whatever covers an area, drawn for an object of the view."""
+def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], rim: NDArray[np.float64], dice: Dice) -> None:
+    """Whatever covers an area, drawn for an object of the view, on a photo that ends at ``rim (x0, y0, x1, y1)``."""
     if kind == "box":
-        maps[BOX] = box_map(_jittered_box(target, dice))
+        maps[BOX] = box_map(_jittered_box(target, rim, dice))
     elif kind == "rough":
         maps[ROUGH] = shrink(distort(target, dice).astype(np.float32))
     elif kind == "scribble":
@@ -102,11 +104,13 @@ def _draw(kind: str, maps: Maps, target: NDArray[np.bool_], dice: Dice) -> None:
         maps[PREVIOUS] = shrink(soft)
 
 
-def _jittered_box(target: NDArray[np.bool_], dice: Dice) -> NDArray[np.float64]:
-    box = mask_box(target)
-    assert box is not None
-    extent = np.array([box[2] - box[0], box[3] - box[1]] * 2)
-    return np.array(box, np.float64) + dice.normal(0, 0.03, 4) * extent
+def _jittered_box(target: NDArray[np.bool_], rim: NDArray[np.float64], dice: Dice) -> NDArray[np.float64]:
+    """About the box around an object, within the photo: what a box leaves free along the rim is none of what it means."""
+    found = mask_box(target)
+    assert found is not None
+    box = np.array(found, np.float64)
+    moved = box + dice.normal(0, 0.03, 4) * (np.array([*(box[2:] - box[:2])] * 2) * (np.abs(box - rim) > AT_THE_RIM))
+    return np.concatenate([np.maximum(moved[:2], rim[:2]), np.minimum(moved[2:], rim[2:])])
 
 
 def _inner_point(target: NDArray[np.bool_], dice: Dice) -> tuple[float, float]:

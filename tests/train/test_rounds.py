@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engines.embedded.network import NEGATIVE, POSITIVE, SAID
+from backend.engines.embedded.network import BOX, NEGATIVE, POSITIVE, SAID
 from backend.engines.embedded.views import CLOSE_SIDE, SIDE
 from tests.backend.pictures import disc, square
 from train.rounds import correct, distort, largest_error, make_view
@@ -49,6 +49,23 @@ def test_half_of_the_earlier_answers_come_with_the_click_that_they_follow() -> N
     views = [make_view(IMAGE, TARGET, NO_VOID, np.random.default_rng(seed)) for seed in range(400)]
     clicked = [view.maps[POSITIVE].max() > 0.1 for view in views if view.kind == "previous"]
     assert 0.3 < np.mean(clicked) < 0.7
+
+
+def test_the_box_of_what_reaches_the_photo_s_rim_ends_there() -> None:
+    """A box around a meadow is told from one around a thing on it by where it ends."""
+    meadow = np.arange(200)[:, None] >= np.full(300, 120)
+    views = [make_view(IMAGE, meadow, NO_VOID, np.random.default_rng(seed)) for seed in range(200)]
+    boxed = [view for view in views if view.kind == "box"]
+    assert len(boxed) > 30
+    for view in boxed:
+        (left, _), (right, bottom) = view.window.to_view(np.array([(0, 0), (300, 200)], np.float64))
+        drawn = view.maps[BOX] > 0
+        columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
+        assert 2 * columns[0] == pytest.approx(left, abs=2)
+        assert 2 * (columns[-1] + 1) == pytest.approx(right, abs=2)
+        assert 2 * (rows[-1] + 1) == pytest.approx(bottom, abs=2)
+    tops = [2 * np.flatnonzero((view.maps[BOX] > 0).any(axis=1))[0] for view in boxed]
+    assert np.std(tops) > 1, "the side that lies within the photo is drawn as people draw"
 
 
 def test_a_correction_is_negative_where_too_much_was_claimed() -> None:
