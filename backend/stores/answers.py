@@ -17,6 +17,8 @@ MOST_ANSWERS = 50_000
 """Answers that are known, the newest."""
 MOST_WITH_CONTENT = 5_000
 """Of so many, the newest, is known what they said."""
+PASSED_OVER = 100
+"""Numbers that a database may leave out in a row: so far back it is looked for content that is too old, not through all."""
 LARGEST_CONTENT = 256 << 10
 MOST_COMPARED = 20
 """Answers about one task that are looked at, the newest."""
@@ -82,8 +84,8 @@ class Answers:
             number = connection.execute(sql.insert(_answers), row).inserted_primary_key
             newest = number[0] if number else 0
             connection.execute(sql.delete(_answers).where(_answers.c.id <= newest - MOST_ANSWERS))
-            old = (_answers.c.id <= newest - MOST_WITH_CONTENT) & _answers.c.content.is_not(None)
-            connection.execute(sql.update(_answers).where(old).values(content=None))
+            old = _answers.c.id.between(newest - MOST_WITH_CONTENT - PASSED_OVER, newest - MOST_WITH_CONTENT)
+            connection.execute(sql.update(_answers).where(old, _answers.c.content.is_not(None)).values(content=None))
 
     def about(self, project: str, task: str) -> list[dict[str, Any]]:
         """What pre-annotations of a task said, as predictions of Label Studio without a number; the newest first."""

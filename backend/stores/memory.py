@@ -276,7 +276,8 @@ def _forget_oldest(connection: sql.Connection) -> None:
     """Keep so many regions at most, beside those of snapshots."""
     newest = connection.execute(sql.select(sql.func.max(examples.c.id))).scalar() or 0
     old = (examples.c.id <= newest - MOST_EXAMPLES) & examples.c.id.not_in(sql.select(frozen.c.example))
-    lost = list(connection.execute(sql.select(examples.c.project, examples.c.label).where(old).distinct()))
+    in_order = sql.select(examples.c.project, examples.c.label).where(old).order_by(examples.c.id)  # else all are gone through
+    lost = set(connection.execute(in_order))
     if lost:
         connection.execute(sql.delete(examples).where(old))
     for project in sorted({row.project for row in lost}):
