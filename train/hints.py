@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from backend.engines.embedded.network import MAP_SIDE, PREVIOUS, SAID
+from backend.engines.embedded.network import MAP_SIDE, PREVIOUS, SAID, ViewDecoder
 from backend.engines.embedded.places import PlaceEncoder, encoded
 from backend.engines.embedded.views import look, under
 from prompts.geometry import size_of
+from train.data import Photo
 from train.names import Names
 from train.rounds import View
 
@@ -27,6 +29,8 @@ UNSEEN = 0.3
 """The share of views without joint-space vectors, and of those without features: on photos that the encoder was trained on they
 tell more than they will on others.
 """
+PLACES, RIDGE = 200, 1e-5
+"""From how many places of a photo a map between features is fitted, and how much it is drawn to nothing."""
 FORGOTTEN = 0.4
 """The share of a name's maps of which a part is missing."""
 
@@ -84,7 +88,7 @@ class Hints:
         logits = torch.einsum("d,dhw->hw", self._vectors[view.name], grid) * self._scale + self._bias
         chance = torch.sigmoid(logits)[None, None]
         side = MAP_SIDE
-        return np.asarray(torch.nn.functional.interpolate(chance, size=(side, side), mode="bilinear")[0, 0].numpy())
+        return np.asarray(F.interpolate(chance, size=(side, side), mode="bilinear")[0, 0].numpy())
 
     def _under(self, view: View) -> tuple[Tensor, Tensor]:
         assert view.source is not None
@@ -97,3 +101,26 @@ class Hints:
         maps = [under(kept, size_of(view.source.image), [view.window])[0] for kept in self._seen[key]]
         grid, context = (part.flip(2) if view.mirrored else part for part in maps)
         return grid, context
+
+
+@torch.inference_mode()
+def follow(decoders: Sequence[ViewDecoder], before: PlaceEncoder, after: PlaceEncoder, photos: Sequence[Photo]) -> None:
+    """Let decoders that read the features of one encoder read those of another that was trained on from it: the linear map from
+    the new features to the old, by least squares on places of ``photos``, goes into the first layer that reads them.
+    """
+    dice = torch.Generator().manual_seed(0)
+    old, new = [], []
+    for photo in photos:
+        features = [encoded(each, photo.image)[0].flatten(1).T for each in (before, after)]
+        picks = torch.randint(len(features[0]), (PLACES,), generator=dice)
+        old.append(features[0][picks])
+        new.append(F.pad(features[1][picks], (0, 1), value=1.0))
+    there, wanted = torch.cat(new).double(), torch.cat(old).double()
+    solved = torch.linalg.solve(there.T @ there + RIDGE * len(there) * torch.eye(there.shape[1]), there.T @ wanted).float()
+    for decoder in decoders:
+        first = decoder.context[0]
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
+        weights = first.weight[:, :, 0, 0]
+        first.bias.add_(weights @ solved[-1])
+        first.weight.copy_((weights @ solved[:-1].T)[:, :, None, None])

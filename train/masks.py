@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.segmentation import felzenszwalb
 from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.places import Backbone, close_look
 from backend.engines.embedded.views import as_images, looked_at, shrunk
+from train import scenery
 from train.crops import LARGE, PLAIN, SMALL, cut, paste, products, recolour
 from train.data import CUTOUTS, VOID, Photo
 from train.hints import Hints
@@ -36,10 +36,6 @@ EMPTY = 0.15
 """How often a photo of one thing on an empty background is drawn: without any, a click on such a thing finds a part of it."""
 AROUND = 0.07
 """How often what surrounds things is drawn: without any, a box or a click on a road or a wall finds things on it."""
-SURROUNDED = ("imagenet_samples", "caltech101_natural", "coco_mini", "coco_person", "ccp_clothing", "imagenet_grabcut")
-SEGMENTED_SIDE = 256
-LEAST_AROUND, MOST_AROUND, MOST_TAKEN = 0.06, 0.7, 0.3
-"""How much of a photo a segment of what surrounds things covers, and how much of it things with masks may take."""
 
 
 class Views:
@@ -52,8 +48,8 @@ class Views:
         weights = np.array([WEIGHTS.get(p.row.source, 1.0) for p in shown])
         pasted = with_things(shown, photos, np.random.default_rng(0))
         empty = [p for p in masked if p.row.source in PLAIN]
-        wide = [p for p in photos if p.row.source in SURROUNDED]
-        around = [found for found in map(surroundings, wide) if found is not None]
+        wide = [p for p in photos if p.row.source in scenery.SOURCES]
+        around = [found for found in map(scenery.surroundings, wide) if found is not None]
         others = [(some, share) for some, share in ((pasted, PASTED), (empty, EMPTY), (around, AROUND)) if some]
         self._photos = [*shown, *(photo for some, _ in others for photo in some)]
         rest = 1 - sum(share for _, share in others)
@@ -103,23 +99,6 @@ def _with_thing(photo: Photo, thing: Photo, share: tuple[float, float], number: 
     image = photo.row.image.with_name(f"{photo.row.image.name}#{number}")
     ids = np.where(np.isin(crop.ids, list(names)), crop.ids, 0).astype(np.uint8)
     return replace(photo, row=replace(photo.row, image=image, names=names, kind="instance"), image=crop.image, ids=ids)
-
-
-def surroundings(photo: Photo) -> Photo | None:
-    """A photo whose objects are what surrounds things, without names: sky, grass, road and walls, which hardly a mask shows.
-    They are segments of one look (Felzenszwalb & Huttenlocher 2004) that reach the photo's rim, less the things that have
-    masks; None where there is none.
-    """
-    height, width = photo.ids.shape
-    factor = SEGMENTED_SIDE / max(height, width)
-    small = cv2.resize(photo.image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    segments = felzenszwalb(cv2.bilateralFilter(small, 9, 30, 9), scale=400, sigma=1.0, min_size=150)
-    ids, taken = np.zeros(photo.ids.shape, np.uint8), photo.ids > 0
-    for number, key in enumerate(np.unique(np.concatenate([segments[[0, -1]].ravel(), segments[:, [0, -1]].ravel()])), start=1):
-        mask = cv2.resize((segments == key).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-        if LEAST_AROUND <= mask.mean() <= MOST_AROUND and (mask & taken).sum() <= MOST_TAKEN * mask.sum():
-            ids[mask & ~taken] = number
-    return replace(photo, row=replace(photo.row, names={}, kind="instance"), ids=ids) if ids.any() else None
 
 
 def one_object(photo: Photo, dice: np.random.Generator) -> tuple[NDArray[np.bool_], int]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from prompts.encoders.embedded import TextTower, tokenize
+from train import scenery
 from train.data import read_rows
 from train.loop import Plan
 from train.names import Names
@@ -136,9 +137,9 @@ def least_used(vectors: Vectors) -> Vectors:
 
 
 def vocabulary(data: Path) -> list[str]:
-    """The names of the data and of ImageNet's classes, with their synonyms."""
+    """The names of the data, of ImageNet's classes with their synonyms, and of scenery."""
     said = {name for row in read_rows(data) for name in row.names.values()}
-    return sorted(said | {name for names in classes() for name in names})
+    return sorted(said | {name for names in classes() for name in names} | set(scenery.NAMES.values()))
 
 
 def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,15 +14,16 @@ from backend.engines.embedded.checkpoint import read_checkpoint, write
 from backend.engines.embedded.engine import SHIPPED, read
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
-from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder
+from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder, encoded
 from backend.engines.embedded.views import SIDE, shrunk
 from tests.backend.pictures import disc
-from train import encoder, masks
+from train import encoder, masks, scenery
 from train.__main__ import finish
+from train.averaging import mixed
 from train.class_teacher import ClassTeacher
 from train.data import VOID, Photo, Row
 from train.held_out import asked_by, is_chosen_by, is_held_out, is_reported, trained_rows, unnamed
-from train.hints import Hints
+from train.hints import Hints, follow
 from train.names import Names
 
 NAMES = Names(("ball", "cat", "sky"), torch.eye(128)[:3])
@@ -49,6 +51,17 @@ def test_a_batch_marks_what_is_present_absent_and_unknown() -> None:
     assert batch.masks.amax(dim=(2, 3))[ball].min() > 0
     assert (batch.seen < 1).any()
     assert set(batch.region_name.tolist()) <= {0}
+
+
+def test_scenery_is_asked_for_only_where_it_is_told() -> None:
+    """Nobody says of the photos that they show no sky, and one of them does."""
+    names = Names(("ball", "cat", "sky", "lamp"), torch.eye(128)[:4])
+    named = {1: "ball", scenery.SKY: "sky"}
+    wide = replace(PHOTOS[0], row=replace(PHOTOS[0].row, names=named), ids=np.where(PHOTOS[0].ids, PHOTOS[0].ids, scenery.SKY))
+    for photos, asked in ((PHOTOS, False), ([wide], True)):
+        batch = encoder.Batches(photos, names, seed=0).draw(4)
+        assert bool((batch.candidates == 2).any()) == asked
+        assert (batch.candidates == 3).any(), "a lamp is hardly ever there"
 
 
 @pytest.mark.slow
@@ -139,26 +152,6 @@ def test_some_views_show_one_thing_on_an_empty_background() -> None:
     assert 10 <= sum(source is not None and source.row.image.name.startswith("bare") for source in drawn) <= 60
 
 
-def test_what_surrounds_a_thing_is_found_to_its_edge_and_has_no_name() -> None:
-    """The sky and the meadow behind a ball; the void corner is no part of either."""
-    shown = photo(0)
-    ball, sky = shown.ids == 1, np.arange(200)[:, None] < np.full(260, 110)
-    image = np.where(sky[:, :, None], (90, 140, 230), (60, 120, 40)).astype(np.uint8)
-    image[ball] = shown.image[ball]
-    around = masks.surroundings(replace(shown, image=image))
-    assert around is not None
-    assert not around.row.names
-    assert not around.ids[shown.ids > 0].any()
-    for half in (sky, ~sky):
-        whole = half & (shown.ids == 0)
-        found = around.ids == np.bincount(around.ids[whole]).argmax()
-        assert (found & whole).sum() > 0.95 * (found | whole).sum()
-
-
-def test_a_photo_that_is_one_surface_has_nothing_around_things() -> None:
-    assert masks.surroundings(replace(photo(0), image=np.full((200, 260, 3), 90, np.uint8))) is None
-
-
 def test_a_perfect_mask_has_no_overlap_loss_and_full_iou() -> None:
     target = torch.zeros(1, 8, 8)
     target[:, 2:6, 2:6] = 1
@@ -184,6 +177,39 @@ def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
         assert torch.equal(mirrored, plain.flip(3))
     assert grids.shape == (1, 128, VOTE_SIDE, VOTE_SIDE)
     assert contexts.shape == (1, CONTEXT, VOTE_SIDE, VOTE_SIDE)
+
+
+def test_a_decoder_that_follows_an_encoder_reads_its_features_as_those_before() -> None:
+    """The pyramid of the encoder that was trained on is another, scaled and shifted channel by channel."""
+    torch.manual_seed(0)
+    before, decoder = PlaceEncoder().eval(), ViewDecoder(CONTEXT).eval()
+    after = copy.deepcopy(before)
+    last = after.smooth[-1].second[1]
+    after.smooth[-1].second[1] = torch.nn.Sequential(last, Scaled())
+    image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    shown = [replace(each, image=image) for each in PHOTOS[:2]]
+    (old, *_), (new, *_) = encoded(before, image), encoded(after, image)
+    wanted = decoder.context[0](old[None])
+    unlike = (decoder.context[0](new[None]) - wanted).square().mean()
+    follow([decoder], before, after, shown)
+    assert (decoder.context[0](new[None]) - wanted).square().mean() < 0.05 * unlike
+
+
+class Scaled(torch.nn.Module):
+    """Half as much again, and a little more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1.5 * x + 0.3
+
+
+def test_of_a_network_that_was_trained_on_a_share_is_kept_from_before() -> None:
+    before, after = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
+    torch.nn.init.constant_(after.weight, 3.0)
+    after.running_mean.fill_(4.0)
+    found = mixed(before, after, 0.25)
+    assert found.weight.tolist() == [1.5, 1.5]
+    assert found.running_mean.tolist() == [1.0, 1.0]
+    assert after.weight.tolist() == [3.0, 3.0]
 
 
 def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
