@@ -171,8 +171,8 @@ def _run(command: _Command, stop: threading.Event) -> None:
 
 def _summarize(progress: Progress, stopped: bool, where: str, report: Path) -> None:
     say(
-        f"{progress.done:,} of {progress.total:,} images done, {progress.failed:,} failed, {progress.regions:,} regions; "
-        f"{progress.worked:,} now in {progress.seconds:.1f} s ({progress.rate:.2f} images/s)"
+        f"{progress.done:,} of {progress.total:,} images done, {progress.failed:,} failed; {progress.worked:,} now in "
+        f"{progress.seconds:.1f} s ({progress.rate:.2f} images/s), {progress.regions:,} regions on these"
     )
     say(f"result: {where}\nreport: {report}")
     if stopped:

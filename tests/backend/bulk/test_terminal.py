@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,21 @@ def test_a_sample_and_a_dry_run_write_nothing_but_a_page(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("coco")] == []
     with pytest.raises(RequestError, match="there is no earlier run of this command"):
         run_job(spec, replace(options, resume=True), Settings())
+
+
+def test_the_last_line_of_a_run_that_goes_on_counts_regions_beside_the_images_of_now(
+    spec: JobSpec, options: RunOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = replace(spec, source=str(picture_folder(tmp_path / "few", 3)))
+    run_job(few, options, Settings())
+    assert re.search(
+        r"3 of 3 images done, 0 failed; 3 now in .*, 6 regions on these", " ".join(capsys.readouterr().err.split())
+    )
+    run_job(few, options, Settings())
+    assert re.search(
+        r"3 of 3 images done, 0 failed; 0 now in .*, 0 regions on these", " ".join(capsys.readouterr().err.split())
+    )
+    assert len(json.loads((tmp_path / "coco.json").read_text())["annotations"]) == 6
 
 
 @pytest.mark.slow
