@@ -105,6 +105,10 @@ was deleted in Label Studio is withdrawn.
 """
 
 
+_Rows = Sequence[tuple[Example, dict[str, Any]]]
+"""Examples, each with its row."""
+
+
 class MemoryBank:
     """Examples by project and label; masks are kept as COCO's run-length code. Every method may raise StoreError.
 
@@ -120,7 +124,7 @@ class MemoryBank:
         """Take what an annotation shows as all that it shows; False for an annotation that is known to be deleted or newer, and
         in a project that does not want to be remembered.
         """
-        project, annotation = told.project, told.annotation
+        project, annotation, rows = told.project, told.annotation, _rows_of(told.examples)
         with self._database.writing() as connection:
             if _is_off(connection, project) or self._is_forgotten(connection, told):
                 return False
@@ -131,15 +135,16 @@ class MemoryBank:
             connection.execute(sql.delete(submissions).where(here))
             facts = {name: getattr(told, name) for name in ("project", "annotation", "task", "annotator", "made_at", "seconds")}
             connection.execute(sql.insert(submissions), facts)
-            self._replace(connection, project, annotation, told.examples)
+            self._replace(connection, project, annotation, rows)
             note_canaries(connection, told)
         return True
 
     def replace(self, project: str, annotation: str, shown: Sequence[Example]) -> None:
         """Keep these as all examples of a draft."""
+        rows = _rows_of(shown)
         with self._database.writing() as connection:
             if not _is_off(connection, project):
-                self._replace(connection, project, annotation, shown)
+                self._replace(connection, project, annotation, rows)
 
     def forget(self, project: str, *, annotations: Collection[str] = (), tasks: Collection[str] = ()) -> None:
         """Forget the examples of annotations and of tasks that were deleted, and whatever is told of them later."""
@@ -222,13 +227,11 @@ class MemoryBank:
                 chosen, lambda numbers: connection.execute(sql.select(examples).where(examples.c.id.in_(numbers)))
             )
 
-    def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: Iterable[Example]) -> None:
+    def _replace(self, connection: sql.Connection, project: str, annotation: str, shown: _Rows) -> None:
         """Rows that say the same stay as they are; the mark of a region stays when the region is drawn anew."""
         here = _current(project) & (examples.c.annotation == annotation)
         known = list(connection.execute(sql.select(examples).where(here)))
-        shown = list(shown)
-        rows = [row_of(example) for example in shown]
-        told = [example.made_at for example in shown]
+        told, rows = [example.made_at for example, _ in shown], [row for _, row in shown]
         when = [row.made_at if made_at else 0.0 for row, made_at in zip(known, told, strict=False)]
         if (when, [content_of(row._mapping) for row in known]) == (told, [content_of(row) for row in rows]):
             return
@@ -245,6 +248,11 @@ class MemoryBank:
         task = (forgotten.c.kind == "task") & (forgotten.c.name == told.task)
         query = sql.select(forgotten.c.id).where(forgotten.c.project == told.project, annotation | task).limit(1)
         return connection.execute(query).first() is not None
+
+
+def _rows_of(shown: Iterable[Example]) -> _Rows:
+    """Made before the transaction: the code of a huge mask takes its time, in which nobody else could write."""
+    return [(example, row_of(example)) for example in shown]
 
 
 def _current(project: str) -> sql.ColumnElement[bool]:
