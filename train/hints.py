@@ -104,9 +104,9 @@ class Hints:
 
 
 @torch.inference_mode()
-def follow(decoders: Sequence[ViewDecoder], before: PlaceEncoder, after: PlaceEncoder, photos: Sequence[Photo]) -> None:
-    """Let decoders that read the features of one encoder read those of another that was trained on from it: the linear map from
-    the new features to the old, by least squares on places of ``photos``, goes into the first layer that reads them.
+def follow(decoder: ViewDecoder, before: PlaceEncoder, after: PlaceEncoder, photos: Sequence[Photo]) -> None:
+    """Let a decoder that reads the features of one encoder read those of another that was trained on from it: the linear map
+    from the new features to the old, by least squares on places of ``photos``, goes into the first layer that reads them.
     """
     dice = torch.Generator().manual_seed(0)
     old, new = [], []
@@ -117,10 +117,9 @@ def follow(decoders: Sequence[ViewDecoder], before: PlaceEncoder, after: PlaceEn
         new.append(F.pad(features[1][picks], (0, 1), value=1.0))
     there, wanted = torch.cat(new).double(), torch.cat(old).double()
     solved = torch.linalg.solve(there.T @ there + RIDGE * len(there) * torch.eye(there.shape[1]), there.T @ wanted).float()
-    for decoder in decoders:
-        first = decoder.context[0]
-        assert isinstance(first, nn.Conv2d)
-        assert first.bias is not None
-        weights = first.weight[:, :, 0, 0]
-        first.bias.add_(weights @ solved[-1])
-        first.weight.copy_((weights @ solved[:-1].T)[:, :, None, None])
+    first = decoder.context[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    weights = first.weight[:, :, 0, 0]
+    first.bias.add_(weights @ solved[-1])
+    first.weight.copy_((weights @ solved[:-1].T)[:, :, None, None])

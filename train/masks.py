@@ -144,13 +144,11 @@ def as_tensors(views: Sequence[View]) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     return images, maps, target, known, share
 
 
-def train(
-    photos: Sequence[Photo], hints: Hints, start: ViewDecoder, plan: Plan, backbone: Backbone | None = None
-) -> ViewDecoder:
-    """The mask decoder after training it, or going on with it, as planned; it looks at views through ``backbone``, if any."""
+def train(photos: Sequence[Photo], hints: Hints, start: ViewDecoder, backbone: Backbone, plan: Plan) -> ViewDecoder:
+    """The mask decoder after training it, or going on with it, as planned; it looks at views through ``backbone``."""
     decoder = start.to(plan.device, memory_format=torch.channels_last)  # a quarter quicker on a CPU
     views = Views(photos, seed=int(torch.randint(1 << 30, ())))
-    look = None if backbone is None else close_look(backbone.to(plan.device).eval())
+    look = close_look(backbone.to(plan.device).eval())
     going: list[View] = []
 
     def step(take: Callable[[], View]) -> tuple[Tensor, Parts]:
@@ -159,7 +157,7 @@ def train(
         hints.say(batch, grids)
         grids, contexts = (hints.some(batch, maps).to(plan.device) for maps in (grids, contexts))
         images, maps, target, known, share = (tensor.to(plan.device) for tensor in as_tensors(batch))
-        close = [] if look is None else looked_at(look, images)
+        close = looked_at(look, images)
         with mixed_precision(plan.device):
             logits, quality = decoder(shrunk(images), maps, grids, contexts, close)
         parts = loss_of(logits.float(), quality.float(), target, known, share)

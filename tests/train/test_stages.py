@@ -191,7 +191,7 @@ def test_a_decoder_that_follows_an_encoder_reads_its_features_as_those_before() 
     (old, *_), (new, *_) = encoded(before, image), encoded(after, image)
     wanted = decoder.context[0](old[None])
     unlike = (decoder.context[0](new[None]) - wanted).square().mean()
-    follow([decoder], before, after, shown)
+    follow(decoder, before, after, shown)
     assert (decoder.context[0](new[None]) - wanted).square().mean() < 0.05 * unlike
 
 
@@ -224,7 +224,7 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
 
 @pytest.mark.slow
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
-    trained = replace(read_checkpoint(SHIPPED), drawn=None)
+    trained = read_checkpoint(SHIPPED)
     before = trained.views.quality[-1].weight.clone()
     finished = finish(replace(trained, calibration=unfitted()), PHOTOS, [asked_as(each, "zebra") for each in PHOTOS])
     fitted = asdict(finished.calibration)

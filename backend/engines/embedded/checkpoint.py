@@ -26,9 +26,8 @@ _READ_ONLY, _LARGE, _SCALE = ("text.table", "classifier."), 4096, ".scale"
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
-    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. Drawings are answered by a decoder of their own
-    where there is one, ``drawn``, else by ``views``, by which words find. The ``classifier`` is the backbone as it was before
-    training.
+    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. The ``classifier`` is the backbone as it was
+    before training, through which ``views`` looks at each view.
     """
 
     encoder: PlaceEncoder
@@ -37,26 +36,19 @@ class Checkpoint:
     names: Tensor
     places: Tensor
     calibration: Calibration
-    drawn: ViewDecoder | None = None
-    classifier: Classifier | None = None
+    classifier: Classifier
 
     @classmethod
     def fresh(cls, calibration: Calibration) -> Checkpoint:
         """Networks that have learnt nothing."""
         nothing = torch.zeros(0, DIM)
-        return cls(PlaceEncoder(), ViewDecoder(CONTEXT_CHANNELS), TextTower(), nothing, nothing, calibration)
+        views = ViewDecoder(CONTEXT_CHANNELS, CLOSE)
+        return cls(PlaceEncoder(), views, TextTower(), nothing, nothing, calibration, Classifier())
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The networks by their names in the file."""
-        own = {} if self.drawn is None else {"drawn": self.drawn}
-        known = {} if self.classifier is None else {"classifier": self.classifier}
-        return {"encoder": self.encoder, "views": self.views, "text": self.text, **own, **known}
-
-
-def drawn_decoder() -> ViewDecoder:
-    """A decoder of drawings that has learnt nothing; it looks at each view through the classifier's backbone."""
-    return ViewDecoder(CONTEXT_CHANNELS, CLOSE)
+        return {"encoder": self.encoder, "views": self.views, "text": self.text, "classifier": self.classifier}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -65,12 +57,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         fitted = json.loads(file.metadata()["calibration"])
         calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    drawn = drawn_decoder() if any(name.startswith("drawn.close.") for name in tensors) else None
-    if drawn is None and any(name.startswith("drawn.") for name in tensors):
-        drawn = ViewDecoder(CONTEXT_CHANNELS)
-    classifier = Classifier() if "classifier.vectors" in tensors else None
     vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
-    found = replace(Checkpoint.fresh(calibration), drawn=drawn, classifier=classifier, **vectors)
+    found = replace(Checkpoint.fresh(calibration), **vectors)
     for name, network in found.networks.items():
         network.load_state_dict(_part(tensors, name, network))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from backend.engines.embedded.from_memory import (
 )
 from backend.engines.embedded.from_text import Found, Taught, are_familiar, best_of, claims_of, compete, find_all, said_logits
 from backend.engines.embedded.network import factor_to, fold_batch_norm
-from backend.engines.embedded.places import DIM, close_look, encoded_by, find_everything, once_each, resized
+from backend.engines.embedded.places import close_look, encoded_by, find_everything, once_each, resized
 from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, Reader, chance_of, memory_on, to_masks
 from backend.values.errors import SetupError
 from backend.values.features import ImageFeatures
@@ -101,12 +101,10 @@ class EmbeddedDecoder:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._encoder = checkpoint.encoder
-        self._views = Reader(checkpoint.views)
-        self._drawn = reader_of_drawings(checkpoint)
+        self._views = reader_of(checkpoint)
         self._calibration = checkpoint.calibration
         self._classifier = checkpoint.classifier
-        nothing = torch.zeros(0, DIM)
-        self._taught = Taught(checkpoint.names, nothing if self._classifier is None else self._classifier.vectors)
+        self._taught = Taught(checkpoint.names, self._classifier.vectors)
         self.places = checkpoint.places
         self.strange_lift = checkpoint.calibration.strange_lift
 
@@ -116,13 +114,9 @@ class EmbeddedDecoder:
         return [self._encode(image) for image in images]
 
     def _encode(self, image: Image) -> ImageFeatures:
-        readers: list[Callable[[Tensor], tuple[Tensor, ...]]] = [self._encoder.read]
-        readers += [] if self._classifier is None else [self._classifier]
-        (context, grid, regions), *mixtures = encoded_by(self._encoder.backbone, readers, image)
-        tensors = {CONTEXT: context, REGIONS: regions, "pixels": torch.from_numpy(_canvas_pixels(image))}
-        if mixtures:
-            tensors[CLASSED] = mixtures[0][0]
-        return ImageFeatures(size_of(image), grid, tensors)
+        (context, grid, regions), (classed,) = encoded_by(self._encoder.backbone, [self._encoder.read, self._classifier], image)
+        pixels = torch.from_numpy(_canvas_pixels(image))
+        return ImageFeatures(size_of(image), grid, {CONTEXT: context, REGIONS: regions, CLASSED: classed, "pixels": pixels})
 
     @torch.inference_mode()
     def decode(self, features: ImageFeatures, prompts: PromptSet, tokens: PromptTokens, memory: ObjectMemory | None) -> MaskSet:
@@ -209,7 +203,7 @@ class EmbeddedDecoder:
         """
         best = set(sorted(likely, key=lambda k: -likely[k])[:MOST_REDRAWN])
         chances = {which: _on_canvas(shown[which], canvas) for which in {found[k].which for k in best}}
-        return [redrawn(self._drawn, canvas, each, chances[each.which]) if k in best else each for k, each in enumerate(found)]
+        return [redrawn(self._views, canvas, each, chances[each.which]) if k in best else each for k, each in enumerate(found)]
 
     @torch.inference_mode()
     def decode_drawn_label(
@@ -232,12 +226,12 @@ class EmbeddedDecoder:
         """What one click may mean, at every scale; see OffersAlternatives."""
         canvas = Canvas.of(features)
         drawing = draw_on(canvas, prompts, None, None)
-        answers = [self._finished(answer, canvas, drawing) for answer in readings(self._drawn, canvas, drawing)]
+        answers = [self._finished(answer, canvas, drawing) for answer in readings(self._views, canvas, drawing)]
         return to_masks(answers, [None] * len(answers), canvas)
 
     def decode_drawing(self, canvas: Canvas, drawing: Drawing) -> Answer | None:
         """The mask of one object on a canvas, without its edge; None where nothing tells where it is."""
-        return decode_object(self._drawn, canvas, drawing)
+        return decode_object(self._views, canvas, drawing)
 
     def chance_like(self, canvas: Canvas, examples: Examples) -> NDArray[np.float32]:
         """How likely each place ``(H, W)`` of a canvas shows what examples show, in 0..1."""
@@ -256,7 +250,7 @@ class EmbeddedDecoder:
         if previous is not None:
             owner = owner_of([drawing.prompts for drawing in drawings], previous > 0.5)
             drawings = [replace(each, previous=previous if k == owner else None) for k, each in enumerate(drawings)]
-        found = [(decode_object(self._drawn, canvas, drawing), drawing) for drawing in drawings]
+        found = [(decode_object(self._views, canvas, drawing), drawing) for drawing in drawings]
         answers = [self._finished(answer, canvas, drawing) for answer, drawing in found if answer is not None]
         label = prompts.phrases[0] if len(prompts.phrases) == 1 else None
         return to_masks(answers, [label] * len(answers), canvas)
@@ -314,12 +308,9 @@ class EmbeddedDecoder:
         return to_masks(answers, [wanted[each.which].label for each, _ in kept], canvas)
 
 
-def reader_of_drawings(checkpoint: Checkpoint) -> Reader:
-    """What answers drawings: the decoder of their own with the backbone as published, or else the one of words."""
-    if checkpoint.drawn is None:
-        return Reader(checkpoint.views)
-    looks = checkpoint.drawn.close is not None and checkpoint.classifier is not None
-    return Reader(checkpoint.drawn, close_look(checkpoint.classifier.backbone) if looks and checkpoint.classifier else None)
+def reader_of(checkpoint: Checkpoint) -> Reader:
+    """What reads views: the mask decoder with the backbone as published."""
+    return Reader(checkpoint.views, close_look(checkpoint.classifier.backbone))
 
 
 def _at_least_its_peak(answer: Answer) -> Answer:

@@ -1,4 +1,4 @@
-"""Prompt features: the image's own pixels vote for what looks like the prompt; and what else a decoder of drawings sees."""
+"""Prompt features: the image's own pixels vote for what looks like the prompt; and what else the mask decoder sees."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from backend.engines.embedded import network
-from backend.engines.embedded.checkpoint import drawn_decoder
 from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import CLOSE, Backbone, close_look
 from backend.engines.embedded.places import CONTEXT as CHANNELS
-from backend.engines.embedded.places import Backbone, close_look
 from backend.engines.embedded.views import CLOSE_SIDE, SIDE, Reader, Window, area_map, box_map, click_map
 
 VOTES = slice(network.MAPS, network.MAPS + network.VOTES)
@@ -98,7 +97,7 @@ def test_the_mean_of_the_places_around_leaves_out_what_is_off_the_map() -> None:
 
 def test_a_decoder_that_begins_to_look_at_views_through_the_backbone_answers_as_before() -> None:
     torch.manual_seed(0)
-    before, after = ViewDecoder(CHANNELS).eval(), drawn_decoder().eval()
+    before, after = ViewDecoder(CHANNELS).eval(), ViewDecoder(CHANNELS, CLOSE).eval()
     after.load_state_dict(before.state_dict(), strict=False)
     views = [np.random.default_rng(0).integers(0, 255, (CLOSE_SIDE, CLOSE_SIDE, 3), np.uint8)]
     drawn = maps(POSITIVE=click_map(np.array([[48.0, 48.0]]))).numpy()
