@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import typer
 
+from backend.demo import DEFAULT_LABELS
+from backend.demo.filling import find_examples
+from backend.values.masks import MaskSet
 from bench.quality import report, tasks, unasked
 from bench.quality.asking import Annotator
 from bench.quality.cases import names_of, objects_of, sets_of, shots_of, strangers_of
 from bench.quality.tasks import Outcome
+from prompts.kinds import Image
 from train.data import Photo, closed_vocabularies, load, read_rows
 from train.held_out import asked_by, is_reported
 
@@ -34,6 +40,8 @@ def main(
     rows = read_rows(data)
     vocabularies = closed_vocabularies(rows)
     annotator = Annotator(engine)
+    images = [np.asarray(PIL.Image.open(photo).convert("RGB")) for photo in find_examples()]
+    examples = [(image, annotator.name(image, DEFAULT_LABELS)) for image in images]
     outcomes = []
     for where, chosen in sets_of(rows).items():
         photos = load(chosen, vocabularies)
@@ -47,6 +55,7 @@ def main(
                     out,
                     outcomes,
                     f"Engine {annotator.version}; at most {limit} for each task and set, spread over the sources.",
+                    examples,
                 )
     print(report.table(outcomes))
 
@@ -75,10 +84,10 @@ def _tasks(
     }
 
 
-def _write(out: Path, outcomes: list[Outcome], heading: str) -> None:
+def _write(out: Path, outcomes: list[Outcome], heading: str, examples: Sequence[tuple[Image, MaskSet]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     out.joinpath("table.md").write_text(heading + "\n\n" + report.table(outcomes))
-    out.joinpath("report.html").write_text(report.page(outcomes, heading))
+    out.joinpath("report.html").write_text(report.page(outcomes, heading, examples))
     figures = [{key: value for key, value in _plain(outcome).items() if key != "cases"} for outcome in outcomes]
     out.joinpath("figures.json").write_text(json.dumps(figures, indent=1))
 

@@ -12,7 +12,7 @@ from backend.engines.catalogue import find_engine
 from backend.segmenter import Segmenter
 from backend.values.features import FeatureCache
 from backend.values.masks import MaskSet
-from backend.values.session import ForEverything, ForPrompts, Question, Round
+from backend.values.session import ForEverything, ForNames, ForPrompts, Question, Round
 from prompts.geometry import BoolArray
 from prompts.kinds import Image, KeyedImage, ObjectMemory, Prompt, PromptSet
 from prompts.phrases import Vocabulary
@@ -40,6 +40,10 @@ class Annotator:
     def ask_for_everything(self, image: Image) -> MaskSet:
         """What an image holds when nothing was asked for."""
         return self._answer(ForEverything(KeyedImage.of(image), Vocabulary(())))
+
+    def name(self, image: Image, labels: Sequence[str]) -> MaskSet:
+        """What label names find on an image when they are asked together. Raises the engine's error."""
+        return self._answer(ForNames(KeyedImage.of(image), Vocabulary.from_names(labels)))
 
     def _answer(self, question: Question) -> MaskSet:
         (done,) = self._segmenter.segment([question])

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from backend import pictures as pages
+from backend.values.masks import MaskSet
 from bench.quality.measures import reliability
 from bench.quality.tasks import Case, Outcome
 from prompts.geometry import BoolArray
+from prompts.kinds import Image
 
 PICTURES = 8
 _HEIGHT = 190
@@ -32,10 +35,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(outcomes: Sequence[Outcome], heading: str) -> str:
-    """The whole report as one HTML page; its pictures are part of it."""
+def page(outcomes: Sequence[Outcome], heading: str, examples: Sequence[tuple[Image, MaskSet]] = ()) -> str:
+    """The whole report as one HTML page, what names find on example photos first; its pictures are part of it."""
     parts = [f"<!doctype html><meta charset='utf-8'><title>Quality</title><style>{_STYLE}</style><h1>Quality</h1>"]
-    parts.append(f"<p>{html.escape(heading)}</p>{_html_table(outcomes)}")
+    parts.append(f"<p>{html.escape(heading)}</p>{''.join(_example(*each) for each in examples)}{_html_table(outcomes)}")
     parts.append("<p>Pictures: the photo with the truth outlined in green and the answer filled in red.</p>")
     for outcome in outcomes:
         parts.append(f"<h2>{html.escape(outcome.task)}</h2>{_reliability(outcome)}{_groups(outcome)}")
@@ -51,18 +54,37 @@ def _selected(cases: Sequence[Case]) -> list[tuple[str, Sequence[Case]]]:
 
 
 def _figure(case: Case) -> str:
-    caption = html.escape(f"{case.asked}: IoU {case.iou:.2f}")
-    return f"<figure><img height='{_HEIGHT}' src='{_picture(case)}'><figcaption>{caption}</figcaption></figure>"
+    image = _shrunk(case.image)
+    _fill(image, case.answer)
+    truth = _small(case.truth, image.shape[1])
+    image[truth & (cv2.erode(truth.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)] = (40, 230, 60)
+    return _captioned(image, f"{case.asked}: IoU {case.iou:.2f}")
 
 
-def _picture(case: Case) -> str:
-    scale = _HEIGHT / case.image.shape[0]
-    width = max(1, round(case.image.shape[1] * scale))
-    image = cv2.resize(case.image, (width, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
-    truth, answer = (_small(mask, width) for mask in (case.truth, case.answer))
+def _example(photo: Image, found: MaskSet) -> str:
+    image = _shrunk(photo)
+    for mask in found.masks:
+        _fill(image, np.asarray(mask))
+    told = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores.tolist(), strict=True)]
+    return _captioned(image, ", ".join(told) or "nothing")
+
+
+def _shrunk(image: Image) -> NDArray[np.float32]:
+    width = max(1, round(image.shape[1] * _HEIGHT / image.shape[0]))
+    return cv2.resize(image, (width, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _fill(image: NDArray[np.float32], mask: BoolArray) -> None:
+    answer = _small(mask, image.shape[1])
     image[answer] = 0.55 * image[answer] + 0.45 * np.array([230, 40, 40], np.float32)
-    outline = truth & (cv2.erode(truth.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-    image[outline] = (40, 230, 60)
+
+
+def _captioned(image: NDArray[np.float32], caption: str) -> str:
+    picture = f"<img height='{_HEIGHT}' src='{_picture(image)}'>"
+    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _picture(image: NDArray[np.float32]) -> str:
     _, encoded = cv2.imencode(".jpg", image[:, :, ::-1].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 

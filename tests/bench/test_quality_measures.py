@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.quality import baselines
+from backend.values.masks import Masks, MaskSet
+from bench.quality import baselines, report
 from bench.quality.cases import spread
 from bench.quality.measures import boundary_f, clicks_needed, f1, iou, next_click, reliability
+from bench.quality.tasks import Case, Outcome
 from prompts.geometry import Size
 from tests.backend.pictures import disc, square
 
@@ -79,3 +81,14 @@ def test_grabcut_finds_a_red_disc_on_green() -> None:
 
 def test_the_rectangle_in_the_middle_covers_its_share() -> None:
     assert baselines.middle(Size(60, 80), 0.5).mean() == 0.25
+
+
+def test_the_page_opens_with_what_names_find_on_example_photos() -> None:
+    photo, mask = np.full((60, 80, 3), 200, np.uint8), square(60, 80, 10, 10, 20)
+    logits, embeddings = np.zeros((1, 4, 4), np.float16), np.eye(1, 4, dtype=np.float32)
+    found = MaskSet(Masks.of_stack(mask[None]), np.array([0.5], np.float32), ("cup",), logits, embeddings)
+    outcome = Outcome("text", 1, {"IoU": {"maskloom": 0.5}}, [Case(photo, mask, mask, "cat", 1.0)])
+    page = report.page([outcome], "all", [(photo, found), (photo, MaskSet.empty(Size(60, 80)))])
+    captions = [page.index(f"<figcaption>{told}</figcaption>") for told in ("cup 0.50", "nothing", "cat: IoU 1.00")]
+    assert captions == sorted(captions)
+    assert captions[1] < page.index("<table>") < captions[2]
