@@ -116,8 +116,8 @@ def strange_photos(rows: list[Row]) -> list[Photo]:
 
 
 def seen_names(names: Names, photos: list[Photo]) -> Names:
-    """The names that occur in photos or are absent from them; none of them is held out."""
-    said = {name for photo in photos for name in (*photo.row.names.values(), *photo.absent)}
+    """The names that occur in photos or are absent from them, and those of scenery; none of them is held out."""
+    said = {name for photo in photos for name in (*photo.row.names.values(), *photo.absent)} | set(scenery.NAMES.values())
     kept = [k for k, name in enumerate(names.names) if name in said and not is_held_out(name)]
     return Names(tuple(names.names[k] for k in kept), names.vectors[kept])
 

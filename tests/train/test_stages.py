@@ -18,7 +18,7 @@ from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder
 from backend.engines.embedded.views import SIDE, shrunk
 from tests.backend.pictures import disc
 from train import encoder, masks, scenery
-from train.__main__ import finish
+from train.__main__ import finish, seen_names
 from train.averaging import mixed
 from train.class_teacher import ClassTeacher
 from train.data import VOID, Photo, Row
@@ -62,6 +62,11 @@ def test_scenery_is_asked_for_only_where_it_is_told() -> None:
         batch = encoder.Batches(photos, names, seed=0).draw(4)
         assert bool((batch.candidates == 2).any()) == asked
         assert (batch.candidates == 3).any(), "a lamp is hardly ever there"
+
+
+def test_scenery_counts_among_the_names_that_were_taught() -> None:
+    names = Names(("ball", "cat", "sky", "lamp", "zebra"), torch.eye(128)[:5])
+    assert seen_names(names, PHOTOS).names == ("ball", "cat", "sky")
 
 
 @pytest.mark.slow
