@@ -87,8 +87,8 @@ def with_encoder(
     trained = encoder.train(scenes, seen_names(names, scenes), teacher, found.encoder, plan)
     if not goes_on:
         return replace(found, encoder=trained)
-    after = mixed(before.eval(), trained, AFTER).eval()
-    follow(found.views, before, after, [photo for photo in photos if photo.row.source != CUTOUTS][::USUAL_EVERY])
+    after = mixed(before.to(plan.device), trained, AFTER).eval()
+    follow(found.views, before.eval(), after, [photo for photo in photos if photo.row.source != CUTOUTS][::USUAL_EVERY])
     return replace(found, encoder=after)
 
 

@@ -70,7 +70,7 @@ class Batches:
         self._chance = weights / weights.sum()
         self._index = names.index
         self._alike = (names.vectors @ names.vectors.T).numpy()
-        self._scenery = {self._index[name] for name in scenery.NAMES.values() if name in self._index}
+        self._scenery = np.isin(names.names, list(scenery.NAMES.values()))
         self._dice = np.random.default_rng(seed)
 
     def draw(self, size: int) -> Batch:
@@ -136,11 +136,9 @@ class Batches:
         absent = [self._index[name] for name in crop.absent]
         absent = dice.permutation(absent).tolist()[: (CANDIDATES - len(present)) * 2 // 3]
         everything = [self._index[name] for name in set(crop.names.values())]
-        unlike = np.flatnonzero(self._alike[:, everything].max(axis=1, initial=-1) < 0.3)
+        unlike = np.flatnonzero((self._alike[:, everything].max(axis=1, initial=-1) < 0.3) & ~self._scenery)
         missing = CANDIDATES - len(present) - len(absent) if len(unlike) else 0
-        picked = [*present, *absent, *(dice.choice(unlike, missing).tolist() if missing else [])]
-        told = {self._index[name] for name in (*crop.names.values(), *crop.absent)}
-        return [pick for pick in picked if pick in told or pick not in self._scenery]
+        return [*present, *absent, *(dice.choice(unlike, missing).tolist() if missing else [])]
 
     def _some_regions(self, crop: Crop) -> list[int]:
         counts = np.bincount(crop.ids.ravel(), minlength=256)

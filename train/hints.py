@@ -23,7 +23,7 @@ NAMED = 0.3
 """The share of clicks and boxes that come with the object's name."""
 MEANT = 0.6
 """The share of earlier answers that are the places that look like the object's name."""
-MOST_SEEN = 4200
+MOST_SEEN = 5000
 """Photos whose features are kept, about 1.5 MB each."""
 UNSEEN = 0.3
 """The share of views without joint-space vectors, and of those without features: on photos that the encoder was trained on they
@@ -111,7 +111,7 @@ def follow(decoder: ViewDecoder, before: PlaceEncoder, after: PlaceEncoder, phot
     dice = torch.Generator().manual_seed(0)
     old, new = [], []
     for photo in photos:
-        features = [encoded(each, photo.image)[0].flatten(1).T for each in (before, after)]
+        features = [encoded(each, photo.image)[0].flatten(1).T.cpu() for each in (before, after)]
         picks = torch.randint(len(features[0]), (PLACES,), generator=dice)
         old.append(features[0][picks])
         new.append(F.pad(features[1][picks], (0, 1), value=1.0))

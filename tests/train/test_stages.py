@@ -14,8 +14,8 @@ from backend.engines.embedded.checkpoint import read_checkpoint, write
 from backend.engines.embedded.engine import SHIPPED, read
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
-from backend.engines.embedded.places import CONTEXT, DIM, Backbone, PlaceEncoder, encoded
-from backend.engines.embedded.views import SIDE, shrunk
+from backend.engines.embedded.places import CLOSE, CONTEXT, DIM, Backbone, PlaceEncoder, close_look, encoded
+from backend.engines.embedded.views import SIDE, looked_at, shrunk
 from tests.backend.pictures import disc
 from train import encoder, masks, scenery
 from train.__main__ import finish, seen_names
@@ -131,13 +131,13 @@ def test_photos_that_show_held_out_names_alone_and_excluded_sources_are_not_trai
 
 
 def test_a_view_of_every_photo_can_be_answered_and_corrected() -> None:
-    views, network = masks.Views(PHOTOS, seed=0), ViewDecoder(CONTEXT).eval()
+    views, network = masks.Views(PHOTOS, seed=0), ViewDecoder(CONTEXT, CLOSE).eval()
     batch = [views.draw() for _ in range(4)]
     images, maps, target, known, share = masks.as_tensors(batch)
     with torch.inference_mode():
-        logits, quality = network(
-            shrunk(images), maps, *(torch.zeros(4, width, VOTE_SIDE, VOTE_SIDE) for width in (DIM, CONTEXT))
-        )
+        close = looked_at(close_look(Backbone().eval()), images)
+        nothing = (torch.zeros(4, width, VOTE_SIDE, VOTE_SIDE) for width in (DIM, CONTEXT))
+        logits, quality = network(shrunk(images), maps, *nothing, close)
     assert logits.shape == target.shape == known.shape == (4, SIDE, SIDE)
     parts = masks.loss_of(logits, quality, target, known, share)
     assert all(torch.isfinite(part) for part in parts.values())
@@ -187,7 +187,7 @@ def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
 def test_a_decoder_that_follows_an_encoder_reads_its_features_as_those_before() -> None:
     """The pyramid of the encoder that was trained on is another, scaled and shifted channel by channel."""
     torch.manual_seed(0)
-    before, decoder = PlaceEncoder().eval(), ViewDecoder(CONTEXT).eval()
+    before, decoder = PlaceEncoder().eval(), ViewDecoder(CONTEXT, CLOSE).eval()
     after = copy.deepcopy(before)
     last = after.smooth[-1].second[1]
     after.smooth[-1].second[1] = torch.nn.Sequential(last, Scaled())

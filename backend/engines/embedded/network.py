@@ -241,16 +241,15 @@ class Close(nn.Module):
 
 class ViewDecoder(nn.Module):
     """Views ``(N, 3, 96, 96)`` in 0..1, prompt maps ``(N, 6, 48, 48)``, joint-space vectors ``(N, D, 24, 24)``, the encoder's
-    features of the image under the view ``(N, context, 24, 24)``, and the backbone's maps of the view itself where it was made
-    for them, ``close`` channels each, to logits ``(N, 96, 96)`` and the logit ``(N,)`` of the IoU that the mask will have with
-    the object.
+    features of the image under the view ``(N, context, 24, 24)``, and the backbone's maps of the view itself, ``close``
+    channels each, to logits ``(N, 96, 96)`` and the logit ``(N,)`` of the IoU that the mask will have with the object.
     """
 
-    def __init__(self, context: int, close: Sequence[int] = ()) -> None:
+    def __init__(self, context: int, close: Sequence[int]) -> None:
         super().__init__()
         a, b, c, d = DECODER_WIDTHS
         self.context = nn.Sequential(nn.Conv2d(context, 96, 1), nn.ReLU(inplace=True), Conv(96, b))
-        self.close = Close(close, b) if close else None
+        self.close = Close(close, b)
         self.stem = Conv(3, 16, 2)
         self.halved = nn.Sequential(Conv(16 + CHANNELS, a), Residual(a))
         self.quarter, self.eighth = stage(a, b, 2), stage(b, c, 2)
@@ -261,14 +260,12 @@ class ViewDecoder(nn.Module):
         self.quality = nn.Sequential(nn.Linear(d + 2 * a + 4, 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
 
     def forward(
-        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             seen = gather(image, maps, grid)
         half = self.halved(torch.cat([self.stem(image * 4 - 2), seen], dim=1))
-        quarter = self.quarter(half) + self.context(context)
-        if self.close is not None:
-            quarter = quarter + self.close(close)
+        quarter = self.quarter(half) + self.context(context) + self.close(close)
         eighth = self.eighth(quarter)
         coarse = self.coarse(eighth)
         x = coarse

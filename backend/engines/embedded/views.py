@@ -194,23 +194,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
-    """A mask decoder, and the backbone through which it looks at each view itself, where it was made for that."""
+    """A mask decoder, and the backbone through which it looks at each view itself."""
 
     decoder: ViewDecoder
-    backbone: Callable[[Tensor], Sequence[Tensor]] | None = None
+    backbone: Callable[[Tensor], Sequence[Tensor]]
 
     def read(self, views: Sequence[Image], maps: NDArray[np.float32], grid: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits and the judged quality of views ``(S, S, 3)`` of ``side`` pixels; see ViewDecoder."""
+        """The logits and the judged quality of views ``(192, 192, 3)``; see ViewDecoder."""
         device = next(self.decoder.parameters()).device
         images = as_images(views, device)
-        close = [] if self.backbone is None else looked_at(self.backbone, images)
+        close = looked_at(self.backbone, images)
         logits, quality = self.decoder(shrunk(images), torch.from_numpy(maps).to(device), grid, context, close)
         return logits.float(), quality.float()
-
-    @property
-    def side(self) -> int:
-        """Pixels of the views that are read."""
-        return SIDE if self.backbone is None else CLOSE_SIDE
 
 
 def as_images(views: Sequence[Image], device: torch.device) -> Tensor:
@@ -232,7 +227,7 @@ def looked_at(backbone: Callable[[Tensor], Sequence[Tensor]], images: Tensor) ->
 
 def decode_views(reader: Reader, canvas: Canvas, windows: Sequence[Window], maps: NDArray[np.float32]) -> list[Answer]:
     """One answer for each window with its prompt maps ``(N, 6, 48, 48)``."""
-    views = [np.asarray(look(canvas.pixels, window, reader.side), np.uint8) for window in windows]
+    views = [np.asarray(look(canvas.pixels, window, CLOSE_SIDE), np.uint8) for window in windows]
     seen = (canvas.features.grid, canvas.features.tensors[CONTEXT])
     grid, context = (under(each, canvas.size, windows) for each in seen)
     logits, quality = reader.read(views, maps, grid, context)

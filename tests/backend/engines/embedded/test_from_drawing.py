@@ -25,6 +25,7 @@ from backend.engines.embedded.engine import EmbeddedDecoder
 from backend.engines.embedded.evidence import Calibration
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, guided, sharpen, solved
 from backend.engines.embedded.network import ViewDecoder
+from backend.engines.embedded.places import CLOSE
 from backend.engines.embedded.places import CONTEXT as CHANNELS
 from backend.engines.embedded.views import CONTEXT, Answer, Canvas, Reader
 from backend.values.features import ImageFeatures
@@ -40,11 +41,11 @@ class Judging(ViewDecoder):
     """Finds the middle half of every view, and judges the views of each call as it is told."""
 
     def __init__(self, *judged: list[float]) -> None:
-        super().__init__(CHANNELS)
+        super().__init__(CHANNELS, CLOSE)
         self._judged = list(judged)
 
     def forward(
-        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         middle = torch.full((len(image), 96, 96), -4.0)
         middle[:, 24:72, 24:72] = 4
@@ -55,9 +56,14 @@ class Filling(ViewDecoder):
     """Finds the whole of every view."""
 
     def forward(
-        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         return torch.full((len(image), 96, 96), 4.0), torch.zeros(len(image))
+
+
+def blind(images: Tensor) -> list[Tensor]:
+    """A backbone that sees nothing."""
+    return []
 
 
 SEEN = {CONTEXT: torch.zeros(4, 8, 8)}
@@ -77,7 +83,9 @@ def test_an_answer_stays_in_the_drawn_box_unless_something_was_clicked_outside(
     clicks: tuple[PointPrompt, ...], stays: bool
 ) -> None:
     canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), SEEN), np.zeros((640, 640, 3), np.uint8))
-    found = decode_object(Reader(Filling(CHANNELS)), canvas, draw_on(canvas, PromptSet((BoxPrompt(BOX), *clicks)), None, None))
+    found = decode_object(
+        Reader(Filling(CHANNELS, CLOSE), blind), canvas, draw_on(canvas, PromptSet((BoxPrompt(BOX), *clicks)), None, None)
+    )
     assert found is not None
     x0, y0, x1, y1 = found.box() or (0, 0, 0, 0)
     reached = max(BOX[0] - x0, BOX[1] - y0, x1 - BOX[2], y1 - BOX[3])
@@ -88,7 +96,7 @@ def test_an_answer_stays_in_the_drawn_box_unless_something_was_clicked_outside(
 @pytest.mark.parametrize(("judged", "side"), [([2.0, 1.0, 0.0], 320), ([0.0, 2.0, 1.0], 160), ([0.0, 1.0, 2.0], 80)])
 def test_of_the_looks_at_three_scales_only_the_one_that_was_judged_best_is_followed(judged: list[float], side: int) -> None:
     canvas = Canvas(ImageFeatures(Size(640, 640), torch.zeros(4, 8, 8), SEEN), np.zeros((640, 640, 3), np.uint8))
-    looking = Reader(Judging(judged, [0.5]))
+    looking = Reader(Judging(judged, [0.5]), blind)
     found = decode_object(looking, canvas, draw_on(canvas, PromptSet((PointPrompt((320, 320)),)), None, None))
     assert found is not None
     box = found.box()

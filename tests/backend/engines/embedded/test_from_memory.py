@@ -17,6 +17,7 @@ from backend.engines.embedded.evidence import Classed, Evidence
 from backend.engines.embedded.from_memory import alike_as_wholes, redrawn, renamed
 from backend.engines.embedded.from_text import Found
 from backend.engines.embedded.network import SAID, ViewDecoder
+from backend.engines.embedded.places import CLOSE
 from backend.engines.embedded.places import CONTEXT as CHANNELS
 from backend.engines.embedded.views import CLASSED, CONTEXT, REGIONS, Answer, Canvas, Reader
 from backend.segmenter import Segmenter
@@ -79,13 +80,13 @@ class Believing(ViewDecoder):
     """Finds what it is told, in every view."""
 
     def forward(
-        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor] = ()
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         said = torch.nn.functional.interpolate(maps[:, SAID][:, None], size=(96, 96), mode="bilinear")[:, 0]
         return said * 8 - 4, torch.ones(len(image))
 
 
-BELIEVING = Reader(Believing(CHANNELS))
+BELIEVING = Reader(Believing(CHANNELS, CLOSE), lambda _: [])
 WHOLE, PART = disc(240, 240, 120, 120, 60), disc(240, 240, 100, 120, 38)
 CANVAS = Canvas(
     ImageFeatures(Size(240, 240), torch.zeros(4, 8, 8), {CONTEXT: torch.zeros(4, 8, 8)}), np.zeros((240, 240, 3), np.uint8)
