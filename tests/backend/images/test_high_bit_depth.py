@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -12,7 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.images.decode import decode_image
+from backend.images import decode, deep
+from backend.images.decode import PNG, decode_image
 from backend.values.errors import ImageError
 from tests.backend.images.pictures import MOST, noise, save
 
@@ -21,10 +24,13 @@ def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.float
     return np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255
 
 
-def deep_png(values: NDArray[np.uint16]) -> bytes:
+PNG_FILTERS = (cv2.IMWRITE_PNG_FILTER_SUB, cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_FILTER_AVG, cv2.IMWRITE_PNG_FILTER_PAETH)
+
+
+def deep_png(values: NDArray[np.uint16], row_filter: int = cv2.IMWRITE_PNG_ALL_FILTERS) -> bytes:
     """OpenCV writes 16-bit PNG; colours go in as BGR(A)."""
     swapped = values if values.ndim == 2 else np.concatenate([values[..., 2::-1], values[..., 3:]], axis=2)
-    done, body = cv2.imencode(".png", swapped)
+    done, body = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_FILTER, row_filter])
     assert done
     return body.tobytes()
 
@@ -57,6 +63,60 @@ def test_sixteen_bit_transparency_lies_over_white() -> None:
     image = decode_image(deep_png(values), MOST)
     assert (image[:5] == 255).all()
     assert np.abs(image[5:] - stretched(values[5:, :, :3], *np.percentile(values[..., :3], (2, 98)))).max() <= 0.51
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_a_deep_picture_read_strip_by_strip_is_the_same_whatever_filters_its_rows_have(
+    bands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(12)
+    values = np.cumsum(rng.integers(0, 300, (90, 70, bands)), axis=0).astype(np.uint16)
+    values = values[..., 0] if bands == 1 else values
+    filters = {deep_png(values, each) for each in PNG_FILTERS}
+    assert len(filters) > 1
+    truth = stretched(values.reshape(90, 70, bands)[..., :3], *np.percentile(values.reshape(90, 70, bands)[..., :3], (2, 98)))
+    if bands == 4:
+        opaque = values[..., 3:] / 65535
+        truth = truth * opaque + 255 * (1 - opaque)
+    monkeypatch.setattr(deep, "_KEPT_BYTES", 0)
+    for strip in (1, 70 * 2 * 4 * 7, 1 << 22):
+        monkeypatch.setattr(decode, "_STRIP_BYTES", strip)
+        for body in filters:
+            assert np.abs(decode_image(body, MOST) - truth).max() <= 1.01, strip
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (37, 41)])
+@pytest.mark.parametrize(("kind", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_an_interlaced_deep_picture_is_the_same_as_a_plain_one(kind: int, samples: int, size: tuple[int, int]) -> None:
+    values = np.random.default_rng(13).integers(0, 65536, (*size, samples)).astype(">u2")
+    passes = [values[y::down, x::across] for x, y, across, down in ADAM7]
+    plain, woven = (raw_png(size, kind, parts, len(parts) > 1) for parts in ([values], passes))
+    assert np.array_equal(decode_image(woven, MOST), decode_image(plain, MOST))
+
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Where each pass begins, and its steps (PNG specification, 8.2)."""
+
+
+def raw_png(size: tuple[int, int], kind: int, parts: list[NDArray[Any]], is_woven: bool) -> bytes:
+    """A PNG of 16 bits by the specification, its rows without filters."""
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part))
+    head = struct.pack(">IIBBBBB", size[1], size[0], 16, kind, 0, 0, is_woven)
+    return PNG + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def test_where_an_orientation_stands_after_the_pixels_of_a_deep_picture_it_is_obeyed() -> None:
+    values = np.arange(12, dtype=">u2").reshape(3, 4, 1) * np.uint16(1000)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    chunk = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    plain = raw_png((3, 4), 0, [values.astype(">u2")], is_woven=False)
+    turned = decode_image(plain[:-12] + chunk + plain[-12:], MOST)
+    assert np.array_equal(turned, decode_image(plain, MOST)[::-1, ::-1])
 
 
 def test_the_bands_of_a_satellite_image_are_stretched_one_by_one_and_the_first_three_shown() -> None:
