@@ -304,7 +304,7 @@ class EmbeddedDecoder:
         """The regions whose scores suffice, none of them twice, with their edges."""
         there = self._sufficient(wanted, found, scores)
         kept = [there[k] for k in best_of([each for each, _ in there], [score for _, score in there], vectors)]
-        answers = [replace(sharpen(each.answer, canvas, NOT_DRAWN), quality=score) for each, score in kept]
+        answers = (replace(sharpen(each.answer, canvas, NOT_DRAWN), quality=score) for each, score in kept)
         return to_masks(answers, [wanted[each.which].label for each, _ in kept], canvas)
 
 

@@ -21,6 +21,7 @@ from backend.engines.embedded.views import (
     Answer,
     Canvas,
     Reader,
+    Seen,
     Window,
     around,
     chance_of,
@@ -29,7 +30,6 @@ from backend.engines.embedded.views import (
     look,
     near,
     prompt_maps,
-    put_back,
     whole,
 )
 from prompts.geometry import BoolArray, Size, box_mask, clip_box, mask_box, size_of
@@ -238,7 +238,7 @@ def sharpen(answer: Answer, canvas: Canvas, drawing: Drawing) -> Answer:
     if settled is None or _iou(settled, logits > 0) < AGREES:
         return answer
     soft = cv2.GaussianBlur(settled.astype(np.float32), (0, 0), 1.0) * 2 - 1
-    sharp = Answer(put_back(np.asarray(soft * STEEP, np.float32), window, canvas.size, FAR), answer.quality)
+    sharp = Answer(Seen(np.asarray(soft * STEEP, np.float32), window, canvas.size, FAR), answer.quality)
     return sharp if _fits(sharp, drawing.prompts.boxes) else answer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -290,10 +290,10 @@ def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: T
 
 def cover(answers: Sequence[Answer], like: Tensor) -> Tensor:
     """The share ``(N, h, w)`` of each place of a map ``(D, h, w)`` that answers cover."""
-    return shares_of([answer.logits > 0 for answer in answers], like)
+    return shares_of((answer.logits > 0 for answer in answers), like)
 
 
-def shares_of(masks: Sequence[BoolArray], like: Tensor) -> Tensor:
+def shares_of(masks: Iterable[BoolArray], like: Tensor) -> Tensor:
     """The share ``(N, h, w)`` of each place of a map ``(D, h, w)`` that masks ``(H, W)`` cover."""
     cells = (like.shape[2], like.shape[1])
     shares = [cv2.resize(mask.astype(np.float32), cells, interpolation=cv2.INTER_AREA) for mask in masks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -180,11 +180,29 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """One mask: ``logits (H, W)`` on the canvas and its expected IoU in 0..1."""
+class Seen:
+    """What a window showed of a canvas: logits ``(S, S)``, and the one that its outside has. A hundred of them take less than
+    ten maps of the canvas.
+    """
 
-    logits: NDArray[np.float32]
+    view: NDArray[np.float32]
+    window: Window
+    canvas: Size
+    outside: float = FAR
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """One mask: its logits, ``(H, W)`` on the canvas or as a window showed them, and its expected IoU in 0..1."""
+
+    found: NDArray[np.float32] | Seen
     quality: float
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """``(H, W)`` on the canvas, made anew each time of what a window showed."""
+        found = self.found
+        return put_back(found.view, found.window, found.canvas, found.outside) if isinstance(found, Seen) else found
 
     def box(self) -> tuple[int, int, int, int] | None:
         """The box around the mask; None when it is empty."""
@@ -233,7 +251,7 @@ def decode_views(reader: Reader, canvas: Canvas, windows: Sequence[Window], maps
     logits, quality = reader.read(views, maps, grid, context)
     judged = torch.sigmoid(quality).tolist()
     return [
-        Answer(put_back(view, window, canvas.size, FAR), share)
+        Answer(Seen(view, window, canvas.size), share)
         for view, window, share in zip(logits.cpu().numpy(), windows, judged, strict=True)
     ]
 
@@ -249,19 +267,27 @@ def under(grid: Tensor, size: Size, windows: Sequence[Window], side: int = VOTE_
     return F.grid_sample(grid.float().expand(len(windows), -1, -1, -1), torch.stack(places), align_corners=False)
 
 
-def to_masks(answers: Sequence[Answer], labels: Sequence[str | None], canvas: Canvas) -> MaskSet:
-    """Answers as a mask set at the image's full size; answers without a single pixel are left out."""
+def to_masks(answers: Iterable[Answer], labels: Sequence[str | None], canvas: Canvas) -> MaskSet:
+    """Answers as a mask set at the image's full size, one after the other; those without a single pixel are left out."""
     size, wide = canvas.features.size, (canvas.features.size.width, canvas.features.size.height)
-    full = [RunLengths.of(np.asarray(cv2.resize(a.logits, wide, interpolation=cv2.INTER_LINEAR)) > 0) for a in answers]
-    kept = [k for k, runs in enumerate(full) if runs.area]
-    if not kept:
+    runs, rows, scores, low, shown = [], [], [], [], []
+    for row, answer in enumerate(answers):
+        logits = answer.logits
+        full = RunLengths.of(np.asarray(cv2.resize(logits, wide, interpolation=cv2.INTER_LINEAR)) > 0)
+        if full.area:
+            runs.append(full)
+            rows.append(row)
+            scores.append(answer.quality)
+            low.append(_low_resolution(logits))
+            shown.append(_embedding(logits, canvas.features))
+    if not runs:
         return MaskSet.empty(size)
     return MaskSet(
-        masks=Masks(size, tuple(full[k] for k in kept)),
-        scores=np.array([answers[k].quality for k in kept], np.float32),
-        labels=tuple(labels[k] for k in kept),
-        low_res_logits=np.stack([_low_resolution(answers[k].logits) for k in kept]),
-        embeddings=np.stack([_embedding(answers[k].logits, canvas.features) for k in kept]),
+        masks=Masks(size, tuple(runs)),
+        scores=np.array(scores, np.float32),
+        labels=tuple(labels[row] for row in rows),
+        low_res_logits=np.stack(low),
+        embeddings=np.stack(shown),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +19,16 @@ from backend.engines.embedded.from_text import (
     are_familiar,
     best_of,
     compete,
+    cover,
+    grow,
     meaning,
     said_logits,
     usual,
 )
-from backend.engines.embedded.views import Answer
+from backend.engines.embedded.network import PREVIOUS, ViewDecoder
+from backend.engines.embedded.places import CLOSE
+from backend.engines.embedded.places import CONTEXT as CHANNELS
+from backend.engines.embedded.views import CONTEXT, Answer, Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import KeyedImage, ReferencePrompt
@@ -208,3 +215,37 @@ def test_a_region_means_what_its_places_mean_together() -> None:
     left[:, :, :2] = 1
     assert torch.allclose(meaning(regions, left), CAT, atol=1e-4)
     assert float(meaning(regions, torch.ones(1, 2, 4))[0] @ CAT[0]) > 0.9, "what is surer counts more"
+
+
+class Repeating(ViewDecoder):
+    """Says what was believed before."""
+
+    def forward(
+        self, image: Tensor, maps: Tensor, grid: Tensor, context: Tensor, close: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return maps[:, PREVIOUS] * 8 - 4, torch.ones(len(image))
+
+
+def test_what_is_held_of_a_hundred_regions_is_what_windows_showed_of_them_and_not_a_map_of_the_canvas_each() -> None:
+    """Eighty labels on a photo once held 128 maps of 1024 x 768 logits, and their masks for a moment: 600 MB."""
+    side, cells = 1024, 128
+    features = ImageFeatures(Size(side, side), torch.zeros(4, 8, 8), {CONTEXT: torch.zeros(4, 8, 8)})
+    canvas = Canvas(features, np.zeros((side, side, 3), np.uint8))
+    corners = [(row, column) for row in range(2, 122, 12) for column in range(2, 122, 12)]
+    seeds = []
+    for row, column in corners:
+        seeds.append(np.full((cells, cells), -6, np.float32))
+        seeds[-1][row : row + 6, column : column + 6] = 6
+    tracemalloc.start()
+    answers = grow(Reader(Repeating(CHANNELS, CLOSE), lambda _: []), canvas, seeds)
+    held = tracemalloc.get_traced_memory()[0]
+    share = cover(answers, torch.zeros(1, cells, cells))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(answers) == 100
+    assert held < 10e6
+    assert peak < 150e6
+    for (row, column), covered in zip(corners, share.numpy(), strict=True):
+        rows, columns = np.nonzero(covered > 0.5)
+        reached = (rows.min() - row, columns.min() - column, row + 5 - rows.max(), column + 5 - columns.max())
+        assert max(map(abs, reached)) <= 1
