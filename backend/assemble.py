@@ -296,6 +296,7 @@ def media_options(settings: Settings) -> MediaOptions:
         ca_file=settings.ca_file,
         cache_dir=settings.home_folder / "images",
         cache_bytes=settings.image_cache_mib * MEBIBYTE,
+        decoded_bytes=min(max(settings.feature_cache_mib // 2, 64), 256) * MEBIBYTE,
         max_bytes=settings.max_image_mib * MEBIBYTE,
         max_film_bytes=settings.max_film_mib * MEBIBYTE,
         film_cache_bytes=settings.film_cache_mib * MEBIBYTE,

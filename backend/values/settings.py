@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     database: str | None = Field(
         default=None, description="SQLAlchemy URL of the stores; by default a SQLite file in the home folder."
     )
-    feature_cache_mib: int = Field(default=512, ge=1, description="Memory for encoded images, in MiB.")
+    feature_cache_mib: int = Field(
+        default=512, ge=1, description="Memory for encoded images, in MiB; half as much, 64 to 256, holds decoded ones."
+    )
     feature_cache_dtype: KeptDtypeName = Field(
         default="float32", description="In which numbers they are kept: float32, or float16 for twice as many images."
     )

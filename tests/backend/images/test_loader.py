@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend import images
+from backend.assemble import media_options
 from backend.images import DecodedImages, _Newest, address, image_cache
 from backend.images.fetch import Fetched, Validators
 from backend.values.errors import ImageError
+from backend.values.settings import Settings
 from tests.backend.images.conftest import MakeMedia
 from tests.backend.images.servers import LEGACY_TOKEN, Answer, Request, Server, Studio
 
@@ -389,3 +391,11 @@ def test_the_addresses_that_were_asked_for_are_bounded() -> None:
     for name in ("a", "b", "a", "c"):
         asked.put(name)
     assert [name in asked for name in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize(("encoded", "decoded"), [(1, 64), (64, 64), (300, 150), (512, 256), (8192, 256)])
+def test_whoever_gives_encoded_images_less_memory_gives_decoded_ones_less_too(
+    tmp_path: Path, encoded: int, decoded: int
+) -> None:
+    """They once took 256 MiB of a server that was told to keep 64."""
+    assert media_options(Settings(home=tmp_path, feature_cache_mib=encoded)).decoded_bytes == decoded << 20
