@@ -12,9 +12,9 @@ import typer
 
 from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint, write
 from backend.engines.embedded.engine import EmbeddedDecoder, reader_of
-from backend.engines.embedded.evidence import Calibration
-from backend.engines.embedded.places import Classifier, PlaceEncoder, from_pretrained
-from train import calibrate, encoder, masks, scenery, text
+from backend.engines.embedded.evidence import Calibration, Prototypes
+from backend.engines.embedded.places import DIM, Classifier, PlaceEncoder, from_pretrained
+from train import calibrate, encoder, masks, prototypes, scenery, text
 from train.averaging import mixed
 from train.class_teacher import ClassTeacher
 from train.crops import PLAIN
@@ -70,11 +70,13 @@ def main(
         hints, published = Hints(found.encoder, names, seed=0), from_pretrained(pretrained)[0]
         found = replace(found, views=masks.train(photos, hints, found.views, published, plans["masks"]))
     classifier = Classifier(*from_pretrained(pretrained), class_vectors)
-    found = replace(found, names=taught_names(seen_names(names, photos), class_vectors), classifier=classifier.eval())
+    found = replace(found, names=class_vectors[:0], classifier=classifier.eval(), prototypes=Prototypes.none(DIM))
     shown = [photo for photo in photos if photo.row.source != CUTOUTS]
     usual = [shown[k] for k in torch.randperm(len(shown), generator=torch.Generator().manual_seed(0))[:USUAL_PHOTOS].tolist()]
     found = replace(found, places=calibrate.some_places(calibrate.Seen(EmbeddedDecoder(found)), usual))
-    write(out / "embedded.safetensors", finish(found, held_out_photos(rows), strange_photos(rows)))
+    shown, looks = prototypes.prototypes(EmbeddedDecoder(found), photos, seen_names(names, photos))
+    found = replace(found, names=taught_names(shown, class_vectors))
+    write(out / "embedded.safetensors", finish(found, looks, held_out_photos(rows), strange_photos(rows)))
 
 
 def with_encoder(
@@ -117,7 +119,7 @@ def strange_photos(rows: list[Row]) -> list[Photo]:
 
 def seen_names(names: Names, photos: list[Photo]) -> Names:
     """The names that occur in photos or are absent from them, and those of scenery; none of them is held out."""
-    said = {name for photo in photos for name in (*photo.row.names.values(), *photo.absent)} | set(scenery.NAMES.values())
+    said = {name for photo in photos for name in (*photo.row.names.values(), *photo.absent)} | set(scenery.EVERY.values())
     kept = [k for k, name in enumerate(names.names) if name in said and not is_held_out(name)]
     return Names(tuple(names.names[k] for k in kept), names.vectors[kept])
 
@@ -137,8 +139,10 @@ def class_teacher(pretrained: dict[str, torch.Tensor], vectors: torch.Tensor) ->
     return ClassTeacher(*from_pretrained(pretrained), vectors, hidden_classes())
 
 
-def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> Checkpoint:
-    """The trained networks with a calibration on held-out photos, and on those of names that nobody taught."""
+def finish(trained: Checkpoint, looks: Prototypes, held_out: list[Photo], strange: list[Photo]) -> Checkpoint:
+    """The trained networks with the ``looks`` of its first names, and a calibration on held-out photos, and on
+    those of names that nobody taught.
+    """
     for network in trained.networks.values():
         network.cpu().eval()
     scale, bias = float(trained.encoder.text_scale.detach().exp()), float(trained.encoder.text_bias.detach())
@@ -146,7 +150,11 @@ def finish(trained: Checkpoint, held_out: list[Photo], strange: list[Photo]) -> 
     start = replace(trained.calibration, text_scale=scale, text_bias=bias)
     # first what is judged, which is evidence for what words find
     start = calibrate.calibrate_quality(seen, reader_of(trained), held_out, start)
-    fitted = calibrate.calibrate_text(seen, held_out, calibrate.spoken(trained.text, held_out), start)
+    spoken = calibrate.spoken(trained.text, held_out)
+    start = calibrate.calibrate_scale(seen, held_out, spoken, start)
+    trained = replace(trained, prototypes=prototypes.settled(looks, start))
+    seen.decoder.taught = replace(seen.decoder.taught, prototypes=trained.prototypes)
+    fitted = calibrate.calibrate_text(seen, held_out, spoken, start)
     if strange:
         fitted = calibrate.calibrate_strange(seen, strange, calibrate.spoken(trained.text, strange), fitted)
     fitted = calibrate.calibrate_reference(seen, held_out, fitted)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from backend.engines.embedded.engine import EmbeddedDecoder
-from backend.engines.embedded.evidence import Calibration, Evidence
+from backend.engines.embedded.evidence import Calibration, Evidence, above_usual
 from backend.engines.embedded.from_drawing import decode_object, draw_on, sharpen
-from backend.engines.embedded.from_text import Found, above_usual, compete, text_logits
+from backend.engines.embedded.from_text import Found, compete, text_logits
 from backend.engines.embedded.views import Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.encoders.embedded import TextTower, tokenize
@@ -154,18 +154,22 @@ def some_places(seen: Seen, photos: Sequence[Photo], many: int = 2048) -> torch.
     return torch.cat([grid[torch.from_numpy(dice.integers(0, len(grid), each))] for grid in grids]).clone()
 
 
-def calibrate_text(seen: Seen, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
-    """Text's scale by the pixels of present names, its bias by their IoU; then the weights of the evidence by what the regions
-    reach, and the score that a name needs, alone and among others, every name weighing the same.
-    """
+def calibrate_scale(seen: Seen, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
+    """Text's scale by the pixels of present names, its bias by their IoU."""
     found = _alike_and_there(seen, photos, names)
     similar = np.concatenate([s.ravel() for s, m in found if m.any()]).astype(np.float64)
     truth = np.concatenate([m.ravel() for s, m in found if m.any()]).astype(np.float64)
     scale, _ = fit_logistic(similar * start.text_scale + start.text_bias, truth)
     text_scale = start.text_scale * max(scale, 0.2)
-    fitted = replace(start, text_scale=text_scale, text_bias=-text_scale * best_cosine(found))
-    alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, fitted, False)]
-    fitted = replace(fitted, evidence=_weights_of(alone, EVERYTHING))
+    return replace(start, text_scale=text_scale, text_bias=-text_scale * best_cosine(found))
+
+
+def calibrate_text(seen: Seen, photos: Sequence[Photo], names: Names, start: Calibration) -> Calibration:
+    """The weights of the evidence by what the regions reach, and the score that a name needs, alone and among others, every
+    name weighing the same.
+    """
+    alone = [one for photo, asked in _asked(photos) for one in _answered(seen, photo, asked, names, start, False)]
+    fitted = replace(start, evidence=_weights_of(alone, EVERYTHING))
     alone_at, among_at = _thresholds(seen, photos, names, fitted, alone)
     return replace(fitted, presence=alone_at, presence_among=among_at)
 
@@ -209,7 +213,7 @@ def _alike_and_there(seen: Seen, photos: Sequence[Photo], names: Names) -> list[
 def _similarities(seen: Seen, photo: Photo, asked: Sequence[str], names: Names) -> torch.Tensor:
     """How much a photo's places look like names, above what is usual ``(N, h, w)``."""
     vectors = names.vectors[[names.index[name] for name in asked]]
-    return above_usual(vectors, seen.features(photo).grid, seen.decoder.places)
+    return above_usual(vectors, seen.features(photo).grid, seen.decoder.taught)
 
 
 def _answered(
@@ -218,7 +222,7 @@ def _answered(
     """What names find on a photo, each by itself or all together."""
     features = seen.features(photo)
     canvas, vectors = Canvas.of(features), names.vectors[[names.index[name] for name in asked]]
-    logits = text_logits(above_usual(vectors, features.grid, seen.decoder.places), calibration)
+    logits = text_logits(above_usual(vectors, features.grid, seen.decoder.taught), calibration)
     logits = compete(logits, vectors) if together else logits
     with torch.inference_mode():
         found = seen.decoder.find(canvas, logits, vectors)

@@ -70,7 +70,7 @@ class Batches:
         self._chance = weights / weights.sum()
         self._index = names.index
         self._alike = (names.vectors @ names.vectors.T).numpy()
-        self._scenery = np.isin(names.names, list(scenery.NAMES.values()))
+        self._scenery = np.isin(names.names, list(scenery.EVERY.values()))
         self._dice = np.random.default_rng(seed)
 
     def draw(self, size: int) -> Batch:

@@ -139,7 +139,7 @@ def least_used(vectors: Vectors) -> Vectors:
 def vocabulary(data: Path) -> list[str]:
     """The names of the data, of ImageNet's classes with their synonyms, and of scenery."""
     said = {name for row in read_rows(data) for name in row.names.values()}
-    return sorted(said | {name for names in classes() for name in names} | set(scenery.NAMES.values()))
+    return sorted(said | {name for names in classes() for name in names} | set(scenery.EVERY.values()))
 
 
 def run(data: Path, teacher_folder: Path, tower: TextTower, plan: Plan) -> TextTower:

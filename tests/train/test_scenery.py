@@ -77,3 +77,29 @@ def test_of_a_photo_of_which_only_the_class_is_known_scenery_is_all_that_has_nam
     told = scenery.with_scenery(classed)
     assert told.row.names == {scenery.SKY: "sky"}
     assert told.row.kind == "semantic"
+
+
+def with_a(name: str, photo: Photo) -> Photo:
+    return replace(photo, row=replace(photo.row, names={1: name}))
+
+
+def test_the_grey_ground_below_a_car_is_a_road_and_below_a_cat_nothing() -> None:
+    street = with_a("car", scene(BLUE, GREY, rough=4))
+    found = scenery.ground(street)
+    assert found is not None
+    assert found.row.names == {scenery.ROAD: "road"}
+    road, whole = found.ids == scenery.ROAD, half(1) & ~BALL
+    assert (road & whole).sum() > 0.9 * (road | whole).sum()
+    assert scenery.ground(with_a("cat", street)) is None
+
+
+def test_a_meadow_below_a_car_is_no_road() -> None:
+    assert scenery.ground(with_a("car", scene(BLUE, GREEN, rough=12))) is None
+
+
+def test_a_room_has_a_floor_below_and_a_wall_above() -> None:
+    found = scenery.ground(with_a("bed", scene((190, 170, 150), (120, 90, 70))))
+    assert found is not None
+    assert found.row.names == {scenery.FLOOR: "floor", scenery.WALL: "wall"}
+    assert (found.ids[:60, 20:] == scenery.WALL).mean() > 0.9
+    assert (found.ids[150:] == scenery.FLOOR)[~BALL[150:]].mean() > 0.9

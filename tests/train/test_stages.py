@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from backend.engines.embedded.checkpoint import read_checkpoint, write
-from backend.engines.embedded.engine import SHIPPED, read
-from backend.engines.embedded.evidence import Calibration
+from backend.engines.embedded.engine import SHIPPED, EmbeddedDecoder, read
+from backend.engines.embedded.evidence import Calibration, Prototypes
 from backend.engines.embedded.network import PREVIOUS, VOTE_SIDE, ViewDecoder
 from backend.engines.embedded.places import CLOSE, CONTEXT, DIM, Backbone, PlaceEncoder, close_look, encoded
 from backend.engines.embedded.views import SIDE, looked_at, shrunk
+from prompts.encoders.embedded import tokenize
 from tests.backend.pictures import disc
-from train import encoder, masks, scenery
+from train import encoder, masks, prototypes, scenery
 from train.__main__ import finish, seen_names
 from train.averaging import mixed
 from train.class_teacher import ClassTeacher
@@ -184,6 +185,7 @@ def test_hints_lie_where_the_view_looks_also_when_it_is_mirrored() -> None:
     assert contexts.shape == (1, CONTEXT, VOTE_SIDE, VOTE_SIDE)
 
 
+@torch.no_grad()
 def test_a_decoder_that_follows_an_encoder_reads_its_features_as_those_before() -> None:
     """The pyramid of the encoder that was trained on is another, scaled and shifted channel by channel."""
     torch.manual_seed(0)
@@ -231,7 +233,15 @@ def test_some_views_of_a_batch_see_no_hints_at_all() -> None:
 def test_what_was_trained_is_calibrated_on_held_out_photos_and_answers_when_it_is_read_again(tmp_path: Path) -> None:
     trained = read_checkpoint(SHIPPED)
     before = trained.views.quality[-1].weight.clone()
-    finished = finish(replace(trained, calibration=unfitted()), PHOTOS, [asked_as(each, "zebra") for each in PHOTOS])
+    named = Names(("cat", "ball", "sky"), trained.text.eval()(tokenize(["cat", "ball", "sky"])).detach())
+    skies = [replace(each, ids=np.where(each.ids, each.ids, scenery.SKY)) for each in PHOTOS]
+    skies = [replace(each, row=replace(each.row, names={1: "ball", scenery.SKY: "sky"})) for each in skies]
+    shown, looks = prototypes.prototypes(EmbeddedDecoder(replace(trained, prototypes=Prototypes.none(DIM))), skies, named)
+    assert shown.names == ("sky", "cat", "ball"), "scenery that photos showed comes first"
+    trained = replace(trained, calibration=unfitted(), names=shown.vectors, prototypes=Prototypes.none(DIM))
+    finished = finish(trained, looks, PHOTOS, [asked_as(each, "zebra") for each in PHOTOS])
+    assert torch.equal(finished.prototypes.places, looks.places)
+    assert -1 < float(finished.prototypes.usual) < float(looks.usual) < 1
     fitted = asdict(finished.calibration)
     assert all(np.isfinite(value).all() for value in fitted.values())
     assert 0 < finished.calibration.presence < 1

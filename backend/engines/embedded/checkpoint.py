@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -11,13 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from backend.engines.embedded.evidence import Calibration
+from backend.engines.embedded.evidence import Calibration, Prototypes
 from backend.engines.embedded.network import ViewDecoder
 from backend.engines.embedded.places import CLOSE, DIM, Classifier, PlaceEncoder
 from backend.engines.embedded.places import CONTEXT as CONTEXT_CHANNELS
 from prompts.encoders.embedded import TextTower
 
 _NAMES, _PLACES = "names", "places"
+_PROTOTYPES = tuple(f"prototypes.{each.name}" for each in fields(Prototypes))
 _WEIGHTS = ("evidence", "strange")
 _READ_ONLY, _LARGE, _SCALE = ("text.table", "classifier."), 4096, ".scale"
 """What is stored in bytes: tensors of these names, of so many numbers; beside each lies one scale for a row."""
@@ -26,8 +27,8 @@ _READ_ONLY, _LARGE, _SCALE = ("text.table", "classifier."), 4096, ".scale"
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """What training leaves: the networks as they were trained, unit vectors ``(A, D)`` of the names that a region may have and
-    ``(B, D)`` of places of all kinds of photos, and what was fitted afterwards. The ``classifier`` is the backbone as it was
-    before training, through which ``views`` looks at each view.
+    ``(B, D)`` of places of all kinds of photos, what photos show of the first P names, and what was fitted afterwards. The
+    ``classifier`` is the backbone as it was before training, through which ``views`` looks at each view.
     """
 
     encoder: PlaceEncoder
@@ -37,13 +38,14 @@ class Checkpoint:
     places: Tensor
     calibration: Calibration
     classifier: Classifier
+    prototypes: Prototypes
 
     @classmethod
     def fresh(cls, calibration: Calibration) -> Checkpoint:
         """Networks that have learnt nothing."""
         nothing = torch.zeros(0, DIM)
         views = ViewDecoder(CONTEXT_CHANNELS, CLOSE)
-        return cls(PlaceEncoder(), views, TextTower(), nothing, nothing, calibration, Classifier())
+        return cls(PlaceEncoder(), views, TextTower(), nothing, nothing, calibration, Classifier(), Prototypes.none(DIM))
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -57,8 +59,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         fitted = json.loads(file.metadata()["calibration"])
         calibration = Calibration(**{**fitted, **{key: tuple(fitted[key]) for key in _WEIGHTS}})
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    prototypes = Prototypes(*(tensors[name].float() for name in _PROTOTYPES))
     vectors = {"names": tensors[_NAMES].float(), "places": tensors[_PLACES].float()}
-    found = replace(Checkpoint.fresh(calibration), **vectors)
+    found = replace(Checkpoint.fresh(calibration), **vectors, prototypes=prototypes)
     for name, network in found.networks.items():
         network.load_state_dict(_part(tensors, name, network))
     return found
@@ -72,9 +75,10 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         for key, tensor in network.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    whole = {**tensors, _NAMES: checkpoint.names, _PLACES: checkpoint.places}
+    shown = dict(zip(_PROTOTYPES, (getattr(checkpoint.prototypes, each.name) for each in fields(Prototypes)), strict=True))
+    whole = {**tensors, **shown, _NAMES: checkpoint.names, _PLACES: checkpoint.places}
     stored = {key: each for name, tensor in whole.items() for key, each in _stored(name, tensor.detach()).items()}
-    save_file(stored, path, {"format": "maskloom-embedded-4", "calibration": json.dumps(asdict(checkpoint.calibration))})
+    save_file(stored, path, {"format": "maskloom-embedded-5", "calibration": json.dumps(asdict(checkpoint.calibration))})
     path.chmod(0o644)
 
 

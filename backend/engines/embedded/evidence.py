@@ -1,4 +1,6 @@
-"""Which places of a map may be one thing, what speaks for a region that words found, how it is weighed, and what counts."""
+"""What was taught of names, which places of a map may be one thing, what speaks for a region that words found, how it is
+weighed, and what counts.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,85 @@ FAINT = -8.0
 """The logit of places that are no part of a thing."""
 TENTHS = 10.0
 """Cosines are counted in tenths beside logits, so that a weight of either is worth about as much."""
+
+
+USUAL = 0.85
+"""The share of the usual cosine of a phrase that says nothing."""
+FAMILIAR = 0.85
+"""The cosine with a taught name from which on a phrase is as good as taught."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prototypes:
+    """What each of P names looks like: unit vectors ``(P, D)`` of its places and of its regions, and the cosine with places
+    ``(P,)`` that is ``usual``, which says nothing.
+
+    Where photos showed a name, they lie between what it says and the mean of what was seen (Snell et al. 2017, "Prototypical
+    Networks for Few-shot Learning"), and the usual cosine is by how much that of places at its edge is above that of others.
+    """
+
+    places: Tensor
+    regions: Tensor
+    usual: Tensor
+
+    @classmethod
+    def none(cls, dim: int) -> Prototypes:
+        return cls(torch.zeros(0, dim), torch.zeros(0, dim), torch.zeros(0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """Unit vectors of the ``names (A, D)`` that a region may have, of the classifier's ``classes (C, D)``, and of ``places
+    (B, D)`` of all kinds of photos; and the ``prototypes`` of those names that photos showed, the first P.
+    """
+
+    names: Tensor
+    classes: Tensor
+    places: Tensor
+    prototypes: Prototypes
+
+    @property
+    def regions(self) -> Tensor:
+        """What regions of each name look like ``(A, D)``."""
+        return torch.cat([self.prototypes.regions, self.names[len(self.prototypes.regions) :]])
+
+    def looks_of(self, vectors: Tensor) -> Prototypes:
+        """What phrases ``(M, D)`` look like: the prototype of the nearest name, of those that are as good as one that photos
+        showed; else what they say. Names that were never taught are alike to nothing in particular.
+        """
+        said = Prototypes(vectors, vectors, USUAL * usual(vectors, self.places))
+        shown = self.prototypes
+        if not len(shown.usual) or not len(vectors):
+            return said
+        near, which = (vectors.float() @ self.names[: len(shown.usual)].to(vectors).float().T).max(dim=1)
+        pairs = ((shown.places, said.places), (shown.regions, said.regions), (shown.usual[:, None], said.usual[:, None]))
+        places, regions, cosine = (
+            torch.where(near[:, None] >= FAMILIAR, seen.to(vectors)[which], told) for seen, told in pairs
+        )
+        return Prototypes(places, regions, cosine[:, 0])
+
+
+def usual(vectors: Tensor, places: Tensor) -> Tensor:
+    """The cosine ``(M,)`` with phrases ``(M, D)`` that one of twenty ``places (B, D)`` exceeds; 0 without any."""
+    if not len(places):
+        return vectors.new_zeros(len(vectors))
+    alike = vectors.float() @ places.to(vectors).float().T
+    return alike.kthvalue(max(1, round(0.95 * len(places))), dim=1).values.to(vectors)
+
+
+def above_usual(vectors: Tensor, grid: Tensor, taught: Taught) -> Tensor:
+    """How much more the places of ``grid (D, h, w)`` look like phrases ``(M, D)`` than is usual: cosines ``(M, h, w)`` less
+    what says nothing.
+    """
+    looks = taught.looks_of(vectors.to(grid))
+    return torch.einsum("nd,dhw->nhw", looks.places, grid) - looks.usual[:, None, None]
+
+
+def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:
+    """Whether phrases ``(M, D)`` are as good as one of the ``names (A, D)`` that were taught."""
+    if not len(names) or not len(vectors):
+        return [False] * len(vectors)
+    return [bool(near) for near in (vectors @ names.to(vectors).T).amax(dim=1) >= FAMILIAR]
 
 
 class Classed(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.engines.embedded.evidence import Calibration, logit
+from backend.engines.embedded.evidence import Calibration, Taught, above_usual, logit
 from backend.engines.embedded.from_drawing import Drawing, decode_object
-from backend.engines.embedded.from_text import Found, above_usual, cover, meaning, shares_of, text_logits
+from backend.engines.embedded.from_text import Found, cover, meaning, shares_of, text_logits
 from backend.engines.embedded.views import CLASSED, REGIONS, Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.geometry import BoolArray, mask_box
@@ -151,7 +151,7 @@ def meanings(memories: Sequence[LabelMemory], said: Sequence[Tensor | None]) -> 
     return torch.nn.functional.normalize(torch.stack(means), dim=1)
 
 
-def worth_of_words(vectors: Tensor, memory: LabelMemory, places: Tensor, calibration: Calibration) -> float:
+def worth_of_words(vectors: Tensor, memory: LabelMemory, taught: Taught, calibration: Calibration) -> float:
     """How much a label's phrases ``(M, D)`` tell about its own examples, in 0..1: by how much they divide the inside from the
     outside better than chance (Youden's J).
     """
@@ -159,7 +159,7 @@ def worth_of_words(vectors: Tensor, memory: LabelMemory, places: Tensor, calibra
     if not len(vectors) or not len(inside) or not len(outside):
         return 0.0
     grid = torch.cat([inside, outside]).T[:, :, None]
-    said = text_logits(above_usual(vectors, grid, places), calibration).amax(dim=0)[:, 0] > 0
+    said = text_logits(above_usual(vectors, grid, taught), calibration).amax(dim=0)[:, 0] > 0
     told, wrong = said[: len(inside)].float().mean(), said[len(inside) :].float().mean()
     return max(0.0, float(told - wrong))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded import network
-from backend.engines.embedded.evidence import Calibration, Classed, Evidence, instances
+from backend.engines.embedded.evidence import Calibration, Classed, Evidence, Taught, above_usual, are_familiar, instances
 from backend.engines.embedded.views import CLASSED, REGIONS, Answer, Canvas, Reader, around, chance_of, decode_views, look
 from backend.values.features import ImageFeatures
 from backend.values.masks import Masks, overlaps
@@ -33,11 +33,7 @@ RIVALS = 8
 """How many phrases are heard at a place: the strongest ones."""
 NAMING_SCALE = 18.0
 """How sharply a region is drawn to the names that are nearest to it."""
-USUAL = 0.85
-"""The share of the usual cosine of a phrase that says nothing."""
 LEAST_AMONG = -4.0
-FAMILIAR = 0.85
-"""The cosine with a taught name from which on a phrase is as good as taught."""
 VOUCHED, NEAR = 0.9, 0.5
 """The share of the cosine with its nearest class that a phrase has where the classifier is sure of it, and the least such."""
 WITNESSED, SURE = 0.75, 3.0
@@ -46,16 +42,12 @@ STRONGEST, OF_PEAK = 20, 0.55
 """How many places make the peak of a phrase, and the share of its cosine that other places need at least."""
 SHOWING = 4
 """How many places make the peak of a phrase in what the classifier sees."""
+FORESEEN = 0.8
+"""The quality of the mask that places may grow to, as long as they have not."""
 _CHUNK, _VIEWS = 64, 16
 Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Taught:
-    """Unit vectors of the ``names (A, D)`` that a region may have, and of the classifier's ``classes (C, D)``."""
-
-    names: Tensor
-    classes: Tensor
+Piece = tuple[int, NDArray[np.float32], float]
+"""The number of a phrase, connected places as logits ``(h, w)`` that it claims, and how sure it is of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,39 +59,21 @@ class Found:
     evidence: Evidence
 
 
-def said_logits(tokens: PromptTokens, grid: Tensor, calibration: Calibration, places: Tensor) -> Tensor:
-    """One logit map ``(M, h, w)`` for each phrase, then one for all references together if there are any.
-
-    ``places (B, D)`` are vectors of places of all kinds of photos, see ``usual``. What a negative phrase or reference claims is
-    taken away from each.
+def said_logits(tokens: PromptTokens, grid: Tensor, calibration: Calibration, taught: Taught) -> Tensor:
+    """One logit map ``(M, h, w)`` for each phrase, then one for all references together if there are any. What a negative
+    phrase or reference claims is taken away from each.
     """
     shown = _shown(tokens, grid, calibration)
-    wanted = torch.cat([_text(tokens.text, grid, calibration, places), shown])
-    unwanted = _text(tokens.negative_text, grid, calibration, places)
+    wanted = torch.cat([_text(tokens.text, grid, calibration, taught), shown])
+    unwanted = _text(tokens.negative_text, grid, calibration, taught)
     if len(unwanted) and len(wanted):
         rival = unwanted.amax(dim=0, keepdim=True)
         return torch.where(rival > wanted, -rival.abs() - 4, wanted)
     return wanted
 
 
-def _text(vectors: Tensor, grid: Tensor, calibration: Calibration, places: Tensor) -> Tensor:
-    return text_logits(above_usual(vectors, grid, places), calibration)
-
-
-def above_usual(vectors: Tensor, grid: Tensor, places: Tensor) -> Tensor:
-    """How much more the places of ``grid (D, h, w)`` look like phrases ``(M, D)`` than places usually do: cosines ``(M, h, w)``
-    less a share of those that one place in twenty has. Names that were never taught are alike to nothing in particular.
-    """
-    cosines = torch.einsum("nd,dhw->nhw", vectors.to(grid), grid)
-    if not len(places) or not len(vectors):
-        return cosines
-    return cosines - USUAL * usual(vectors, places).to(grid)[:, None, None]
-
-
-def usual(vectors: Tensor, places: Tensor) -> Tensor:
-    """The cosine ``(M,)`` with phrases ``(M, D)`` that one of twenty ``places (B, D)`` exceeds."""
-    alike = vectors.float() @ places.to(vectors).float().T
-    return alike.kthvalue(max(1, round(0.95 * len(places))), dim=1).values
+def _text(vectors: Tensor, grid: Tensor, calibration: Calibration, taught: Taught) -> Tensor:
+    return text_logits(above_usual(vectors, grid, taught), calibration)
 
 
 def text_logits(cosines: Tensor, calibration: Calibration) -> Tensor:
@@ -204,31 +178,49 @@ def _witnessed(mixtures: Tensor, vector: Tensor, like: Tensor) -> Tensor:
     return ((fine / alike.max().clamp(min=1e-6) - WITNESSED) / (1 - WITNESSED) * SURE).to(like)
 
 
-def find_all(reader: Reader, canvas: Canvas, claims: Claims, taught: Taught) -> list[Found]:
-    """Every region that is claimed, with what speaks for it; ``taught`` is what else a region may be."""
-    vectors = claims.vectors
+def find_all(
+    reader: Reader, canvas: Canvas, claims: Claims, taught: Taught, is_hopeful: Callable[[int, Evidence], bool] | None = None
+) -> list[Found]:
+    """Every region that is claimed, with what speaks for it; ``taught`` is what else a region may be. Places that are not
+    hopeful, by the number of their phrase and what would speak for them if they were the region, are not grown.
+    """
+    grid = canvas.features.grid
     pieces = [(which, seed, presence) for which, each in enumerate(claims.logits) for seed, presence in instances(each)]
+    if is_hopeful is not None and pieces:
+        share = shares_of((seed > 0 for _, seed, _ in pieces), grid)
+        foreseen = _evidence(canvas, claims, taught, pieces, share, [FORESEEN] * len(pieces))
+        pieces = [piece for piece, each in zip(pieces, foreseen, strict=True) if is_hopeful(piece[0], each)]
+    if not pieces:
+        return []
     pieces = sorted(pieces, key=lambda piece: -piece[2])[:MOST_TOGETHER]
     answers = grow(reader, canvas, [seed for _, seed, _ in pieces])
-    kept = [k for k, answer in enumerate(answers) if (answer.logits > 0).any()]
-    if not kept:
-        return []
-    asked = [pieces[k][0] for k in kept]
-    judged = _judged(canvas, [answers[k] for k in kept], vectors[asked], taught.names)
-    classed = _classed(canvas, [answers[k] for k in kept], vectors[asked], taught.classes)
-    told = [(claims.familiar[which], claims.vouched[which]) for which in asked]
+    share = cover(answers, grid)
+    evidence = _evidence(canvas, claims, taught, pieces, share, [answer.quality for answer in answers])
+    found = zip(pieces, answers, evidence, share.flatten(1).any(dim=1).tolist(), strict=True)
+    return [Found(which, answer, each) for (which, _, _), answer, each, is_there in found if is_there]
+
+
+def _evidence(
+    canvas: Canvas, claims: Claims, taught: Taught, pieces: Sequence[Piece], share: Tensor, qualities: Sequence[float]
+) -> list[Evidence]:
+    """What speaks for each of the masks that pieces are or grew to, by the ``share (N, h, w)`` of places that they cover."""
+    asked = [which for which, _, _ in pieces]
+    judged = _judged(canvas, share, claims.vectors[asked], taught)
+    classed = _classed(canvas, share, claims.vectors[asked], taught.classes)
     return [
-        Found(which, answers[k], Evidence(pieces[k][2], *judged[n], answers[k].quality, classed[n], *told[n]))
-        for n, (k, which) in enumerate(zip(kept, asked, strict=True))
+        Evidence(presence, *judged[k], qualities[k], classed[k], claims.familiar[which], claims.vouched[which])
+        for k, (which, _, presence) in enumerate(pieces)
     ]
 
 
-def _classed(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, classes: Tensor) -> list[Classed]:
-    """What the classifier says for every answer and what was asked for, ``vectors (N, D)``; nothing where there is none."""
+def _classed(canvas: Canvas, share: Tensor, vectors: Tensor, classes: Tensor) -> list[Classed]:
+    """What the classifier says for masks, by the ``share (N, h, w)`` of places that they cover, and for what was asked for,
+    ``vectors (N, D)``; nothing where there is none.
+    """
     if CLASSED not in canvas.features.tensors or not len(classes):
-        return [Classed()] * len(answers)
+        return [Classed()] * len(share)
     mixtures = canvas.features.tensors[CLASSED].float()
-    region = (meaning(mixtures, cover(answers, mixtures)) * vectors.to(mixtures)).sum(dim=1)
+    region = (meaning(mixtures, _coarser(share, mixtures)) * vectors.to(mixtures)).sum(dim=1)
     nearest = (vectors @ classes.to(vectors).T).amax(dim=1)
     told = torch.stack([region, shown_at_all(mixtures, vectors.to(mixtures)), nearest.to(region)], dim=1)
     return [Classed(*each) for each in told.tolist()]
@@ -238,13 +230,6 @@ def shown_at_all(mixtures: Tensor, vectors: Tensor) -> Tensor:
     """The cosine ``(M,)`` of phrases ``(M, D)`` with the places of ``mixtures (D, h, w)`` that are likest to each."""
     alike = vectors @ F.normalize(mixtures.flatten(1), dim=0).to(vectors)
     return alike.topk(min(SHOWING, alike.shape[1]), dim=1).values.mean(dim=1)
-
-
-def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:
-    """Whether phrases ``(M, D)`` are as good as one of the ``names (A, D)`` that were taught."""
-    if not len(names) or not len(vectors):
-        return [False] * len(vectors)
-    return [bool(near) for near in (vectors @ names.to(vectors).T).amax(dim=1) >= FAMILIAR]
 
 
 def grow(reader: Reader, canvas: Canvas, seeds: Sequence[NDArray[np.float32]]) -> list[Answer]:
@@ -273,19 +258,26 @@ def _in_windows(
     return grown
 
 
-def _judged(canvas: Canvas, answers: Sequence[Answer], vectors: Tensor, names: Tensor) -> list[tuple[float, float, float]]:
-    """For every answer: the cosines of its naming vector and of its places with ``vectors (N, D)``, and its log share."""
+def _judged(canvas: Canvas, share: Tensor, vectors: Tensor, taught: Taught) -> list[tuple[float, float, float]]:
+    """For masks by the ``share (N, h, w)`` of places that they cover: the cosines of each one's naming vector and of its places
+    with what phrases, ``vectors (N, D)``, look like, and its log share among names.
+    """
     grid, regions = canvas.features.grid.float(), canvas.features.tensors[REGIONS].float()
-    named = meaning(regions, cover(answers, regions))
-    alike = meaning(grid, cover(answers, grid))
-    vectors, names = vectors.to(named), names.to(named)
-    scores = NAMING_SCALE * named @ names.T
-    own = NAMING_SCALE * (named * vectors).sum(dim=1)
-    same = torch.where(vectors @ names.T > SYNONYM, scores, -torch.inf)
+    named = meaning(regions, _coarser(share, regions))
+    alike = meaning(grid, share)
+    looks = taught.looks_of(vectors.to(named))
+    scores = NAMING_SCALE * named @ taught.regions.to(named).T
+    own = NAMING_SCALE * (named * looks.regions).sum(dim=1)
+    same = torch.where(vectors.to(named) @ taught.names.to(named).T > SYNONYM, scores, -torch.inf)
     mine = torch.logsumexp(torch.cat([same, own[:, None]], dim=1), dim=1)
     every = torch.logsumexp(torch.cat([scores, own[:, None]], dim=1), dim=1)
-    each = torch.stack([own / NAMING_SCALE, (alike * vectors).sum(dim=1), (mine - every).clamp(min=LEAST_AMONG)], dim=1)
-    return [(named, alike, among) for named, alike, among in each.tolist()]
+    told = [own / NAMING_SCALE, (alike * looks.places).sum(dim=1), (mine - every).clamp(min=LEAST_AMONG)]
+    return [(named, alike, among) for named, alike, among in torch.stack(told, dim=1).tolist()]
+
+
+def _coarser(share: Tensor, like: Tensor) -> Tensor:
+    """The share of each place of a map ``(D, h, w)`` of fewer places."""
+    return F.adaptive_avg_pool2d(share, (like.shape[1], like.shape[2]))
 
 
 def cover(answers: Sequence[Answer], like: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from backend.engines.embedded.checkpoint import read_checkpoint
 from backend.engines.embedded.engine import SHIPPED, EmbeddedDecoder
-from backend.engines.embedded.from_text import Taught, claims_of, shown_at_all
+from backend.engines.embedded.evidence import Prototypes, Taught
+from backend.engines.embedded.from_text import claims_of, shown_at_all
 from backend.engines.embedded.places import CLASSES, DIM, HEAD, Backbone, Classifier
 from backend.engines.embedded.views import CLASSED, Canvas
 from backend.values.features import ImageFeatures
@@ -54,7 +55,7 @@ def test_a_taught_name_that_claims_nothing_is_looked_for_where_the_classifier_se
     mixtures = torch.zeros(DIM, 4, 4)
     mixtures[1] = 0.5
     mixtures[:, :2, :2] = 0.5 * rocket[:, None, None]
-    taught = Taught(torch.stack([rocket, cat]), torch.stack([rocket, cat]))
+    taught = Taught(torch.stack([rocket, cat]), torch.stack([rocket, cat]), torch.zeros(0, DIM), Prototypes.none(DIM))
     silent = torch.full((2, 8, 8), -3.0)
     claims = claims_of(canvas_of(mixtures), silent, torch.stack([rocket, cat]), taught, 2.0)
     assert claims.familiar == [False, False]
@@ -68,7 +69,7 @@ def test_a_taught_name_that_claims_nothing_is_looked_for_where_the_classifier_se
 
 
 def test_names_that_nobody_taught_are_lifted_and_taught_ones_are_not() -> None:
-    taught = Taught(torch.eye(DIM)[:1], torch.zeros(0, DIM))
+    taught = Taught(torch.eye(DIM)[:1], torch.zeros(0, DIM), torch.zeros(0, DIM), Prototypes.none(DIM))
     claims = claims_of(canvas_of(torch.zeros(DIM, 4, 4)), torch.zeros(2, 8, 8), torch.eye(DIM)[:2], taught, 2.0)
     assert claims.familiar == [True, False]
     assert claims.logits.flatten(1).amax(dim=1).tolist() == [0.0, 2.0]

@@ -63,7 +63,7 @@ def test_a_phrase_loses_no_place_to_one_that_is_not_there(monkeypatch: pytest.Mo
     surely = Evidence(0.999, 0.9, 0.9, 0.0, 0.999, Classed(0.9, 0.9, 0.9))
     everywhere = Answer(np.full((240, 320), 5, np.float32), 0.9)
 
-    def find(canvas: Canvas, logits: torch.Tensor, vectors: torch.Tensor, shown: object) -> list[Found]:
+    def find(canvas: Canvas, logits: torch.Tensor, vectors: torch.Tensor, shown: object, wanted: object) -> list[Found]:
         heard.append(logits)
         return [Found(0, everywhere, surely)]
 

@@ -13,28 +13,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engines.embedded.evidence import Calibration, Classed, Evidence, instances, presence_of
-from backend.engines.embedded.from_text import (
-    Found,
+from backend.engines.embedded import from_text
+from backend.engines.embedded.evidence import (
+    Calibration,
+    Classed,
+    Evidence,
+    Prototypes,
+    Taught,
+    above_usual,
     are_familiar,
+    instances,
+    presence_of,
+    usual,
+)
+from backend.engines.embedded.from_text import (
+    Claims,
+    Found,
     best_of,
     compete,
     cover,
+    find_all,
     grow,
     meaning,
     said_logits,
-    usual,
 )
 from backend.engines.embedded.network import PREVIOUS, ViewDecoder
 from backend.engines.embedded.places import CLOSE
 from backend.engines.embedded.places import CONTEXT as CHANNELS
-from backend.engines.embedded.views import CONTEXT, Answer, Canvas, Reader
+from backend.engines.embedded.views import CONTEXT, REGIONS, Answer, Canvas, Reader
 from backend.values.features import ImageFeatures
 from prompts.geometry import Size
 from prompts.kinds import KeyedImage, ReferencePrompt
 
 CALIBRATION = Calibration(text_scale=20, text_bias=-10, reference_scale=10, reference_bias=-1, presence=0.5, presence_among=0.5)
 NOTHING = torch.zeros(0, 3)
+UNTAUGHT = Taught(NOTHING, NOTHING, NOTHING, Prototypes.none(3))
 CAT, DOG, SKY = torch.eye(3).unsqueeze(1)
 
 
@@ -60,20 +73,20 @@ def cat_beside_dog() -> Tensor:
 
 
 def test_a_phrase_claims_the_places_that_look_like_it() -> None:
-    (logits,) = said_logits(queries(text=CAT), cat_beside_dog(), CALIBRATION, NOTHING)
+    (logits,) = said_logits(queries(text=CAT), cat_beside_dog(), CALIBRATION, UNTAUGHT)
     assert (logits[:, :4] > 0).all()
     assert (logits[:, 4:] < 0).all()
 
 
 def test_each_phrase_has_a_map_and_all_references_share_one() -> None:
     both = queries((CAT, DOG), text=torch.cat([CAT, DOG]))
-    assert len(said_logits(both, cat_beside_dog(), CALIBRATION, NOTHING)) == 3
-    (shared,) = said_logits(queries((CAT, SKY), (DOG, SKY)), cat_beside_dog(), CALIBRATION, NOTHING)
+    assert len(said_logits(both, cat_beside_dog(), CALIBRATION, UNTAUGHT)) == 3
+    (shared,) = said_logits(queries((CAT, SKY), (DOG, SKY)), cat_beside_dog(), CALIBRATION, UNTAUGHT)
     assert (shared > 0).all()
 
 
 def test_a_reference_claims_what_looks_more_like_its_inside_than_like_its_outside() -> None:
-    (logits,) = said_logits(queries((CAT, DOG)), cat_beside_dog(), CALIBRATION, NOTHING)
+    (logits,) = said_logits(queries((CAT, DOG)), cat_beside_dog(), CALIBRATION, UNTAUGHT)
     assert (logits[:, :4] > 0).all()
     assert (logits[:, 4:] < 0).all()
 
@@ -82,16 +95,46 @@ def test_a_name_that_places_usually_look_a_little_like_needs_more_than_one_that_
     halves = torch.nn.functional.normalize(CAT + 1.2 * SKY, dim=1).repeat(20, 1)
     assert float(usual(CAT, torch.cat([halves, SKY]))) == pytest.approx(float(halves[0, 0]))
     grid = torch.nn.functional.normalize(CAT + SKY, dim=1).T[:, :, None].repeat(1, 4, 8)
-    common, rare = (said_logits(queries(text=CAT), grid, CALIBRATION, places) for places in (halves, DOG.repeat(20, 1)))
+    common, rare = (
+        said_logits(queries(text=CAT), grid, CALIBRATION, replace(UNTAUGHT, places=places))
+        for places in (halves, DOG.repeat(20, 1))
+    )
     assert (common < 0).all()
     assert (rare > 0).all()
 
 
+def shown_as(name: Tensor, look: Tensor, usual: float) -> Taught:
+    """What was taught of a name of which photos showed a look."""
+    return replace(UNTAUGHT, names=name, prototypes=Prototypes(look, look, torch.tensor([usual])))
+
+
+def test_a_name_that_photos_showed_is_looked_for_by_what_they_showed() -> None:
+    taught = shown_as(CAT, DOG, 0.25)
+    (alike,) = above_usual(CAT, cat_beside_dog(), taught)
+    assert torch.allclose(alike[:, :4], torch.tensor(-0.25))
+    assert torch.allclose(alike[:, 4:], torch.tensor(0.75))
+    nearly = torch.nn.functional.normalize(CAT + 0.3 * SKY, dim=1)
+    torch.testing.assert_close(above_usual(nearly, cat_beside_dog(), taught)[0], alike)
+
+
+def test_a_name_that_no_photo_showed_is_looked_for_by_what_it_says() -> None:
+    between = torch.nn.functional.normalize(CAT + SKY, dim=1)
+    looks = shown_as(CAT, DOG, 0.25).looks_of(torch.cat([CAT, between]))
+    torch.testing.assert_close(looks.places, torch.cat([DOG, between]))
+    torch.testing.assert_close(looks.regions, torch.cat([DOG, between]))
+    assert looks.usual.tolist() == [0.25, 0.0]
+
+
+def test_regions_are_named_by_what_was_seen_of_a_name_and_else_by_what_it_says() -> None:
+    taught = replace(shown_as(CAT, SKY, 0.0), names=torch.cat([CAT, DOG]))
+    torch.testing.assert_close(taught.regions, torch.cat([SKY, DOG]))
+
+
 def test_what_a_negative_phrase_claims_more_strongly_is_taken_away() -> None:
     between = torch.nn.functional.normalize(CAT + DOG, dim=1)
-    (alone,) = said_logits(queries(text=between), cat_beside_dog(), CALIBRATION, NOTHING)
+    (alone,) = said_logits(queries(text=between), cat_beside_dog(), CALIBRATION, UNTAUGHT)
     assert (alone > 0).all()
-    (rest,) = said_logits(queries(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION, NOTHING)
+    (rest,) = said_logits(queries(text=between, negative_text=DOG), cat_beside_dog(), CALIBRATION, UNTAUGHT)
     assert (rest[:, :4] > 0).all()
     assert (rest[:, 4:] < 0).all()
 
@@ -146,6 +189,30 @@ def test_parts_that_less_sure_places_join_may_be_one_thing() -> None:
 
 def test_places_of_which_none_is_claimed_are_nothing() -> None:
     assert instances(torch.full((20, 20), -0.6)) == []
+
+
+def test_places_that_promise_too_little_are_not_grown_and_others_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = cat_beside_dog()
+    features = ImageFeatures(Size(32, 64), grid, {REGIONS: grid, "pixels": torch.zeros(32, 64, 3, dtype=torch.uint8)})
+    logits = said_logits(queries(text=torch.cat([CAT, DOG])), grid, CALIBRATION, UNTAUGHT)
+    claims, grown = Claims(logits, torch.cat([CAT, DOG]), [True, True], [False, False]), []
+
+    def grow(reader: object, canvas: Canvas, seeds: list[np.ndarray[Any, Any]]) -> list[Answer]:
+        grown.append(len(seeds))
+        return [Answer(np.kron(np.where(seed > 0, 5, -5), np.ones((8, 8))).astype(np.float32), 0.8) for seed in seeds]
+
+    monkeypatch.setattr(from_text, "grow", grow)
+    cat, dog = find_all(None, Canvas.of(features), claims, UNTAUGHT)  # type: ignore[arg-type]
+    foreseen: list[Evidence] = []
+
+    def is_dog(which: int, each: Evidence) -> bool:
+        foreseen.append(each)
+        return which == 1
+
+    (only,) = find_all(None, Canvas.of(features), claims, UNTAUGHT, is_dog)  # type: ignore[arg-type]
+    assert grown == [2, 1]
+    assert (only.which, only.evidence) == (1, dog.evidence)
+    assert foreseen == [cat.evidence, dog.evidence], "the masks here are the places themselves"
 
 
 def found(which: int, left: int, right: int) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from backend.engines.catalogue import find_engine
 from backend.engines.embedded import build
 from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint, write
 from backend.engines.embedded.engine import SHIPPED, read
-from backend.engines.embedded.evidence import Calibration
+from backend.engines.embedded.evidence import Calibration, Prototypes
 from backend.engines.embedded.network import Conv, Residual, fold_batch_norm
 from backend.engines.embedded.places import DIM
 from backend.values.errors import SetupError
@@ -24,7 +24,8 @@ CALIBRATION = Calibration(20, -6, 10, -5, 0.4, 0.7, evidence=(-1.0, 0.5, 0.25, 1
 
 def fresh() -> Checkpoint:
     vectors = {"names": torch.eye(DIM)[:3], "places": torch.eye(DIM)[3:5]}
-    return replace(Checkpoint.fresh(CALIBRATION), **vectors)
+    shown = Prototypes(torch.eye(DIM)[5:7], torch.eye(DIM)[7:9], torch.tensor([0.25, 0.5]))
+    return replace(Checkpoint.fresh(CALIBRATION), **vectors, prototypes=shown)
 
 
 def rounding(tensor: torch.Tensor) -> float:
@@ -41,6 +42,8 @@ def test_what_is_written_is_read_again_within_half_precision(tmp_path: Path) -> 
     assert again.calibration == CALIBRATION
     assert torch.equal(again.names, written.names)
     assert torch.equal(again.places, written.places)
+    for each in fields(Prototypes):
+        assert torch.equal(getattr(again.prototypes, each.name), getattr(written.prototypes, each.name))
     assert again.networks.keys() == written.networks.keys()
     for mine, theirs in zip(written.networks.values(), again.networks.values(), strict=True):
         for name, tensor in mine.state_dict().items():
