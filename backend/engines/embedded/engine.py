@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backend.engines.embedded.checkpoint import Checkpoint, read_checkpoint
-from backend.engines.embedded.evidence import Calibration, Evidence, Least, Taught, above_usual, are_familiar
+from backend.engines.embedded.evidence import Calibration, Evidence, Least, Taught, are_familiar
 from backend.engines.embedded.from_drawing import Drawing, decode_object, draw_on, extent_of, readings, sharpen
 from backend.engines.embedded.from_memory import (
     LEAST,
@@ -142,10 +142,10 @@ class EmbeddedDecoder:
     @torch.inference_mode()
     def outstanding(self, features: ImageFeatures, tokens: PromptTokens) -> FloatArray:
         """Where the likeness to a phrase or reference is a peak far above what is usual on the image; see SeesAtAGlance."""
-        grid, asked = features.grid.float(), torch.cat([tokens.text, tokens.reference])
+        grid, asked = features.grid.float(), torch.cat([self.taught.places_of(tokens.text), tokens.reference])
         if not len(asked):
             return np.zeros((0, 2))
-        alike = above_usual(asked, grid, self.taught)
+        alike = torch.einsum("nd,dhw->nhw", asked.to(grid), grid)
         middle = alike.flatten(1).median(dim=1).values[:, None, None]
         spread = (alike - middle).abs().flatten(1).median(dim=1).values[:, None, None]
         apart = ((alike - middle) / spread.clamp(min=1e-6)).amax(dim=0)

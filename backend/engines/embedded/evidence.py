@@ -66,20 +66,27 @@ class Taught:
         """What regions of each name look like ``(A, D)``."""
         return torch.cat([self.prototypes.regions, self.names[len(self.prototypes.regions) :]])
 
-    def looks_of(self, vectors: Tensor) -> Prototypes:
-        """What phrases ``(M, D)`` look like: the prototype of the nearest name, of those that are as good as one that photos
-        showed; else what they say. Names that were never taught are alike to nothing in particular.
+    def places_of(self, vectors: Tensor) -> Tensor:
+        """What places of phrases ``(M, D)`` look like, in that shape; see ``_seen_or_said``."""
+        return self._seen_or_said(vectors, self.prototypes.places, vectors)
+
+    def regions_of(self, vectors: Tensor) -> Tensor:
+        """What regions of phrases ``(M, D)`` look like, in that shape; see ``_seen_or_said``."""
+        return self._seen_or_said(vectors, self.prototypes.regions, vectors)
+
+    def usual_of(self, vectors: Tensor) -> Tensor:
+        """The cosine ``(M,)`` of places with phrases ``(M, D)`` that says nothing; see ``_seen_or_said``."""
+        return self._seen_or_said(vectors, self.prototypes.usual, USUAL * usual(vectors, self.places))
+
+    def _seen_or_said(self, vectors: Tensor, seen: Tensor, said: Tensor) -> Tensor:
+        """What was ``seen (P, ...)`` of the nearest name, where phrases ``(M, D)`` are as good as one that photos showed; else
+        what is ``said (M, ...)``. Names that were never taught are alike to nothing in particular.
         """
-        said = Prototypes(vectors, vectors, USUAL * usual(vectors, self.places))
-        shown = self.prototypes
-        if not len(shown.usual) or not len(vectors):
+        if not len(seen) or not len(vectors):
             return said
-        near, which = (vectors.float() @ self.names[: len(shown.usual)].to(vectors).float().T).max(dim=1)
-        pairs = ((shown.places, said.places), (shown.regions, said.regions), (shown.usual[:, None], said.usual[:, None]))
-        places, regions, cosine = (
-            torch.where(near[:, None] >= FAMILIAR, seen.to(vectors)[which], told) for seen, told in pairs
-        )
-        return Prototypes(places, regions, cosine[:, 0])
+        near, which = (vectors.float() @ self.names[: len(seen)].to(vectors).float().T).max(dim=1)
+        is_shown = (near >= FAMILIAR).view(-1, *[1] * (said.ndim - 1))
+        return torch.where(is_shown, seen.to(said)[which], said)
 
 
 def usual(vectors: Tensor, places: Tensor) -> Tensor:
@@ -94,8 +101,8 @@ def above_usual(vectors: Tensor, grid: Tensor, taught: Taught) -> Tensor:
     """How much more the places of ``grid (D, h, w)`` look like phrases ``(M, D)`` than is usual: cosines ``(M, h, w)`` less
     what says nothing.
     """
-    looks = taught.looks_of(vectors.to(grid))
-    return torch.einsum("nd,dhw->nhw", looks.places, grid) - looks.usual[:, None, None]
+    vectors = vectors.to(grid)
+    return torch.einsum("nd,dhw->nhw", taught.places_of(vectors), grid) - taught.usual_of(vectors)[:, None, None]
 
 
 def are_familiar(vectors: Tensor, names: Tensor) -> list[bool]:

@@ -265,13 +265,13 @@ def _judged(canvas: Canvas, share: Tensor, vectors: Tensor, taught: Taught) -> l
     grid, regions = canvas.features.grid.float(), canvas.features.tensors[REGIONS].float()
     named = meaning(regions, _coarser(share, regions))
     alike = meaning(grid, share)
-    looks = taught.looks_of(vectors.to(named))
+    vectors = vectors.to(named)
     scores = NAMING_SCALE * named @ taught.regions.to(named).T
-    own = NAMING_SCALE * (named * looks.regions).sum(dim=1)
-    same = torch.where(vectors.to(named) @ taught.names.to(named).T > SYNONYM, scores, -torch.inf)
+    own = NAMING_SCALE * (named * taught.regions_of(vectors)).sum(dim=1)
+    same = torch.where(vectors @ taught.names.to(named).T > SYNONYM, scores, -torch.inf)
     mine = torch.logsumexp(torch.cat([same, own[:, None]], dim=1), dim=1)
     every = torch.logsumexp(torch.cat([scores, own[:, None]], dim=1), dim=1)
-    told = [own / NAMING_SCALE, (alike * looks.places).sum(dim=1), (mine - every).clamp(min=LEAST_AMONG)]
+    told = [own / NAMING_SCALE, (alike * taught.places_of(vectors)).sum(dim=1), (mine - every).clamp(min=LEAST_AMONG)]
     return [(named, alike, among) for named, alike, among in torch.stack(told, dim=1).tolist()]
 
 

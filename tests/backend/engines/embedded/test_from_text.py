@@ -119,10 +119,10 @@ def test_a_name_that_photos_showed_is_looked_for_by_what_they_showed() -> None:
 
 def test_a_name_that_no_photo_showed_is_looked_for_by_what_it_says() -> None:
     between = torch.nn.functional.normalize(CAT + SKY, dim=1)
-    looks = shown_as(CAT, DOG, 0.25).looks_of(torch.cat([CAT, between]))
-    torch.testing.assert_close(looks.places, torch.cat([DOG, between]))
-    torch.testing.assert_close(looks.regions, torch.cat([DOG, between]))
-    assert looks.usual.tolist() == [0.25, 0.0]
+    taught, both = shown_as(CAT, DOG, 0.25), torch.cat([CAT, between])
+    torch.testing.assert_close(taught.places_of(both), torch.cat([DOG, between]))
+    torch.testing.assert_close(taught.regions_of(both), torch.cat([DOG, between]))
+    assert taught.usual_of(both).tolist() == [0.25, 0.0]
 
 
 def test_regions_are_named_by_what_was_seen_of_a_name_and_else_by_what_it_says() -> None:
@@ -202,14 +202,15 @@ def test_places_that_promise_too_little_are_not_grown_and_others_as_before(monke
         return [Answer(np.kron(np.where(seed > 0, 5, -5), np.ones((8, 8))).astype(np.float32), 0.8) for seed in seeds]
 
     monkeypatch.setattr(from_text, "grow", grow)
-    cat, dog = find_all(None, Canvas.of(features), claims, UNTAUGHT)  # type: ignore[arg-type]
+    unread = Reader(ViewDecoder(CHANNELS, CLOSE), lambda images: ())
+    cat, dog = find_all(unread, Canvas.of(features), claims, UNTAUGHT)
     foreseen: list[Evidence] = []
 
     def is_dog(which: int, each: Evidence) -> bool:
         foreseen.append(each)
         return which == 1
 
-    (only,) = find_all(None, Canvas.of(features), claims, UNTAUGHT, is_dog)  # type: ignore[arg-type]
+    (only,) = find_all(unread, Canvas.of(features), claims, UNTAUGHT, is_dog)
     assert grown == [2, 1]
     assert (only.which, only.evidence) == (1, dog.evidence)
     assert foreseen == [cat.evidence, dog.evidence], "the masks here are the places themselves"
