@@ -117,6 +117,10 @@ def _read(item: Json, labels: Mapping[str, str], seen: set[str]) -> Iterator[Dra
 
 def size_of_item(item: Json) -> Size:
     """The size of the image that a region was drawn on. Raises RequestError when the region does not tell."""
+    if item.get("original_height") is None and item.get("original_width") is None:
+        raise RequestError(
+            "it does not say how large its image is: Label Studio leaves that out of a region that lies on no image"
+        )
     height, width = (round(read_number(item, f"original_{side}")) for side in ("height", "width"))
     if height < 1 or width < 1:
         raise RequestError(f"expected a region on an image of at least 1 x 1 pixel, got {width} x {height}")

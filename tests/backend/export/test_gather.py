@@ -87,6 +87,15 @@ def test_a_damaged_suggestion_that_nobody_has_changed_is_left_out(tmp_path: Path
     assert [(each.region, "damaged on purpose" in each.reason) for each in report.left_out] == [(kept[0]["id"], True)]
 
 
+def test_a_region_that_lies_on_no_image_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    double, lost = ProjectDouble(), region("lost", "red", square(48, 64, 5, 5, 10))
+    del lost["original_width"], lost["original_height"]
+    double.add(1, annotation(1, lost, region("kept", "blue", square(48, 64, 30, 5, 10))))
+    report = exported(double, tmp_path, Format.COCO, Scope())
+    assert report.regions == {"blue": 1}
+    assert [(each.region, "how large its image is" in each.reason) for each in report.left_out] == [("lost", True)]
+
+
 @pytest.mark.parametrize(
     ("filters", "x"),
     [
