@@ -280,18 +280,19 @@ class _Inflated:
 
 @contextmanager
 def opened(file: io.BytesIO | Path) -> Iterator[Pillow.Image]:
-    """The image with only its header read.
+    """The image with only its header read."""
+    with _beyond_pillows_limit(lambda: Pillow.open(file, formats=FORMATS)) as image:
+        yield image
 
-    Pillow's own limit belongs to the whole process and warns or raises there; ours takes its place for this one step.
-    """
+
+def _beyond_pillows_limit(step: Callable[[], Pillow.Image]) -> Pillow.Image:
+    """What one step gives. Pillow's own limit belongs to the whole process and warns or raises there; ours takes its place."""
     with _PILLOWS_LIMIT:
         theirs, Pillow.MAX_IMAGE_PIXELS = Pillow.MAX_IMAGE_PIXELS, None
         try:
-            image = Pillow.open(file, formats=FORMATS)
+            return step()
         finally:
             Pillow.MAX_IMAGE_PIXELS = theirs
-    with image:
-        yield image
 
 
 def _loaded(image: Pillow.Image, body: bytes) -> Pillow.Image:
@@ -309,7 +310,8 @@ def _loaded(image: Pillow.Image, body: bytes) -> Pillow.Image:
 def _to_rgb(image: Pillow.Image) -> Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return stretch_bands(np.asarray(image))
-    return _in_strips(image, lambda rows: image.crop((0, rows.start, image.width, min(rows.stop, image.height))))
+    width, height = image.size
+    return _in_strips(image, lambda s: _beyond_pillows_limit(lambda: image.crop((0, s.start, width, min(s.stop, height)))))
 
 
 def _in_strips(image: Pillow.Image, cut: Callable[[slice], Pillow.Image]) -> Image:
